@@ -1,0 +1,30 @@
+#pragma once
+
+#include <chrono>
+
+// Every timer of the system in one place; monotonic. tests/base/timers_test.cc pins each value.
+namespace baton::timers {
+
+using namespace std::chrono_literals;
+
+inline constexpr auto kHeartbeat = 250ms;
+inline constexpr auto kSuspect = 1s;
+inline constexpr auto kDead = 1500ms;
+inline constexpr auto kDispatchAck = 1s;
+inline constexpr auto kAdmissionQueue = 10s;
+inline constexpr auto kRequestTotal = 600s;
+inline constexpr auto kLeaseTtl = 3s;
+inline constexpr auto kLeaseRenew = 1s;
+inline constexpr auto kSelfFenceMargin = 500ms;
+inline constexpr auto kQuarantineBeforeTeardown = 1s;
+inline constexpr auto kSourceLease = 10s;
+inline constexpr auto kSourceLeaseRenew = 2s;
+inline constexpr auto kDrainCap = 30s;
+inline constexpr auto kSseKeepAlive = 10s;
+inline constexpr auto kWriteStall = 30s;
+inline constexpr auto kTransferBase = 1s;   // a piece's deadline: this + bytes / (0.1 x measured rate) ...
+inline constexpr auto kTransferCap = 10s;   // ... at most this
+inline constexpr auto kHttpHead = 10s;
+inline constexpr auto kHttpKeepAlive = 75s;
+
+}  // namespace baton::timers

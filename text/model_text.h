@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace baton::text {
+
+// All that the coordinator reads of a model: its tokenizer, template and special ids. Immutable. Thread: any.
+struct ModelText {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null: the model has none
+  std::vector<TokenId> end_token_ids;           // eos, eot, eom of the file and generation_config.json
+  std::string bos_token;
+  std::string eos_token;
+  int32_t context_tokens = 0;  // what the model was trained for; 0 = unknown
+  std::string default_name;    // general.name or the file's stem
+
+  // A chat request to token ids: the template is rendered, its own text may hold special tokens, message contents may not
+  // (a user who writes <|im_end|> gets ordinary text).
+  absl::StatusOr<std::vector<TokenId>> encode_chat(std::string_view context_json) const;
+};
+
+// `path`: a GGUF file, or a Hugging Face directory (tokenizer.json, tokenizer_config.json, config.json,
+// generation_config.json). Errors name file and key.
+absl::StatusOr<ModelText> load_model_text(const std::string& path);
+
+}  // namespace baton::text

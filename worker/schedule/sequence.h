@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "transport/messages/messages.h"
+
+namespace baton::worker {
+
+enum class SequenceState : uint8_t {
+  kWaiting,     // has no blocks yet (new, or preempted)
+  kPrefilling,  // has blocks; computed < tokens.size() - 1 or the first token is not sampled yet
+  kLanding,     // decode leg: blocks reserved, KV on its way
+  kDecoding,    // one token a step
+  kSending,     // prefill leg: first token sampled, transfer not yet drained
+  kFinished,
+};
+
+// One prompt and what was generated from it, on one worker. The single source of truth for the sampler and for a
+// recompute: everything else about a stream is a function of `tokens`.
+// Owned by the scheduler. Thread: engine.
+struct Sequence {
+  SequenceId id;
+  GenerateRequest request;
+  Leg leg = Leg::kWhole;
+  TransferId transfer;
+  std::optional<WorkerRef> peer;
+  SequenceState state = SequenceState::kWaiting;
+
+  std::vector<TokenId> tokens;  // prompt, then generated
+  int32_t prompt_tokens = 0;    // request.prompt.size()
+  int32_t computed = 0;         // positions [0, computed) have valid KV in `blocks`
+  std::vector<BlockId> blocks;  // block table
+  int32_t cached_tokens = 0;    // taken from the prefix cache at first admission
+
+  Instant arrived{};
+  Instant first_scheduled{};
+  Instant deadline = kNever;
+  int32_t preemptions = 0;
+
+  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
+};
+
+}  // namespace baton::worker

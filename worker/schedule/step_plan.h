@@ -1,0 +1,53 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "base/status.h"
+#include "worker/schedule/sequence.h"
+
+namespace baton::worker {
+
+// Feeds tokens [first_position, first_position + row_count) of `sequence` through the model.
+struct PlannedRows {
+  const Sequence* sequence = nullptr;  // borrowed; unchanged while the step runs
+  int32_t first_position = 0;
+  int32_t row_count = 0;
+  bool sample = false;         // the last row yields a token (position first_position + row_count)
+  bool prompt_logits = false;  // every row's logits are wanted (prompt_logprobs)
+};
+
+// What one engine step computes: prefill chunks and decode rows in one batch. Reused from step to step, so that
+// planning does not allocate.
+struct StepPlan {
+  StepId id;
+  std::vector<PlannedRows> rows;
+  int32_t total_rows = 0;
+  int32_t prefill_rows = 0;
+};
+
+struct SampledRow {
+  size_t planned = 0;  // index into StepPlan::rows
+  std::optional<TokenOutput> token;
+  std::vector<TokenOutput> prompt_tokens;  // with prompt_logits: for positions first_position+1 .. first_position+row_count-1
+                                           // and, when not the last chunk, first_position+row_count
+};
+
+struct StepResult {
+  StepId id;
+  std::vector<SampledRow> sampled;  // in plan order, only rows that yield something
+  Duration duration{};
+};
+
+// Called on the engine thread after each layer of a step: the KV of all the plan's rows is in the pool for `layer`.
+using LayerListener = std::function<void(int layer)>;
+
+// Runs plans. Implementations: worker/model ModelRunner; tests/sim (a fake whose tokens are a hash of the KV).
+// Thread: engine.
+class StepExecutor {
+ public:
+  virtual ~StepExecutor() = default;
+  virtual absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) = 0;
+};
+
+}  // namespace baton::worker
