@@ -11,9 +11,9 @@
 namespace baton {
 
 // The identity of a full KV block and all that precedes it: a chained, keyed 128-bit hash (SipHash-2-4-128,
-// Aumasson and Bernstein 2012). hash(i) = SipHash(key, hash(i-1) || token ids of block i); hash(-1) is the hash of
-// the tenant salt. The coordinator makes the key and hands it to every worker, so router and workers agree.
-// A hit is only a candidate: the holder compares token ids as well.
+// Aumasson and Bernstein 2012). hash(i) = SipHash(key, hash(i-1) || token ids of block i); hash(-1) is the
+// hash of the tenant salt. The coordinator makes the key and hands it to every worker, so router and workers
+// agree. A hit is only a candidate: the holder compares token ids as well.
 struct BlockHash {
   uint64_t lo = 0;
   uint64_t hi = 0;

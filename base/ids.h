@@ -31,12 +31,24 @@ std::string to_string(Id<Tag, Rep> id) {
   return std::string(Tag::kPrefix) + std::to_string(id.value());
 }
 
-struct RequestTag { static constexpr const char* kPrefix = "r"; };
-struct SequenceTag { static constexpr const char* kPrefix = "s"; };
-struct BlockTag { static constexpr const char* kPrefix = "b"; };
-struct TransferTag { static constexpr const char* kPrefix = "t"; };
-struct StepTag { static constexpr const char* kPrefix = "step"; };
-struct IncarnationTag { static constexpr const char* kPrefix = "i"; };
+struct RequestTag {
+  static constexpr const char* kPrefix = "r";
+};
+struct SequenceTag {
+  static constexpr const char* kPrefix = "s";
+};
+struct BlockTag {
+  static constexpr const char* kPrefix = "b";
+};
+struct TransferTag {
+  static constexpr const char* kPrefix = "t";
+};
+struct StepTag {
+  static constexpr const char* kPrefix = "step";
+};
+struct IncarnationTag {
+  static constexpr const char* kPrefix = "i";
+};
 
 // Unique among the requests of one coordinator process; the high 24 bits are random per process, so that two
 // coordinators do not collide on a worker.
@@ -45,7 +57,8 @@ using RequestId = Id<RequestTag, uint64_t>;
 using SequenceId = Id<SequenceTag, uint64_t>;
 // Index of a KV block inside one worker's pool: 0 .. blocks_total - 1.
 using BlockId = Id<BlockTag, uint32_t>;
-// Given by the coordinator, unique like a request id. One transfer = one prompt's KV from one worker to another.
+// Given by the coordinator, unique like a request id. One transfer = one prompt's KV from one worker to
+// another.
 using TransferId = Id<TransferTag, uint64_t>;
 using StepId = Id<StepTag, uint64_t>;
 // One life of one worker process; a later life has a larger number (milliseconds of wall time at its start).

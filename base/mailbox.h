@@ -14,7 +14,8 @@ namespace baton {
 
 // A bounded queue into one thread. Any thread posts; the owner drains. When it is full post() refuses and the
 // caller does what its own back-pressure rule says; nothing waits for room.
-// The optional `wake` is called after a post into an empty box, for owners that wait elsewhere (an event loop).
+// The optional `wake` is called after a post into an empty box, for owners that wait elsewhere (an event
+// loop).
 template <class Message>
 class Mailbox {
  public:

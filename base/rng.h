@@ -5,8 +5,8 @@
 
 namespace baton {
 
-// Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): four 32-bit words as a
-// pure function of key and counter. The same on every machine, so a moved stream goes on identically.
+// Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): four 32-bit words as
+// a pure function of key and counter. The same on every machine, so a moved stream goes on identically.
 // Thread: any.
 constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {

@@ -6,10 +6,9 @@
 #include "absl/status/statusor.h"
 
 // Operating errors are absl::Status; the place that decides an error logs it, others pass it on.
-#define RETURN_IF_ERROR(expr)                          \
-  do {                                                 \
-    if (absl::Status status_ = (expr); !status_.ok()) \
-      return status_;                                  \
+#define RETURN_IF_ERROR(expr)                                         \
+  do {                                                                \
+    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
   } while (0)
 
 #define BATON_CONCAT_(a, b) a##b

@@ -1,0 +1,266 @@
+#include "base/config_file.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "base/cat.h"
+#include "base/units.h"
+
+namespace baton {
+
+struct ConfigFile::Document {
+  struct Mistake {
+    int line;
+    int column;
+    std::string text;
+  };
+  std::string name;
+  YAML::Node root;
+  std::vector<Mistake> mistakes;
+
+  void add(const YAML::Mark& mark, std::string_view path, std::string_view message) {
+    mistakes.push_back(
+        {mark.line + 1, mark.column + 1,
+         cat(name, ":", mark.line + 1, ":", mark.column + 1, ": ", path, path.empty() ? "" : ": ", message)});
+  }
+};
+
+struct ConfigObject::Node {
+  YAML::Node yaml;  // a map, or undefined
+  YAML::Mark mark;
+  std::string path;
+  std::vector<std::string> asked;
+
+  std::string path_of(std::string_view key) const {
+    return path.empty() ? std::string(key) : cat(path, ".", key);
+  }
+  // The value under `key` and where the key stands; nothing when it is absent or null.
+  std::optional<std::pair<YAML::Node, YAML::Mark>> find(std::string_view key) {
+    asked.emplace_back(key);
+    if (!yaml.IsDefined() || !yaml.IsMap()) return std::nullopt;
+    for (const auto& entry : yaml)
+      if (entry.first.IsScalar() && entry.first.Scalar() == key && !entry.second.IsNull())
+        return std::pair(entry.second, entry.first.Mark());
+    return std::nullopt;
+  }
+};
+
+namespace {
+
+std::string shown(const YAML::Node& node) {
+  if (node.IsScalar()) return cat("'", node.Scalar().substr(0, 60), "'");
+  if (node.IsSequence()) return "a list";
+  if (node.IsMap()) return "a mapping";
+  return "nothing";
+}
+
+// The first key that stands twice in a mapping anywhere below `node`: yaml-cpp would silently take one of
+// them.
+void find_duplicates(const YAML::Node& node, std::vector<std::pair<YAML::Mark, std::string>>& out,
+                     int depth) {
+  if (depth > 32) return;
+  if (node.IsSequence()) {
+    for (const auto& child : node) find_duplicates(child, out, depth + 1);
+  } else if (node.IsMap()) {
+    std::vector<std::string> seen;
+    for (const auto& entry : node) {
+      if (entry.first.IsScalar()) {
+        const std::string key = entry.first.Scalar();
+        if (std::ranges::find(seen, key) != seen.end()) out.emplace_back(entry.first.Mark(), key);
+        seen.push_back(key);
+      }
+      find_duplicates(entry.second, out, depth + 1);
+    }
+  }
+}
+
+}  // namespace
+
+ConfigFile::ConfigFile(std::unique_ptr<Document> document) : document_(std::move(document)) {}
+ConfigFile::~ConfigFile() = default;
+ConfigFile::ConfigFile(ConfigFile&&) noexcept = default;
+ConfigFile& ConfigFile::operator=(ConfigFile&&) noexcept = default;
+
+absl::StatusOr<ConfigFile> ConfigFile::parse(const std::string& name, const std::string& text) {
+  auto document = std::make_unique<Document>();
+  document->name = name;
+  if (text.size() > (1u << 20)) return absl::InvalidArgumentError(cat(name, ": larger than 1 MiB"));
+  try {
+    document->root = YAML::Load(text);
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(
+        cat(name, ":", e.mark.line + 1, ":", e.mark.column + 1, ": not YAML: ", e.msg));
+  }
+  if (!document->root.IsMap())
+    return absl::InvalidArgumentError(
+        cat(name, ":1:1: want a mapping with apiVersion, kind, spec, got ", shown(document->root)));
+  std::vector<std::pair<YAML::Mark, std::string>> twice;
+  find_duplicates(document->root, twice, 0);
+  for (const auto& [mark, key] : twice) document->add(mark, key, "stands twice in one mapping");
+  return ConfigFile(std::move(document));
+}
+
+ConfigObject ConfigFile::root() {
+  auto node = std::make_unique<ConfigObject::Node>();
+  node->yaml = document_->root;
+  node->mark = document_->root.Mark();
+  return ConfigObject(document_.get(), std::move(node));
+}
+
+absl::Status ConfigFile::status() const {
+  if (document_->mistakes.empty()) return absl::OkStatus();
+  auto sorted = document_->mistakes;
+  std::ranges::stable_sort(sorted, {}, [](const auto& m) { return std::pair(m.line, m.column); });
+  std::vector<std::string> lines;
+  for (const auto& m : sorted) lines.push_back(m.text);
+  return absl::InvalidArgumentError(join(lines, "\n"));
+}
+
+ConfigObject::ConfigObject(ConfigFile::Document* document, std::unique_ptr<Node> node)
+    : document_(document), node_(std::move(node)) {}
+ConfigObject::~ConfigObject() = default;
+ConfigObject::ConfigObject(ConfigObject&&) noexcept = default;
+
+bool ConfigObject::has(std::string_view key) { return node_->find(key).has_value(); }
+
+void ConfigObject::fail(std::string_view key, std::string_view message) {
+  const auto found = key.empty() ? std::nullopt : node_->find(key);
+  document_->add(found ? found->second : node_->mark, key.empty() ? node_->path : node_->path_of(key),
+                 message);
+}
+
+std::string ConfigObject::string(std::string_view key, std::string_view fallback) {
+  const auto found = node_->find(key);
+  if (!found) return std::string(fallback);
+  if (found->first.IsScalar()) return found->first.Scalar();
+  fail(key, cat("want text, got ", shown(found->first)));
+  return std::string(fallback);
+}
+
+std::string ConfigObject::choice(std::string_view key, std::string_view fallback,
+                                 std::initializer_list<std::string_view> allowed) {
+  const std::string value = string(key, fallback);
+  if (std::ranges::find(allowed, value) != allowed.end()) return value;
+  const auto near = nearest_name(value, allowed);
+  fail(key, cat("want one of ", join(allowed, ", "), ", got '", value, "'",
+                near ? cat(" (did you mean ", *near, "?)") : ""));
+  return std::string(fallback);
+}
+
+bool ConfigObject::boolean(std::string_view key, bool fallback) {
+  const auto found = node_->find(key);
+  if (!found) return fallback;
+  if (found->first.IsScalar() && found->first.Scalar() == "true") return true;
+  if (found->first.IsScalar() && found->first.Scalar() == "false") return false;
+  fail(key, cat("want true or false, got ", shown(found->first)));
+  return fallback;
+}
+
+int64_t ConfigObject::integer(std::string_view key, int64_t fallback, int64_t min, int64_t max) {
+  const auto found = node_->find(key);
+  if (!found) return fallback;
+  int64_t value = 0;
+  if (found->first.IsScalar()) {
+    const std::string& text = found->first.Scalar();
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error == std::errc{} && end == text.data() + text.size() && value >= min && value <= max)
+      return value;
+  }
+  fail(key, cat("want a whole number ", min, "..", max, ", got ", shown(found->first)));
+  return fallback;
+}
+
+uint64_t ConfigObject::bytes(std::string_view key, uint64_t fallback, uint64_t min, uint64_t max) {
+  const auto found = node_->find(key);
+  if (!found) return fallback;
+  if (found->first.IsScalar())
+    if (const auto v = parse_bytes(found->first.Scalar()); v && *v >= min && *v <= max) return *v;
+  fail(key, cat("want a size ", format_bytes(min), " to ", format_bytes(max), " like 512Mi or 4Gi, got ",
+                shown(found->first)));
+  return fallback;
+}
+
+Duration ConfigObject::duration(std::string_view key, Duration fallback, Duration min, Duration max) {
+  const auto found = node_->find(key);
+  if (!found) return fallback;
+  if (found->first.IsScalar())
+    if (const auto v = parse_duration(found->first.Scalar()); v && *v >= min && *v <= max) return *v;
+  fail(key, cat("want a duration ", format_duration(min), " to ", format_duration(max),
+                " like 500ms or 2s, got ", shown(found->first)));
+  return fallback;
+}
+
+std::vector<std::string> ConfigObject::strings(std::string_view key) {
+  std::vector<std::string> out;
+  const auto found = node_->find(key);
+  if (!found) return out;
+  bool good = found->first.IsSequence();
+  if (good)
+    for (const auto& item : found->first) {
+      if (item.IsScalar()) {
+        out.push_back(item.Scalar());
+      } else {
+        good = false;
+      }
+    }
+  if (!good) fail(key, cat("want a list of texts, got ", shown(found->first)));
+  return out;
+}
+
+ConfigObject ConfigObject::object(std::string_view key) {
+  auto child = std::make_unique<Node>();
+  child->path = node_->path_of(key);
+  child->mark = node_->mark;
+  if (const auto found = node_->find(key)) {
+    child->mark = found->second;
+    if (found->first.IsMap()) {
+      child->yaml.reset(found->first);
+    } else {
+      fail(key, cat("want a mapping, got ", shown(found->first)));
+    }
+  }
+  return ConfigObject(document_, std::move(child));
+}
+
+std::vector<std::pair<std::string, ConfigObject>> ConfigObject::objects(std::string_view key) {
+  std::vector<std::pair<std::string, ConfigObject>> out;
+  const auto found = node_->find(key);
+  if (!found) return out;
+  if (!found->first.IsMap()) {
+    fail(key, cat("want a mapping of names, got ", shown(found->first)));
+    return out;
+  }
+  for (const auto& entry : found->first) {
+    if (!entry.first.IsScalar()) continue;
+    auto child = std::make_unique<Node>();
+    child->path = cat(node_->path_of(key), ".", entry.first.Scalar());
+    child->mark = entry.first.Mark();
+    if (entry.second.IsMap()) {
+      child->yaml.reset(entry.second);
+    } else if (!entry.second.IsNull()) {
+      document_->add(entry.first.Mark(), child->path, cat("want a mapping, got ", shown(entry.second)));
+    }
+    out.emplace_back(entry.first.Scalar(), ConfigObject(document_, std::move(child)));
+  }
+  return out;
+}
+
+void ConfigObject::done() {
+  if (!node_->yaml.IsDefined() || !node_->yaml.IsMap()) return;
+  for (const auto& entry : node_->yaml) {
+    const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : "?";
+    if (std::ranges::find(node_->asked, key) != node_->asked.end()) continue;
+    const auto near = nearest_name(key, node_->asked);
+    std::vector<std::string> known = node_->asked;
+    std::ranges::sort(known);
+    known.erase(std::ranges::unique(known).begin(), known.end());
+    document_->add(entry.first.Mark(), node_->path_of(key),
+                   near ? cat("unknown key (did you mean ", *near, "?)")
+                        : cat("unknown key; known here: ", join(known, ", ")));
+  }
+}
+
+}  // namespace baton

@@ -1,0 +1,137 @@
+#include "base/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "base/check.h"
+
+namespace baton {
+namespace {
+
+const MetricRow& row_of(Metric metric) { return kMetricCatalog[static_cast<size_t>(metric)]; }
+
+prometheus::Histogram::BucketBoundaries boundaries(Buckets buckets) {
+  switch (buckets) {
+    case Buckets::kLatency:
+      return {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75,
+              1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640};
+    case Buckets::kItl:
+      return {.0005, .001, .002, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 10, 40};
+    case Buckets::kStep:
+      return {.0001, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5};
+    case Buckets::kTokens:
+      return {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+    case Buckets::kBatch:
+      return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+    case Buckets::kNone:
+      break;
+  }
+  return {1};
+}
+
+}  // namespace
+
+struct Metrics::Registry {
+  prometheus::Registry registry;
+  std::vector<prometheus::Family<prometheus::Counter>*> counters;
+  std::vector<prometheus::Family<prometheus::Gauge>*> gauges;
+  std::vector<prometheus::Family<prometheus::Histogram>*> histograms;
+  std::mutex raise_mutex;
+};
+
+namespace {
+
+prometheus::Labels labels_of(Metric metric, Metrics::LabelValues values) {
+  const MetricRow& row = row_of(metric);
+  prometheus::Labels labels;
+  size_t i = 0;
+  for (std::string_view v : values) {
+    BATON_CHECK(i < row.labels.size() && !row.labels[i].empty(),
+                "more label values than the catalogue row has");
+    labels[std::string(row.labels[i++])] = std::string(v);
+  }
+  BATON_CHECK(i == row.labels.size() || row.labels[i].empty(),
+              "fewer label values than the catalogue row has");
+  return labels;
+}
+
+}  // namespace
+
+Metrics::Metrics() : registry_(std::make_unique<Registry>()) {
+  constexpr size_t kCount = static_cast<size_t>(Metric::kCount);
+  registry_->counters.resize(kCount);
+  registry_->gauges.resize(kCount);
+  registry_->histograms.resize(kCount);
+  for (size_t i = 0; i < kCount; ++i) {
+    const MetricRow& row = kMetricCatalog[i];
+    const std::string name(row.name), help(row.help);
+    switch (row.kind) {
+      case MetricKind::kCounter:
+        registry_->counters[i] =
+            &prometheus::BuildCounter().Name(name).Help(help).Register(registry_->registry);
+        break;
+      case MetricKind::kGauge:
+        registry_->gauges[i] = &prometheus::BuildGauge().Name(name).Help(help).Register(registry_->registry);
+        break;
+      case MetricKind::kHistogram:
+        registry_->histograms[i] =
+            &prometheus::BuildHistogram().Name(name).Help(help).Register(registry_->registry);
+        break;
+    }
+    if (row.labels[0].empty()) touch(row.metric);
+  }
+}
+
+Metrics::~Metrics() = default;
+
+void Metrics::touch(Metric metric, LabelValues labels) {
+  const size_t i = static_cast<size_t>(metric);
+  switch (row_of(metric).kind) {
+    case MetricKind::kCounter:
+      registry_->counters[i]->Add(labels_of(metric, labels));
+      break;
+    case MetricKind::kGauge:
+      registry_->gauges[i]->Add(labels_of(metric, labels));
+      break;
+    case MetricKind::kHistogram:
+      registry_->histograms[i]->Add(labels_of(metric, labels), boundaries(row_of(metric).buckets));
+      break;
+  }
+}
+
+void Metrics::add(Metric metric, double value, LabelValues labels) {
+  BATON_CHECK(row_of(metric).kind == MetricKind::kCounter);
+  registry_->counters[static_cast<size_t>(metric)]->Add(labels_of(metric, labels)).Increment(value);
+}
+
+void Metrics::raise(Metric metric, double total, LabelValues labels) {
+  BATON_CHECK(row_of(metric).kind == MetricKind::kCounter);
+  auto& counter = registry_->counters[static_cast<size_t>(metric)]->Add(labels_of(metric, labels));
+  std::lock_guard lock(registry_->raise_mutex);
+  if (const double more = total - counter.Value(); more > 0) counter.Increment(more);
+}
+
+void Metrics::set(Metric metric, double value, LabelValues labels) {
+  BATON_CHECK(row_of(metric).kind == MetricKind::kGauge);
+  registry_->gauges[static_cast<size_t>(metric)]->Add(labels_of(metric, labels)).Set(value);
+}
+
+void Metrics::observe(Metric metric, double value, LabelValues labels) {
+  BATON_CHECK(row_of(metric).kind == MetricKind::kHistogram);
+  registry_->histograms[static_cast<size_t>(metric)]
+      ->Add(labels_of(metric, labels), boundaries(row_of(metric).buckets))
+      .Observe(value);
+}
+
+std::string Metrics::render() const {
+  return prometheus::TextSerializer().Serialize(registry_->registry.Collect());
+}
+
+}  // namespace baton
