@@ -1,0 +1,39 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace baton::kernels {
+
+// How a quantised format represents a weight: w = scale[g] * q + min[g], g = the element's group.
+// `code_min..code_max` are the values q takes.
+struct QuantFormat {
+  int group = 0;  // elements that share a scale: 16 or 32
+  bool has_min = false;
+  int code_min = 0;
+  int code_max = 0;
+};
+
+// One block of any quantised format, opened into integers and float scales. Every product of the format's own
+// scales (d * sc) is rounded to float once here, as gguf-py does, so dequantised values are bit-equal to it.
+// Example Q4_K: 256 codes 0..15, scale[g] = d * sc[g], min[g] = -(dmin * m[g]) for the 8 groups of 32.
+struct QuantBlock {
+  alignas(64) std::array<int8_t, 256> codes;
+  std::array<float, 16> scale;
+  std::array<float, 16> min;  // zeros where the format has none
+};
+
+constexpr bool is_quantised(DType type) {
+  return type != DType::kF32 && type != DType::kF16 && type != DType::kBF16;
+}
+
+// `type` must be quantised.
+QuantFormat quant_format(DType type);
+
+// Opens the block at `data` (traits_of(type).bytes bytes).
+void open_block(DType type, const std::byte* data, QuantBlock& out);
+
+}  // namespace baton::kernels
