@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/block_hash.h"
 #include "transport/messages/messages.h"
 
 namespace baton::worker {
@@ -39,6 +40,12 @@ struct Sequence {
   Instant deadline = kNever;
   int32_t preemptions = 0;
 
+  std::vector<BlockHash> hashes;  // of the full blocks of `tokens`, as far as they were needed
+  int32_t published = 0;          // blocks [0, published) of the table are findable in the prefix index
+  bool landed = false;            // decode leg: the KV came; from now on it is computed here like any other
+  bool transfer_open = false;     // the exchange still owes a drained (or landed) event for `transfer`
+
+  bool prompt_logprobs_wanted() const { return request.sampling.prompt_logprobs >= 0; }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
 };
 

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "worker/engine/engine_counters.h"
+#include "worker/kv_cache/kv_cache.h"
+#include "worker/kv_cache/kv_exchange.h"
+#include "worker/schedule/scheduler.h"
+
+namespace baton::worker {
+
+struct EngineOptions {
+  int64_t blocks = 0;
+  int32_t block_tokens = 16;
+  SchedulerOptions scheduler;
+};
+
+// One worker's requests as a deterministic state machine (design I6): scheduler, block pool and the two
+// halves of KV hand-over, without clock, thread or socket. Production drives it with EngineLoop, the
+// simulator with its heap of events:
+//
+//   engine.on_message(m, now); engine.on_kv_event(e, now); engine.on_tick(now);       any order, between
+//   steps if (const StepPlan* plan = engine.plan(now)) {
+//     executor.run(*plan, [&](int layer) { engine.on_layer(layer); }, result);
+//     engine.on_step_done(result, now);
+//   } else { sleep until engine.next_deadline() or the next event }
+//   engine.drain_messages(out);                                                       also between plan and
+//   run
+//
+// What it promises the coordinator about each accepted leg: its tokens in order, exactly one SequenceTokens
+// with a finish unless it was released first (kPrefill: none when it ends well), and exactly one Released,
+// when no block and no transfer of it is held any more. A refused Submit is followed by nothing. Release of
+// an unknown request is ignored. A request id may be submitted again as soon as it was released. FencePeer
+// may be handed in only when no thread moves bytes from that life of the peer any more (the data plane has
+// destroyed its endpoint): its quarantined blocks become free at once.
+//
+// Thread: engine. Owns cache, scheduler and sequences; borrows the exchange. Errors: requests are refused
+// with a reason or end with kError; a broken invariant aborts.
+class Engine final : private AdmissionListener {
+ public:
+  Engine(const EngineOptions& options, KvExchange& exchange);
+  ~Engine() override;
+
+  // From CoordinatorHello, before the first Submit. The same key again changes nothing; another key empties
+  // nothing but finds nothing older.
+  void set_hash_key(const HashKey& key);
+  void set_draining(bool draining) { draining_ = draining; }
+  bool draining() const { return draining_; }
+
+  // Submit, Release, FencePeer; the others are not for the engine and ignored.
+  void on_message(const CoordinatorMessage& message, Instant now);
+  void on_kv_event(const KvEvent& event, Instant now);
+  void on_tick(Instant now);
+  // Ends every request with kError and `why`. Transfers are abandoned or cancelled.
+  void fail_all(const std::string& why, Instant now);
+
+  // nullptr when there is nothing to compute. The plan is valid until on_step_done, which must follow.
+  const StepPlan* plan(Instant now);
+  void on_layer(int layer);
+  void on_step_done(const StepResult& result, Instant now);
+  // The earliest time at which on_tick and plan must be called although nothing happened.
+  Instant next_deadline() const;
+
+  // Appends what is to be sent, in order.
+  void drain_messages(std::vector<WorkerMessage>& out);
+
+  LoadSnapshot load() const;
+  EngineCounters counters() const;
+  // No sequence, no transfer, no held block: all are free or cached.
+  bool idle() const;
+  const KvCache& cache() const { return cache_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+  void check_invariants() const;
+
+ private:
+  // An open transfer of a leg; outlives its sequence.
+  struct Transfer {
+    RequestId request;
+    Leg leg = Leg::kWhole;
+    WorkerRef peer;
+    Sequence* sequence = nullptr;  // null once the leg ended
+    bool failed = false;           // KvFailed came, or abandon() was called
+  };
+
+  absl::Status on_admitted(Sequence& sequence, int32_t first_block) override;
+  void on_dropped(Sequence& sequence, const absl::Status& why) override;
+
+  void on_submit(const Submit& submit, Instant now);
+  RefuseReason refusal(const Submit& submit, std::string& detail) const;
+  void on_release(const Release& release);
+  void on_fence(const FencePeer& fence);
+  void on_landed(const KvLanded& event, Instant now);
+  void on_failed(const KvFailed& event);
+  void on_drained(const KvDrained& event);
+
+  void take_row(const SampledRow& row, const PlannedRows& planned, Instant now);
+  FinishReason finish_after(const Sequence& sequence) const;
+  void end(Sequence& sequence, FinishReason finish, const std::string& error);
+  void remove(Sequence& sequence);
+  void close_transfer(TransferId id);
+  SequenceTokens& report_for(const Sequence& sequence);
+  void reply(const Sequence& sequence, RefuseReason reason, const std::string& detail);
+  void flush_report(StepId step);
+
+  const EngineOptions options_;
+  KvExchange& exchange_;
+  KvCache cache_;
+  Scheduler scheduler_;
+  bool key_set_ = false;
+  bool draining_ = false;
+  bool step_runs_ = false;
+  StepPlan plan_;
+  StepId last_step_;
+  Instant earliest_deadline_ = kNever;  // no sequence's deadline is before it
+
+  absl::flat_hash_map<RequestId, Sequence*> by_request_;  // looked up only, never walked
+  std::map<TransferId, Transfer> transfers_;
+  absl::flat_hash_map<SequenceId, std::vector<TokenOutput>> prompt_outputs_;  // until the first token
+  absl::flat_hash_map<SequenceId, size_t> report_index_;                      // into report_.sequences
+  StepReport report_;                                                         // since the last one was sent
+  std::vector<WorkerMessage> outgoing_;
+  EngineCounters counters_;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+
+namespace baton::worker {
+
+// What an engine has done since it began, and how large its last step was. Plain numbers: the owner turns
+// them into metrics. Copied out between steps.
+struct EngineCounters {
+  uint64_t steps = 0;
+  uint64_t prefill_tokens = 0;  // rows computed for prompts and recomputes
+  uint64_t decode_tokens = 0;   // rows of decoding sequences
+  double step_seconds = 0;      // sum
+  double last_step_seconds = 0;
+  int32_t last_batch_rows = 0;
+  int32_t last_batch_sequences = 0;
+  uint64_t preemptions = 0;
+  uint64_t prefix_query_tokens = 0;  // prompt tokens of admitted sequences
+  uint64_t prefix_hit_tokens = 0;
+  uint64_t evictions = 0;  // cached blocks given up for room
+  uint64_t accepted = 0;
+  uint64_t refused = 0;
+  uint64_t finished = 0;          // ended by themselves
+  uint64_t released = 0;          // ended by the coordinator
+  uint64_t failed = 0;            // ended with an error
+  uint64_t deadline_expired = 0;  // part of failed
+  uint64_t transfers_failed = 0;  // this side was the destination
+  uint64_t late_events = 0;       // KV events of transfers that are not known any more
+  friend bool operator==(const EngineCounters&, const EngineCounters&) = default;
+};
+
+}  // namespace baton::worker

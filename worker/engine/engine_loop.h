@@ -1,0 +1,84 @@
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <stop_token>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/mailbox.h"
+#include "worker/engine/engine.h"
+#include "worker/schedule/step_plan.h"
+
+namespace baton::worker {
+
+// What a worker's control side asks of the engine thread beside coordinator messages.
+struct SetHashKey {
+  HashKey key;
+};
+struct SetDraining {
+  bool draining = true;
+};
+// The coordinator's stream is lost: end everything it owned.
+struct FailAll {
+  std::string why;
+};
+using EngineCommand = std::variant<CoordinatorMessage, KvEvent, SetHashKey, SetDraining, FailAll>;
+using EngineMailbox = Mailbox<EngineCommand>;
+
+// A copy made between steps, for other threads.
+struct EngineStatus {
+  LoadSnapshot load;
+  EngineCounters counters;
+  bool draining = false;
+  bool idle = true;     // holds nothing but cached blocks
+  Instant last_turn{};  // the loop's last turn: readiness is recent progress
+  bool step_running = false;
+};
+
+// The body of the engine thread: drain the mailbox, plan, run, publish. Without work it sleeps on the mailbox
+// until the engine's next deadline, so an idle worker uses no CPU. The plan of step n+1 is made after step n.
+//
+// Thread: run() and do_work() on the engine thread; status() anywhere. Borrows everything; the clock is
+// shared with whoever posts. Errors: run() returns the executor's error; every request was ended with it and
+// published, and the loop must not be run again: this life of the worker is over, its owner says so and
+// exits.
+class EngineLoop {
+ public:
+  using Publish =
+      std::function<void(std::vector<WorkerMessage>& messages)>;  // on the engine thread; takes them
+
+  struct Parts {
+    Engine& engine;
+    StepExecutor& executor;
+    EngineMailbox& mailbox;
+    const Clock& clock;
+  };
+  EngineLoop(const Parts& parts, Publish publish);
+
+  // One turn: returns whether something was done. Never sleeps.
+  absl::StatusOr<bool> do_work(Instant now);
+  // Turns until `stop` or the mailbox is closed (kOk) or the executor fails. A stop takes effect when the
+  // mailbox wakes the thread: close the mailbox.
+  absl::Status run(std::stop_token stop);
+
+  EngineStatus status() const;
+
+ private:
+  bool drain(Instant now);
+  void handle(const EngineCommand& command, Instant now);
+  absl::Status step(const StepPlan& plan);
+  void publish();
+  void copy_status(Instant now, bool step_running);
+
+  const Parts parts_;
+  const Publish publish_;
+  std::vector<EngineCommand> commands_;  // scratch
+  std::vector<WorkerMessage> messages_;  // scratch
+  StepResult result_;
+  mutable std::mutex mutex_;
+  EngineStatus status_;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "worker/kv_cache/block_pool.h"
+#include "worker/kv_cache/prefix_index.h"
+
+namespace baton::worker {
+
+// The blocks of one worker as the scheduler sees them: a pool of states plus the prefix index, kept in step.
+// Blocks that were published and that nobody holds stay findable until their room is needed.
+//
+// Thread: engine. Owns both parts. Errors: none; what does not fit is answered with false.
+class KvCache {
+ public:
+  KvCache(int64_t blocks, int32_t block_tokens);
+
+  // The blocks of the longest cached prefix, at most `limit`; takes no hold of them.
+  void match(std::span<const BlockHash> hashes, std::span<const TokenId> tokens, int32_t limit,
+             std::vector<BlockId>& out) const {
+    index_.match(hashes, tokens, limit, out);
+  }
+  // Blocks that allocate() can give when `matched` (a result of match) is held.
+  int64_t available(std::span<const BlockId> matched = {}) const;
+  void hold(std::span<const BlockId> matched);  // one owner more each
+  // Reserves `count` blocks, evicting idle ones when too few are free; appends to `out`, or false and
+  // nothing.
+  bool allocate(int32_t count, std::vector<BlockId>& out);
+
+  // Block `position` of the table is complete: makes it VALID and findable under `hash`. When an equal block
+  // is findable already, the table takes that one and gives its own back: equal tokens have equal bits here
+  // (design I1). The blocks before it must have been published by this table. `lease`: the outgoing transfer
+  // of the table, if any.
+  void publish(std::span<BlockId> table, size_t position, const BlockHash& hash,
+               std::span<const TokenId> block_tokens, TransferId lease);
+  // The request lets go of all of its table, last block first. Clears it.
+  void release(std::vector<BlockId>& table);
+
+  // Transfers: see BlockPool.
+  void lease(TransferId transfer, std::span<const BlockId> blocks) { pool_.lease(transfer, blocks); }
+  void unlease(TransferId transfer);
+  void begin_landing(TransferId transfer, const WorkerRef& peer, std::span<const BlockId> blocks) {
+    pool_.begin_landing(transfer, peer, blocks);
+  }
+  void landed(TransferId transfer) { pool_.landed(transfer); }
+  void abort(TransferId transfer) { pool_.abort(transfer); }
+  void drained(TransferId transfer);
+  void fence(const WorkerRef& peer);
+
+  // Hashes that became findable, and that ceased to be, since the last call. Apply evicted first, then
+  // stored.
+  void take_changes(std::vector<BlockHash>& stored, std::vector<BlockHash>& evicted);
+  bool has_changes() const { return !stored_.empty() || !evicted_.empty(); }
+  // Grows whenever blocks may have become available or findable: what did not fit need not be tried again
+  // before.
+  uint64_t version() const { return version_; }
+  int64_t evictions() const { return evictions_; }
+
+  const BlockPool& pool() const { return pool_; }
+  const PrefixIndex& index() const { return index_; }
+  int32_t block_tokens() const { return block_tokens_; }
+  int64_t blocks_cached() const { return pool_.idle_count(); }
+  int64_t blocks_active() const;  // RESERVED or VALID, and held
+  void fill(LoadSnapshot& load) const;
+  void check_invariants() const;
+
+ private:
+  void evict_one();
+  void drop(BlockId block);
+  void note_idle(BlockId block);
+
+  const int32_t block_tokens_;
+  BlockPool pool_;
+  PrefixIndex index_;
+  std::vector<BlockHash> stored_;
+  std::vector<BlockHash> evicted_;
+  std::vector<uint64_t> stored_window_;  // by block: the take_changes() window in which it was stored
+  uint64_t window_ = 1;
+  uint64_t version_ = 0;
+  int64_t evictions_ = 0;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/status.h"
+#include "worker/kv_cache/kv_cache.h"
+#include "worker/schedule/sequence.h"
+#include "worker/schedule/step_plan.h"
+#include "worker/schedule/step_time.h"
+
+namespace baton::worker {
+
+enum class PreemptionPolicy : uint8_t {
+  kRecompute,  // the youngest gives its blocks back and is computed again later: exact (design I1)
+  kReject,     // the youngest ends with an error
+};
+
+struct SchedulerOptions {
+  int32_t context_tokens = 2048;  // prompt and output
+  int32_t token_budget = 2048;    // rows of a step; >= max_running
+  int32_t max_running = 256;      // sequences that hold blocks and compute
+  int32_t max_waiting = 1024;     // submitted and not begun; more are refused
+  int32_t min_chunk = 16;         // the oldest prefill gets this much even when the objective is missed
+  int32_t headroom_tokens = 64;   // room for output that must fit at admission beside the whole prompt
+  Duration itl_objective = std::chrono::milliseconds(50);    // of a step with decodes in it
+  Duration step_objective = std::chrono::milliseconds(250);  // of a step without: messages wait that long
+  Duration grant_wait = std::chrono::milliseconds(500);  // a decode leg that cannot reserve is refused after
+  PreemptionPolicy preemption = PreemptionPolicy::kRecompute;
+  StepTimeOptions step_time;
+};
+
+// Told in the middle of plan(). Implemented by Engine.
+class AdmissionListener {
+ public:
+  virtual ~AdmissionListener() = default;
+  // The sequence has its whole block table. kPrefill: sending may begin. kDecode: blocks [first_block, prompt
+  // blocks) are to be filled. An error takes the sequence out again (blocks and all) with that error.
+  virtual absl::Status on_admitted(Sequence& sequence, int32_t first_block) = 0;
+  // The sequence cannot go on and will be removed: policy kReject, or the error of on_admitted, or a decode
+  // leg that waited in vain for blocks (kResourceExhausted).
+  virtual void on_dropped(Sequence& sequence, const absl::Status& why) = 0;
+};
+
+// Decides what each step computes: continuous batching under a token budget.
+//   1. every decoding sequence gets its row, oldest first; when blocks run out the youngest sequence is
+//   preempted;
+//   2. begun prefills get chunks, oldest first: the largest whose predicted step time meets the objective;
+//   3. waiting sequences are admitted in order of arrival, each only when its whole prompt and head-room fit,
+//   minus
+//      what the prefix cache holds; at least one token is always left to compute.
+// Decode legs reserve all prompt blocks and head-room at once (kLanding) and join the batch when landed() is
+// called. A younger sequence never takes blocks for which an older one waits. Sequence ids grow with arrival.
+//
+// Life: add -> kWaiting -> plan: kPrefilling -> complete: kDecoding (or kSending) -> finish.
+//                        \-> plan: kLanding -> landed: kDecoding      preempted: back to kWaiting
+//
+// Thread: engine. Owns the sequences; borrows the cache. Errors: the caller validates requests; a wrong call
+// aborts. Planning does not allocate once the vectors have grown.
+class Scheduler {
+ public:
+  Scheduler(const SchedulerOptions& options, KvCache& cache);
+  ~Scheduler();
+
+  void set_hash_key(const HashKey& key) { hash_key_ = key; }
+  // kOk, or why this request can never run here.
+  RefuseReason check(const Submit& submit) const;
+  bool queue_full() const { return waiting_.size() + reserving_.size() >= size_t(options_.max_waiting); }
+  Sequence& add(const Submit& submit, Instant now);
+  // Prompt tokens that the prefix cache holds for it now.
+  int32_t cached_tokens(const Sequence& sequence) const;
+
+  void plan(Instant now, AdmissionListener& listener, StepPlan& plan);
+  // Row `planned` was computed: positions advance, full blocks become findable. The sampled token is appended
+  // by append(), before or after.
+  void computed(const PlannedRows& planned);
+  void append(Sequence& sequence, TokenId token) { sequence.tokens.push_back(token); }
+  // The first token of a prefill leg is sampled: no more computing, the blocks stay.
+  void begin_sending(Sequence& sequence);
+  // The KV of a decode leg came, with its first token.
+  void landed(Sequence& sequence, TokenId first_token);
+  void observe_step(double seconds);  // how long the last plan took
+
+  // Takes the sequence out wherever it is: lets go of its blocks (transfers keep theirs) and forgets it.
+  void remove(Sequence& sequence);
+  Sequence* find(SequenceId id);
+  // By id, in order of arrival.
+  const std::map<SequenceId, std::unique_ptr<Sequence>>& sequences() const { return sequences_; }
+
+  // When plan() must be called again although nothing happened (a grant's wait ends).
+  Instant next_deadline() const;
+  bool has_work() const { return !running_.empty() || !waiting_.empty() || !reserving_.empty(); }
+  void fill(LoadSnapshot& load) const;
+  int64_t preemptions() const { return preemptions_; }
+  const StepTime& step_time() const { return step_time_; }
+  const SchedulerOptions& options() const { return options_; }
+  void check_invariants() const;
+
+ private:
+  struct Admission;
+
+  int32_t blocks_for(int32_t tokens) const;
+  int32_t blocks_wanted(const Sequence& sequence) const;
+  void plan_decodes(StepPlan& plan, AdmissionListener& listener);
+  void plan_prefills(StepPlan& plan);
+  void admit(Instant now, AdmissionListener& listener, StepPlan& plan);
+  bool admit_decode_leg(Sequence& sequence, AdmissionListener& listener);
+  bool admit_prefill(Sequence& sequence, Instant now, AdmissionListener& listener);
+  bool take_blocks(Sequence& sequence);
+  bool grow(size_t index, AdmissionListener& listener);
+  bool preempt_youngest(size_t from, AdmissionListener& listener);
+  void preempt(Sequence& sequence);
+  int32_t chunk_for(const Sequence& sequence, const StepPlan& plan) const;
+  void add_chunk(Sequence& sequence, int32_t count, StepPlan& plan);
+  void publish(Sequence& sequence);
+  void extend_hashes(Sequence& sequence, int32_t blocks);
+  void drop(Sequence& sequence, const absl::Status& why, AdmissionListener& listener);
+
+  const SchedulerOptions options_;
+  KvCache& cache_;
+  HashKey hash_key_;
+  StepTime step_time_;
+  std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
+  // All in order of id. A sequence is in at most one.
+  std::vector<Sequence*> running_;    // kPrefilling, kDecoding
+  std::vector<Sequence*> waiting_;    // to be computed here
+  std::vector<Sequence*> reserving_;  // decode legs without blocks
+  std::vector<BlockId> matched_;      // scratch
+  StepLoad load_;                     // of the plan that is being made, or was made last
+  uint64_t next_sequence_ = 1;
+  uint64_t next_step_ = 1;
+  int64_t preemptions_ = 0;
+  uint64_t blocked_version_ =
+      0;                // cache version at which the oldest waiting sequence did not fit; 0 = it may fit
+  SequenceId blocked_;  // which one that was
+};
+
+}  // namespace baton::worker
