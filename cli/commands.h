@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+// The user's commands. Each returns the exit code: 0 ok, 1 failed, 2 usage, 3 not ready. Thread: main.
+namespace baton::cli {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+inline constexpr int kExitNotReady = 3;
+
+struct ServeOptions {
+  std::string model;     // empty: what the manifest says
+  std::string manifest;  // empty: the local one that is built in
+  int port = -1;         // -1: what the manifest says
+  bool detach = false;
+};
+int run_serve(const ServeOptions& options);
+int run_down();
+
+struct PsOptions {
+  bool json = false;
+};
+int run_ps(const PsOptions& options);
+
+struct LogsOptions {
+  std::string process;  // empty: all
+  int lines = 50;
+};
+int run_logs(const LogsOptions& options);
+int run_validate(const std::string& file);
+
+struct ChatOptions {
+  std::string url;  // host:port; empty: this home's cluster
+  std::string system;
+  double temperature = 0.7;
+  int max_tokens = 512;
+};
+int run_chat(const ChatOptions& options);
+
+struct BenchServeOptions {
+  std::string url;
+  int clients = 4;
+  int requests = 32;
+  int prompt_tokens = 128;
+  int output_tokens = 64;
+  uint64_t seed = 1;
+  bool json = false;
+};
+int run_bench_serve(const BenchServeOptions& options);
+
+// ---- the processes that the supervisor starts
+
+struct CoordinatorOptions {
+  std::string manifest;
+  std::string http;        // host:port instead of the manifest's
+  std::string membership;  // host:port of the membership service; empty: loopback, any port
+  int report_fd = -1;      // one JSON line with the addresses goes there
+};
+int run_coordinator(const CoordinatorOptions& options);
+
+struct WorkerOptions {
+  std::string manifest;
+  std::string pool;
+  int index = 0;
+  std::string join;  // host:port of the coordinator's membership service
+  int threads = 1;
+  std::vector<int> cpus;
+};
+int run_worker(const WorkerOptions& options);
+
+}  // namespace baton::cli

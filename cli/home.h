@@ -1,0 +1,62 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace baton::cli {
+
+// Where this user's (or this BATON_HOME's) cluster keeps its files. BATON_HOME holds everything below it;
+// without it the XDG directories do. One home, one cluster.
+struct Home {
+  std::string state;  // running cluster: lock, process list, resolved manifest, logs
+  std::string cache;  // models
+
+  static Home from_environment();
+  std::string file(const std::string& name) const { return state + "/" + name; }
+  absl::Status make_directories() const;
+};
+
+// Holds <state>/lock for the life of a cluster. The kernel drops it with the process, so no stale lock can
+// stay.
+class HomeLock {
+ public:
+  // kAlreadyExists when another process has it.
+  static absl::StatusOr<HomeLock> take(const Home& home);
+  ~HomeLock();
+  HomeLock(HomeLock&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
+  HomeLock& operator=(HomeLock&&) = delete;
+
+ private:
+  explicit HomeLock(int fd) : fd_(fd) {}
+  int fd_;
+};
+
+struct ProcessRecord {
+  std::string name;
+  std::string role;  // supervisor, coordinator, prefill, decode, any
+  int pid = 0;
+  std::string address;
+};
+
+// What `ps`, `down`, `chat` and `bench` need to find the cluster; written by the supervisor, whole file at a
+// time.
+struct ClusterRecord {
+  std::string http_address;  // host:port
+  std::vector<ProcessRecord> processes;
+
+  absl::Status write(const Home& home) const;
+  // kNotFound when no cluster runs here.
+  static absl::StatusOr<ClusterRecord> read(const Home& home);
+  static void remove(const Home& home);
+};
+
+absl::Status write_file(const std::string& path, const std::string& text);  // atomically
+absl::StatusOr<std::string> read_file(const std::string& path);
+
+// "default" -> the cached default model; anything else as it is. kNotFound says what to do.
+absl::StatusOr<std::string> resolve_model(const Home& home, const std::string& source);
+
+}  // namespace baton::cli

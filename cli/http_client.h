@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace baton::cli {
+
+struct HttpReply {
+  int status = 0;
+  std::map<std::string, std::string> headers;  // names in lower case
+  std::string body;
+};
+
+// A blocking HTTP/1.1 client for the user's commands (ps, chat, bench): one connection, kept alive between
+// requests, a deadline on every wait. Thread: one.
+class HttpClient {
+ public:
+  HttpClient(std::string host_port, Duration timeout);
+  ~HttpClient();
+  HttpClient(const HttpClient&) = delete;
+  HttpClient& operator=(const HttpClient&) = delete;
+
+  absl::StatusOr<HttpReply> get(const std::string& target);
+  absl::StatusOr<HttpReply> post(const std::string& target, const std::string& json);
+  // Calls `on_event` with the text after "data: " of each server-sent event, as it arrives; return false to
+  // hang up. An answer that is no event stream comes back whole in `body`.
+  using EventFn = std::function<bool(std::string_view data)>;
+  absl::StatusOr<HttpReply> post_stream(const std::string& target, const std::string& json,
+                                        const EventFn& on_event);
+  void close();
+
+ private:
+  struct Connection;
+  absl::StatusOr<HttpReply> exchange(const std::string& method, const std::string& target,
+                                     const std::string& body, const EventFn* on_event);
+  absl::StatusOr<HttpReply> exchange_once(const std::string& method, const std::string& target,
+                                          const std::string& body, const EventFn* on_event);
+  absl::Status connect();
+  std::string host_port_;
+  Duration timeout_;
+  std::unique_ptr<Connection> connection_;
+};
+
+}  // namespace baton::cli

@@ -1,0 +1,131 @@
+// ps, logs: looking at a running cluster.
+#include <signal.h>
+
+#include <boost/json.hpp>
+#include <cstdio>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "base/cat.h"
+#include "cli/commands.h"
+#include "cli/home.h"
+#include "cli/http_client.h"
+
+namespace baton::cli {
+namespace {
+
+namespace json = boost::json;
+
+std::string text_of(const json::object& o, const char* key) {
+  const auto* v = o.if_contains(key);
+  return v && v->is_string() ? std::string(v->as_string()) : "";
+}
+
+int64_t number_of(const json::object& o, const char* key) {
+  const auto* v = o.if_contains(key);
+  return v && v->is_number() ? v->to_number<int64_t>() : 0;
+}
+
+// The coordinator's view of its workers by name; empty when it does not answer.
+std::map<std::string, json::object> workers_of(const std::string& address) {
+  std::map<std::string, json::object> out;
+  HttpClient client(address, std::chrono::seconds(2));
+  const auto reply = client.get("/admin/v1/workers");
+  if (!reply.ok() || reply->status != 200) return out;
+  boost::system::error_code error;
+  const json::value list = json::parse(reply->body, error);
+  if (error || !list.is_array()) return out;
+  for (const auto& w : list.as_array())
+    if (w.is_object()) out[text_of(w.as_object(), "name")] = w.as_object();
+  return out;
+}
+
+json::array process_list(const ClusterRecord& record) {
+  const auto workers = workers_of(record.http_address);
+  const bool coordinator_answers = [&] {
+    const auto reply = HttpClient(record.http_address, std::chrono::seconds(2)).get("/live");
+    return reply.ok() && reply->status == 200;
+  }();
+  json::array out;
+  for (const ProcessRecord& p : record.processes) {
+    json::object row{
+        {"name", p.name}, {"role", p.role}, {"pid", p.pid}, {"state", "down"}, {"address", p.address}};
+    const bool alive = p.pid > 0 && ::kill(p.pid, 0) == 0;
+    if (p.role == "supervisor") row["state"] = alive ? "ready" : "down";
+    if (p.role == "coordinator") row["state"] = coordinator_answers ? "ready" : alive ? "starting" : "down";
+    if (const auto w = workers.find(p.name); w != workers.end()) {
+      for (const char* key :
+           {"state", "address", "device", "kv_blocks", "transfers_open", "running", "waiting"})
+        if (const auto* v = w->second.if_contains(key)) row[key] = *v;
+    } else if (p.role != "supervisor" && p.role != "coordinator") {
+      row["state"] = alive ? "starting" : "down";
+      row["kv_blocks"] = json::object{{"total", 0}, {"free", 0}, {"cached", 0}, {"active", 0}};
+      row["transfers_open"] = 0;
+    }
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+void print_table(const json::array& rows) {
+  std::printf("%-14s %-12s %8s  %-9s %-22s %s\n", "NAME", "ROLE", "PID", "STATE", "ADDRESS",
+              "KV BLOCKS (active/cached/total), TRANSFERS, DEVICE");
+  for (const auto& value : rows) {
+    const json::object& r = value.as_object();
+    std::string detail;
+    if (const auto* kv = r.if_contains("kv_blocks"); kv && kv->is_object())
+      detail = cat(number_of(kv->as_object(), "active"), "/", number_of(kv->as_object(), "cached"), "/",
+                   number_of(kv->as_object(), "total"), ", ", number_of(r, "transfers_open"), ", ",
+                   text_of(r, "device"));
+    std::printf("%-14s %-12s %8lld  %-9s %-22s %s\n", text_of(r, "name").c_str(), text_of(r, "role").c_str(),
+                static_cast<long long>(number_of(r, "pid")), text_of(r, "state").c_str(),
+                text_of(r, "address").c_str(), detail.c_str());
+  }
+}
+
+}  // namespace
+
+int run_ps(const PsOptions& options) {
+  const auto record = ClusterRecord::read(Home::from_environment());
+  if (!record.ok()) {
+    if (options.json && absl::IsNotFound(record.status())) {
+      std::puts("[]");
+      return kExitOk;
+    }
+    std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
+    return kExitFailed;
+  }
+  const json::array rows = process_list(*record);
+  if (options.json) {
+    std::printf("%s\n", json::serialize(rows).c_str());
+  } else {
+    print_table(rows);
+  }
+  return kExitOk;
+}
+
+int run_logs(const LogsOptions& options) {
+  const Home home = Home::from_environment();
+  bool any = false;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(home.file("logs"), error)) {
+    const std::string name = entry.path().stem().string();
+    if (entry.path().extension() != ".log" || (!options.process.empty() && name != options.process)) continue;
+    any = true;
+    std::ifstream in(entry.path());
+    std::deque<std::string> last;
+    for (std::string line; std::getline(in, line);) {
+      last.push_back(line);
+      if (last.size() > static_cast<size_t>(options.lines)) last.pop_front();
+    }
+    for (const std::string& line : last) std::printf("%s\n", line.c_str());
+  }
+  if (any) return kExitOk;
+  std::fprintf(stderr, "baton: no log of %s in %s\n",
+               options.process.empty() ? "any process" : options.process.c_str(), home.file("logs").c_str());
+  return kExitFailed;
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,254 @@
+#include "cli/manifest.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "base/cat.h"
+#include "base/config_file.h"
+
+namespace baton::cli {
+namespace {
+
+constexpr uint64_t kMi = 1ull << 20;
+constexpr uint64_t kTi = 1ull << 40;
+using std::chrono::hours;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+WorkerRole role_from(const std::string& text) {
+  return text == "prefill" ? WorkerRole::kPrefill : text == "decode" ? WorkerRole::kDecode : WorkerRole::kAny;
+}
+
+const char* role_name(WorkerRole role) {
+  return role == WorkerRole::kPrefill ? "prefill" : role == WorkerRole::kDecode ? "decode" : "any";
+}
+
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
+// Names become process names, file names and metric labels.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name.size() <= 63 && std::ranges::all_of(name, [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_' || c == '.';
+  });
+}
+
+void read_listen(ConfigObject& gateway, GatewayManifest& out) {
+  const std::string listen = gateway.string("listen", cat(out.host, ":", out.port));
+  const size_t colon = listen.rfind(':');
+  int port = -1;
+  if (colon != std::string::npos) {
+    const auto [end, error] = std::from_chars(listen.data() + colon + 1, listen.data() + listen.size(), port);
+    if (error != std::errc{} || end != listen.data() + listen.size()) port = -1;
+  }
+  if (port < 0 || port > 65535 || colon == 0) {
+    gateway.fail("listen", cat("want address:port, got '", listen, "'"));
+    return;
+  }
+  out.host = listen.substr(0, colon);
+  if (out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']')
+    out.host = out.host.substr(1, out.host.size() - 2);
+  out.port = static_cast<uint16_t>(port);
+}
+
+GatewayManifest read_gateway(ConfigObject gateway) {
+  GatewayManifest out;
+  read_listen(gateway, out);
+  out.insecure_plaintext = gateway.boolean("insecureAllowPlaintextOffLoopback", false);
+  if (!is_loopback(out.host) && !out.insecure_plaintext)
+    gateway.fail("listen",
+                 cat("'", out.host,
+                     "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "
+                     "insecureAllowPlaintextOffLoopback: true if that is what you want"));
+  ConfigObject limits = gateway.object("limits");
+  out.queue_requests = static_cast<int>(limits.integer("queueRequests", out.queue_requests, 1, 100000));
+  out.queue_wait = limits.duration("queueWait", out.queue_wait, milliseconds(10), hours(1));
+  out.body_bytes = limits.bytes("body", out.body_bytes, 1024, 256 * kMi);
+  out.connections = static_cast<int>(limits.integer("connections", out.connections, 1, 1000000));
+  out.connections_per_address =
+      static_cast<int>(limits.integer("connectionsPerAddress", out.connections_per_address, 1, 1000000));
+  out.request_time = limits.duration("requestTime", out.request_time, seconds(1), hours(24));
+  limits.done();
+  gateway.done();
+  return out;
+}
+
+PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
+  PoolManifest out;
+  out.name = name;
+  if (!is_plain_name(name)) pool.fail("", "want a name of letters, digits, '-', '_', '.' (63 at most)");
+  const bool named_for_role = name == "prefill" || name == "decode";
+  out.role = role_from(pool.choice("role", named_for_role ? name : "any", {"prefill", "decode", "any"}));
+  out.replicas = static_cast<int>(pool.integer("replicas", 1, 1, 64));
+  out.device = pool.choice("device", out.device, {"cpu", "reference"});
+  ConfigObject resources = pool.object("resources");
+  out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
+  resources.done();
+  ConfigObject kv = pool.object("kv");
+  out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
+  out.block_tokens = static_cast<int>(kv.integer("blockTokens", out.block_tokens, 1, 256));
+  if (out.block_tokens % 16 != 0) kv.fail("blockTokens", "want a multiple of 16");
+  out.kv_dtype = kv.choice("dtype", out.device == "reference" ? "f32" : out.kv_dtype, {"f32", "bf16", "f16"});
+  kv.done();
+  ConfigObject batch = pool.object("batch");
+  out.max_batch_tokens = static_cast<int>(batch.integer("tokens", out.max_batch_tokens, 16, 65536));
+  out.max_sequences = static_cast<int>(batch.integer("sequences", out.max_sequences, 1, 4096));
+  batch.done();
+  pool.done();
+  return out;
+}
+
+void read_pools(ConfigObject& spec, ClusterManifest& out) {
+  bool has_prefill = false, has_decode = false, has_any = false;
+  for (auto& [name, pool] : spec.objects("pools")) {
+    out.pools.push_back(read_pool(name, pool));
+    has_prefill |= out.pools.back().role == WorkerRole::kPrefill;
+    has_decode |= out.pools.back().role == WorkerRole::kDecode;
+    has_any |= out.pools.back().role == WorkerRole::kAny;
+  }
+  if (out.pools.empty()) out.pools.push_back(PoolManifest{.name = "any"});
+  if (!has_any && has_prefill != has_decode && !out.pools.empty() && (has_prefill || has_decode))
+    spec.fail("pools", has_prefill ? "there is a prefill pool but no pool with role decode or any"
+                                   : "there is a decode pool but no pool with role prefill or any");
+  const PoolManifest& first = out.pools.front();
+  for (const PoolManifest& p : out.pools)
+    if (p.block_tokens != first.block_tokens || p.kv_dtype != first.kv_dtype || p.device != first.device)
+      spec.fail(
+          "pools",
+          cat("pools ", first.name, " and ", p.name,
+              " differ in device, kv.dtype or kv.blockTokens: their KV cannot be handed over, which would "
+              "switch disaggregation off"));
+  if (out.workers() > 64) spec.fail("pools", cat(out.workers(), " workers on one machine; want 64 at most"));
+}
+
+void read_model(ConfigObject model, const std::string& file, ClusterManifest& out) {
+  out.model_source = model.string("source", out.model_source);
+  if (out.model_source.starts_with("file://")) out.model_source = out.model_source.substr(7);
+  if (out.model_source.empty())
+    model.fail("source", "want 'default', a GGUF file or a Hugging Face directory");
+  if (out.model_source != "default" && !out.model_source.starts_with('/')) {
+    const auto folder = std::filesystem::absolute(file).parent_path();
+    out.model_source = (folder / out.model_source).lexically_normal().string();
+  }
+  out.model_names = model.strings("names");
+  for (const std::string& n : out.model_names)
+    if (n.empty() || n.size() > 200) model.fail("names", "want names of 1 to 200 characters");
+  out.context_tokens = static_cast<int>(model.integer("contextTokens", 0, 16, 10000000));
+  model.done();
+}
+
+}  // namespace
+
+int ClusterManifest::workers() const {
+  int n = 0;
+  for (const PoolManifest& p : pools) n += p.replicas;
+  return n;
+}
+
+absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const std::string& text) {
+  ASSIGN_OR_RETURN(ConfigFile config, ConfigFile::parse(file, text));
+  ClusterManifest out;
+  ConfigObject root = config.root();
+  if (const std::string v = root.string("apiVersion"); v != "baton/v1")
+    root.fail("apiVersion", cat("want baton/v1, got '", v, "'"));
+  if (const std::string kind = root.string("kind"); kind != "Cluster")
+    root.fail("kind", cat("want Cluster, got '", kind, "'"));
+  ConfigObject metadata = root.object("metadata");
+  out.name = metadata.string("name", out.name);
+  if (!is_plain_name(out.name))
+    metadata.fail("name", "want a name of letters, digits, '-', '_', '.' (63 at most)");
+  metadata.done();
+
+  ConfigObject spec = root.object("spec");
+  read_model(spec.object("model"), file, out);
+  out.gateway = read_gateway(spec.object("gateway"));
+  read_pools(spec, out);
+  ConfigObject transfer = spec.object("transfer");
+  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "am"});
+  out.checksum = transfer.boolean("checksum", out.checksum);
+  transfer.done();
+  ConfigObject routing = spec.object("routing");
+  ConfigObject disaggregate = routing.object("disaggregate");
+  out.min_prompt_tokens = static_cast<int>(disaggregate.integer("minPromptTokens", 0, 0, 10000000));
+  out.on_prefill_failure =
+      disaggregate.choice("onPrefillFailure", out.on_prefill_failure, {"error", "local"});
+  disaggregate.done();
+  routing.done();
+  ConfigObject slo = spec.object("slo");
+  ConfigObject itl = slo.object("itl");
+  out.itl_objective = itl.duration("p95", out.itl_objective, milliseconds(1), seconds(60));
+  itl.done();
+  slo.done();
+  spec.done();
+  root.done();
+  RETURN_IF_ERROR(config.status());
+  return out;
+}
+
+absl::StatusOr<ClusterManifest> read_manifest(const std::string& file) {
+  struct stat st{};
+  if (::stat(file.c_str(), &st) != 0) return absl::NotFoundError(cat(file, ": no such manifest"));
+  if (!S_ISREG(st.st_mode)) return absl::InvalidArgumentError(cat(file, ": not a file"));
+  std::ifstream in(file, std::ios::binary);
+  if (!in) return absl::PermissionDeniedError(cat(file, ": cannot be read"));
+  std::ostringstream text;
+  text << in.rdbuf();
+  return parse_manifest(file, text.str());
+}
+
+namespace {
+
+// A YAML double-quoted scalar.
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out + '"';
+}
+
+std::string microseconds_text(Duration d) {
+  return cat(std::chrono::duration_cast<std::chrono::microseconds>(d).count(), "us");
+}
+const char* bool_text(bool value) { return value ? "true" : "false"; }
+
+std::string pool_yaml(const PoolManifest& p) {
+  return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
+             "\n      device: ", p.device, p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "",
+             "\n      kv: {memory: ", p.kv_memory_bytes, ", blockTokens: ", p.block_tokens,
+             ", dtype: ", p.kv_dtype, "}\n      batch: {tokens: ", p.max_batch_tokens,
+             ", sequences: ", p.max_sequences, "}\n");
+}
+
+}  // namespace
+
+std::string to_yaml(const ClusterManifest& m) {
+  const GatewayManifest& g = m.gateway;
+  const std::string host = g.host.find(':') == std::string::npos ? g.host : cat("[", g.host, "]");
+  std::string out = cat("apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: ", quoted(m.name),
+                        "}\nspec:\n  model:\n    source: ", quoted(m.model_source), "\n    names: [");
+  for (size_t i = 0; i < m.model_names.size(); ++i) out += cat(i ? ", " : "", quoted(m.model_names[i]));
+  out += "]\n";
+  if (m.context_tokens > 0) out += cat("    contextTokens: ", m.context_tokens, "\n");
+  out += cat("  gateway:\n    listen: ", quoted(cat(host, ":", g.port)),
+             "\n    insecureAllowPlaintextOffLoopback: ", bool_text(g.insecure_plaintext),
+             "\n    limits: {queueRequests: ", g.queue_requests,
+             ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,
+             ", connections: ", g.connections, ", connectionsPerAddress: ", g.connections_per_address,
+             ", requestTime: ", microseconds_text(g.request_time), "}\n  pools:\n");
+  for (const PoolManifest& p : m.pools) out += pool_yaml(p);
+  out += cat("  transfer: {transport: ", m.transport, ", checksum: ", bool_text(m.checksum), "}\n");
+  out += cat("  routing: {disaggregate: {minPromptTokens: ", m.min_prompt_tokens,
+             ", onPrefillFailure: ", m.on_prefill_failure, "}}\n");
+  out += cat("  slo: {itl: {p95: ", microseconds_text(m.itl_objective), "}}\n");
+  return out;
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "transport/messages/messages.h"
+
+namespace baton::cli {
+
+// One pool of equal workers, as the manifest says. Worker i of pool "prefill" is named "prefill-i".
+struct PoolManifest {
+  std::string name;
+  WorkerRole role = WorkerRole::kAny;
+  int replicas = 1;
+  std::string device = "cpu";  // cpu, reference
+  int cpu = 0;                 // threads of each worker; 0 = an equal share of the machine's
+  uint64_t kv_memory_bytes = 512ull << 20;
+  int block_tokens = 16;
+  std::string kv_dtype = "bf16";  // f32, bf16, f16
+  int max_batch_tokens = 512;     // rows of one engine step
+  int max_sequences = 64;         // sequences in one engine step
+};
+
+struct GatewayManifest {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;
+  bool insecure_plaintext = false;  // allows a host off loopback without TLS
+  int queue_requests = 256;
+  Duration queue_wait = std::chrono::seconds(10);
+  uint64_t body_bytes = 8ull << 20;
+  int connections = 4096;
+  int connections_per_address = 64;  // not counted for loopback
+  Duration request_time = std::chrono::seconds(600);
+};
+
+// A `kind: Cluster` file: what runs, with which limits. Every field has its default here; docs/manifest.md
+// lists them.
+struct ClusterManifest {
+  std::string name = "baton";
+  std::string model_source = "default";  // "default", a GGUF file, or a Hugging Face directory
+  std::vector<std::string> model_names;
+  int context_tokens = 0;  // 0 = what the model was trained for
+  GatewayManifest gateway;
+  std::vector<PoolManifest> pools;  // at least one
+  std::string transport = "auto";   // auto, local, am
+  bool checksum = true;
+  int min_prompt_tokens = 0;  // shorter prompts are computed on the decode worker
+  std::string on_prefill_failure = "local";
+  Duration itl_objective = std::chrono::milliseconds(40);
+
+  int workers() const;
+};
+
+// All mistakes at once, each as file:line:column: key: what is wrong. A relative model path is taken from the
+// file's folder.
+absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const std::string& text);
+absl::StatusOr<ClusterManifest> read_manifest(const std::string& file);
+// The manifest with every field written out; parse_manifest() of it gives an equal one.
+std::string to_yaml(const ClusterManifest& manifest);
+
+}  // namespace baton::cli

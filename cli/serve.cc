@@ -1,0 +1,164 @@
+// serve, down: the life of a cluster on this machine.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+
+#include "base/cat.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/home.h"
+#include "cli/local_manifest.h"
+#include "cli/supervisor.h"
+
+namespace baton::cli {
+namespace {
+
+int complain(const absl::Status& status, int code) {
+  std::fprintf(stderr, "baton: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+absl::StatusOr<ClusterManifest> manifest_for(const ServeOptions& options) {
+  absl::StatusOr<ClusterManifest> manifest = options.manifest.empty()
+                                                 ? parse_manifest("local.yaml", kLocalManifest)
+                                                 : read_manifest(options.manifest);
+  if (!manifest.ok()) return manifest;
+  if (!options.model.empty())
+    manifest->model_source = options.model == "default"
+                                 ? options.model
+                                 : std::filesystem::absolute(options.model).lexically_normal().string();
+  if (options.port >= 0) manifest->gateway.port = static_cast<uint16_t>(options.port);
+  return manifest;
+}
+
+std::string banner(const Supervisor& supervisor, const ClusterManifest& manifest, bool detached) {
+  const std::string url = cat("http://", supervisor.record().http_address);
+  return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),
+             "\nTry it:\n  curl -N ", url,
+             "/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d "
+             "'{\"model\":\"default\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Why is "
+             "the sky blue?\"}]}'\n"
+             "  ./baton chat      talk to it here\n  ./baton ps        see its processes\n\n",
+             detached ? "Stop it: ./baton down\n" : "Stop it: Ctrl-C, or ./baton down\n");
+}
+
+// The life of a supervised cluster in this process. `ready_fd` >= 0: a detached start, told there how it
+// went.
+int supervise(const Home& home, const ClusterManifest& manifest, int ready_fd) {
+  Supervisor supervisor(home, manifest);
+  const absl::Status started = supervisor.start();
+  if (!started.ok()) {
+    supervisor.stop();
+    if (ready_fd < 0) return complain(started, absl::IsCancelled(started) ? kExitOk : kExitNotReady);
+    const std::string reason(started.message());
+    (void)!::write(ready_fd, reason.data(), reason.size());
+    ::close(ready_fd);
+    return kExitNotReady;
+  }
+  const std::string text = banner(supervisor, manifest, ready_fd >= 0);
+  if (ready_fd < 0) {
+    std::fputs(text.c_str(), stdout);
+    std::fflush(stdout);
+  } else {
+    const std::string good = cat('\0', text);  // a leading NUL says: ready
+    (void)!::write(ready_fd, good.data(), good.size());
+    ::close(ready_fd);
+  }
+  log_info("cluster ready", {{"address", supervisor.record().http_address}, {"workers", manifest.workers()}});
+  supervisor.watch_until_signal();
+  if (ready_fd < 0) std::fputs("stopping\n", stderr);
+  supervisor.stop();
+  log_info("cluster stopped");
+  return kExitOk;
+}
+
+int serve_detached(const Home& home, const ClusterManifest& manifest) {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return complain(absl::InternalError(std::strerror(errno)), kExitFailed);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::setsid();
+    const int null = ::open("/dev/null", O_RDWR);
+    for (int fd : {0, 1, 2}) ::dup2(null, fd);
+    ::close(fds[0]);
+    ::_exit(supervise(home, manifest, fds[1]));
+  }
+  ::close(fds[1]);
+  std::string told;
+  char buffer[4096];
+  for (ssize_t n; (n = ::read(fds[0], buffer, sizeof buffer)) > 0;) told.append(buffer, n);
+  ::close(fds[0]);
+  if (!told.empty() && told.front() == '\0') {
+    std::fputs(told.c_str() + 1, stdout);
+    return kExitOk;
+  }
+  ::waitpid(pid, nullptr, 0);
+  return complain(
+      absl::UnavailableError(told.empty() ? cat("the supervisor died; see ", home.state, "/logs") : told),
+      kExitNotReady);
+}
+
+}  // namespace
+
+int run_serve(const ServeOptions& options) {
+  const Home home = Home::from_environment();
+  auto manifest = manifest_for(options);
+  if (!manifest.ok()) return complain(manifest.status(), kExitUsage);
+  if (const absl::Status s = home.make_directories(); !s.ok()) return complain(s, kExitFailed);
+  auto lock = HomeLock::take(home);
+  if (!lock.ok()) return complain(lock.status(), kExitFailed);
+  auto model = resolve_model(home, manifest->model_source);
+  if (!model.ok()) return complain(model.status(), kExitFailed);
+  if (manifest->model_names.empty() && manifest->model_source == "default")
+    manifest->model_names = {"smollm2-135m-instruct"};
+  manifest->model_source = *model;
+  ClusterRecord::remove(home);  // of a supervisor that was killed
+  log_open({.role = "supervisor", .file = home.file("logs/supervisor.log")});
+  if (options.detach) return serve_detached(home, *manifest);
+  std::fprintf(stderr, "starting %d %s\n", manifest->workers(),
+               manifest->workers() == 1 ? "worker" : "workers");
+  return supervise(home, *manifest, -1);
+}
+
+int run_down() {
+  const Home home = Home::from_environment();
+  const auto record = ClusterRecord::read(home);
+  if (!record.ok()) {
+    std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
+    return absl::IsNotFound(record.status()) ? kExitOk : kExitFailed;
+  }
+  const int pid = record->processes.front().pid;
+  if (::kill(pid, SIGTERM) != 0 && errno != ESRCH)
+    return complain(absl::PermissionDeniedError(cat("pid ", pid, ": ", std::strerror(errno))), kExitFailed);
+  for (int tenths = 0; tenths < 450; ++tenths) {
+    if (HomeLock::take(home).ok()) {
+      ClusterRecord::remove(home);
+      std::puts("stopped");
+      return kExitOk;
+    }
+    ::usleep(100'000);
+  }
+  return complain(
+      absl::DeadlineExceededError(cat("the supervisor (pid ", pid, ") did not stop within 45 s; kill -9 ",
+                                      pid, " ends it and its children")),
+      kExitFailed);
+}
+
+int run_validate(const std::string& file) {
+  const auto manifest = read_manifest(file);
+  if (!manifest.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(manifest.status().message()).c_str());
+    return absl::IsNotFound(manifest.status()) ? kExitFailed : kExitUsage;
+  }
+  std::printf("%s: good: %d %s\n", file.c_str(), manifest->workers(),
+              manifest->workers() == 1 ? "worker" : "workers");
+  return kExitOk;
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,319 @@
+#include "cli/supervisor.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+#include "base/cat.h"
+#include "base/log.h"
+#include "base/timers.h"
+#include "base/units.h"
+#include "cli/http_client.h"
+
+namespace baton::cli {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// A large model may need long to load; a worker that does not even report in this time has failed.
+constexpr auto kStartLimit = seconds(300);
+constexpr auto kCoordinatorStartLimit = seconds(20);
+constexpr auto kStable = seconds(30);  // a child that lived this long starts its back-off anew
+
+Instant now() { return std::chrono::steady_clock::now(); }
+
+sigset_t watched_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int s : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) sigaddset(&set, s);
+  return set;
+}
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+const char* role_text(WorkerRole role) {
+  return role == WorkerRole::kPrefill ? "prefill" : role == WorkerRole::kDecode ? "decode" : "any";
+}
+
+Duration backoff(int restarts) {
+  return restarts == 0 ? Duration{}
+                       : std::min<Duration>(milliseconds(250) * (1 << std::min(restarts, 6)), seconds(10));
+}
+
+// One line from `fd`, or what was read when it closes or the deadline passes.
+std::string read_line(int fd, Instant deadline) {
+  std::string line;
+  while (line.find('\n') == std::string::npos) {
+    const auto left = std::chrono::duration_cast<milliseconds>(deadline - now()).count();
+    pollfd p{.fd = fd, .events = POLLIN, .revents = 0};
+    if (left <= 0 || ::poll(&p, 1, static_cast<int>(left)) <= 0) break;
+    char buffer[512];
+    const ssize_t n = ::read(fd, buffer, sizeof buffer);
+    if (n <= 0) break;
+    line.append(buffer, n);
+  }
+  return line.substr(0, line.find('\n'));
+}
+
+int threads_of(const PoolManifest& pool, int cores, int workers) {
+  return pool.cpu > 0 ? pool.cpu : std::max(1, cores / workers);
+}
+
+}  // namespace
+
+Supervisor::Supervisor(const Home& home, const ClusterManifest& manifest)
+    : home_(home), manifest_(manifest), manifest_file_(home.file("manifest.yaml")), cores_(usable_cores()) {
+  const sigset_t set = watched_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+Supervisor::~Supervisor() { stop(); }
+
+std::string Supervisor::plan_text() const {
+  std::string out;
+  for (const PoolManifest& p : manifest_.pools) {
+    const int threads = threads_of(p, cores_, manifest_.workers());
+    out += cat("  ", p.name, ": ", p.replicas, " x ", role_text(p.role), ", ", p.device, ", ", threads,
+               threads == 1 ? " core, " : " cores, ", format_bytes(p.kv_memory_bytes), " of KV each\n");
+  }
+  return out;
+}
+
+std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, int index,
+                                                      int& next_cpu) const {
+  const int threads = threads_of(pool, cores_, manifest_.workers());
+  std::vector<std::string> out{"worker",
+                               "--manifest",
+                               manifest_file_,
+                               "--pool",
+                               pool.name,
+                               "--index",
+                               std::to_string(index),
+                               "--join",
+                               membership_address_,
+                               "--threads",
+                               std::to_string(threads)};
+  int wanted = 0;
+  for (const PoolManifest& p : manifest_.pools)
+    wanted += p.replicas * threads_of(p, cores_, manifest_.workers());
+  if (wanted <= cores_) {  // every worker gets cores of its own
+    std::string cpus;
+    for (int i = 0; i < threads; ++i) cpus += cat(i ? "," : "", next_cpu++);
+    out.insert(out.end(), {"--cpus", cpus});
+  }
+  return out;
+}
+
+void Supervisor::spawn(Child& child, int report_fd) {
+  const std::string errors = cat(home_.state, "/logs/", child.name, ".err");
+  std::vector<char*> argv;
+  std::string self = "/proc/self/exe";
+  char path[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path - 1);
+  if (n > 0) self.assign(path, n);
+  argv.push_back(self.data());
+  for (std::string& a : child.arguments) argv.push_back(a.data());
+  argv.push_back(nullptr);
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (::getppid() != parent) ::_exit(1);
+    ::setpgid(0, 0);  // a Ctrl-C in the terminal reaches the supervisor alone, which ends children in order
+    sigset_t none;
+    sigemptyset(&none);
+    ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
+    const int err = ::open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int null = ::open("/dev/null", O_RDONLY);
+    if (report_fd >= 0) ::dup2(report_fd, 3);
+    ::dup2(null, 0);
+    ::dup2(err, 1);
+    ::dup2(err, 2);
+    ::close_range(report_fd >= 0 ? 4 : 3, ~0U, 0);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  child.pid = pid;
+  child.started = now();
+  child.restart_at = kNever;
+}
+
+std::string Supervisor::last_words(const Child& child) const {
+  std::ifstream in(cat(home_.state, "/logs/", child.name, ".err"));
+  std::string line, words;
+  while (std::getline(in, line))
+    if (!line.empty()) words = line;
+  return words.empty() ? "it said nothing" : words;
+}
+
+absl::Status Supervisor::start_coordinator() {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return absl::InternalError(cat("pipe: ", std::strerror(errno)));
+  Child& coordinator = children_.front();
+  spawn(coordinator, fds[1]);
+  ::close(fds[1]);
+  const std::string line = read_line(fds[0], now() + kCoordinatorStartLimit);
+  ::close(fds[0]);
+  boost::system::error_code error;
+  const boost::json::value report = boost::json::parse(line, error);
+  if (error || !report.is_object() || !report.as_object().contains("http") ||
+      !report.as_object().contains("membership"))
+    return absl::UnavailableError(cat("the coordinator did not start: ", last_words(coordinator)));
+  record_.http_address = boost::json::value_to<std::string>(report.at("http"));
+  membership_address_ = boost::json::value_to<std::string>(report.at("membership"));
+  // A restarted coordinator must be found where the first one was.
+  coordinator.arguments.insert(coordinator.arguments.end(),
+                               {"--http", record_.http_address, "--membership", membership_address_});
+  return absl::OkStatus();
+}
+
+absl::Status Supervisor::start() {
+  RETURN_IF_ERROR(write_file(manifest_file_, to_yaml(manifest_)));
+  children_.push_back({.name = "coordinator",
+                       .role = "coordinator",
+                       .arguments = {"coordinator", "--manifest", manifest_file_, "--report-fd", "3"}});
+  RETURN_IF_ERROR(start_coordinator());
+  // From here on a restarted coordinator reports to nobody.
+  auto& arguments = children_.front().arguments;
+  arguments.erase(arguments.begin() + 3, arguments.begin() + 5);
+  int next_cpu = 0;
+  for (const PoolManifest& pool : manifest_.pools)
+    for (int i = 0; i < pool.replicas; ++i)
+      children_.push_back({.name = cat(pool.name, "-", i),
+                           .role = role_text(pool.role),
+                           .arguments = worker_arguments(pool, i, next_cpu)});
+  for (size_t i = 1; i < children_.size(); ++i) spawn(children_[i]);
+  write_record();
+  return wait_until_ready();
+}
+
+absl::Status Supervisor::wait_until_ready() {
+  const Instant limit = now() + kStartLimit;
+  HttpClient client(record_.http_address, seconds(2));
+  const sigset_t set = watched_signals();
+  while (now() < limit) {
+    const timespec pause{.tv_sec = 0, .tv_nsec = 20'000'000};
+    const int signal = ::sigtimedwait(&set, nullptr, &pause);
+    if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP)
+      return absl::CancelledError("stopped while starting");
+    for (Child& c : children_) {
+      int status = 0;
+      if (c.pid > 0 && ::waitpid(c.pid, &status, WNOHANG) == c.pid) {
+        c.pid = 0;
+        return absl::UnavailableError(cat(c.name, " ended while starting: ", last_words(c)));
+      }
+    }
+    const auto reply = client.get("/admin/v1/workers");
+    boost::system::error_code error;
+    const auto workers = reply.ok() ? boost::json::parse(reply->body, error) : boost::json::value();
+    size_t up = 0;
+    if (workers.is_array())
+      for (const auto& w : workers.as_array()) up += w.at("state") == "ready";
+    if (up == children_.size() - 1) {
+      const auto ready = client.get("/ready");
+      if (ready.ok() && ready->status == 200) {
+        ready_ = true;
+        return absl::OkStatus();
+      }
+    }
+  }
+  return absl::UnavailableError(cat("the workers were not ready within ", format_duration(kStartLimit),
+                                    "; logs are in ", home_.state, "/logs"));
+}
+
+void Supervisor::write_record() {
+  record_.processes.clear();
+  record_.processes.push_back({"supervisor", "supervisor", ::getpid(), ""});
+  for (const Child& c : children_)
+    record_.processes.push_back({c.name, c.role, c.pid, c.role == "coordinator" ? record_.http_address : ""});
+  if (const absl::Status s = record_.write(home_); !s.ok())
+    log_error("process list not written", {{"error", s.ToString()}});
+}
+
+void Supervisor::reap(Instant at) {
+  bool changed = false;
+  for (Child& c : children_) {
+    int status = 0;
+    if (c.pid <= 0 || ::waitpid(c.pid, &status, WNOHANG) != c.pid) continue;
+    if (at - c.started > kStable) c.restarts = 0;
+    const Duration pause = backoff(c.restarts++);
+    log_warn("process died", {{"name", c.name},
+                              {"pid", c.pid},
+                              {"signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0},
+                              {"code", WIFEXITED(status) ? WEXITSTATUS(status) : 0},
+                              {"restart_ms", std::chrono::duration_cast<milliseconds>(pause).count()},
+                              {"last_words", last_words(c)}});
+    c.pid = 0;
+    c.restart_at = at + pause;
+    changed = true;
+  }
+  if (changed) write_record();
+}
+
+void Supervisor::restart_due(Instant at) {
+  bool changed = false;
+  for (Child& c : children_) {
+    if (c.pid != 0 || c.restart_at > at) continue;
+    spawn(c);
+    log_info("process started anew", {{"name", c.name}, {"pid", c.pid}});
+    changed = true;
+  }
+  if (changed) write_record();
+}
+
+void Supervisor::watch_until_signal() {
+  const sigset_t set = watched_signals();
+  for (;;) {
+    const timespec pause{.tv_sec = 0, .tv_nsec = 250'000'000};
+    const int signal = ::sigtimedwait(&set, nullptr, &pause);
+    if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP) return;
+    reap(now());
+    restart_due(now());
+  }
+}
+
+void Supervisor::stop_child(Child& child, Instant deadline) {
+  if (child.pid <= 0) return;
+  ::kill(child.pid, SIGTERM);
+  const sigset_t set = watched_signals();
+  for (bool killed = false;;) {
+    int status = 0;
+    if (::waitpid(child.pid, &status, WNOHANG) == child.pid) break;
+    if (!killed && now() > deadline) {
+      ::kill(child.pid, SIGKILL);
+      killed = true;
+    }
+    const timespec pause{.tv_sec = 0, .tv_nsec = 10'000'000};
+    const int signal = ::sigtimedwait(&set, nullptr, &pause);
+    if (signal == SIGINT || signal == SIGTERM) deadline = now();  // a second Ctrl-C: at once
+  }
+  child.pid = 0;
+}
+
+void Supervisor::stop() {
+  // The coordinator first: it finishes its streams while the workers still serve.
+  const Instant deadline = now() + timers::kDrainCap + seconds(2);
+  for (Child& c : children_) {
+    if (&c != &children_.front() && c.pid > 0) ::kill(c.pid, SIGTERM);
+    stop_child(c, &c == &children_.front() ? deadline : now() + seconds(5));
+  }
+  children_.clear();
+  if (ready_ || !record_.http_address.empty()) ClusterRecord::remove(home_);
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "cli/home.h"
+#include "cli/manifest.h"
+
+namespace baton::cli {
+
+// Starts the processes of a cluster on this machine, starts a process anew when it dies, and ends them all. A
+// child that dies before the cluster was ever ready ends the start instead: its last words are the reason.
+// Thread: main, and no other thread may exist (children are forked). Owns the children; they get SIGTERM when
+// it dies.
+class Supervisor {
+ public:
+  Supervisor(const Home& home, const ClusterManifest& manifest);
+  ~Supervisor();
+
+  // Starts everything and waits until every worker is ready. kUnavailable with the reason otherwise; then all
+  // is stopped.
+  absl::Status start();
+  // Watches until SIGINT or SIGTERM, then stops; a second signal kills at once.
+  void watch_until_signal();
+  void stop();
+
+  const ClusterRecord& record() const { return record_; }
+  // One line a worker: role, cores, KV.
+  std::string plan_text() const;
+
+ private:
+  struct Child {
+    std::string name;
+    std::string role;
+    std::vector<std::string> arguments;  // after the binary
+    int pid = 0;
+    int restarts = 0;
+    Instant started{};
+    Instant restart_at = kNever;  // while it is down
+  };
+
+  absl::Status start_coordinator();
+  absl::Status wait_until_ready();
+  void spawn(Child& child, int report_fd = -1);
+  void reap(Instant now);
+  void restart_due(Instant now);
+  void write_record();
+  void stop_child(Child& child, Instant deadline);
+  std::string last_words(const Child& child) const;
+  std::vector<std::string> worker_arguments(const PoolManifest& pool, int index, int& next_cpu) const;
+
+  const Home& home_;
+  ClusterManifest manifest_;
+  std::string manifest_file_;
+  std::string membership_address_;
+  std::vector<Child> children_;  // the coordinator first
+  ClusterRecord record_;
+  int cores_ = 1;
+  bool ready_ = false;
+};
+
+}  // namespace baton::cli

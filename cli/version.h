@@ -1,0 +1,5 @@
+#pragma once
+
+namespace baton::cli {
+inline constexpr const char* kVersion = BATON_VERSION;
+}
