@@ -29,6 +29,8 @@ struct StepPlan {
 struct SampledRow {
   size_t planned = 0;  // index into StepPlan::rows
   std::optional<TokenOutput> token;
+  // Not OK: this sequence cannot go on (its logits are not finite, a token is not in the vocabulary); no token then.
+  absl::Status error;
   std::vector<TokenOutput> prompt_tokens;  // with prompt_logits: for positions first_position+1 .. first_position+row_count-1
                                            // and, when not the last chunk, first_position+row_count
 };
