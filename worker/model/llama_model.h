@@ -1,0 +1,73 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "worker/model/model_spec.h"
+#include "worker/model/weights.h"
+#include "worker/schedule/step_plan.h"
+
+namespace baton::worker {
+
+struct LlamaModelOptions {
+  int32_t max_rows = 0;       // rows of the largest step: activations are allocated for them
+  int64_t max_positions = 0;  // longest sequence: size of the table of angles; 0 = the model's context
+};
+
+// The forward pass of every model of the Llama family, driven by its spec over a backend: embedding; per layer
+// norm + q,k,v, rotation and KV write, attention, output projection, norm + gated feed-forward; norm + head.
+// Owns the packed weights and the activations. The model file and the backend must outlive it; the backend's KV pool
+// is attached by the owner of the pool, before the first forward().
+// Thread: engine. Errors: create() passes on what the backend refuses; forward() a device error.
+class LlamaModel {
+ public:
+  static absl::StatusOr<std::unique_ptr<LlamaModel>> create(const ModelSpec& spec, const ModelWeights& weights,
+                                                            kernels::Backend& backend, LlamaModelOptions options);
+
+  // logits[batch.logit_rows.size()][vocab]. `on_layer(l)` is called once per layer, as soon as the KV of all rows of
+  // layer l is in the pool (before that layer's attention).
+  absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer, float* logits);
+
+  const ModelSpec& spec() const { return spec_; }
+  int32_t max_rows() const { return options_.max_rows; }
+  int64_t max_positions() const { return options_.max_positions; }
+  // Bytes of weights that one step reads (the embedding table, read by row, is not counted; the head is).
+  size_t weight_bytes() const;
+
+  // For traces of the computation. Inside on_layer(l): the residual stream before block l (the embedding for l = 0)
+  // and block l's rotated q, k, v. After forward(): the residual stream after the last block.
+  std::span<const float> residual() const { return {residual_, options_.max_rows * size_t(spec_.hidden)}; }
+  std::span<const float> qkv() const { return {qkv_, options_.max_rows * size_t(spec_.qkv_width())}; }
+
+ private:
+  struct Layer {
+    std::unique_ptr<kernels::Linear> qkv, o, gate_up, down;
+    std::vector<float> attention_norm, ffn_norm, q_norm, k_norm;
+  };
+
+  LlamaModel(const ModelSpec& spec, kernels::Backend& backend, LlamaModelOptions options)
+      : spec_(spec), backend_(backend), options_(options) {}
+  absl::Status load(const ModelWeights& weights);
+  absl::Status load_layer(const LayerWeights& weights, Layer& layer);
+  void run_layer(int index, const LayerListener& on_layer);
+  kernels::NormWeights norm(const std::vector<float>& weight) const;
+
+  ModelSpec spec_;
+  kernels::Backend& backend_;
+  LlamaModelOptions options_;
+  std::unique_ptr<kernels::Embedding> embedding_;
+  std::vector<Layer> layers_;
+  std::vector<float> final_norm_;
+  std::unique_ptr<kernels::Linear> head_;
+  // Activations, [max_rows][...], memory of the backend.
+  float* residual_ = nullptr;   // hidden
+  float* qkv_ = nullptr;        // qkv_width
+  float* attention_ = nullptr;  // q_width
+  float* activated_ = nullptr;  // ffn
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,100 @@
+#include "worker/model/model_file.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+
+#include "base/block_hash.h"
+#include "base/cat.h"
+
+namespace baton::worker {
+namespace {
+
+constexpr size_t kSampleBytes = 4096;
+constexpr size_t kMaxConfigBytes = size_t{4} << 20;
+
+// Chains SipHash-128: the digest so far is the key of the next piece.
+class ContentHash {
+ public:
+  void add(std::string_view bytes) {
+    const BlockHash h = root_hash(key_, bytes);
+    key_ = {h.lo, h.hi};
+  }
+  void add_samples(std::span<const std::byte> data) {
+    const size_t take = std::min(kSampleBytes, data.size());
+    for (const size_t start : {size_t{0}, (data.size() - take) / 2, data.size() - take})
+      add(std::string_view(reinterpret_cast<const char*>(data.data()) + start, take));
+  }
+  std::string text() const {
+    char out[33];
+    std::snprintf(out, sizeof(out), "%016llx%016llx", static_cast<unsigned long long>(key_.k1),
+                  static_cast<unsigned long long>(key_.k0));
+    return out;
+  }
+
+ private:
+  HashKey key_{0x626174306e6d6f64, 0x656c206861736831};  // any constant
+};
+
+std::string model_hash(const ModelSpec& spec, std::vector<StoredTensor> tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  ContentHash hash;
+  hash.add(spec_text(spec));
+  for (const StoredTensor& tensor : tensors) {
+    std::string head = cat(tensor.name, " ", tensor.type ? static_cast<int>(*tensor.type) : -1, " ", tensor.bytes);
+    for (const int64_t dim : tensor.shape) head += cat(" ", dim);
+    hash.add(head);
+    hash.add_samples({tensor.data, tensor.bytes});
+  }
+  return hash.text();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path) {
+  std::unique_ptr<ModelFile> model(new ModelFile());
+  model->path_ = path;
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) return absl::NotFoundError(cat(path, ": there is no such model"));
+  RETURN_IF_ERROR(std::filesystem::is_directory(status) ? model->open_directory() : model->open_gguf());
+  return model;
+}
+
+absl::Status ModelFile::open_gguf() {
+  ASSIGN_OR_RETURN(gguf_, GgufFile::open(path_));
+  ASSIGN_OR_RETURN(spec_, spec_from_gguf(*gguf_));
+  std::vector<StoredTensor> tensors;
+  tensors.reserve(gguf_->tensors().size());
+  for (const GgufFile::Tensor& tensor : gguf_->tensors()) {
+    StoredTensor stored{tensor.name, tensor.type, {tensor.dims.rbegin(), tensor.dims.rend()}, tensor.data, tensor.bytes};
+    tensors.push_back(std::move(stored));
+  }
+  return finish(WeightNames::kGguf, std::move(tensors));
+}
+
+absl::Status ModelFile::open_directory() {
+  const std::string config = path_ + "/config.json";
+  ASSIGN_OR_RETURN(const std::string text, read_text_file(config, kMaxConfigBytes));
+  ASSIGN_OR_RETURN(spec_, spec_from_config(config, text));
+  ASSIGN_OR_RETURN(safetensors_, SafetensorsFiles::open(path_));
+  std::vector<StoredTensor> tensors;
+  tensors.reserve(safetensors_->tensors().size());
+  for (const SafetensorsTensor& tensor : safetensors_->tensors()) {
+    StoredTensor stored{tensor.name, tensor.type, tensor.shape, tensor.data, tensor.bytes};
+    // The header may have any length, so data may lie at any address; kernels read whole elements.
+    if (tensor.type && reinterpret_cast<uintptr_t>(tensor.data) % traits_of(*tensor.type).bytes != 0)
+      stored.data = realigned_.emplace_back(tensor.data, tensor.data + tensor.bytes).data();
+    tensors.push_back(std::move(stored));
+  }
+  return finish(WeightNames::kHuggingFace, std::move(tensors));
+}
+
+absl::Status ModelFile::finish(WeightNames names, std::vector<StoredTensor> tensors) {
+  ASSIGN_OR_RETURN(weights_, bind_weights(spec_, path_, names, tensors));
+  hash_ = model_hash(spec_, std::move(tensors));
+  return absl::OkStatus();
+}
+
+}  // namespace baton::worker

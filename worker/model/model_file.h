@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/gguf_file.h"
+#include "base/status.h"
+#include "worker/model/model_spec.h"
+#include "worker/model/safetensors_file.h"
+#include "worker/model/weights.h"
+
+namespace baton::worker {
+
+// A model as it lies on disk: one GGUF file, or a Hugging Face directory (config.json + safetensors). open() reads
+// the description, gives every tensor its role and refuses what does not fit; weights stay in the mapped file.
+// Owns the mappings: the backend's linears and embeddings borrow from them, so a ModelFile outlives its LlamaModel.
+// Immutable after open(). Thread: any. Errors: "file: tensor or key: what".
+//
+// hash(): 32 hexadecimal digits that are equal for equal files: SipHash-128 over the spec, every tensor's name, type
+// and shape, and of every tensor three samples of up to 4 KiB (start, middle, end). Cheap (3 pages a tensor, not the
+// whole file) and deterministic: it tells different models and damaged copies apart, but is no proof of integrity
+// (a flipped bit between the samples goes unseen). The two containers of one model have different hashes.
+class ModelFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<ModelFile>> open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  const ModelSpec& spec() const { return spec_; }
+  const ModelWeights& weights() const { return weights_; }
+  const std::string& hash() const { return hash_; }
+  // The container, for who needs more than weights (vocabulary, chat template); nullptr for a directory.
+  const GgufFile* gguf() const { return gguf_.get(); }
+
+ private:
+  ModelFile() = default;
+  absl::Status open_gguf();
+  absl::Status open_directory();
+  absl::Status finish(WeightNames names, std::vector<StoredTensor> tensors);
+
+  std::string path_;
+  std::unique_ptr<GgufFile> gguf_;
+  std::unique_ptr<SafetensorsFiles> safetensors_;
+  std::vector<std::vector<std::byte>> realigned_;  // tensors that lie at odd addresses in a safetensors file
+  ModelSpec spec_;
+  ModelWeights weights_;
+  std::string hash_;
+};
+
+}  // namespace baton::worker
