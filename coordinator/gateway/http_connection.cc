@@ -1,0 +1,437 @@
+#include "coordinator/gateway/http_connection.h"
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/beast/http/empty_body.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <ctime>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "coordinator/gateway/api_error.h"
+#include "coordinator/gateway/ascii.h"
+
+namespace baton::coordinator {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+using boost::system::error_code;
+
+constexpr auto kLinger = std::chrono::seconds(2);
+constexpr size_t kLingerBytes = 1 << 20;
+
+std::string date_text(int64_t unix_seconds) {
+  const time_t t = static_cast<time_t>(unix_seconds);
+  tm parts{};
+  gmtime_r(&t, &parts);
+  char text[40];
+  return std::string(text, strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &parts));
+}
+
+std::string fresh_request_id(const std::function<uint64_t()>& random) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string id;
+  for (int word = 0; word < 2; ++word)
+    for (uint64_t r = random(), i = 0; i < 16; ++i, r >>= 4) id += kHex[r & 15];
+  return id;
+}
+
+// A value that comes from a worker's message must not be able to start a new line.
+void append_field(std::string& out, std::string_view name, std::string_view value) {
+  out += name;
+  out += ": ";
+  for (const char c : value) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '_' : c;
+  out += "\r\n";
+}
+
+std::string chunk_head(size_t bytes) {
+  char text[20];
+  return std::string(text, static_cast<size_t>(snprintf(text, sizeof text, "%zx\r\n", bytes)));
+}
+
+}  // namespace
+
+// The exchange of one request: forwards to its connection while that is there.
+class ServerExchange final : public Exchange {
+ public:
+  ServerExchange(std::weak_ptr<HttpConnection> connection, uint64_t number,
+                 std::weak_ptr<asio::io_context> io, HttpRequest request)
+      : connection_(std::move(connection)),
+        number_(number),
+        io_(std::move(io)),
+        request_(std::move(request)) {}
+
+  ~ServerExchange() override {
+    const auto io = io_.lock();
+    if (finished_ || !io) return;
+    asio::post(*io, [connection = connection_, number = number_] {
+      if (auto c = connection.lock())
+        c->answer(number, error_answer(
+                              {.status = 500, .message = "the request was dropped", .type = "server_error"}));
+    });
+  }
+
+  const HttpRequest& request() const override { return request_; }
+  HttpRequest& mutable_request() override { return request_; }
+  void answer(HttpAnswer answer) override {
+    finished_ = true;
+    on_left_ = nullptr;
+    if (auto c = connection_.lock()) c->answer(number_, answer);
+  }
+  void start_stream(HttpAnswer head) override {
+    if (auto c = connection_.lock()) c->start_stream(number_, head);
+  }
+  void write(std::string_view bytes) override {
+    if (auto c = connection_.lock()) c->write_stream(number_, bytes);
+  }
+  void end() override { finish(true); }
+  void abort() override { finish(false); }
+  void on_client_left(std::function<void()> callback) override { on_left_ = std::move(callback); }
+
+  void client_left() {
+    finished_ = true;
+    if (auto callback = std::exchange(on_left_, nullptr)) callback();
+  }
+
+ private:
+  void finish(bool clean) {
+    finished_ = true;
+    on_left_ = nullptr;
+    if (auto c = connection_.lock()) c->end_stream(number_, clean);
+  }
+
+  std::weak_ptr<HttpConnection> connection_;
+  const uint64_t number_;
+  std::weak_ptr<asio::io_context> io_;
+  HttpRequest request_;
+  std::function<void()> on_left_;
+  bool finished_ = false;
+};
+
+HttpConnection::HttpConnection(HttpServerState& server, Socket socket, std::string client)
+    : server_(server),
+      socket_(std::move(socket)),
+      client_(std::move(client)),
+      check_(server.options.limits) {}
+
+void HttpConnection::start() {
+  error_code ignored;
+  socket_.non_blocking(true, ignored);
+  socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  idle_since_ = last_input_ = now();
+  wait_readable();
+}
+
+// ---- input
+
+// A read is always pending: nothing else tells that a client has gone while its answer is being computed.
+void HttpConnection::wait_readable() {
+  if (closed_ || end_of_input_) return;
+  socket_.async_wait(Socket::wait_read, [self = shared_from_this()](error_code ec) {
+    if (!ec && !self->closed_) self->on_readable();
+  });
+}
+
+void HttpConnection::on_readable() {
+  error_code ec;
+  const size_t n = socket_.read_some(asio::buffer(server_.read_buffer), ec);
+  if (ec == asio::error::would_block || ec == asio::error::try_again) return wait_readable();
+  if (ec) return on_end_of_input(ec == asio::error::eof);
+  last_input_ = now();
+  const std::string_view bytes(server_.read_buffer.data(), n);
+  if (closing_) {
+    drained_ += n;
+    if (drained_ > kLingerBytes) return close();
+  } else if (busy_) {
+    early_ += bytes;
+    if (early_.size() > server_.options.early_bytes) return close();
+  } else {
+    take(bytes);
+  }
+  wait_readable();
+}
+
+void HttpConnection::on_end_of_input(bool orderly) {
+  end_of_input_ = true;
+  if (!orderly || busy_ || lingering_) return close();
+  if (closing_) return;  // what is in the buffer may still be sent
+  if (check_.started()) {
+    refuse(400, "the connection ended inside the request");
+  } else if (unsent() == 0) {
+    close();
+  } else {
+    closing_ = true;
+  }
+}
+
+void HttpConnection::take(std::string_view bytes) {
+  while (!bytes.empty() && !busy_ && !closing_ && !closed_) {
+    if (!check_.started()) message_since_ = now();
+    const bool had_head = check_.head_complete();
+    bytes.remove_prefix(check_.feed(bytes));
+    if (check_.rejected()) return refuse(check_.status(), check_.reason());
+    if (!had_head && check_.head_complete()) message_since_ = now();
+    if (check_.complete()) {
+      dispatch();
+    } else if (check_.head_complete() && check_.expects_continue() && !said_continue_ &&
+               check_.body_bytes() == 0) {
+      said_continue_ = true;
+      send("HTTP/1.1 100 Continue\r\n\r\n");
+    }
+  }
+  if (busy_) early_ += bytes;
+}
+
+// Beast reads the head the check has let through; where the two disagree the request is refused.
+bool HttpConnection::parse_head(HttpRequest& request) {
+  http::request_parser<http::empty_body> parser;
+  parser.header_limit(static_cast<uint32_t>(server_.options.limits.head_bytes + 1));
+  parser.body_limit(boost::none);
+  error_code ec;
+  parser.put(asio::buffer(check_.head()), ec);
+  if ((ec && ec != http::error::need_more) || !parser.is_header_done()) return false;
+  const auto& head = parser.get();
+  const auto length = parser.content_length();
+  if (parser.chunked() != check_.chunked() || length.value_or(0) != check_.content_length()) return false;
+  if (head.method_string() != check_.method()) return false;
+  request.method = check_.method();
+  const std::string_view target = check_.target();
+  const size_t question = std::min(target.find('?'), target.size());
+  request.path = target.substr(0, question);
+  if (question < target.size()) request.query = target.substr(question + 1);
+  for (const auto& field : head)
+    request.fields.push_back(
+        {lower_case(std::string_view(field.name_string().data(), field.name_string().size())),
+         std::string(field.value().data(), field.value().size())});
+  return true;
+}
+
+void HttpConnection::dispatch() {
+  HttpRequest request;
+  if (!parse_head(request)) return refuse(400, "malformed request head");
+  request.client = client_;
+  request.received = now();
+  request.body = check_.take_body();
+  const std::string_view id = request.field("x-request-id");
+  request.request_id = valid_request_id(id) ? std::string(id) : fresh_request_id(server_.deps.random);
+
+  request_id_ = request.request_id;
+  head_only_ = request.method == "HEAD";
+  reusable_ = check_.keep_alive();
+  chunked_output_ = !check_.http_1_0();
+  busy_ = true;
+  ++exchange_number_;
+  ++server_.open_exchanges;
+  const RouteTable::Match match = server_.routes.find(request.method, request.path);
+  const bool allowed = !match.route || !server_.deps.allow || server_.deps.allow(match.route->role, request);
+  auto exchange =
+      std::make_shared<ServerExchange>(weak_from_this(), exchange_number_, server_.io, std::move(request));
+  exchange_ = exchange;
+  if (!match.route && match.allow.empty()) {
+    return exchange->answer(error_answer(
+        {.status = 404, .message = cat("no such path: ", exchange->request().path), .code = "not_found"}));
+  }
+  if (!match.route) {
+    HttpAnswer answer =
+        error_answer({.status = 405, .message = cat("use ", match.allow), .code = "method_not_allowed"});
+    answer.fields.push_back({"allow", match.allow});
+    return exchange->answer(std::move(answer));
+  }
+  if (!allowed)
+    return exchange->answer(error_answer(
+        {.status = 403, .message = "not allowed", .type = "permission_error", .code = "forbidden"}));
+  match.route->handler(std::move(exchange));
+}
+
+void HttpConnection::refuse(int status, std::string_view reason) {
+  if (server_.deps.on_refused) server_.deps.on_refused(status);
+  request_id_ = fresh_request_id(server_.deps.random);
+  HttpAnswer answer =
+      error_answer({.status = status, .message = std::string(reason), .code = "malformed_http"});
+  closing_ = true;
+  send(head_text(answer, cat("content-length: ", answer.body.size(), "\r\n")) + answer.body);
+}
+
+// ---- answers
+
+std::string HttpConnection::head_text(const HttpAnswer& answer, std::string_view framing) const {
+  const auto reason = http::obsolete_reason(http::int_to_status(static_cast<unsigned>(answer.status)));
+  std::string head =
+      cat("HTTP/1.1 ", answer.status, " ", std::string_view(reason.data(), reason.size()), "\r\n");
+  append_field(head, "content-type", answer.content_type);
+  append_field(head, "server", "baton");
+  append_field(head, "date", date_text(server_.deps.unix_time()));
+  append_field(head, "x-request-id", request_id_);
+  for (const auto& field : answer.fields) append_field(head, field.name, field.value);
+  head += framing;
+  append_field(head, "connection", reusable_ && !closing_ && !server_.draining ? "keep-alive" : "close");
+  head += "\r\n";
+  return head;
+}
+
+void HttpConnection::answer(uint64_t number, const HttpAnswer& answer) {
+  if (!is_current(number)) return;
+  if (streaming_) return end_stream(number, false);
+  std::string text = head_text(answer, cat("content-length: ", answer.body.size(), "\r\n"));
+  if (!head_only_) text += answer.body;
+  send(text);
+  finish_exchange(reusable_);
+}
+
+void HttpConnection::start_stream(uint64_t number, const HttpAnswer& head) {
+  if (!is_current(number)) return;
+  BATON_CHECK(!streaming_, "a stream is started once");
+  streaming_ = true;
+  event_stream_ = head.content_type.starts_with("text/event-stream");
+  if (!chunked_output_) reusable_ = false;
+  last_stream_write_ = now();
+  send(head_text(head, chunked_output_ ? "transfer-encoding: chunked\r\n" : ""));
+}
+
+void HttpConnection::write_stream(uint64_t number, std::string_view bytes) {
+  if (!is_current(number) || bytes.empty()) return;
+  last_stream_write_ = now();
+  if (head_only_) return;
+  if (!chunked_output_) return send(bytes);
+  std::string chunk = chunk_head(bytes.size());
+  chunk.append(bytes).append("\r\n");
+  send(chunk);
+}
+
+void HttpConnection::end_stream(uint64_t number, bool clean) {
+  if (!is_current(number)) return;
+  if (clean && chunked_output_ && !head_only_) send("0\r\n\r\n");
+  finish_exchange(clean && reusable_);
+}
+
+void HttpConnection::finish_exchange(bool reuse) {
+  busy_ = streaming_ = event_stream_ = said_continue_ = false;
+  exchange_.reset();
+  --server_.open_exchanges;
+  check_ = HeadCheck(server_.options.limits);
+  idle_since_ = now();
+  over_limit_since_ = kNever;
+  if (!reuse || server_.draining || end_of_input_) closing_ = true;
+  if (closing_) return flush();
+  if (early_.empty()) return;
+  asio::post(*server_.io, [self = shared_from_this()] {
+    if (self->busy_ || self->closing_ || self->closed_) return;
+    const std::string bytes = std::exchange(self->early_, {});
+    self->take(bytes);
+  });
+}
+
+// ---- output
+
+void HttpConnection::send(std::string_view bytes) {
+  if (closed_) return;
+  if (unsent() == 0) output_progress_ = now();
+  out_ += bytes;
+  flush();
+  if (!streaming_ || unsent() <= server_.options.output_bytes) {
+    over_limit_since_ = kNever;
+  } else if (unsent() > 4 * server_.options.output_bytes) {
+    close_soon();
+  } else if (over_limit_since_ == kNever) {
+    over_limit_since_ = now();
+  }
+}
+
+void HttpConnection::flush() {
+  if (closed_ || waiting_write_ || lingering_) return;
+  while (unsent() > 0) {
+    error_code ec;
+    const size_t n = socket_.write_some(asio::buffer(out_.data() + out_at_, unsent()), ec);
+    if (ec == asio::error::would_block || ec == asio::error::try_again) {
+      waiting_write_ = true;
+      socket_.async_wait(Socket::wait_write, [self = shared_from_this()](error_code wait_ec) {
+        self->waiting_write_ = false;
+        if (!wait_ec) self->flush();
+      });
+      break;
+    }
+    if (ec) return close_soon();
+    out_at_ += n;
+    output_progress_ = now();
+  }
+  if (out_at_ == out_.size() || out_at_ > server_.options.output_bytes) {
+    out_.erase(0, out_at_);
+    out_at_ = 0;
+    if (out_.empty() && out_.capacity() > server_.options.output_bytes) out_.shrink_to_fit();
+  }
+  if (unsent() == 0 && closing_ && !busy_) begin_linger();
+}
+
+void HttpConnection::close_soon() {
+  asio::post(*server_.io, [self = shared_from_this()] { self->close(); });
+}
+
+// The answer is out. Closing a socket with unread input would send RST, which can overtake the answer: read
+// and drop until the client closes, for a bounded time.
+void HttpConnection::begin_linger() {
+  if (lingering_) return;
+  if (end_of_input_) return close_soon();
+  error_code ignored;
+  socket_.shutdown(Socket::shutdown_send, ignored);
+  lingering_ = true;
+  linger_until_ = now() + kLinger;
+}
+
+void HttpConnection::drain() {
+  if (closed_ || busy_ || closing_ || check_.started()) return;
+  closing_ = true;
+  flush();
+}
+
+void HttpConnection::close() {
+  if (closed_) return;
+  const auto self = shared_from_this();
+  closed_ = true;
+  error_code ignored;
+  socket_.close(ignored);
+  if (busy_) {
+    busy_ = streaming_ = false;
+    --server_.open_exchanges;
+    if (auto exchange = exchange_.lock()) exchange->client_left();
+  }
+  server_.on_closed(this);
+}
+
+// ---- time
+
+void HttpConnection::on_tick(Instant now) {
+  if (closed_) return;
+  if (lingering_) {
+    if (now >= linger_until_) close();
+    return;
+  }
+  tick_output(now);
+  if (!closed_ && !busy_ && !closing_) tick_input(now);
+}
+
+void HttpConnection::tick_output(Instant now) {
+  const auto& options = server_.options;
+  if (unsent() > 0 && now - output_progress_ >= options.write_stall) return close();
+  if (over_limit_since_ != kNever && now - over_limit_since_ >= options.write_stall) return close();
+  if (busy_ && event_stream_ && now - last_stream_write_ >= options.sse_keep_alive)
+    write_stream(exchange_number_, ": keep-alive\n\n");
+}
+
+void HttpConnection::tick_input(Instant now) {
+  const auto& options = server_.options;
+  if (!check_.started()) {
+    if (now - idle_since_ >= options.keep_alive) close();
+    return;
+  }
+  if (!check_.head_complete()) {
+    if (now - message_since_ >= options.head_timeout) refuse(408, "the request head took too long");
+    return;
+  }
+  const auto allowance = options.body_idle + from_seconds(static_cast<double>(check_.body_bytes()) /
+                                                          static_cast<double>(options.body_bytes_per_second));
+  if (now - last_input_ >= options.body_idle || now - message_since_ >= allowance)
+    refuse(408, "the request body came too slowly");
+}
+
+}  // namespace baton::coordinator

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coordinator/gateway/http_server.h"
+
+namespace baton::coordinator {
+
+class HttpConnection;
+
+// What all connections of one server share. Thread: io, but the two counters.
+struct HttpServerState {
+  HttpServerOptions options;
+  RouteTable routes;
+  HttpServerDeps deps;
+  std::shared_ptr<boost::asio::io_context> io;
+  std::vector<char> read_buffer = std::vector<char>(64 * 1024);
+  bool draining = false;
+  std::function<void(HttpConnection*)> on_closed;
+  std::atomic<size_t> open_exchanges = 0;
+  std::atomic<size_t> open_connections = 0;
+};
+
+// One accepted socket, from the first byte to the close. Thread: io. Owns socket, input check and output
+// buffer. A state machine over two flags and the output: busy_ (a request is being answered), streaming_,
+// closing_ (after what is in the buffer: no more requests).
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(HttpServerState& server, boost::asio::ip::tcp::socket socket, std::string client);
+  void start();
+  void on_tick(Instant now);
+  void drain();  // close when at rest, else after the answer
+  void close();  // now; an open exchange sees its client leave
+  const std::string& client() const { return client_; }
+
+ private:
+  friend class ServerExchange;
+  using Socket = boost::asio::ip::tcp::socket;
+
+  // ---- input
+  void wait_readable();
+  void on_readable();
+  void on_end_of_input(bool orderly);
+  void take(std::string_view bytes);
+  void dispatch();
+  bool parse_head(HttpRequest& request);
+  void refuse(int status, std::string_view reason);
+  // ---- answers; `number` is the exchange's, so that a late call for an earlier request does nothing
+  bool is_current(uint64_t number) const { return busy_ && number == exchange_number_; }
+  void answer(uint64_t number, const HttpAnswer& answer);
+  void start_stream(uint64_t number, const HttpAnswer& head);
+  void write_stream(uint64_t number, std::string_view bytes);
+  void end_stream(uint64_t number, bool clean);
+  void finish_exchange(bool reuse);
+  std::string head_text(const HttpAnswer& answer, std::string_view framing) const;
+  // ---- output
+  void send(std::string_view bytes);
+  void flush();
+  void close_soon();  // from inside a call of the exchange: not before that call has returned
+  void begin_linger();
+  size_t unsent() const { return out_.size() - out_at_; }
+  void tick_output(Instant now);
+  void tick_input(Instant now);
+  Instant now() const { return server_.deps.clock->now(); }
+
+  HttpServerState& server_;
+  Socket socket_;
+  const std::string client_;
+  HeadCheck check_;
+  std::string early_;  // bytes of the next request, while this one is answered
+  std::string out_;
+  size_t out_at_ = 0;
+  std::weak_ptr<class ServerExchange> exchange_;
+  std::string request_id_;
+  uint64_t exchange_number_ = 0;
+  bool busy_ = false;
+  bool streaming_ = false;
+  bool event_stream_ = false;
+  bool chunked_output_ = false;
+  bool head_only_ = false;
+  bool reusable_ = true;
+  bool closing_ = false;
+  bool lingering_ = false;
+  bool closed_ = false;
+  bool waiting_write_ = false;
+  bool end_of_input_ = false;
+  bool said_continue_ = false;
+  size_t drained_ = 0;
+  Instant message_since_{};  // first byte of the message, then its head's end
+  Instant last_input_{};
+  Instant idle_since_{};
+  Instant last_stream_write_{};
+  Instant output_progress_{};
+  Instant over_limit_since_ = kNever;
+  Instant linger_until_{};
+};
+
+}  // namespace baton::coordinator
