@@ -66,7 +66,7 @@ void run_request(HttpClient& client, const std::string& body, Samples& out) {
     const json::value v = json::parse(json::string_view(data.data(), data.size()), bad);
     if (bad || !v.is_object()) return true;
     if (const auto* e = v.as_object().if_contains("error")) error = json::serialize(*e);
-    const auto ids = v.try_at_pointer("/choices/0/token_ids");
+    const json::value* ids = v.find_pointer("/choices/0/token_ids", bad);
     if (!ids || !ids->is_array() || ids->as_array().empty()) return true;
     (tokens == 0 ? out.ttft_ms : out.itl_ms).push_back(ms_since(last));
     tokens += static_cast<int64_t>(ids->as_array().size());

@@ -25,7 +25,7 @@ std::string delta_text(std::string_view data, std::string& error) {
     error = json::serialize(*e);
     return "";
   }
-  const auto text = v.try_at_pointer("/choices/0/delta/content");
+  const json::value* text = v.find_pointer("/choices/0/delta/content", bad);
   return text && text->is_string() ? std::string(text->as_string()) : "";
 }
 

@@ -1,0 +1,80 @@
+#include "base/config_file.h"
+
+#include <gtest/gtest.h>
+
+namespace baton {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::string errors_of(const std::string& text, void (*read)(ConfigObject&)) {
+  auto file = ConfigFile::parse("f.yaml", text);
+  if (!file.ok()) return std::string(file.status().message());
+  {
+    ConfigObject root = file->root();
+    read(root);
+    root.done();
+  }
+  return std::string(file->status().message());
+}
+
+TEST(ConfigFile, ReadsEveryKind) {
+  auto file = ConfigFile::parse(
+      "f.yaml", "a: text\nb: 7\nc: true\nd: 2Mi\ne: 20ms\nf: [x, y]\ng: {h: 1}\nn: {one: {k: 1}, two: }\n");
+  ASSERT_TRUE(file.ok());
+  ConfigObject root = file->root();
+  EXPECT_EQ(root.string("a"), "text");
+  EXPECT_EQ(root.integer("b", 0, 0, 10), 7);
+  EXPECT_TRUE(root.boolean("c", false));
+  EXPECT_EQ(root.bytes("d", 0, 0, 1u << 30), 2u << 20);
+  EXPECT_EQ(root.duration("e", 0s, 0s, 1s), Duration(20ms));
+  EXPECT_EQ(root.strings("f"), (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(root.object("g").integer("h", 0, 0, 1), 1);
+  auto named = root.objects("n");
+  ASSERT_EQ(named.size(), 2u);
+  EXPECT_EQ(named[0].first, "one");
+  EXPECT_EQ(named[1].second.integer("k", 42, 0, 100), 42);
+  EXPECT_EQ(root.string("absent", "default"), "default");
+  root.done();
+  EXPECT_TRUE(file->status().ok()) << file->status();
+}
+
+TEST(ConfigFile, NamesPlaceKeyAndWish) {
+  EXPECT_EQ(errors_of("a:\n  bee: 99\n",
+                      [](ConfigObject& r) {
+                        auto a = r.object("a");
+                        a.integer("bee", 1, 1, 9);
+                        a.done();
+                      }),
+            "f.yaml:2:3: a.bee: want a whole number 1..9, got '99'");
+  EXPECT_EQ(errors_of("kind: Clutser\n",
+                      [](ConfigObject& r) { r.choice("kind", "Cluster", {"Cluster", "Other"}); }),
+            "f.yaml:1:1: kind: want one of Cluster, Other, got 'Clutser' (did you mean Cluster?)");
+  EXPECT_EQ(errors_of("replica: 1\n", [](ConfigObject& r) { r.integer("replicas", 1, 1, 9); }),
+            "f.yaml:1:1: replica: unknown key (did you mean replicas?)");
+  EXPECT_EQ(errors_of("a: 1\na: 2\n", [](ConfigObject& r) { r.integer("a", 1, 0, 9); }),
+            "f.yaml:2:1: a: stands twice in one mapping");
+}
+
+TEST(ConfigFile, TellsAllMistakesAtOnceInFileOrder) {
+  const std::string errors = errors_of("x: maybe\ny: 5\nz: [1]\n", [](ConfigObject& r) {
+    r.string("z");
+    r.duration("y", 0s, 0s, 1s);
+    r.boolean("x", false);
+  });
+  EXPECT_EQ(errors,
+            "f.yaml:1:1: x: want true or false, got 'maybe'\n"
+            "f.yaml:2:1: y: want a duration 0 us to 1 s like 500ms or 2s, got '5'\n"
+            "f.yaml:3:1: z: want text, got a list");
+}
+
+TEST(ConfigFile, RefusesWhatIsNoMappingOrNoYaml) {
+  for (const char* bad : {"", "- a\n", "text", "a: [", "a: {b: 1", "\t", "a: b: c"}) {
+    const auto file = ConfigFile::parse("f.yaml", bad);
+    ASSERT_FALSE(file.ok()) << bad;
+    EXPECT_TRUE(file.status().message().find("f.yaml:") == 0) << file.status();
+  }
+}
+
+}  // namespace
+}  // namespace baton

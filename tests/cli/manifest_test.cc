@@ -1,0 +1,77 @@
+#include "cli/manifest.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/cat.h"
+
+namespace baton::cli {
+namespace {
+
+std::string errors_of(const std::string& spec) {
+  const auto m = parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", spec));
+  return m.ok() ? "" : std::string(m.status().message());
+}
+
+TEST(Manifest, NamingOnlyAModelIsEnough) {
+  const auto m =
+      parse_manifest("/d/c.yaml", "apiVersion: baton/v1\nkind: Cluster\nspec:\n  model: {source: m.gguf}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->model_source, "/d/m.gguf") << "relative to the file";
+  ASSERT_EQ(m->pools.size(), 1u);
+  EXPECT_EQ(m->pools[0].role, WorkerRole::kAny);
+  EXPECT_EQ(m->gateway.host, "127.0.0.1");
+}
+
+TEST(Manifest, ShippedFilesAreGoodAndSurviveWriting) {
+  const char* source = std::getenv("BATON_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "run by ctest";
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(cat(source, "/deploy/manifests"))) {
+    const auto m = read_manifest(entry.path().string());
+    ASSERT_TRUE(m.ok()) << m.status();
+    const auto again = parse_manifest("again.yaml", to_yaml(*m));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+    ++files;
+  }
+  EXPECT_GE(files, 3);
+}
+
+TEST(Manifest, TellsEveryMistakeWithItsPlace) {
+  EXPECT_EQ(errors_of("  model: {source: m}\n  gatway: {}\n"),
+            "c.yaml:5:3: spec.gatway: unknown key (did you mean gateway?)");
+  EXPECT_EQ(errors_of("  pools:\n    p: {role: prefil}\n"),
+            "c.yaml:5:9: spec.pools.p.role: want one of prefill, decode, any, got 'prefil' (did you mean "
+            "prefill?)");
+  const std::string two = errors_of("  gateway: {listen: nowhere}\n  pools: {a: {replicas: 0}}\n");
+  EXPECT_NE(two.find("c.yaml:4:13: spec.gateway.listen: want address:port"), std::string::npos) << two;
+  EXPECT_NE(two.find("spec.pools.a.replicas: want a whole number 1..64, got '0'"), std::string::npos) << two;
+}
+
+TEST(Manifest, RefusesWhatWouldSwitchDisaggregationOff) {
+  EXPECT_NE(errors_of("  pools: {prefill: {}}\n").find("no pool with role decode or any"), std::string::npos);
+  EXPECT_NE(
+      errors_of("  pools: {prefill: {kv: {dtype: f32}}, decode: {}}\n").find("KV cannot be handed over"),
+      std::string::npos);
+  EXPECT_EQ(errors_of("  pools: {prefill: {}, mixed: {role: any}}\n"), "");
+}
+
+TEST(Manifest, StaysOnLoopbackUnlessTold) {
+  EXPECT_NE(errors_of("  gateway: {listen: \"0.0.0.0:8000\"}\n").find("reachable from other machines"),
+            std::string::npos);
+  EXPECT_EQ(errors_of("  gateway: {listen: \"0.0.0.0:8000\", insecureAllowPlaintextOffLoopback: true}\n"),
+            "");
+  EXPECT_EQ(errors_of("  gateway: {listen: \"[::1]:8000\"}\n"), "");
+}
+
+TEST(Manifest, RefusesAnotherKindOfFile) {
+  for (const char* bad :
+       {"apiVersion: v1\nkind: Pod\n", "kind: Cluster\n", "apiVersion: baton/v1\n", "{}", "[]", "\0"})
+    EXPECT_FALSE(parse_manifest("c.yaml", bad).ok()) << bad;
+}
+
+}  // namespace
+}  // namespace baton::cli
