@@ -35,7 +35,8 @@ struct StageTimes {
   Duration transfer_exposed{};  // between token 1 and 2
 };
 
-// ---- events of one request, in this order: Started, Tokens..., then Finished or Failed. Failed may come at any time.
+// ---- events of one request, in this order: Started, Tokens..., then Finished or Failed. Failed may come at
+// any time.
 struct Started {  // together with the first token
   RouteVerdict verdict;
 };
@@ -49,7 +50,8 @@ struct Finished {
   StageTimes times;
   RouteVerdict verdict;
 };
-// status: kResourceExhausted (429), kUnavailable (503), kDeadlineExceeded (504), kInternal (500), kInvalidArgument (400)
+// status: kResourceExhausted (429), kUnavailable (503), kDeadlineExceeded (504), kInternal (500),
+// kInvalidArgument (400)
 struct Failed {
   absl::Status status;
   Duration retry_after{};  // with 429 and 503
@@ -57,8 +59,8 @@ struct Failed {
 };
 using RequestEvent = std::variant<Started, Tokens, Finished, Failed>;
 
-// Thread: control. Called in order; after Finished or Failed never again. Must not block: implementations post to
-// their own thread.
+// Thread: control. Called in order; after Finished or Failed never again. Must not block: implementations
+// post to their own thread.
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
@@ -85,9 +87,9 @@ struct ClusterStatus {
     Duration heartbeat_age{};
   };
   std::vector<Worker> workers;
-  bool can_generate = false;       // some worker, or pair, can take a request now
-  std::string reason;              // why not
-  int32_t context_tokens = 0;      // smallest limit of the pools; 0 = none known yet
+  bool can_generate = false;         // some worker, or pair, can take a request now
+  std::string reason;                // why not
+  int32_t context_tokens = 0;        // smallest limit of the pools; 0 = none known yet
   int64_t smallest_pool_tokens = 0;  // KV tokens of the smallest pool
   int32_t requests_in_flight = 0;
   int32_t requests_queued = 0;

@@ -4,43 +4,62 @@
 
 namespace baton::coordinator {
 
-PeerLinks::Key PeerLinks::key(const WorkerRef& a, const WorkerRef& b) {
-  return a < b ? Key{a, b} : Key{b, a};
+PeerLinks::Pair PeerLinks::pair(const WorkerRef& a, const WorkerRef& b) {
+  return a < b ? Pair{a, b} : Pair{b, a};
 }
 
-void PeerLinks::expect(const WorkerRef& a, const WorkerRef& b, Instant give_up) {
-  pairs_[key(a, b)] = Pair{.first = {}, .second = {}, .give_up = give_up, .down = false};
+void PeerLinks::expect(const WorkerRef& a, const WorkerRef& b, Instant now) {
+  Standing& standing = pairs_[pair(a, b)];
+  standing = {};
+  standing.due = now + give_up_;
 }
 
-bool PeerLinks::report(const WorkerRef& from, const PeerReport& report) {
-  const auto it = pairs_.find(key(from, report.peer));
+bool PeerLinks::report(const WorkerRef& from, const PeerReport& report, Instant now) {
+  const auto it = pairs_.find(pair(from, report.peer));
   if (it == pairs_.end()) return false;
-  Pair& pair = it->second;
-  End& end = from < report.peer ? pair.first : pair.second;
-  end = End{.answered = true, .report = report};
-  pair.down = false;
-  if (pair.first.answered && pair.second.answered) pair.give_up = kNever;
+  Standing& standing = it->second;
+  (from < report.peer ? standing.first : standing.second) = End{.answered = true, .report = report};
+  if (report.connected) standing.down = false;
+  settle(standing, now);
   return true;
 }
 
-void PeerLinks::mark_down(const WorkerRef& a, const WorkerRef& b) {
-  const auto it = pairs_.find(key(a, b));
-  if (it != pairs_.end()) it->second.down = true;
+void PeerLinks::mark_down(const WorkerRef& a, const WorkerRef& b, Instant now) {
+  const auto it = pairs_.find(pair(a, b));
+  if (it == pairs_.end() || it->second.down) return;
+  // What the ends said before is void: both must say anew that they are connected.
+  it->second.first.answered = it->second.second.answered = false;
+  it->second.down = true;
+  settle(it->second, now);
+}
+
+void PeerLinks::settle(Standing& standing, Instant now) const {
+  switch (state(standing)) {
+    case PeerLink::State::kUp:
+      standing.due = kNever;
+      break;
+    case PeerLink::State::kDown:
+      standing.due = now + again_;
+      break;
+    default:
+      standing.due = now + give_up_;
+      break;
+  }
 }
 
 void PeerLinks::forget(const WorkerRef& worker) {
   std::erase_if(pairs_, [&](const auto& p) { return p.first.first == worker || p.first.second == worker; });
 }
 
-PeerLink::State PeerLinks::state(const Pair& pair) {
+PeerLink::State PeerLinks::state(const Standing& standing) {
   const auto failed = [](const End& end) { return end.answered && !end.report.connected; };
-  if (pair.down || failed(pair.first) || failed(pair.second)) return PeerLink::State::kDown;
-  if (pair.first.answered && pair.second.answered) return PeerLink::State::kUp;
-  return PeerLink::State::kPending;
+  if (standing.down || failed(standing.first) || failed(standing.second)) return PeerLink::State::kDown;
+  return standing.first.answered && standing.second.answered ? PeerLink::State::kUp
+                                                             : PeerLink::State::kPending;
 }
 
 PeerLink PeerLinks::link(const WorkerRef& a, const WorkerRef& b) const {
-  const auto it = pairs_.find(key(a, b));
+  const auto it = pairs_.find(pair(a, b));
   if (it == pairs_.end()) return {};
   const PeerReport& one = it->second.first.report;
   const PeerReport& two = it->second.second.report;
@@ -53,17 +72,20 @@ PeerLink PeerLinks::link(const WorkerRef& a, const WorkerRef& b) const {
   return link;
 }
 
-void PeerLinks::on_tick(Instant now) {
-  for (auto& [key, pair] : pairs_) {
-    if (pair.give_up > now) continue;
-    pair.give_up = kNever;
-    pair.down = true;
+std::vector<PeerLinks::Pair> PeerLinks::on_tick(Instant now) {
+  std::vector<Pair> ask;
+  for (auto& [pair, standing] : pairs_) {
+    if (standing.due > now) continue;
+    standing.down = true;
+    standing.due = now + again_;
+    ask.push_back(pair);
   }
+  return ask;
 }
 
 Instant PeerLinks::next_deadline() const {
   Instant next = kNever;
-  for (const auto& [key, pair] : pairs_) next = std::min(next, pair.give_up);
+  for (const auto& [pair, standing] : pairs_) next = std::min(next, standing.due);
   return next;
 }
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "transport/messages/messages.h"
 
@@ -22,20 +23,24 @@ struct PeerLink {
   Duration latency{};           // the larger
 };
 
-// Every pair that was told to connect. A pair has no direction: KV may flow either way.
-// Thread: control.
+// Every pair that was told to connect. A pair has no direction: KV may flow either way. A pair that is down
+// is asked again each `again`; it stays down, and is not waited for, until both ends say otherwise. Thread:
+// control.
 class PeerLinks {
  public:
-  void expect(const WorkerRef& a, const WorkerRef& b, Instant give_up);
+  using Pair = std::pair<WorkerRef, WorkerRef>;  // the smaller ref first
+  PeerLinks(Duration give_up, Duration again) : give_up_(give_up), again_(again) {}
+
+  void expect(const WorkerRef& a, const WorkerRef& b, Instant now);
   // `from` says how it stands with report.peer. False when nobody asked for that pair.
-  bool report(const WorkerRef& from, const PeerReport& report);
-  void mark_down(const WorkerRef& a, const WorkerRef& b);
+  bool report(const WorkerRef& from, const PeerReport& report, Instant now);
+  void mark_down(const WorkerRef& a, const WorkerRef& b, Instant now);
   void forget(const WorkerRef& worker);
 
   PeerLink link(const WorkerRef& a, const WorkerRef& b) const;
-  void on_tick(Instant now);  // pending past its time is down (a later report brings it up again)
+  // Pairs that should be asked to connect again now. Pending ones past their time are down from here on.
+  std::vector<Pair> on_tick(Instant now);
   Instant next_deadline() const;
-  // Pairs of `worker` that are not up: they are asked again when it matters.
   bool empty() const { return pairs_.empty(); }
 
  private:
@@ -43,16 +48,18 @@ class PeerLinks {
     bool answered = false;
     PeerReport report;
   };
-  struct Pair {
-    End first, second;  // in the order of their refs
-    Instant give_up = kNever;
+  struct Standing {
+    End first, second;  // in the order of the pair
     bool down = false;
+    Instant due = kNever;  // pending: given up; down: asked again
   };
-  using Key = std::pair<WorkerRef, WorkerRef>;
-  static Key key(const WorkerRef& a, const WorkerRef& b);
-  static PeerLink::State state(const Pair& pair);
+  static Pair pair(const WorkerRef& a, const WorkerRef& b);
+  static PeerLink::State state(const Standing& standing);
+  void settle(Standing& standing, Instant now) const;
 
-  std::map<Key, Pair> pairs_;
+  const Duration give_up_;
+  const Duration again_;
+  std::map<Pair, Standing> pairs_;
 };
 
 }  // namespace baton::coordinator

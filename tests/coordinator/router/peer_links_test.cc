@@ -17,13 +17,13 @@ PeerReport up(const WorkerRef& peer, double rate, Duration latency) {
 }
 
 TEST(PeerLinks, IsUpWhenBothEndsSaySo) {
-  PeerLinks links;
+  PeerLinks links(seconds(5), seconds(3));
   EXPECT_EQ(links.link(kP, kD).state, State::kAbsent);
-  links.expect(kP, kD, kStart + seconds(5));
+  links.expect(kP, kD, kStart);
   EXPECT_EQ(links.link(kP, kD).state, State::kPending);
-  EXPECT_TRUE(links.report(kP, up(kD, 2e9, Duration(10))));
+  EXPECT_TRUE(links.report(kP, up(kD, 2e9, Duration(10)), kStart));
   EXPECT_EQ(links.link(kD, kP).state, State::kPending);
-  EXPECT_TRUE(links.report(kD, up(kP, 1e9, Duration(30))));
+  EXPECT_TRUE(links.report(kD, up(kP, 1e9, Duration(30)), kStart));
   const PeerLink link = links.link(kP, kD);
   EXPECT_EQ(link.state, State::kUp);
   EXPECT_EQ(link.lane, "am");
@@ -33,38 +33,55 @@ TEST(PeerLinks, IsUpWhenBothEndsSaySo) {
 }
 
 TEST(PeerLinks, AnEndThatHasNotMeasuredDoesNotCount) {
-  PeerLinks links;
-  links.expect(kP, kD, kNever);
-  links.report(kP, up(kD, 0, {}));
-  links.report(kD, up(kP, 3e9, {}));
+  PeerLinks links(seconds(5), seconds(3));
+  links.expect(kP, kD, kStart);
+  links.report(kP, up(kD, 0, {}), kStart);
+  links.report(kD, up(kP, 3e9, {}), kStart);
   EXPECT_EQ(links.link(kP, kD).bytes_per_second, 3e9);
 }
 
-TEST(PeerLinks, GoesDownOnErrorSilenceOrWord) {
-  PeerLinks links;
-  links.expect(kP, kD, kStart + seconds(5));
+TEST(PeerLinks, SilenceIsDownAndAskedAgain) {
+  PeerLinks links(seconds(5), seconds(3));
+  links.expect(kP, kD, kStart);
   EXPECT_EQ(links.next_deadline(), kStart + seconds(5));
-  links.on_tick(kStart + seconds(4));
+  EXPECT_TRUE(links.on_tick(kStart + seconds(4)).empty());
   EXPECT_EQ(links.link(kP, kD).state, State::kPending);
-  links.on_tick(kStart + seconds(5));
+  EXPECT_EQ(links.on_tick(kStart + seconds(5)).size(), 1u);
   EXPECT_EQ(links.link(kP, kD).state, State::kDown);
-  EXPECT_EQ(links.next_deadline(), kNever);
+  EXPECT_EQ(links.next_deadline(), kStart + seconds(8));
+  EXPECT_EQ(links.on_tick(kStart + seconds(8)), (std::vector{PeerLinks::Pair{kD, kP}}));
 
-  links.report(kP, up(kD, 1e9, {}));  // late, but it came
-  links.report(kD, up(kP, 1e9, {}));
+  links.report(kP, up(kD, 1e9, {}), kStart + seconds(8));  // late, but it came
+  links.report(kD, up(kP, 1e9, {}), kStart + seconds(8));
   EXPECT_EQ(links.link(kP, kD).state, State::kUp);
-  links.mark_down(kD, kP);
+  EXPECT_EQ(links.next_deadline(), kNever);
+}
+
+TEST(PeerLinks, AWordOfEitherEndBringsItDown) {
+  PeerLinks links(seconds(5), seconds(3));
+  const auto both_up = [&] {
+    links.report(kP, up(kD, 1e9, {}), kStart);
+    links.report(kD, up(kP, 1e9, {}), kStart);
+  };
+  links.expect(kP, kD, kStart);
+  both_up();
+  links.mark_down(kD, kP, kStart);
   EXPECT_EQ(links.link(kP, kD).state, State::kDown);
-  links.report(kD, {.peer = kP, .connected = false, .error = "refused"});
+  EXPECT_EQ(links.next_deadline(), kStart + seconds(3));
+  links.report(kP, up(kD, 1e9, {}), kStart);
+  EXPECT_EQ(links.link(kP, kD).state, State::kPending);  // the other end has not said so again
+  both_up();
+  EXPECT_EQ(links.link(kP, kD).state, State::kUp);
+  links.report(kD, {.peer = kP, .connected = false, .error = "refused"}, kStart);
   EXPECT_EQ(links.link(kP, kD).state, State::kDown);
 }
 
 TEST(PeerLinks, KnowsOnlyPairsThatWereAskedFor) {
-  PeerLinks links;
-  EXPECT_FALSE(links.report(kP, up(kD, 1e9, {})));
-  links.expect(kP, kD, kNever);
+  PeerLinks links(seconds(5), seconds(3));
+  EXPECT_FALSE(links.report(kP, up(kD, 1e9, {}), kStart));
+  links.expect(kP, kD, kStart);
   const WorkerRef former{"d0", Incarnation(5)};
-  EXPECT_FALSE(links.report(kP, up(former, 1e9, {})));
+  EXPECT_FALSE(links.report(kP, up(former, 1e9, {}), kStart));
   links.forget(kD);
   EXPECT_EQ(links.link(kP, kD).state, State::kAbsent);
   EXPECT_TRUE(links.empty());

@@ -41,9 +41,9 @@ class RouterTest : public testing::Test {
     return loads_[0];
   }
   void connect(const WorkerRef& a, const WorkerRef& b) {
-    links_.expect(a, b, kNever);
-    links_.report(a, {.peer = b, .connected = true, .bytes_per_second = 1e9});
-    links_.report(b, {.peer = a, .connected = true, .bytes_per_second = 1e9});
+    links_.expect(a, b, Instant{});
+    links_.report(a, {.peer = b, .connected = true, .bytes_per_second = 1e9}, Instant{});
+    links_.report(b, {.peer = a, .connected = true, .bytes_per_second = 1e9}, Instant{});
   }
   absl::StatusOr<Route> route(const RouteRequest& request) const {
     std::vector<RoutableWorker> workers;
@@ -62,7 +62,7 @@ class RouterTest : public testing::Test {
 
   std::deque<WorkerDescription> descriptions_;  // references stay valid
   std::deque<LoadSnapshot> loads_;
-  PeerLinks links_;
+  PeerLinks links_{std::chrono::seconds(5), std::chrono::seconds(5)};
   Router router_{RouterOptions{}};
 };
 
@@ -193,9 +193,9 @@ TEST_F(RouterTest, LinksPendingWaitLinksDownFallBack) {
   worker("p0");
   worker("d0");
   const auto p = worker("p0").ref, d = worker("d0").ref;
-  links_.expect(p, d, kNever);
+  links_.expect(p, d, Instant{});
   EXPECT_THAT(where(prompt(100)), HasSubstr("UNAVAILABLE"));
-  links_.report(p, {.peer = d, .connected = false, .error = "x"});
+  links_.report(p, {.peer = d, .connected = false, .error = "x"}, Instant{});
   EXPECT_EQ(where(prompt(100)), "d0 d0 fallback:no-link");
   connect(p, d);
   EXPECT_EQ(where(prompt(100)), "p0 d0 remote-prefill");
@@ -207,7 +207,7 @@ TEST_F(RouterTest, TheFasterLinkWins) {
   worker("d1");
   router_.observe_transfer("k", 1000 * 50'000, 1000);  // 50 kB a token
   const auto p = worker("p0").ref;
-  links_.report(p, {.peer = worker("d0").ref, .connected = true, .bytes_per_second = 1e7});
+  links_.report(p, {.peer = worker("d0").ref, .connected = true, .bytes_per_second = 1e7}, Instant{});
   EXPECT_EQ(where(prompt(1000)), "p0 d1 remote-prefill");
   const auto decided = route(prompt(1000));
   // 50 MB at 1 GB/s take 0.05 s, prefill 0.2 s: all but the last of 16 layers is hidden.

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/request/request_record.h"
+#include "coordinator/request/request_state.h"
+
+namespace baton::coordinator {
+
+// One dispatch of a request: a route, and what came back so far. Thrown away when the request is routed
+// again.
+struct Attempt {
+  WorkerRef prefill;  // == decode: one worker does it all
+  WorkerRef decode;
+  TransferId transfer;
+  int32_t unanswered = 0;  // legs whose SubmitReply is due
+  Instant ack_deadline = kNever;
+  Instant landing_deadline =
+      kNever;  // set when the prefill worker is lost before the KV is known to have landed
+  int32_t decode_cached_tokens = 0;
+
+  // Tokens wait here for the answers of all legs, and the decode worker's for the first token: it comes on
+  // another stream and may be overtaken.
+  std::optional<TokenOutput> first;
+  std::vector<TokenOutput> prompt_outputs;
+  std::vector<TokenOutput> rest;
+  FinishReason finish = FinishReason::kNone;
+  int32_t produced = 0;  // tokens of this attempt that were checked and passed on (or skipped as sent before)
+  bool landed = false;   // the decode side said so
+  bool decode_spoke = false;
+
+  // As the prefill leg said with the first token.
+  int32_t cached_tokens = 0;
+  Duration worker_queue{};
+  Duration worker_prefill{};
+
+  bool whole() const { return prefill == decode; }
+};
+
+// A request from submit to its terminal state. Thread: control.
+struct ActiveRequest {
+  GenerateRequest request;
+  std::shared_ptr<RequestSink> sink;
+  RequestState state = RequestState::kQueued;
+  uint64_t order = 0;  // place in the admission queue; kept when it comes back
+  std::vector<PromptChain> chains;
+  Attempt attempt;
+
+  Instant total_deadline = kNever;
+  Instant queue_deadline = kNever;
+  Instant not_before{};  // a refused request pauses before it is routed again
+  Instant timer = kNever;
+
+  std::vector<TokenId> sent;     // what the client has
+  std::vector<WorkerRef> avoid;  // did not answer in time
+  std::string whole_because;     // after a failed hand-over one worker does it all
+  absl::Status obstacle;         // why it still waits
+  bool started = false;          // Started went out
+  RequestRecord record;
+  Instant last_token = kNever;
+
+  RequestId id() const { return request.id; }
+  int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
+};
+
+}  // namespace baton::coordinator
