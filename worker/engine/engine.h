@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "worker/engine/engine_counters.h"
 #include "worker/kv_cache/kv_cache.h"
 #include "worker/kv_cache/kv_exchange.h"
@@ -51,12 +52,13 @@ class Engine final : private AdmissionListener {
   void set_draining(bool draining) { draining_ = draining; }
   bool draining() const { return draining_; }
 
-  // Submit, Release, FencePeer; the others are not for the engine and ignored.
+  // CoordinatorHello (its hash key), Submit, Release, FencePeer; the others are not for the engine and
+  // ignored.
   void on_message(const CoordinatorMessage& message, Instant now);
   void on_kv_event(const KvEvent& event, Instant now);
   void on_tick(Instant now);
   // Ends every request with kError and `why`. Transfers are abandoned or cancelled.
-  void fail_all(const std::string& why, Instant now);
+  void fail_all(const std::string& why);
 
   // nullptr when there is nothing to compute. The plan is valid until on_step_done, which must follow.
   const StepPlan* plan(Instant now);
@@ -77,13 +79,13 @@ class Engine final : private AdmissionListener {
   void check_invariants() const;
 
  private:
-  // An open transfer of a leg; outlives its sequence.
+  // An open transfer of a leg; may outlive its sequence.
   struct Transfer {
     RequestId request;
     Leg leg = Leg::kWhole;
     WorkerRef peer;
     Sequence* sequence = nullptr;  // null once the leg ended
-    bool failed = false;           // KvFailed came, or abandon() was called
+    bool stopped = false;          // failed, drained, or we asked for its end: ask no more
   };
 
   absl::Status on_admitted(Sequence& sequence, int32_t first_block) override;
@@ -93,20 +95,25 @@ class Engine final : private AdmissionListener {
   RefuseReason refusal(const Submit& submit, std::string& detail) const;
   void on_release(const Release& release);
   void on_fence(const FencePeer& fence);
-  void on_landed(const KvLanded& event, Instant now);
+  void on_landed(const KvLanded& event);
   void on_failed(const KvFailed& event);
   void on_drained(const KvDrained& event);
+  void on_quiet(TransferId id);
+  void close_transfer(std::map<TransferId, Transfer>::iterator transfer);
 
-  void take_row(const SampledRow& row, const PlannedRows& planned, Instant now);
+  void count_step(const StepResult& result);
+  void take_row(Sequence& sequence, const PlannedRows& planned, const SampledRow& row, Instant now);
   FinishReason finish_after(const Sequence& sequence) const;
   void end(Sequence& sequence, FinishReason finish, const std::string& error);
   void remove(Sequence& sequence);
-  void close_transfer(TransferId id);
+  void forget(const Sequence& sequence);
+  void close_leg(const Sequence& sequence);
+  void refuse(const Sequence& sequence, RefuseReason reason, const std::string& detail);
   SequenceTokens& report_for(const Sequence& sequence);
-  void reply(const Sequence& sequence, RefuseReason reason, const std::string& detail);
+  void report_end(const Sequence& sequence, FinishReason finish, const std::string& error);
+  bool has_news() const;
   void flush_report(StepId step);
 
-  const EngineOptions options_;
   KvExchange& exchange_;
   KvCache cache_;
   Scheduler scheduler_;
@@ -119,9 +126,12 @@ class Engine final : private AdmissionListener {
 
   absl::flat_hash_map<RequestId, Sequence*> by_request_;  // looked up only, never walked
   std::map<TransferId, Transfer> transfers_;
+  absl::flat_hash_set<TransferId>
+      transfer_ids_;  // of all legs that are here, waiting ones too; looked up only
   absl::flat_hash_map<SequenceId, std::vector<TokenOutput>> prompt_outputs_;  // until the first token
   absl::flat_hash_map<SequenceId, size_t> report_index_;                      // into report_.sequences
-  StepReport report_;                                                         // since the last one was sent
+  StepReport report_;                                                         // since the last one was made
+  std::vector<Released> released_;                                            // follow that report
   std::vector<WorkerMessage> outgoing_;
   EngineCounters counters_;
 };

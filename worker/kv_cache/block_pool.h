@@ -58,7 +58,7 @@ class BlockPool {
 
   // A kept block stays VALID without holders ("cached"): the prefix index holds it and lets it go with
   // release_idle.
-  void keep_idle(BlockId block, bool keep);
+  void keep_idle(BlockId block);
   void release_idle(BlockId block);  // VALID, kept, no holder -> FREE
 
   // Outgoing transfers: the blocks can be read by the transfer until unlease(). RESERVED or VALID blocks, in
@@ -120,12 +120,13 @@ class BlockPool {
   bool is_free(int64_t index) const { return free_bits_[index / 64] >> (index % 64) & 1; }
   int64_t next_free(int64_t from) const;  // size() when none
   int64_t next_used(int64_t from) const;
-  int64_t find_run(int32_t length) const;  // first run of at least `length`, -1 when none
+  int64_t find_run(int32_t length);  // first run of at least `length`, -1 when none
 
   std::vector<Block> blocks_;
   std::vector<uint64_t> free_bits_;
   std::array<int64_t, kBlockStates> counts_{};
   int64_t idle_ = 0;
+  int64_t lowest_free_ = 0;  // no free block is before it
   std::map<TransferId, Landing> landings_;
   std::map<TransferId, std::vector<BlockId>> leases_;
 };

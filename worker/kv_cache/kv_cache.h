@@ -32,8 +32,9 @@ class KvCache {
   // Block `position` of the table is complete: makes it VALID and findable under `hash`. When an equal block
   // is findable already, the table takes that one and gives its own back: equal tokens have equal bits here
   // (design I1). The blocks before it must have been published by this table. `lease`: the outgoing transfer
-  // of the table, if any.
-  void publish(std::span<BlockId> table, size_t position, const BlockHash& hash,
+  // of the table, if any. False when two prefixes share the hash: the block stays the table's own, and
+  // nothing after it can be published.
+  bool publish(std::span<BlockId> table, size_t position, const BlockHash& hash,
                std::span<const TokenId> block_tokens, TransferId lease);
   // The request lets go of all of its table, last block first. Clears it.
   void release(std::vector<BlockId>& table);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/block_hash.h"
@@ -20,6 +21,7 @@ enum class PreemptionPolicy : uint8_t {
 };
 
 struct SchedulerOptions {
+  int32_t vocab_size = 0;         // prompt ids are below it; 0 = not known here
   int32_t context_tokens = 2048;  // prompt and output
   int32_t token_budget = 2048;    // rows of a step; >= max_running
   int32_t max_running = 256;      // sequences that hold blocks and compute
@@ -66,23 +68,20 @@ class Scheduler {
   ~Scheduler();
 
   void set_hash_key(const HashKey& key) { hash_key_ = key; }
-  // kOk, or why this request can never run here.
-  RefuseReason check(const Submit& submit) const;
+  // kNone, or why this request can never run here.
+  RefuseReason check(const Submit& submit, std::string& detail) const;
   bool queue_full() const { return waiting_.size() + reserving_.size() >= size_t(options_.max_waiting); }
   Sequence& add(const Submit& submit, Instant now);
   // Prompt tokens that the prefix cache holds for it now.
-  int32_t cached_tokens(const Sequence& sequence) const;
+  int32_t cached_tokens(const Sequence& sequence);
 
   void plan(Instant now, AdmissionListener& listener, StepPlan& plan);
-  // Row `planned` was computed: positions advance, full blocks become findable. The sampled token is appended
-  // by append(), before or after.
-  void computed(const PlannedRows& planned);
-  void append(Sequence& sequence, TokenId token) { sequence.tokens.push_back(token); }
-  // The first token of a prefill leg is sampled: no more computing, the blocks stay.
-  void begin_sending(Sequence& sequence);
-  // The KV of a decode leg came, with its first token.
+  // plan.rows[index] was computed: positions advance, full blocks become findable, and when the row samples
+  // the sequence is kDecoding (kSending on a prefill leg). The caller then appends the token.
+  Sequence& computed(const StepPlan& plan, size_t index);
+  // The KV of a decode leg came, with its first token: kDecoding.
   void landed(Sequence& sequence, TokenId first_token);
-  void observe_step(double seconds);  // how long the last plan took
+  void observe_step(double seconds) { step_time_.observe(load_, seconds); }  // how long the last plan took
 
   // Takes the sequence out wherever it is: lets go of its blocks (transfers keep theirs) and forgets it.
   void remove(Sequence& sequence);
@@ -90,34 +89,37 @@ class Scheduler {
   // By id, in order of arrival.
   const std::map<SequenceId, std::unique_ptr<Sequence>>& sequences() const { return sequences_; }
 
-  // When plan() must be called again although nothing happened (a grant's wait ends).
+  // When plan() must be called again although nothing happened (a decode leg has waited long enough).
   Instant next_deadline() const;
   bool has_work() const { return !running_.empty() || !waiting_.empty() || !reserving_.empty(); }
+  size_t waiting() const { return waiting_.size() + reserving_.size(); }
   void fill(LoadSnapshot& load) const;
-  int64_t preemptions() const { return preemptions_; }
+  uint64_t preemptions() const { return preemptions_; }
+  uint64_t prefix_query_tokens() const { return prefix_query_tokens_; }
+  uint64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }
   const StepTime& step_time() const { return step_time_; }
   const SchedulerOptions& options() const { return options_; }
   void check_invariants() const;
 
  private:
-  struct Admission;
-
   int32_t blocks_for(int32_t tokens) const;
   int32_t blocks_wanted(const Sequence& sequence) const;
   void plan_decodes(StepPlan& plan, AdmissionListener& listener);
-  void plan_prefills(StepPlan& plan);
-  void admit(Instant now, AdmissionListener& listener, StepPlan& plan);
-  bool admit_decode_leg(Sequence& sequence, AdmissionListener& listener);
-  bool admit_prefill(Sequence& sequence, Instant now, AdmissionListener& listener);
-  bool take_blocks(Sequence& sequence);
-  bool grow(size_t index, AdmissionListener& listener);
-  bool preempt_youngest(size_t from, AdmissionListener& listener);
+  bool grow(Sequence& sequence, size_t index, AdmissionListener& listener);
+  const Sequence* give_up_youngest(size_t from, AdmissionListener& listener);
   void preempt(Sequence& sequence);
-  int32_t chunk_for(const Sequence& sequence, const StepPlan& plan) const;
-  void add_chunk(Sequence& sequence, int32_t count, StepPlan& plan);
+  void plan_prefills(Instant now, StepPlan& plan);
+  int32_t chunk_for(int32_t first, int32_t left, const StepPlan& plan) const;
+  void add_chunk(Sequence& sequence, int32_t count, Instant now, StepPlan& plan);
+  void admit(Instant now, AdmissionListener& listener, StepPlan& plan);
+  void match(const Sequence& sequence);  // into matched_
+  bool take_blocks(Sequence& sequence);
+  void admit_decode_leg(Sequence& sequence, Instant now, AdmissionListener& listener);
+  void admit_prefill(Sequence& sequence, Instant now, AdmissionListener& listener, StepPlan& plan);
+  void expire_grants(Instant now, AdmissionListener& listener);
+  void drop(Sequence& sequence, const absl::Status& why, AdmissionListener& listener);
   void publish(Sequence& sequence);
   void extend_hashes(Sequence& sequence, int32_t blocks);
-  void drop(Sequence& sequence, const absl::Status& why, AdmissionListener& listener);
 
   const SchedulerOptions options_;
   KvCache& cache_;
@@ -126,16 +128,19 @@ class Scheduler {
   std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
   // All in order of id. A sequence is in at most one.
   std::vector<Sequence*> running_;    // kPrefilling, kDecoding
-  std::vector<Sequence*> waiting_;    // to be computed here
-  std::vector<Sequence*> reserving_;  // decode legs without blocks
+  std::vector<Sequence*> waiting_;    // kWaiting, to be computed here
+  std::vector<Sequence*> reserving_;  // kWaiting, decode legs without blocks
+  int32_t landing_ = 0;               // sequences in kLanding
+  std::vector<Sequence*> planned_;    // of each row of the last plan
   std::vector<BlockId> matched_;      // scratch
-  StepLoad load_;                     // of the plan that is being made, or was made last
+  StepLoad load_;                     // of the last plan
   uint64_t next_sequence_ = 1;
   uint64_t next_step_ = 1;
-  int64_t preemptions_ = 0;
-  uint64_t blocked_version_ =
-      0;                // cache version at which the oldest waiting sequence did not fit; 0 = it may fit
-  SequenceId blocked_;  // which one that was
+  uint64_t preemptions_ = 0;
+  uint64_t prefix_query_tokens_ = 0;
+  uint64_t prefix_hit_tokens_ = 0;
+  SequenceId blocked_;            // this one did not fit ...
+  uint64_t blocked_version_ = 0;  // ... into the cache at this version
 };
 
 }  // namespace baton::worker

@@ -18,9 +18,9 @@ enum class SequenceState : uint8_t {
   kFinished,
 };
 
-// One prompt and what was generated from it, on one worker. The single source of truth for the sampler and for a
-// recompute: everything else about a stream is a function of `tokens`.
-// Owned by the scheduler. Thread: engine.
+// One prompt and what was generated from it, on one worker. The single source of truth for the sampler and
+// for a recompute: everything else about a stream is a function of `tokens`. Owned by the scheduler. Thread:
+// engine.
 struct Sequence {
   SequenceId id;
   GenerateRequest request;
@@ -36,16 +36,20 @@ struct Sequence {
   int32_t cached_tokens = 0;    // taken from the prefix cache at first admission
 
   Instant arrived{};
-  Instant first_scheduled{};
+  Instant first_scheduled = kNever;
   Instant deadline = kNever;
   int32_t preemptions = 0;
 
   std::vector<BlockHash> hashes;  // of the full blocks of `tokens`, as far as they were needed
   int32_t published = 0;          // blocks [0, published) of the table are findable in the prefix index
+  bool publishes = true;          // false after a hash collision
   bool landed = false;            // decode leg: the KV came; from now on it is computed here like any other
-  bool transfer_open = false;     // the exchange still owes a drained (or landed) event for `transfer`
+  bool reported = false;          // a SequenceTokens with a token was made
 
-  bool prompt_logprobs_wanted() const { return request.sampling.prompt_logprobs >= 0; }
+  // A decode leg that has not reserved its blocks yet: the coordinator waits for the reply.
+  bool wants_grant() const { return leg == Leg::kDecode && !landed && state == SequenceState::kWaiting; }
+  // Prompt logits must be computed, so nothing can be taken from the prefix cache.
+  bool wants_prompt_logits() const { return request.sampling.prompt_logprobs >= 0 && generated() == 0; }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
 };
 

@@ -54,14 +54,12 @@ class StepTime {
   const Coefficients& coefficients() const { return coefficients_; }
 
  private:
-  void accumulate(const Coefficients& x, double y, double weight);
   void solve();
 
   const double decay_;
-  std::array<Coefficients, kTerms> normal_{};  // X'WX in scaled terms
-  Coefficients moment_{};                      // X'Wy
-  std::array<Coefficients, kTerms> prior_normal_{};
-  Coefficients prior_moment_{};
+  Coefficients scale_{};                       // unit of each coefficient
+  std::array<Coefficients, kTerms> normal_{};  // sum of z z', z = terms * scale / measured seconds
+  Coefficients moment_{};                      // sum of z
   Coefficients coefficients_{};
   double mean_context_ = 0;
 };

@@ -1,0 +1,87 @@
+#include "worker/engine/engine_loop.h"
+
+#include <utility>
+
+namespace baton::worker {
+
+EngineLoop::EngineLoop(const Parts& parts, Publish publish) : parts_(parts), publish_(std::move(publish)) {}
+
+absl::Status EngineLoop::run(std::stop_token stop) {
+  while (!stop.stop_requested() && !parts_.mailbox.closed()) {
+    const absl::StatusOr<bool> worked = do_work(parts_.clock.now());
+    if (!worked.ok()) return worked.status();
+    if (!*worked) parts_.mailbox.wait_until(parts_.engine.next_deadline());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> EngineLoop::do_work(Instant now) {
+  bool worked = drain(now);
+  parts_.engine.on_tick(now);
+  const StepPlan* plan = parts_.engine.plan(now);
+  publish();  // replies do not wait for the step
+  copy_status(now, plan != nullptr);
+  if (plan == nullptr) return worked;
+  const absl::Status status = step(*plan);
+  publish();
+  copy_status(parts_.clock.now(), false);
+  if (!status.ok()) return status;
+  return true;
+}
+
+bool EngineLoop::drain(Instant now) {
+  commands_.clear();
+  if (parts_.mailbox.drain(commands_) == 0) return false;
+  for (const EngineCommand& command : commands_) handle(command, now);
+  return true;
+}
+
+void EngineLoop::handle(const EngineCommand& command, Instant now) {
+  Engine& engine = parts_.engine;
+  if (const auto* message = std::get_if<CoordinatorMessage>(&command)) engine.on_message(*message, now);
+  if (const auto* event = std::get_if<KvEvent>(&command)) engine.on_kv_event(*event, now);
+  if (const auto* key = std::get_if<SetHashKey>(&command)) engine.set_hash_key(key->key);
+  if (const auto* draining = std::get_if<SetDraining>(&command)) engine.set_draining(draining->draining);
+  if (const auto* fail = std::get_if<FailAll>(&command)) engine.fail_all(fail->why);
+}
+
+absl::Status EngineLoop::step(const StepPlan& plan) {
+  result_.id = plan.id;
+  result_.sampled.clear();
+  result_.duration = Duration::zero();
+  const Instant begun = parts_.clock.now();
+  const absl::Status status =
+      parts_.executor.run(plan, [this](int layer) { parts_.engine.on_layer(layer); }, result_);
+  const Instant done = parts_.clock.now();
+  if (!status.ok()) {
+    parts_.engine.fail_all(std::string(status.message()));
+    return status;
+  }
+  if (result_.duration == Duration::zero()) result_.duration = done - begun;
+  parts_.engine.on_step_done(result_, done);
+  return absl::OkStatus();
+}
+
+void EngineLoop::publish() {
+  messages_.clear();
+  parts_.engine.drain_messages(messages_);
+  if (!messages_.empty()) publish_(messages_);
+}
+
+void EngineLoop::copy_status(Instant now, bool step_running) {
+  EngineStatus status{.load = parts_.engine.load(),
+                      .counters = parts_.engine.counters(),
+                      .draining = parts_.engine.draining(),
+                      .idle = parts_.engine.idle(),
+                      .last_turn = now,
+                      .step_running = step_running};
+  std::lock_guard lock(mutex_);
+  status_ = status;
+}
+
+EngineStatus EngineLoop::status() const {
+  std::lock_guard lock(mutex_);
+  return status_;
+}
+
+}  // namespace baton::worker

@@ -1,0 +1,439 @@
+#include "worker/schedule/scheduler.h"
+
+#include <algorithm>
+
+#include "base/cat.h"
+#include "base/check.h"
+
+namespace baton::worker {
+namespace {
+
+bool older(const Sequence* a, const Sequence* b) { return a->id < b->id; }
+
+void insert_by_age(std::vector<Sequence*>& list, Sequence& sequence) {
+  list.insert(std::lower_bound(list.begin(), list.end(), &sequence, older), &sequence);
+}
+
+void erase_from(std::vector<Sequence*>& list, Sequence& sequence) {
+  const auto it = std::lower_bound(list.begin(), list.end(), &sequence, older);
+  if (it != list.end() && *it == &sequence) list.erase(it);
+}
+
+// The most positions whose KV the request can ever need: the last token is never fed.
+int64_t most_positions(const GenerateRequest& request, Leg leg) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  return leg == Leg::kPrefill ? prompt : prompt + request.stop.max_tokens - 1;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, KvCache& cache)
+    : options_(options), cache_(cache), step_time_(options.step_time) {
+  BATON_CHECK(options.max_running > 0 && options.token_budget >= options.max_running);
+  BATON_CHECK(options.context_tokens > 1 && options.min_chunk > 0 && options.headroom_tokens >= 0);
+}
+
+Scheduler::~Scheduler() = default;
+
+int32_t Scheduler::blocks_for(int32_t tokens) const {
+  return (tokens + cache_.block_tokens() - 1) / cache_.block_tokens();
+}
+
+// Its tokens so far, and head-room for output, but never more than the request can use.
+int32_t Scheduler::blocks_wanted(const Sequence& sequence) const {
+  const auto now = static_cast<int64_t>(sequence.tokens.size());
+  const int64_t most = std::max(most_positions(sequence.request, sequence.leg), now);
+  return blocks_for(static_cast<int32_t>(std::min(now + options_.headroom_tokens, most)));
+}
+
+// ---- in and out
+// ---------------------------------------------------------------------------------------------
+
+RefuseReason Scheduler::check(const Submit& submit, std::string& detail) const {
+  const GenerateRequest& request = submit.request;
+  const auto refuse = [&](RefuseReason reason, std::string_view why) {
+    detail = why;
+    return reason;
+  };
+  if (request.prompt.empty()) return refuse(RefuseReason::kInvalid, "empty prompt");
+  if (request.stop.max_tokens < 1) return refuse(RefuseReason::kInvalid, "max_tokens below 1");
+  if (submit.leg != Leg::kWhole && !submit.peer)
+    return refuse(RefuseReason::kInvalid, "a leg without a peer");
+  const auto known = [&](TokenId t) {
+    return t >= 0 && (options_.vocab_size == 0 || t < options_.vocab_size);
+  };
+  if (!std::ranges::all_of(request.prompt, known))
+    return refuse(RefuseReason::kInvalid, "prompt token outside the vocabulary");
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int64_t total = prompt + request.stop.max_tokens;
+  if (total > options_.context_tokens)
+    return refuse(RefuseReason::kTooLong,
+                  cat("prompt and output have ", total, " tokens, the context ", options_.context_tokens));
+  const int64_t positions = most_positions(request, submit.leg);
+  if (blocks_for(static_cast<int32_t>(positions)) > cache_.pool().size())
+    return refuse(RefuseReason::kNoBlocks, cat("needs KV for ", positions, " tokens, the whole pool has ",
+                                               cache_.pool().size() * cache_.block_tokens()));
+  return RefuseReason::kNone;
+}
+
+Sequence& Scheduler::add(const Submit& submit, Instant now) {
+  auto owned = std::make_unique<Sequence>();
+  Sequence& sequence = *owned;
+  sequence.id = SequenceId(next_sequence_++);
+  sequence.request = submit.request;
+  sequence.leg = submit.leg;
+  sequence.transfer = submit.transfer;
+  sequence.peer = submit.peer;
+  sequence.tokens = submit.request.prompt;
+  sequence.prompt_tokens = static_cast<int32_t>(submit.request.prompt.size());
+  sequence.arrived = now;
+  const Duration left = std::max(submit.request.time_left, Duration::zero());
+  sequence.deadline = left >= kNever - now ? kNever : now + left;
+  // Room for all it can become, so that steps do not allocate.
+  const auto most = static_cast<size_t>(most_positions(submit.request, submit.leg)) + 1;
+  sequence.tokens.reserve(most);
+  sequence.blocks.reserve(static_cast<size_t>(blocks_for(static_cast<int32_t>(most))));
+  sequence.hashes.reserve(sequence.blocks.capacity());
+  extend_hashes(sequence, sequence.prompt_tokens / cache_.block_tokens());
+  (sequence.wants_grant() ? reserving_ : waiting_).push_back(&sequence);
+  sequences_.emplace(sequence.id, std::move(owned));
+  return sequence;
+}
+
+int32_t Scheduler::cached_tokens(const Sequence& sequence) {
+  match(sequence);
+  return static_cast<int32_t>(matched_.size()) * cache_.block_tokens();
+}
+
+void Scheduler::remove(Sequence& sequence) {
+  erase_from(running_, sequence);
+  erase_from(waiting_, sequence);
+  erase_from(reserving_, sequence);
+  if (sequence.state == SequenceState::kLanding) {
+    --landing_;
+    if (cache_.pool().has_landing(sequence.transfer)) cache_.abort(sequence.transfer);
+  }
+  cache_.release(sequence.blocks);
+  BATON_CHECK(sequences_.erase(sequence.id) == 1);
+}
+
+Sequence* Scheduler::find(SequenceId id) {
+  const auto it = sequences_.find(id);
+  return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+void Scheduler::drop(Sequence& sequence, const absl::Status& why, AdmissionListener& listener) {
+  listener.on_dropped(sequence, why);
+  remove(sequence);
+}
+
+// ---- planning
+// -----------------------------------------------------------------------------------------------
+
+void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
+  plan.rows.clear();
+  plan.total_rows = 0;
+  plan.prefill_rows = 0;
+  planned_.clear();
+  load_ = StepLoad{};
+  plan_decodes(plan, listener);
+  plan_prefills(now, plan);
+  admit(now, listener, plan);
+  expire_grants(now, listener);
+  if (!plan.rows.empty()) plan.id = StepId(next_step_++);
+}
+
+void Scheduler::plan_decodes(StepPlan& plan, AdmissionListener& listener) {
+  for (size_t i = 0; i < running_.size();) {
+    Sequence& sequence = *running_[i];
+    if (sequence.state != SequenceState::kDecoding) {
+      ++i;
+      continue;
+    }
+    if (!grow(sequence, i, listener)) continue;  // running_[i] is the next one now
+    plan.rows.push_back({.sequence = &sequence,
+                         .first_position = sequence.computed,
+                         .row_count = 1,
+                         .sample = true,
+                         .prompt_logits = false});
+    planned_.push_back(&sequence);
+    ++plan.total_rows;
+    load_.decode_rows += 1;
+    ++i;
+  }
+}
+
+// Room for one more position of running_[index]. False when it was preempted itself.
+bool Scheduler::grow(Sequence& sequence, size_t index, AdmissionListener& listener) {
+  BATON_CHECK(sequence.computed + 1 == static_cast<int32_t>(sequence.tokens.size()));
+  const size_t wanted = static_cast<size_t>(sequence.computed / cache_.block_tokens()) + 1;
+  while (sequence.blocks.size() < wanted) {
+    if (cache_.allocate(1, sequence.blocks)) continue;
+    if (give_up_youngest(index, listener) == &sequence) return false;
+  }
+  return true;
+}
+
+// Preempts (or ends) the youngest sequence in running_[from..] whose blocks no transfer reads. There is one:
+// the sequence at `from` itself decodes.
+const Sequence* Scheduler::give_up_youngest(size_t from, AdmissionListener& listener) {
+  size_t victim = running_.size() - 1;
+  while (running_[victim]->leg == Leg::kPrefill) {
+    BATON_CHECK(victim > from);
+    --victim;
+  }
+  Sequence& sequence = *running_[victim];
+  const Sequence* gone = &sequence;
+  if (options_.preemption == PreemptionPolicy::kReject) {
+    drop(sequence, absl::ResourceExhaustedError("no KV block left and preemption is off"), listener);
+  } else {
+    preempt(sequence);
+  }
+  return gone;
+}
+
+void Scheduler::preempt(Sequence& sequence) {
+  erase_from(running_, sequence);
+  cache_.release(sequence.blocks);
+  sequence.state = SequenceState::kWaiting;
+  sequence.computed = 0;
+  sequence.published = 0;
+  ++sequence.preemptions;
+  ++preemptions_;
+  insert_by_age(waiting_, sequence);
+}
+
+void Scheduler::plan_prefills(Instant now, StepPlan& plan) {
+  for (Sequence* sequence : running_) {
+    if (sequence->state != SequenceState::kPrefilling) continue;
+    const int32_t left = static_cast<int32_t>(sequence->tokens.size()) - sequence->computed;
+    const int32_t count = chunk_for(sequence->computed, left, plan);
+    if (count == 0) return;
+    add_chunk(*sequence, count, now, plan);
+  }
+}
+
+// How many of the `left` tokens from position `first` this step should take. The first prefill of a step
+// always gets min_chunk; later ones get nothing rather than less.
+int32_t Scheduler::chunk_for(int32_t first, int32_t left, const StepPlan& plan) const {
+  const int32_t limit = std::min(left, options_.token_budget - plan.total_rows);
+  if (limit <= 0) return 0;
+  const Duration objective = load_.decode_rows > 0 ? options_.itl_objective : options_.step_objective;
+  const int32_t count = step_time_.largest_chunk(load_, first, limit, to_seconds(objective));
+  const int32_t least = std::min(limit, options_.min_chunk);
+  if (count >= least) return count;
+  return plan.prefill_rows == 0 ? least : 0;
+}
+
+void Scheduler::add_chunk(Sequence& sequence, int32_t count, Instant now, StepPlan& plan) {
+  if (sequence.first_scheduled == kNever) sequence.first_scheduled = now;
+  plan.rows.push_back({.sequence = &sequence,
+                       .first_position = sequence.computed,
+                       .row_count = count,
+                       .sample = sequence.computed + count == static_cast<int32_t>(sequence.tokens.size()),
+                       .prompt_logits = sequence.wants_prompt_logits()});
+  planned_.push_back(&sequence);
+  plan.total_rows += count;
+  plan.prefill_rows += count;
+  load_.prefill_tokens += count;
+  load_.attended += attended_pairs(sequence.computed, count);
+}
+
+// ---- admission
+// ----------------------------------------------------------------------------------------------
+
+void Scheduler::admit(Instant now, AdmissionListener& listener, StepPlan& plan) {
+  bool compute_left = true;
+  while (static_cast<int32_t>(running_.size()) + landing_ < options_.max_running) {
+    Sequence* next = reserving_.empty() ? nullptr : reserving_.front();
+    if (compute_left && !waiting_.empty() && (next == nullptr || older(waiting_.front(), next)))
+      next = waiting_.front();
+    if (next == nullptr) return;
+    if (!next->wants_grant() && chunk_for(0, static_cast<int32_t>(next->tokens.size()), plan) == 0) {
+      compute_left = false;  // decode legs may still reserve
+      continue;
+    }
+    if (!take_blocks(*next)) return;  // whoever is younger must not take what this one waits for
+    if (next->wants_grant()) {
+      admit_decode_leg(*next, now, listener);
+    } else {
+      admit_prefill(*next, now, listener, plan);
+    }
+  }
+}
+
+void Scheduler::match(const Sequence& sequence) {
+  matched_.clear();
+  if (sequence.wants_prompt_logits()) return;
+  const auto tokens = static_cast<int32_t>(sequence.tokens.size());
+  const int32_t limit = (tokens - 1) / cache_.block_tokens();  // one token is left to compute
+  cache_.match(sequence.hashes, sequence.tokens, limit, matched_);
+}
+
+// The whole table at once, or nothing.
+bool Scheduler::take_blocks(Sequence& sequence) {
+  if (blocked_ == sequence.id && blocked_version_ == cache_.version()) return false;
+  extend_hashes(sequence, static_cast<int32_t>(sequence.tokens.size()) / cache_.block_tokens());
+  match(sequence);
+  const int32_t fresh = blocks_wanted(sequence) - static_cast<int32_t>(matched_.size());
+  // Each decoding sequence may want a block in the next steps: do not admit only to preempt.
+  const auto spare = static_cast<int64_t>(load_.decode_rows);
+  if (fresh + spare > cache_.available(matched_)) {
+    blocked_ = sequence.id;
+    blocked_version_ = cache_.version();
+    return false;
+  }
+  cache_.hold(matched_);
+  sequence.blocks.assign(matched_.begin(), matched_.end());
+  BATON_CHECK(cache_.allocate(fresh, sequence.blocks));
+  sequence.published = static_cast<int32_t>(matched_.size());
+  sequence.computed = sequence.published * cache_.block_tokens();
+  if (sequence.preemptions == 0) {
+    sequence.cached_tokens = sequence.computed;
+    prefix_query_tokens_ += sequence.prompt_tokens;
+    prefix_hit_tokens_ += sequence.cached_tokens;
+  }
+  return true;
+}
+
+void Scheduler::admit_decode_leg(Sequence& sequence, Instant now, AdmissionListener& listener) {
+  erase_from(reserving_, sequence);
+  sequence.first_scheduled = now;
+  sequence.state = SequenceState::kLanding;
+  ++landing_;
+  const int32_t first = sequence.published;
+  const std::span<const BlockId> table(sequence.blocks);
+  const auto landing = table.subspan(first, blocks_for(sequence.prompt_tokens) - first);
+  cache_.begin_landing(sequence.transfer, *sequence.peer, landing);
+  const absl::Status status = listener.on_admitted(sequence, first);
+  if (status.ok()) return;
+  const TransferId transfer = sequence.transfer;
+  drop(sequence, status, listener);
+  cache_.drained(transfer);  // nothing was started, nobody writes
+}
+
+void Scheduler::admit_prefill(Sequence& sequence, Instant now, AdmissionListener& listener, StepPlan& plan) {
+  erase_from(waiting_, sequence);
+  sequence.state = SequenceState::kPrefilling;
+  insert_by_age(running_, sequence);
+  if (sequence.leg == Leg::kPrefill) cache_.lease(sequence.transfer, sequence.blocks);
+  const absl::Status status = listener.on_admitted(sequence, sequence.published);
+  if (!status.ok()) {
+    if (sequence.leg == Leg::kPrefill) cache_.unlease(sequence.transfer);
+    drop(sequence, status, listener);
+    return;
+  }
+  const int32_t left = static_cast<int32_t>(sequence.tokens.size()) - sequence.computed;
+  const int32_t count = chunk_for(sequence.computed, left, plan);
+  if (count > 0) add_chunk(sequence, count, now, plan);
+}
+
+void Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
+  while (!reserving_.empty() && now - reserving_.front()->arrived >= options_.grant_wait)
+    drop(*reserving_.front(), absl::ResourceExhaustedError("no room for the prompt's KV in time"), listener);
+}
+
+// ---- after a step
+// -------------------------------------------------------------------------------------------
+
+Sequence& Scheduler::computed(const StepPlan& plan, size_t index) {
+  const PlannedRows& rows = plan.rows[index];
+  Sequence& sequence = *planned_[index];
+  BATON_CHECK(rows.sequence == &sequence && rows.first_position == sequence.computed);
+  sequence.computed += rows.row_count;
+  BATON_CHECK(sequence.computed <= static_cast<int32_t>(sequence.tokens.size()));
+  publish(sequence);
+  if (rows.sample) {
+    sequence.state = sequence.leg == Leg::kPrefill ? SequenceState::kSending : SequenceState::kDecoding;
+    if (sequence.leg == Leg::kPrefill) erase_from(running_, sequence);
+  }
+  return sequence;
+}
+
+void Scheduler::landed(Sequence& sequence, TokenId first_token) {
+  BATON_CHECK(sequence.state == SequenceState::kLanding);
+  cache_.landed(sequence.transfer);
+  --landing_;
+  sequence.landed = true;
+  sequence.computed = sequence.prompt_tokens;
+  publish(sequence);
+  sequence.tokens.push_back(first_token);
+  sequence.state = SequenceState::kDecoding;
+  insert_by_age(running_, sequence);
+}
+
+void Scheduler::extend_hashes(Sequence& sequence, int32_t blocks) {
+  const auto size = static_cast<size_t>(cache_.block_tokens());
+  const std::span<const TokenId> tokens(sequence.tokens);
+  while (static_cast<int32_t>(sequence.hashes.size()) < blocks) {
+    const BlockHash previous =
+        sequence.hashes.empty() ? root_hash(hash_key_, sequence.request.tenant_salt) : sequence.hashes.back();
+    sequence.hashes.push_back(
+        next_hash(hash_key_, previous, tokens.subspan(sequence.hashes.size() * size, size)));
+  }
+}
+
+// Only full blocks, only computed positions.
+void Scheduler::publish(Sequence& sequence) {
+  const auto size = static_cast<size_t>(cache_.block_tokens());
+  const int32_t full = sequence.computed / cache_.block_tokens();
+  if (!sequence.publishes || sequence.published >= full) return;
+  extend_hashes(sequence, full);
+  const std::span<const TokenId> tokens(sequence.tokens);
+  while (sequence.published < full && sequence.publishes) {
+    const auto i = static_cast<size_t>(sequence.published);
+    sequence.publishes = cache_.publish(sequence.blocks, i, sequence.hashes[i],
+                                        tokens.subspan(i * size, size), sequence.transfer);
+    sequence.published += sequence.publishes;
+  }
+}
+
+// ---- questions
+// ----------------------------------------------------------------------------------------------
+
+Instant Scheduler::next_deadline() const {
+  return reserving_.empty() ? kNever : reserving_.front()->arrived + options_.grant_wait;
+}
+
+void Scheduler::fill(LoadSnapshot& load) const {
+  load.running = 0;
+  load.waiting = static_cast<int32_t>(waiting_.size());
+  load.waiting_prompt_tokens = 0;
+  for (const Sequence* sequence : running_) {
+    const bool decodes = sequence->state == SequenceState::kDecoding;
+    load.running += decodes;
+    load.waiting += !decodes;
+    if (!decodes)
+      load.waiting_prompt_tokens += static_cast<int64_t>(sequence->tokens.size()) - sequence->computed;
+  }
+  for (const Sequence* sequence : waiting_)
+    load.waiting_prompt_tokens += static_cast<int64_t>(sequence->tokens.size());
+  load.step_base_seconds = step_time_.base_seconds();
+  load.prefill_seconds_per_token = step_time_.prefill_seconds_per_token();
+  load.decode_seconds_per_sequence = step_time_.decode_seconds_per_sequence();
+}
+
+void Scheduler::check_invariants() const {
+  std::vector<uint32_t> owners(static_cast<size_t>(cache_.pool().size()));
+  int32_t landing = 0;
+  size_t listed = 0;
+  for (const auto& [id, owned] : sequences_) {
+    const Sequence& s = *owned;
+    BATON_CHECK(s.id == id);
+    for (BlockId block : s.blocks) ++owners[block.value()];
+    landing += s.state == SequenceState::kLanding;
+    listed += s.state != SequenceState::kLanding && s.state != SequenceState::kSending;
+    BATON_CHECK((s.state == SequenceState::kWaiting) == s.blocks.empty());
+    BATON_CHECK(s.computed <= static_cast<int32_t>(s.tokens.size()));
+    BATON_CHECK(s.computed <= static_cast<int32_t>(s.blocks.size()) * cache_.block_tokens());
+  }
+  BATON_CHECK(landing == landing_);
+  BATON_CHECK(listed == running_.size() + waiting_.size() + reserving_.size());
+  for (const auto* list : {&running_, &waiting_, &reserving_})
+    BATON_CHECK(std::ranges::is_sorted(*list, older));
+  // Every owner is a sequence: nothing leaks.
+  for (size_t i = 0; i < owners.size(); ++i)
+    BATON_CHECK(owners[i] == cache_.pool().owners(BlockId(static_cast<uint32_t>(i))));
+}
+
+}  // namespace baton::worker
