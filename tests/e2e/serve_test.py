@@ -1,0 +1,134 @@
+"""What a new user does: serve, ask, look, stop; and what must be gone afterwards."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from cluster import ANY, BINARY, PREFILL_DECODE, SHARED, STORIES, Cluster, manifest, need
+
+need(STORIES)
+
+
+def shared_memory():
+    return set(os.listdir("/dev/shm"))
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        return open("/proc/%d/stat" % pid).read().split(")")[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def check_serving(c):
+    rows = c.ps()
+    assert [r["name"] for r in rows] == ["supervisor", "coordinator", "prefill-0", "decode-0"], rows
+    for r in rows:
+        assert r["state"] == "ready" and r["pid"] > 0 and "address" in r and r["role"], r
+    for w in rows[2:]:
+        assert set(w["kv_blocks"]) >= {"total", "free", "cached", "active"} and w["transfers_open"] == 0, w
+    for path in ("/health", "/live", "/ready", "/version", "/v1/models", "/metrics"):
+        assert c.get(path).status == 200, path
+    ids, r = c.generate("Once upon a time", 20)
+    assert len(ids) == 20
+    assert r.headers["x-baton-path"] == "remote-prefill", r.headers
+    assert r.headers["x-baton-prefill-worker"] == "prefill-0" and r.headers["x-baton-decode-worker"] == "decode-0"
+    assert r.headers["x-request-id"] and r.headers["x-baton-cached-tokens"] == "0"
+    text, finish = "", None
+    for headers, event in c.stream("/v1/completions", {"model": "default", "prompt": "Once upon a time", "max_tokens": 20, "temperature": 0}):
+        for choice in event["choices"]:
+            text += choice["text"]
+            finish = choice["finish_reason"] or finish
+    assert text == r.json()["choices"][0]["text"] and finish == "length", (text, finish)
+
+
+def test_life():
+    before = shared_memory()
+    with Cluster(STORIES) as c:
+        check_serving(c)
+        pids = [r["pid"] for r in c.ps()]
+        second = c.command("serve", STORIES, "--port", "0", "--detach")
+        assert second.returncode == 1 and "already runs" in second.stderr, second
+        address = c.address
+        assert c.command("down").returncode == 0
+        for pid in pids:
+            assert not alive(pid), pid
+        assert shared_memory() == before, shared_memory() - before
+        assert not os.path.exists(c.home + "/state/cluster.json")
+        host, port = address.rsplit(":", 1)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((host, int(port)))
+        assert json.loads(c.command("ps", "-o", "json").stdout) == []
+
+
+def test_foreground_stops_on_ctrl_c():
+    c = Cluster(STORIES)
+    p = subprocess.Popen([BINARY, "serve", STORIES, "--port", "0"], env=dict(os.environ, BATON_HOME=c.home), stdout=subprocess.PIPE, text=True)
+    out = ""
+    while "Stop it" not in out:
+        line = p.stdout.readline()
+        assert line, out
+        out += line
+    assert "curl -N http://127.0.0.1:" in out, out
+    p.send_signal(signal.SIGINT)
+    assert p.wait(20) == 0
+    c.remove()
+
+
+def test_supervisor_killed_leaves_nothing():
+    before = shared_memory()
+    with Cluster(STORIES) as c:
+        pids = [r["pid"] for r in c.ps()]
+        os.kill(pids[0], signal.SIGKILL)
+        c.wait_until(lambda: not any(alive(p) for p in pids), 20, "children end with their supervisor")
+        assert shared_memory() == before, shared_memory() - before
+        again = c.command(*c.serve_arguments())
+        assert again.returncode == 0, again.stderr
+
+
+def test_refusals():
+    c = Cluster(STORIES)
+    for model, code, words in (("/no/such.gguf", 1, "no such model"), (os.path.join(SHARED, "models/README.md"), 3, "README.md"),
+                               (os.path.join(SHARED, "models/stories260K-mixtral8x"), 3, "stories260K-mixtral8x")):
+        r = c.command("serve", model, "--port", "0", "--detach")
+        assert r.returncode == code and words in r.stderr and len(r.stderr.strip().splitlines()) == 1, (model, r)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        r = c.command("serve", STORIES, "--port", str(port), "--detach")
+        assert r.returncode == 3 and str(port) in r.stderr, r
+    truncated = os.path.join(c.home, "cut.gguf")
+    with open(STORIES, "rb") as f, open(truncated, "wb") as out:
+        out.write(f.read()[:500000])
+    r = c.command("serve", truncated, "--port", "0", "--detach")
+    assert r.returncode == 3 and "cut.gguf" in r.stderr, r
+    bad = os.path.join(c.home, "bad.yaml")
+    with open(bad, "w") as f:
+        f.write("apiVersion: baton/v1\nkind: Cluster\nspec:\n  pools: {prefil: {rol: any}}\n")
+    r = c.command("validate", bad)
+    assert r.returncode == 2 and "bad.yaml:4:" in r.stderr and "did you mean role?" in r.stderr, r
+    assert c.command("serve", "-f", bad).returncode == 2
+    assert c.command("nonsense").returncode == 2 and c.command("serve", "--port", "99999").returncode == 2
+    assert c.command("down").returncode == 0
+    assert not [n for n in os.listdir(c.home + "/state") if n not in ("lock", "logs", "manifest.yaml")], os.listdir(c.home + "/state")
+    c.remove()
+
+
+def test_two_clusters_side_by_side():
+    with Cluster(STORIES, manifest(ANY)) as a, Cluster(STORIES, manifest(PREFILL_DECODE)) as b:
+        one, r = a.generate("One day", 10)
+        two, s = b.generate("One day", 10)
+        assert one == two
+        assert r.headers["x-baton-path"] == "local" and s.headers["x-baton-path"] == "remote-prefill"
+
+
+for name, test in list(globals().items()):
+    if name.startswith("test_"):
+        start = time.monotonic()
+        test()
+        print("passed %s (%.1f s)" % (name, time.monotonic() - start), flush=True)
