@@ -49,6 +49,9 @@ enum class Metric : uint8_t {
   kSequencesRunning,
   kSequencesWaiting,
   kFencedMessages,
+  kLedgerEntries,
+  kRetries,
+  kReplayMismatches,
   kCount,
 };
 
@@ -237,6 +240,21 @@ inline constexpr MetricRow kMetricCatalog[] = {
      MetricKind::kCounter,
      "baton_fenced_messages_total",
      "Messages of an older life refused.",
+     {}},
+    {Metric::kLedgerEntries,
+     MetricKind::kGauge,
+     "baton_ledger_entries",
+     "Requests of which some worker still holds something.",
+     {}},
+    {Metric::kRetries,
+     MetricKind::kCounter,
+     "baton_request_retries_total",
+     "Requests routed again after a loss, a late answer or a failed transfer.",
+     {}},
+    {Metric::kReplayMismatches,
+     MetricKind::kCounter,
+     "baton_replay_mismatches_total",
+     "Tokens that came out differently when computed again: must stay 0.",
      {}},
 };
 static_assert(std::size(kMetricCatalog) == static_cast<size_t>(Metric::kCount));
