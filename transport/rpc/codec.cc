@@ -17,9 +17,8 @@ void encode_tokens(const std::vector<TokenId>& from, google::protobuf::RepeatedF
   to.Add(from.begin(), from.end());
 }
 
-std::vector<TokenId> decode_tokens(const char* field,
-                                   const google::protobuf::RepeatedField<int32_t>& from, int most,
-                                   FieldCheck& check) {
+std::vector<TokenId> decode_tokens(const char* field, const google::protobuf::RepeatedField<int32_t>& from,
+                                   int most, FieldCheck& check) {
   if (!check.size(field, from.size(), most)) return {};
   if (std::any_of(from.begin(), from.end(), [](int32_t t) { return t < 0; })) {
     check.fail(field, "want token ids >= 0, got a negative one");

@@ -63,8 +63,7 @@ class FieldCheck {
   }
   std::string text(const char* field, const std::string& value, size_t max_bytes);
   // [A-Za-z0-9._-]+ ; empty only when `may_be_empty`.
-  std::string name(const char* field, const std::string& value, size_t max_bytes,
-                   bool may_be_empty = false);
+  std::string name(const char* field, const std::string& value, size_t max_bytes, bool may_be_empty = false);
   // True when `size` <= `most`.
   bool size(const char* field, int size, int most) {
     if (size <= most) return true;
