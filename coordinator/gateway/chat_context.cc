@@ -1,0 +1,135 @@
+#include "coordinator/gateway/chat_context.h"
+
+#include <boost/json.hpp>
+
+#include "base/cat.h"
+
+namespace baton::coordinator {
+namespace {
+
+namespace json = boost::json;
+
+constexpr size_t kMaxMessages = 8192;
+constexpr size_t kMaxTools = 256;
+
+// A list of {"type":"text","text":...} as one text, parts on lines of their own.
+std::optional<ApiError> join_parts(json::value& content, const std::string& where) {
+  std::string text;
+  for (size_t i = 0; i < content.get_array().size(); ++i) {
+    const json::value& part = content.get_array()[i];
+    const std::string name = cat(where, "[", i, "]");
+    const json::value* type = part.is_object() ? part.get_object().if_contains("type") : nullptr;
+    if (!part.is_object() || !type || !type->is_string())
+      return invalid_value(where, cat("`", name, "` must be an object with a `type`"));
+    if (type->get_string() != "text")
+      return not_supported(where, cat("`", name, "`: only content parts of type text are supported"));
+    const json::value* part_text = part.get_object().if_contains("text");
+    if (!part_text || !part_text->is_string())
+      return invalid_value(where, cat("`", name, ".text` must be a string"));
+    if (i > 0) text += '\n';
+    text += std::string_view(part_text->get_string());
+  }
+  content = json::string(text);
+  return std::nullopt;
+}
+
+// Clients send the arguments of earlier tool calls as a JSON text; templates expect the object.
+void open_arguments(json::object& message) {
+  json::value* calls = message.if_contains("tool_calls");
+  if (!calls || !calls->is_array()) return;
+  for (json::value& call : calls->get_array()) {
+    json::object* object = call.if_object();
+    json::value* function = object ? object->if_contains("function") : nullptr;
+    json::object* body = function ? function->if_object() : nullptr;
+    json::value* arguments = body ? body->if_contains("arguments") : nullptr;
+    if (!arguments || !arguments->is_string()) continue;
+    json::error_code ec;
+    json::parse_options options;
+    options.max_depth = kJsonDepth;
+    json::value parsed = json::parse(arguments->get_string(), ec, {}, options);
+    if (!ec && parsed.is_object()) *arguments = std::move(parsed);
+  }
+}
+
+std::optional<ApiError> read_message(json::value& message, size_t number) {
+  const std::string where = cat("messages[", number, "]");
+  if (!message.is_object()) return invalid_value("messages", cat("`", where, "` must be an object"));
+  json::object& object = message.get_object();
+  const json::value* role = object.if_contains("role");
+  if (!role || !role->is_string() || role->get_string().empty())
+    return invalid_value("messages", cat("`", where, ".role` must be a string"));
+  json::value* content = object.if_contains("content");
+  if (!content || content->is_null()) {
+    const json::value* calls = object.if_contains("tool_calls");
+    if (!calls || !calls->is_array() || calls->get_array().empty())
+      return invalid_value("messages", cat("`", where, ".content` is missing"));
+    object["content"] = "";
+  } else if (content->is_array()) {
+    if (auto error = join_parts(*content, cat(where, ".content"))) return error;
+  } else if (!content->is_string()) {
+    return invalid_value("messages", cat("`", where, ".content` must be a string or a list of parts"));
+  }
+  open_arguments(object);
+  return std::nullopt;
+}
+
+void read_messages(JsonFields& fields, json::object& context) {
+  const json::array* given = fields.array("messages", kMaxMessages);
+  if (!fields.ok()) return;
+  if (!given || given->empty())
+    return fields.fail(invalid_value("messages", "`messages` must be a list with at least one message"));
+  json::array messages = *given;
+  for (size_t i = 0; i < messages.size(); ++i)
+    if (auto error = read_message(messages[i], i)) return fields.fail(std::move(*error));
+  context["messages"] = std::move(messages);
+}
+
+// Nothing makes the model call a tool yet, so a client that insists is told.
+bool wants_tools(JsonFields& fields) {
+  const json::value* choice = fields.any("tool_choice");
+  if (!choice) return true;
+  if (choice->is_string() && choice->get_string() == "none") return false;
+  if (choice->is_string() && choice->get_string() == "auto") return true;
+  if (choice->is_object() || (choice->is_string() && choice->get_string() == "required")) {
+    fields.fail(not_supported(
+        "tool_choice", "`tool_choice` may be \"auto\" or \"none\"; forcing a tool call is not supported"));
+  } else {
+    fields.fail(
+        invalid_value("tool_choice", "`tool_choice` must be \"auto\", \"none\", \"required\" or a tool"));
+  }
+  return false;
+}
+
+void read_tools(JsonFields& fields, json::object& context) {
+  const bool wanted = wants_tools(fields);
+  const json::array* tools = fields.array("tools", kMaxTools);
+  if (!tools || !fields.ok()) return;
+  for (size_t i = 0; i < tools->size(); ++i) {
+    const json::object* tool = (*tools)[i].if_object();
+    if (!tool || !tool->contains("function"))
+      return fields.fail(invalid_value("tools", cat("`tools[", i, "]` must be an object with a `function`")));
+  }
+  if (wanted && !tools->empty()) context["tools"] = *tools;
+}
+
+}  // namespace
+
+std::string read_chat_context(JsonFields& fields) {
+  json::object context;
+  read_messages(fields, context);
+  read_tools(fields, context);
+  if (const json::array* documents = fields.array("documents", kMaxMessages))
+    context["documents"] = *documents;
+  context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
+  if (const json::object* extra = fields.object("chat_template_kwargs"))
+    for (const auto& [key, value] : *extra)
+      if (!context.contains(key)) context[key] = value;
+  if (fields.boolean("continue_final_message").value_or(false))
+    fields.fail(not_supported("continue_final_message", "`continue_final_message` is not supported"));
+  if (fields.any("chat_template"))
+    fields.fail(
+        not_supported("chat_template", "templates of clients are not accepted; the model's own is used"));
+  return json::serialize(context);
+}
+
+}  // namespace baton::coordinator

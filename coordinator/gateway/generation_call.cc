@@ -1,0 +1,322 @@
+#include "coordinator/gateway/generation_call.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/cat.h"
+#include "base/timers.h"
+
+namespace baton::coordinator {
+namespace {
+
+const char* endpoint_name(Endpoint endpoint) { return endpoint == Endpoint::kChat ? "chat" : "completions"; }
+
+std::string finish_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kEndToken:
+    case FinishReason::kStopToken:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    default:
+      return "error";
+  }
+}
+
+}  // namespace
+
+// Carries the events of one choice from the control thread to the io thread.
+class GenerationCall::Sink final : public RequestSink {
+ public:
+  Sink(std::shared_ptr<GenerationCall> call, size_t index) : call_(std::move(call)), index_(index) {}
+  void on_event(RequestId, RequestEvent event) override {
+    call_->world_.post_to_io([call = call_, index = index_, event = std::move(event)]() mutable {
+      call->on_event(index, std::move(event));
+    });
+  }
+
+ private:
+  const std::shared_ptr<GenerationCall> call_;
+  const size_t index_;
+};
+
+GenerationCall::GenerationCall(CallWorld& world, std::shared_ptr<Exchange> exchange, GenerationPlan plan)
+    : world_(world),
+      exchange_(std::move(exchange)),
+      plan_(std::move(plan)),
+      writer_(*world.text.tokenizer, plan_, exchange_->request().request_id, world.unix_time()),
+      choices_(plan_.requests.size()),
+      received_(exchange_->request().received) {
+  for (auto& choice : choices_)
+    choice.stream = std::make_unique<TextStream>(*world.text.tokenizer, plan_.text);
+}
+
+void GenerationCall::start() {
+  const Duration spent = world_.clock.now() - received_;
+  // All ids first: submit() may answer at once, and a failure cancels the others.
+  for (auto& choice : choices_) choice.id = world_.port.next_id();
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    GenerateRequest request = plan_.requests[i];
+    request.id = choices_[i].id;
+    request.trace_id = exchange_->request().request_id;
+    request.time_left = std::max<Duration>(timers::kRequestTotal - spent, std::chrono::milliseconds(1));
+    world_.port.submit(std::move(request), std::make_shared<Sink>(shared_from_this(), i));
+  }
+}
+
+void GenerationCall::client_left() {
+  if (over_) return;
+  over_ = true;
+  cancel_open_choices();
+  if (world_.observer.on_disconnect) world_.observer.on_disconnect(endpoint_name(plan_.endpoint));
+  report(plan_.stream && started_ ? 200 : 0, "client_left");
+}
+
+void GenerationCall::cancel_open_choices() {
+  for (auto& choice : choices_) {
+    if (choice.done) continue;
+    choice.done = true;
+    world_.port.cancel(choice.id);
+  }
+}
+
+void GenerationCall::on_event(size_t index, RequestEvent event) {
+  if (over_ || choices_[index].done) return;
+  if (auto* started = std::get_if<Started>(&event)) {
+    on_started(index, *started);
+  } else if (auto* tokens = std::get_if<Tokens>(&event)) {
+    on_tokens(index, std::move(*tokens));
+  } else if (auto* finished = std::get_if<Finished>(&event)) {
+    on_finished(index, *finished);
+  } else if (auto* failed = std::get_if<Failed>(&event)) {
+    on_failed(*failed);
+  }
+}
+
+void GenerationCall::on_started(size_t index, const Started& started) {
+  choices_[index].cached_tokens = started.verdict.cached_tokens;
+  if (started_) return;
+  started_ = true;
+  verdict_ = started.verdict;
+  first_token_ = last_token_ = world_.clock.now();
+  if (plan_.stream) begin_stream();
+}
+
+// The status line is written only now, when a token is there: until then every error still has a status.
+void GenerationCall::begin_stream() {
+  HttpAnswer head{.content_type = "text/event-stream; charset=utf-8",
+                  .fields = verdict_fields(verdict_, verdict_.cached_tokens)};
+  head.fields.push_back({"cache-control", "no-cache"});
+  head.fields.push_back({"x-accel-buffering", "no"});
+  exchange_->start_stream(std::move(head));
+  if (plan_.endpoint != Endpoint::kChat) return;
+  std::string roles;
+  for (size_t i = 0; i < choices_.size(); ++i) roles += writer_.role_event(static_cast<int>(i));
+  exchange_->write(roles);
+}
+
+std::vector<HttpField> GenerationCall::verdict_fields(const RouteVerdict& verdict,
+                                                      int32_t cached_tokens) const {
+  std::vector<HttpField> fields;
+  if (!verdict.path.empty()) fields.push_back({"x-baton-path", verdict.path});
+  if (!verdict.prefill_worker.empty()) fields.push_back({"x-baton-prefill-worker", verdict.prefill_worker});
+  if (!verdict.decode_worker.empty()) fields.push_back({"x-baton-decode-worker", verdict.decode_worker});
+  if (started_) fields.push_back({"x-baton-cached-tokens", std::to_string(cached_tokens)});
+  return fields;
+}
+
+void GenerationCall::on_tokens(size_t index, Tokens tokens) {
+  Choice& choice = choices_[index];
+  if (!started_) on_started(index, {});
+  const Instant now = world_.clock.now();
+  if (choice.last_tokens != Instant{} && !tokens.tokens.empty() && world_.observer.on_inter_token)
+    world_.observer.on_inter_token((now - choice.last_tokens) / static_cast<int64_t>(tokens.tokens.size()));
+  if (!tokens.tokens.empty()) {
+    choice.last_tokens = last_token_ = now;
+    choice.last_token = tokens.tokens.back().token;
+  }
+  if (!tokens.prompt_tokens.empty()) choice.prompt_tokens = std::move(tokens.prompt_tokens);
+  if (plan_.prompt_only) return;
+
+  TextStream::Delta delta = choice.stream->append(tokens.tokens);
+  const auto kept = std::span<const TokenOutput>(tokens.tokens).first(delta.tokens);
+  if (plan_.stream) {
+    tell(index, std::move(delta.text), kept);
+  } else {
+    choice.text += delta.text;
+    choice.tokens.insert(choice.tokens.end(), kept.begin(), kept.end());
+  }
+  if (const auto& stop = choice.stream->stop_string()) {
+    world_.port.cancel(choice.id);
+    end_choice(index, "stop", *stop);
+  }
+}
+
+std::string GenerationCall::echo_text(size_t index) {
+  Choice& choice = choices_[index];
+  if (!plan_.echo || choice.echoed) return {};
+  choice.echoed = true;
+  return plan_.prompts[index / static_cast<size_t>(plan_.n)].text;
+}
+
+ChoicePart GenerationCall::part_of(size_t index) const {
+  return {.index = static_cast<int>(index),
+          .finish_reason = choices_[index].finish_reason,
+          .stop_cause = choices_[index].stop_cause};
+}
+
+// One event of the stream, unless it would say nothing.
+void GenerationCall::tell(size_t index, std::string text, std::span<const TokenOutput> tokens) {
+  Choice& choice = choices_[index];
+  const bool first = !choice.echoed;
+  text.insert(0, echo_text(index));
+  const bool says = !text.empty() || plan_.return_token_ids || plan_.logprobs || plan_.continuous_usage;
+  if (!says) return;
+  choice.echoed = true;
+  ChoicePart part = part_of(index);
+  part.text = text;
+  part.tokens = tokens;
+  if (first) {
+    part.prompt_tokens = choice.prompt_tokens;
+    part.prompt_ids = &plan_.requests[index].prompt;
+  }
+  exchange_->write(writer_.part_event(part, usage_of(index), nullptr));
+}
+
+void GenerationCall::on_finished(size_t index, const Finished& finished) {
+  Choice& choice = choices_[index];
+  if (finished.reason == FinishReason::kError || finished.reason == FinishReason::kCancelled)
+    return on_failed({.status = absl::InternalError("the generation ended without a result"),
+                      .verdict = finished.verdict});
+  if (!started_) on_started(index, {.verdict = finished.verdict});
+  verdict_ = finished.verdict;
+  stages_ = finished.times;
+  has_stages_ = true;
+  choice.cached_tokens = finished.usage.cached_tokens;
+  StopCause cause;
+  if (finished.reason == FinishReason::kStopToken) cause = choice.last_token;
+  end_choice(index, finish_name(finished.reason), std::move(cause));
+}
+
+void GenerationCall::end_choice(size_t index, std::string finish_reason, StopCause cause) {
+  Choice& choice = choices_[index];
+  choice.done = true;
+  std::string rest = plan_.prompt_only ? std::string() : choice.stream->finish();
+  if (std::holds_alternative<std::monostate>(cause) && choice.stream->stop_string()) {
+    cause = *choice.stream->stop_string();  // the last bytes of the text completed it
+    finish_reason = "stop";
+  }
+  if (plan_.stream) {
+    if (!rest.empty() || (plan_.echo && !choice.echoed)) tell(index, std::move(rest), {});
+  } else {
+    choice.text += rest;
+  }
+  choice.finish_reason = std::move(finish_reason);
+  choice.stop_cause = std::move(cause);
+  const bool last = all_done();
+  if (plan_.stream) {
+    const AnswerTimings times = timings();
+    const bool with_timings = last && !plan_.include_usage;
+    exchange_->write(writer_.part_event(part_of(index), with_timings ? usage() : usage_of(index),
+                                        with_timings ? &times : nullptr));
+  }
+  if (last) complete();
+}
+
+bool GenerationCall::all_done() const {
+  return std::all_of(choices_.begin(), choices_.end(), [](const auto& c) { return c.done; });
+}
+
+void GenerationCall::complete() {
+  over_ = true;
+  if (plan_.stream) {
+    std::string tail;
+    if (plan_.include_usage) tail = writer_.usage_event(usage(), timings());
+    exchange_->write(tail + AnswerWriter::done_event());
+    exchange_->end();
+  } else {
+    const std::string body = unary_body();
+    exchange_->answer({.body = body, .fields = verdict_fields(verdict_, usage().cached_tokens)});
+  }
+  report(200, "ok");
+}
+
+std::string GenerationCall::unary_body() {
+  std::vector<ChoicePart> parts;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    choices_[i].text.insert(0, echo_text(i));
+    ChoicePart part = part_of(i);
+    part.text = choices_[i].text;
+    part.tokens = choices_[i].tokens;
+    part.prompt_tokens = choices_[i].prompt_tokens;
+    part.prompt_ids = &plan_.requests[i].prompt;
+    parts.push_back(std::move(part));
+  }
+  return writer_.unary(parts, usage(), timings());
+}
+
+void GenerationCall::on_failed(const Failed& failed) {
+  over_ = true;
+  cancel_open_choices();
+  if (!failed.verdict.path.empty()) verdict_ = failed.verdict;
+  const ApiError error = from_status(failed.status, failed.retry_after);
+  if (plan_.stream && started_) {
+    exchange_->write(AnswerWriter::error_event(error));
+    exchange_->abort();
+  } else {
+    HttpAnswer answer = error_answer(error);
+    for (auto& field : verdict_fields(verdict_, 0)) answer.fields.push_back(std::move(field));
+    exchange_->answer(std::move(answer));
+  }
+  report(error.status, error.status < 500 ? "refused" : "failed");
+}
+
+Usage GenerationCall::usage_of(size_t index) const {
+  const Choice& choice = choices_[index];
+  return {.prompt_tokens = static_cast<int32_t>(plan_.requests[index].prompt.size()),
+          .completion_tokens = choice.stream->token_count(),
+          .cached_tokens = choice.cached_tokens};
+}
+
+// Each prompt counts once, however many choices it has; of its cached tokens the fewest, since later choices
+// find what the first has computed.
+Usage GenerationCall::usage() const {
+  Usage sum;
+  const size_t n = static_cast<size_t>(plan_.n);
+  for (size_t first = 0; first < choices_.size(); first += n) {
+    int32_t cached = std::numeric_limits<int32_t>::max();
+    for (size_t i = first; i < first + n; ++i) {
+      sum.completion_tokens += choices_[i].stream->token_count();
+      cached = std::min(cached, choices_[i].cached_tokens);
+    }
+    sum.prompt_tokens += static_cast<int32_t>(plan_.requests[first].prompt.size());
+    sum.cached_tokens += cached;
+  }
+  return sum;
+}
+
+AnswerTimings GenerationCall::timings() const {
+  return {.ttft = first_token_ - received_,
+          .generation = last_token_ - first_token_,
+          .stages = stages_,
+          .has_stages = has_stages_,
+          .verdict = verdict_};
+}
+
+void GenerationCall::report(int status, std::string outcome) {
+  if (!world_.observer.on_request_done) return;
+  world_.observer.on_request_done({.endpoint = endpoint_name(plan_.endpoint),
+                                   .request_id = exchange_->request().request_id,
+                                   .model = plan_.model,
+                                   .status = status,
+                                   .outcome = std::move(outcome),
+                                   .stream = plan_.stream,
+                                   .ttft = started_ ? first_token_ - received_ : Duration{},
+                                   .e2e = world_.clock.now() - received_,
+                                   .choices = static_cast<int32_t>(choices_.size()),
+                                   .usage = usage(),
+                                   .verdict = verdict_,
+                                   .times = stages_});
+}
+
+}  // namespace baton::coordinator

@@ -1,0 +1,187 @@
+#include "coordinator/gateway/openai_answer.h"
+
+#include <algorithm>
+
+#include "base/cat.h"
+
+namespace baton::coordinator {
+namespace {
+
+double milliseconds(Duration d) { return to_seconds(d) * 1e3; }
+
+std::string event(JsonWriter& w) { return cat("data: ", w.text(), "\n\n"); }
+
+void write_usage(JsonWriter& w, const Usage& usage) {
+  w.key("usage").open('{');
+  w.field("prompt_tokens", usage.prompt_tokens).field("completion_tokens", usage.completion_tokens);
+  w.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
+  w.key("prompt_tokens_details").open('{').field("cached_tokens", usage.cached_tokens).close('}');
+  w.close('}');
+}
+
+void write_rate(JsonWriter& w, const char* kind, int32_t tokens, Duration time) {
+  w.field(cat(kind, "_n"), tokens).field(cat(kind, "_ms"), milliseconds(time));
+  const double seconds = to_seconds(time);
+  w.field(cat(kind, "_per_token_ms"), tokens > 0 ? seconds * 1e3 / tokens : 0.0);
+  w.field(cat(kind, "_per_second"), seconds > 0 ? tokens / seconds : 0.0);
+}
+
+void write_timings(JsonWriter& w, const Usage& usage, const AnswerTimings& t) {
+  w.key("timings").open('{').field("cache_n", usage.cached_tokens);
+  write_rate(w, "prompt", usage.prompt_tokens - usage.cached_tokens,
+             t.has_stages ? t.stages.prefill : t.ttft);
+  write_rate(w, "predicted", usage.completion_tokens, t.generation);
+  w.field("ttft_ms", milliseconds(t.ttft)).field("path", t.verdict.path);
+  if (t.has_stages) {
+    w.field("queue_ms", milliseconds(t.stages.queue)).field("reserve_ms", milliseconds(t.stages.reserve));
+    w.field("worker_queue_ms", milliseconds(t.stages.worker_queue));
+    w.field("prefill_ms", milliseconds(t.stages.prefill))
+        .field("transfer_ms", milliseconds(t.stages.transfer));
+    w.field("transfer_exposed_ms", milliseconds(t.stages.transfer_exposed));
+  }
+  w.close('}');
+}
+
+void write_ids(JsonWriter& w, std::string_view name, const std::vector<TokenId>& ids) {
+  w.key(name).open('[');
+  for (const TokenId id : ids) w.value(id);
+  w.close(']');
+}
+
+}  // namespace
+
+AnswerWriter::AnswerWriter(const text::Tokenizer& tokenizer, const GenerationPlan& plan, std::string id,
+                           int64_t created)
+    : tokenizer_(tokenizer),
+      plan_(plan),
+      id_(std::move(id)),
+      created_(created),
+      text_offsets_(plan.requests.size()) {}
+
+void AnswerWriter::write_head(JsonWriter& w, std::string_view chat_object) const {
+  w.field("id", cat(chat() ? "chatcmpl-" : "cmpl-", id_));
+  w.field("object", chat() ? chat_object : std::string_view("text_completion"));
+  w.field("created", created_).field("model", plan_.model);
+}
+
+void AnswerWriter::write_logprobs(JsonWriter& w, const ChoicePart& part) {
+  w.key("logprobs");
+  if (!plan_.logprobs || (part.tokens.empty() && part.prompt_tokens.empty())) {
+    w.null();
+  } else if (chat()) {
+    write_chat_logprobs(w, tokenizer_, part.tokens, plan_.top_logprobs);
+  } else {
+    size_t& offset = text_offsets_[static_cast<size_t>(part.index)];
+    const size_t prompt_size = plan_.requests[static_cast<size_t>(part.index)].prompt.size();
+    write_completion_logprobs(w, tokenizer_,
+                              {.prompt = part.prompt_tokens,
+                               .tokens = part.tokens,
+                               .prompt_begins_text = part.prompt_tokens.size() == prompt_size,
+                               .top = plan_.top_logprobs},
+                              offset);
+  }
+}
+
+void AnswerWriter::write_finish(JsonWriter& w, const ChoicePart& part) const {
+  w.key("finish_reason");
+  part.finish_reason.empty() ? w.null() : w.value(part.finish_reason);
+  if (!part.finish_reason.empty()) {
+    w.key("stop_reason");
+    if (const auto* text = std::get_if<std::string>(&part.stop_cause)) {
+      w.value(*text);
+    } else if (const auto* id = std::get_if<TokenId>(&part.stop_cause)) {
+      w.value(*id);
+    } else {
+      w.null();
+    }
+  }
+}
+
+void AnswerWriter::write_text(JsonWriter& w, const ChoicePart& part, bool whole) const {
+  if (!chat()) {
+    w.field("text", part.text);
+  } else if (whole) {
+    w.key("message").open('{').field("role", "assistant").field("content", part.text).close('}');
+  } else {
+    w.key("delta").open('{');
+    if (!part.text.empty() || part.finish_reason.empty()) w.field("content", part.text);
+    w.close('}');
+  }
+}
+
+void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whole) {
+  w.open('{').field("index", part.index);
+  write_text(w, part, whole);
+  write_logprobs(w, part);
+  write_finish(w, part);
+  if (plan_.return_token_ids) {
+    std::vector<TokenId> ids;
+    for (const auto& t : part.tokens) ids.push_back(t.token);
+    write_ids(w, "token_ids", ids);
+    if (!chat() && part.prompt_ids) write_ids(w, "prompt_token_ids", *part.prompt_ids);
+  }
+  w.close('}');
+}
+
+std::string AnswerWriter::role_event(int index) const {
+  JsonWriter w;
+  w.open('{');
+  write_head(w, "chat.completion.chunk");
+  w.key("choices").open('[').open('{').field("index", index);
+  w.key("delta").open('{').field("role", "assistant").close('}');
+  w.key("logprobs").null().key("finish_reason").null().close('}').close(']');
+  if (plan_.include_usage) w.key("usage").null();
+  if (plan_.return_token_ids && index == 0) write_ids(w, "prompt_token_ids", plan_.requests[0].prompt);
+  w.close('}');
+  return event(w);
+}
+
+std::string AnswerWriter::part_event(const ChoicePart& part, const Usage& so_far,
+                                     const AnswerTimings* timings) {
+  JsonWriter w;
+  w.open('{');
+  write_head(w, "chat.completion.chunk");
+  w.key("choices").open('[');
+  write_choice(w, part, false);
+  w.close(']');
+  if (plan_.continuous_usage) {
+    write_usage(w, so_far);
+  } else if (plan_.include_usage) {
+    w.key("usage").null();
+  }
+  if (timings) write_timings(w, so_far, *timings);
+  w.close('}');
+  return event(w);
+}
+
+std::string AnswerWriter::usage_event(const Usage& usage, const AnswerTimings& timings) const {
+  JsonWriter w;
+  w.open('{');
+  write_head(w, "chat.completion.chunk");
+  w.key("choices").open('[').close(']');
+  write_usage(w, usage);
+  write_timings(w, usage, timings);
+  w.close('}');
+  return event(w);
+}
+
+std::string AnswerWriter::error_event(const ApiError& error) {
+  return cat("data: ", error_json(error), "\n\n");
+}
+
+std::string AnswerWriter::unary(std::span<const ChoicePart> parts, const Usage& usage,
+                                const AnswerTimings& timings) {
+  JsonWriter w;
+  w.open('{');
+  write_head(w, "chat.completion");
+  w.key("choices").open('[');
+  for (const auto& part : parts) write_choice(w, part, true);
+  w.close(']');
+  write_usage(w, usage);
+  write_timings(w, usage, timings);
+  if (chat() && plan_.return_token_ids) write_ids(w, "prompt_token_ids", plan_.requests[0].prompt);
+  w.close('}');
+  return w.take();
+}
+
+}  // namespace baton::coordinator

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "coordinator/gateway/openai_request.h"
+#include "coordinator/request/request_port.h"
+
+namespace baton::coordinator {
+
+// What ended a choice besides its finish_reason: nothing, a stop string, or a stop token's id.
+using StopCause = std::variant<std::monostate, std::string, TokenId>;
+
+// A part of one choice (a chunk of a stream), or all of it.
+struct ChoicePart {
+  int index = 0;
+  std::string_view text;
+  std::span<const TokenOutput> tokens;
+  std::span<const TokenOutput> prompt_tokens;        // with echo and logprobs
+  const std::vector<TokenId>* prompt_ids = nullptr;  // with return_token_ids, once
+  std::string_view finish_reason;                    // "" = not at its end
+  StopCause stop_cause;
+};
+
+// Times of one call, for `timings` (llama-server's keys and our own).
+struct AnswerTimings {
+  Duration ttft{};
+  Duration generation{};  // first token to last
+  StageTimes stages;
+  bool has_stages = false;  // a choice that ended by a stop string has none
+  RouteVerdict verdict;
+};
+
+// Writes the JSON of answers in the shapes of OpenAI with vLLM's and llama-server's additions. Thread: io.
+class AnswerWriter {
+ public:
+  AnswerWriter(const text::Tokenizer& tokenizer, const GenerationPlan& plan, std::string id, int64_t created);
+
+  // ---- one SSE event each
+  std::string role_event(int index) const;
+  // The last event of a stream without include_usage carries the timings.
+  std::string part_event(const ChoicePart& part, const Usage& so_far, const AnswerTimings* timings);
+  std::string usage_event(const Usage& usage, const AnswerTimings& timings) const;
+  static std::string error_event(const ApiError& error);
+  static std::string done_event() { return "data: [DONE]\n\n"; }
+
+  // ---- the whole answer of a unary call
+  std::string unary(std::span<const ChoicePart> parts, const Usage& usage, const AnswerTimings& timings);
+
+ private:
+  bool chat() const { return plan_.endpoint == Endpoint::kChat; }
+  void write_head(JsonWriter& w, std::string_view chat_object) const;
+  void write_choice(JsonWriter& w, const ChoicePart& part, bool whole);
+  void write_text(JsonWriter& w, const ChoicePart& part, bool whole) const;
+  void write_logprobs(JsonWriter& w, const ChoicePart& part);
+  void write_finish(JsonWriter& w, const ChoicePart& part) const;
+
+  const text::Tokenizer& tokenizer_;
+  const GenerationPlan& plan_;
+  const std::string id_;
+  const int64_t created_;
+  std::vector<size_t> text_offsets_;  // per choice, for logprobs of completions
+};
+
+}  // namespace baton::coordinator

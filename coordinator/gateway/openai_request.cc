@@ -1,0 +1,355 @@
+#include "coordinator/gateway/openai_request.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <limits>
+
+#include "base/cat.h"
+#include "base/rng.h"
+#include "coordinator/gateway/chat_context.h"
+#include "coordinator/gateway/json_fields.h"
+
+namespace baton::coordinator {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int64_t kMaxChoicesPerPrompt = 16;
+constexpr size_t kMaxPrompts = 128;
+constexpr size_t kMaxChoices = 256;
+constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxStopBytes = 256;
+constexpr size_t kMaxStopTokens = 1024;
+constexpr size_t kMaxBiases = 1024;
+constexpr int64_t kMaxTopLogprobs = 20;
+constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
+constexpr int32_t kDefaultCompletionTokens = 16;
+constexpr int64_t kContextWhenUnknown = 4096;
+
+// Reads one body into a plan. Each step looks at fields_.ok() only where going on makes no sense.
+class GenerationReader {
+ public:
+  GenerationReader(const json::object& body, Endpoint endpoint, const RequestContext& context)
+      : fields_(body), context_(context) {
+    plan_.endpoint = endpoint;
+  }
+
+  std::expected<GenerationPlan, ApiError> read() {
+    read_model();
+    read_shape();
+    read_sampling();
+    read_penalties();
+    read_logit_bias();
+    read_seed();
+    read_stops();
+    read_lengths();
+    chat() ? read_chat_fields() : read_completion_fields();
+    read_unsupported();
+    if (fields_.ok()) chat() ? encode_chat() : read_prompts();
+    if (fields_.ok()) make_requests();
+    if (!fields_.ok()) return std::unexpected(*fields_.error());
+    plan_.unknown_fields = fields_.unknown_fields();
+    return std::move(plan_);
+  }
+
+ private:
+  bool chat() const { return plan_.endpoint == Endpoint::kChat; }
+  bool cancelled() const { return context_.cancelled && context_.cancelled->load(std::memory_order_relaxed); }
+
+  void read_model() {
+    plan_.model = fields_.string("model", 256).value_or("default");
+    if (auto error = check_model(plan_.model, context_.model_names)) fields_.fail(std::move(*error));
+  }
+
+  void read_shape() {
+    plan_.stream = fields_.boolean("stream").value_or(false);
+    plan_.n = static_cast<int>(fields_.integer("n", 1, kMaxChoicesPerPrompt).value_or(1));
+    plan_.return_token_ids = fields_.boolean("return_token_ids").value_or(false);
+    const json::object* options = fields_.object("stream_options");
+    if (!options) return;
+    if (!plan_.stream)
+      return fields_.fail(
+          invalid_value("stream_options", "`stream_options` is only allowed when `stream` is true"));
+    JsonFields stream(*options, "stream_options.");
+    plan_.include_usage = stream.boolean("include_usage").value_or(false);
+    plan_.continuous_usage = stream.boolean("continuous_usage_stats").value_or(false) && plan_.include_usage;
+    stream.accept({"include_obfuscation"});
+    if (!stream.ok()) fields_.fail(*stream.error());
+  }
+
+  void read_sampling() {
+    sampling_.temperature = static_cast<float>(fields_.number("temperature", 0, 2).value_or(1));
+    sampling_.top_p = static_cast<float>(fields_.number("top_p", 0, 1).value_or(1));
+    if (sampling_.top_p <= 0) fields_.fail(invalid_value("top_p", "`top_p` must be greater than 0"));
+    sampling_.top_k =
+        static_cast<int32_t>(std::max<int64_t>(fields_.integer("top_k", -1, kInt32Max).value_or(0), 0));
+    sampling_.min_p = static_cast<float>(fields_.number("min_p", 0, 1).value_or(0));
+  }
+
+  void read_penalties() {
+    sampling_.presence_penalty = static_cast<float>(fields_.number("presence_penalty", -2, 2).value_or(0));
+    sampling_.frequency_penalty = static_cast<float>(fields_.number("frequency_penalty", -2, 2).value_or(0));
+    sampling_.repetition_penalty =
+        static_cast<float>(fields_.number("repetition_penalty", 0, 100).value_or(1));
+    if (sampling_.repetition_penalty <= 0)
+      fields_.fail(invalid_value("repetition_penalty", "`repetition_penalty` must be greater than 0"));
+  }
+
+  void read_logit_bias() {
+    const json::object* biases = fields_.object("logit_bias");
+    if (!biases) return;
+    if (biases->size() > kMaxBiases)
+      return fields_.fail(
+          invalid_value("logit_bias", cat("`logit_bias` must have at most ", kMaxBiases, " entries")));
+    JsonFields values(*biases, "logit_bias.");
+    for (const auto& member : *biases) {
+      const std::string key(member.key().data(), member.key().size());
+      const bool digits =
+          !key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos;
+      if (!digits || std::stoi(key) >= vocab())
+        return fields_.fail(invalid_value(
+            "logit_bias", cat("`logit_bias`: `", key.substr(0, 32), "` is no token id of this model")));
+      const auto bias = values.number(key, -100, 100);
+      if (!values.ok()) return fields_.fail(*values.error());
+      if (bias) sampling_.logit_bias.emplace_back(std::stoi(key), static_cast<float>(*bias));
+    }
+  }
+
+  void read_seed() {
+    const json::value* seed = fields_.any("seed");
+    if (!seed) return;
+    has_seed_ = true;
+    if (seed->is_uint64()) {
+      sampling_.seed = seed->get_uint64();
+    } else if (const auto n = whole_number(*seed)) {
+      sampling_.seed = static_cast<uint64_t>(*n);
+    } else {
+      fields_.fail(invalid_value("seed", "`seed` must be a whole number of 64 bits"));
+    }
+  }
+
+  void read_stops() {
+    plan_.text.include_stop = fields_.boolean("include_stop_str_in_output").value_or(false);
+    plan_.text.skip_special = fields_.boolean("skip_special_tokens").value_or(true);
+    if (!fields_.boolean("ignore_eos").value_or(false)) stop_.end_token_ids = context_.text.end_token_ids;
+    if (auto ids = fields_.token_ids("stop_token_ids", kMaxStopTokens, vocab()))
+      stop_.stop_token_ids = std::move(*ids);
+    const json::value* stop = fields_.any("stop");
+    if (!stop) return;
+    if (stop->is_string()) return add_stop(*stop);
+    const json::array* list = stop->if_array();
+    if (!list || list->size() > kMaxStops)
+      return fields_.fail(
+          invalid_value("stop", cat("`stop` must be a string or a list of at most ", kMaxStops, " strings")));
+    for (const json::value& s : *list) add_stop(s);
+  }
+
+  void add_stop(const json::value& stop) {
+    if (!stop.is_string() || stop.get_string().empty() || stop.get_string().size() > kMaxStopBytes)
+      return fields_.fail(
+          invalid_value("stop", cat("each stop string must have 1 to ", kMaxStopBytes, " bytes")));
+    plan_.text.stop.emplace_back(std::string_view(stop.get_string()));
+  }
+
+  void read_lengths() {
+    max_tokens_ = fields_.integer("max_tokens", 0, kInt32Max);
+    if (chat())
+      if (const auto newer = fields_.integer("max_completion_tokens", 0, kInt32Max)) max_tokens_ = newer;
+    stop_.min_tokens = static_cast<int32_t>(fields_.integer("min_tokens", 0, kInt32Max).value_or(0));
+    plan_.echo = fields_.boolean("echo").value_or(false);
+    if (chat() && plan_.echo) fields_.fail(not_supported("echo", "`echo` is not supported in chat"));
+    plan_.prompt_only = max_tokens_ == 0 && plan_.echo;
+    if (max_tokens_ == 0 && !plan_.prompt_only)
+      fields_.fail(invalid_value("max_tokens", "`max_tokens` must be at least 1"));
+    if (max_tokens_ && stop_.min_tokens > *max_tokens_)
+      fields_.fail(invalid_value("min_tokens", "`min_tokens` must not be greater than `max_tokens`"));
+    plan_.text.min_tokens = stop_.min_tokens;
+  }
+
+  void set_logprobs(int64_t top) {
+    plan_.logprobs = true;
+    plan_.top_logprobs = static_cast<int>(top);
+    sampling_.logprobs = plan_.top_logprobs;
+    if (plan_.echo) sampling_.prompt_logprobs = plan_.top_logprobs;
+  }
+
+  void read_chat_fields() {
+    const bool wanted = fields_.boolean("logprobs").value_or(false);
+    const auto top = fields_.integer("top_logprobs", 0, kMaxTopLogprobs);
+    if (top.value_or(0) > 0 && !wanted)
+      fields_.fail(invalid_value("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
+    if (wanted) set_logprobs(top.value_or(0));
+    fields_.accept({"metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key",
+                    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier",
+                    "store", "verbosity"});
+    if (fields_.any("functions") || fields_.any("function_call"))
+      fields_.fail(not_supported("functions", "`functions` is not supported; use `tools`"));
+    if (fields_.any("audio")) fields_.fail(not_supported("audio", "audio is not supported"));
+    chat_context_ = read_chat_context(fields_);
+  }
+
+  void read_completion_fields() {
+    if (const auto top = fields_.integer("logprobs", 0, kMaxTopLogprobs)) set_logprobs(*top);
+    if (fields_.any("suffix")) fields_.fail(not_supported("suffix", "`suffix` is not supported"));
+    if (const auto best = fields_.integer("best_of", 1, kMaxChoicesPerPrompt); best && *best != plan_.n)
+      fields_.fail(not_supported("best_of", "`best_of` other than `n` is not supported"));
+    add_special_ = fields_.boolean("add_special_tokens").value_or(true);
+  }
+
+  // What would change the answer, were it done, is refused rather than ignored.
+  void read_unsupported() {
+    if (const json::object* format = fields_.object("response_format")) {
+      const json::value* type = format->if_contains("type");
+      if (!type || !type->is_string()) {
+        fields_.fail(invalid_value("response_format", "`response_format.type` must be a string"));
+      } else if (type->get_string() != "text") {
+        fields_.fail(not_supported("response_format", "only `response_format` of type text is supported"));
+      }
+    }
+    for (const char* name :
+         {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar",
+          "json_schema", "allowed_token_ids", "bad_words", "truncate_prompt_tokens", "prompt_logprobs"})
+      if (fields_.any(name)) fields_.fail(not_supported(name, cat("`", name, "` is not supported")));
+    if (fields_.boolean("use_beam_search").value_or(false))
+      fields_.fail(not_supported("use_beam_search", "beam search is not supported"));
+    cache_salt_ = fields_.string("cache_salt", 256).value_or("");
+    fields_.accept({"user", "spaces_between_special_tokens", "add_special_tokens"});
+  }
+
+  int32_t vocab() const { return context_.text.tokenizer->vocab_size(); }
+
+  void encode_chat() {
+    if (!context_.text.chat_template)
+      return fields_.fail(not_supported("messages", "this model has no chat template; use /v1/completions"));
+    if (cancelled()) return fields_.fail({.status = 499, .message = "the client left"});
+    auto tokens = context_.text.encode_chat(chat_context_);
+    if (!tokens.ok()) return fields_.fail(invalid_value("messages", std::string(tokens.status().message())));
+    plan_.prompts.push_back({.text = "", .tokens = *std::move(tokens)});
+  }
+
+  void read_prompts() {
+    const json::value* prompt = fields_.any("prompt");
+    const auto wrong = [&] {
+      fields_.fail(invalid_value(
+          "prompt", "`prompt` must be a string, a list of strings, a list of token ids or a list of those"));
+    };
+    if (!prompt) return wrong();
+    if (prompt->is_string()) return add_text(*prompt);
+    if (!prompt->is_array() || prompt->get_array().empty()) return wrong();
+    const json::array& list = prompt->get_array();
+    if (list[0].is_number()) return add_ids(list);
+    if (list.size() > kMaxPrompts)
+      return fields_.fail(
+          invalid_value("prompt", cat("`prompt` must have at most ", kMaxPrompts, " prompts")));
+    for (const json::value& item : list) {
+      if (!fields_.ok()) return;
+      if (item.kind() != list[0].kind()) return wrong();
+      if (item.is_string()) {
+        add_text(item);
+      } else if (item.is_array()) {
+        add_ids(item.get_array());
+      } else {
+        return wrong();
+      }
+    }
+  }
+
+  void add_text(const json::value& item) {
+    if (cancelled()) return fields_.fail({.status = 499, .message = "the client left"});
+    const std::string_view text = item.get_string();
+    auto tokens =
+        context_.text.tokenizer->encode(text, {.add_special = add_special_, .parse_special = false});
+    if (!tokens.ok()) return fields_.fail(invalid_value("prompt", std::string(tokens.status().message())));
+    plan_.prompts.push_back({.text = std::string(text), .tokens = *std::move(tokens)});
+  }
+
+  void add_ids(const json::array& ids) {
+    GenerationPlan::Prompt prompt;
+    if (auto error = read_token_ids(ids, "prompt", vocab(), prompt.tokens))
+      return fields_.fail(std::move(*error));
+    if (plan_.echo) prompt.text = context_.text.tokenizer->decode(prompt.tokens, plan_.text.skip_special);
+    plan_.prompts.push_back(std::move(prompt));
+  }
+
+  // The tokens this prompt may be answered with; nullopt after an error.
+  std::optional<int32_t> room_for(size_t prompt_tokens) {
+    const int64_t limit = context_.context_tokens > 0 ? context_.context_tokens : kContextWhenUnknown;
+    const int64_t room = limit - static_cast<int64_t>(prompt_tokens);
+    const int64_t wanted =
+        plan_.prompt_only
+            ? 1
+            : max_tokens_.value_or(chat() ? room : std::min<int64_t>(kDefaultCompletionTokens, room));
+    if (wanted >= 1 && wanted <= room) return static_cast<int32_t>(std::min(wanted, kInt32Max));
+    const std::string asked =
+        max_tokens_ && room >= 1 ? cat(" and ", *max_tokens_, " for the answer") : std::string();
+    fields_.fail(
+        {.status = 400,
+         .message = cat("This model's maximum context length is ", limit, " tokens. However, you requested ",
+                        prompt_tokens, " tokens in the prompt", asked, "."),
+         .param = chat() ? "messages" : "prompt",
+         .code = "context_length_exceeded"});
+    return std::nullopt;
+  }
+
+  void make_requests() {
+    const size_t n = static_cast<size_t>(plan_.n);
+    if (plan_.prompts.size() * n > kMaxChoices)
+      return fields_.fail(invalid_value("n", cat("prompts times `n` must be at most ", kMaxChoices)));
+    plan_.text.end_token_ids = stop_.end_token_ids;
+    plan_.text.stop_token_ids = stop_.stop_token_ids;
+    for (const auto& prompt : plan_.prompts) {
+      if (prompt.tokens.empty())
+        return fields_.fail(invalid_value(chat() ? "messages" : "prompt", "the prompt is empty"));
+      const auto room = room_for(prompt.tokens.size());
+      if (!room) return;
+      for (uint32_t k = 0; k < n; ++k) {
+        GenerateRequest request{
+            .tenant_salt = cache_salt_, .prompt = prompt.tokens, .sampling = sampling_, .stop = stop_};
+        request.stop.max_tokens = *room;
+        request.stop.min_tokens = std::min(stop_.min_tokens, *room);
+        request.sampling.seed =
+            has_seed_ ? choice_seed(sampling_.seed, k)
+                      : choice_seed(context_.random, static_cast<uint32_t>(plan_.requests.size()));
+        plan_.requests.push_back(std::move(request));
+      }
+    }
+  }
+
+  JsonFields fields_;
+  const RequestContext& context_;
+  GenerationPlan plan_;
+  SamplingParams sampling_;
+  StopParams stop_;
+  std::optional<int64_t> max_tokens_;
+  std::string chat_context_;
+  std::string cache_salt_;
+  bool has_seed_ = false;
+  bool add_special_ = true;
+};
+
+}  // namespace
+
+uint64_t choice_seed(uint64_t seed, uint32_t choice) {
+  if (choice == 0) return seed;
+  const auto w = philox({choice, 0, 0, 2}, {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return uint64_t{w[0]} << 32 | w[1];
+}
+
+std::optional<ApiError> check_model(std::string_view name, const std::vector<std::string>& model_names) {
+  if (name == "default" || std::find(model_names.begin(), model_names.end(), name) != model_names.end())
+    return std::nullopt;
+  return ApiError{.status = 404,
+                  .message = cat("The model `", name, "` does not exist."),
+                  .type = "not_found_error",
+                  .param = "model",
+                  .code = "model_not_found"};
+}
+
+std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, Endpoint endpoint,
+                                                        const RequestContext& context) {
+  json::value value;
+  if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
+  return GenerationReader(value.get_object(), endpoint, context).read();
+}
+
+}  // namespace baton::coordinator

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <expected>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coordinator/gateway/api_error.h"
+#include "coordinator/gateway/text_stream.h"
+#include "text/model_text.h"
+#include "transport/messages/messages.h"
+
+namespace baton::coordinator {
+
+enum class Endpoint : uint8_t { kChat, kCompletions };
+
+// A generation request after JSON, template and tokeniser: what goes to the workers and how the answer is
+// shaped.
+struct GenerationPlan {
+  Endpoint endpoint = Endpoint::kChat;
+  std::string model;  // as the client named it
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+  bool echo = false;
+  bool prompt_only = false;  // max_tokens 0 with echo: one token is made, none is told
+  bool return_token_ids = false;
+  bool logprobs = false;
+  int top_logprobs = 0;
+  int n = 1;  // choices per prompt
+  struct Prompt {
+    std::string text;  // for echo
+    std::vector<TokenId> tokens;
+  };
+  std::vector<Prompt> prompts;
+  TextStreamOptions text;
+  // One per choice, in the order of the choices: n of prompt 0, n of prompt 1 ... Without id, trace_id,
+  // time_left.
+  std::vector<GenerateRequest> requests;
+  std::vector<std::string> unknown_fields;
+};
+
+// What is needed to understand a body.
+struct RequestContext {
+  const text::ModelText& text;
+  const std::vector<std::string>& model_names;
+  int64_t context_tokens = 0;                    // prompt and output together; 0 = not known
+  uint64_t random = 0;                           // seeds of requests that name none come from it
+  const std::atomic<bool>* cancelled = nullptr;  // looked at between two pieces of work; may be null
+};
+
+// The body of POST /v1/chat/completions or /v1/completions. Thread: text pool.
+std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, Endpoint endpoint,
+                                                        const RequestContext& context);
+
+// The bodies of /tokenize and /detokenize, vLLM's and llama-server's, told apart by their keys; the answer's
+// JSON.
+std::expected<std::string, ApiError> tokenize(std::string_view body, const RequestContext& context);
+std::expected<std::string, ApiError> detokenize(std::string_view body, const RequestContext& context);
+
+// nullopt when `name` is served; "default" always is.
+std::optional<ApiError> check_model(std::string_view name, const std::vector<std::string>& model_names);
+
+// The seed of choice `choice` of a request: choice 0 has the request's own, the others differ and repeat with
+// it.
+uint64_t choice_seed(uint64_t seed, uint32_t choice);
+
+}  // namespace baton::coordinator

@@ -1,0 +1,116 @@
+#include <boost/json.hpp>
+
+#include "coordinator/gateway/chat_context.h"
+#include "coordinator/gateway/json_fields.h"
+#include "coordinator/gateway/openai_request.h"
+
+namespace baton::coordinator {
+namespace {
+
+namespace json = boost::json;
+
+constexpr size_t kMaxText = 8 * 1024 * 1024;
+using Answer = std::expected<std::string, ApiError>;
+
+void write_ids(JsonWriter& w, const std::vector<TokenId>& ids) {
+  w.key("tokens").open('[');
+  for (const TokenId id : ids) w.value(id);
+  w.close(']');
+}
+
+std::unexpected<ApiError> refused(const absl::Status& status, std::string param) {
+  return std::unexpected(invalid_value(std::move(param), std::string(status.message())));
+}
+
+// llama-server: {content, add_special, parse_special, with_pieces} -> {tokens}
+Answer tokenize_content(JsonFields& fields, const RequestContext& context) {
+  const auto content = fields.string("content", kMaxText);
+  const bool add_special = fields.boolean("add_special").value_or(false);
+  const bool parse_special = fields.boolean("parse_special").value_or(true);
+  const bool with_pieces = fields.boolean("with_pieces").value_or(false);
+  if (!fields.ok()) return std::unexpected(*fields.error());
+  const auto& tokenizer = *context.text.tokenizer;
+  const auto ids =
+      tokenizer.encode(content.value_or(""), {.add_special = add_special, .parse_special = parse_special});
+  if (!ids.ok()) return refused(ids.status(), "content");
+  JsonWriter w;
+  w.open('{');
+  if (with_pieces) {
+    w.key("tokens").open('[');
+    for (const TokenId id : *ids) {
+      const std::string bytes = tokenizer.token_bytes(id);
+      w.open('{')
+          .field("id", id)
+          .field("piece", bytes.empty() ? tokenizer.token_piece(id) : bytes)
+          .close('}');
+    }
+    w.close(']');
+  } else {
+    write_ids(w, *ids);
+  }
+  w.close('}');
+  return w.take();
+}
+
+absl::StatusOr<std::vector<TokenId>> encode_messages(JsonFields& fields, const RequestContext& context) {
+  const std::string chat = read_chat_context(fields);
+  if (!fields.ok()) return absl::InvalidArgumentError(fields.error()->message);
+  if (!context.text.chat_template) return absl::InvalidArgumentError("this model has no chat template");
+  return context.text.encode_chat(chat);
+}
+
+// vLLM: {model, prompt | messages, add_special_tokens, return_token_strs} -> {count, max_model_len, tokens}
+Answer tokenize_prompt(JsonFields& fields, const RequestContext& context) {
+  if (auto error = check_model(fields.string("model", 256).value_or("default"), context.model_names))
+    return std::unexpected(*std::move(error));
+  const bool strings = fields.boolean("return_token_strs").value_or(false);
+  const bool add_special = fields.boolean("add_special_tokens").value_or(true);
+  const auto prompt = fields.string("prompt", kMaxText);
+  if (!fields.ok()) return std::unexpected(*fields.error());
+  if (!prompt && !fields.any("messages"))
+    return std::unexpected(invalid_value("prompt", "the body must have `prompt`, `messages` or `content`"));
+  const auto& tokenizer = *context.text.tokenizer;
+  const auto ids = prompt ? tokenizer.encode(*prompt, {.add_special = add_special, .parse_special = false})
+                          : encode_messages(fields, context);
+  if (!ids.ok()) return refused(ids.status(), prompt ? "prompt" : "messages");
+  JsonWriter w;
+  w.open('{').field("count", ids->size()).field("max_model_len", context.context_tokens);
+  write_ids(w, *ids);
+  w.key("token_strs");
+  if (strings) {
+    w.open('[');
+    for (const TokenId id : *ids) w.value(tokenizer.token_piece(id));
+    w.close(']');
+  } else {
+    w.null();
+  }
+  w.close('}');
+  return w.take();
+}
+
+}  // namespace
+
+Answer tokenize(std::string_view body, const RequestContext& context) {
+  json::value value;
+  if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
+  JsonFields fields(value.get_object());
+  return fields.any("content") ? tokenize_content(fields, context) : tokenize_prompt(fields, context);
+}
+
+// Both dialects send {tokens}; vLLM reads `prompt` from the answer, llama-server's clients `content`.
+Answer detokenize(std::string_view body, const RequestContext& context) {
+  json::value value;
+  if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
+  JsonFields fields(value.get_object());
+  if (auto error = check_model(fields.string("model", 256).value_or("default"), context.model_names))
+    return std::unexpected(*std::move(error));
+  const auto ids = fields.token_ids("tokens", kMaxText, context.text.tokenizer->vocab_size());
+  if (!fields.ok()) return std::unexpected(*fields.error());
+  if (!ids) return std::unexpected(invalid_value("tokens", "`tokens` must be a list of token ids"));
+  const std::string text = context.text.tokenizer->decode(*ids, false);
+  JsonWriter w;
+  w.open('{').field("prompt", text).field("content", text).close('}');
+  return w.take();
+}
+
+}  // namespace baton::coordinator
