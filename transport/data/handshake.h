@@ -1,0 +1,102 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "transport/data/frames.h"
+
+namespace baton::transport {
+
+// What this side brings into every handshake. Immutable.
+struct HandshakeTerms {
+  DataIdentity identity;
+  AllowedLanes lanes;
+  bool checksum = true;
+  PoolTicket pool;
+  std::span<const std::byte> probe;
+  uint32_t probe_checksum = 0;
+  size_t probe_frame_bytes = 0;
+  std::string stream_lane;
+};
+
+// From "somebody connected" to "verified peer with a measured lane", for one connection. Both sides do the
+// same: exchange hellos, compare, try every lane both allow with real bytes, tell each other what worked, and
+// pick the same lane: local when it worked both ways, else the stream. Thread: progress. Errors: failure()
+// says why; the owner sends nothing more and closes later, so that the last frame, the refusal, still leaves.
+class Handshake {
+ public:
+  using Send = std::function<void(FrameBody, std::span<const std::byte> payload)>;
+  enum class State : uint8_t { kHello, kVerifying, kReady, kFailed };
+
+  Handshake(const HandshakeTerms& terms, const Clock& clock, Send send)
+      : terms_(terms), clock_(clock), send_(std::move(send)) {}
+
+  // The side that connected.
+  void start(const WorkerRef& expected);
+  // The other side, after its owner agreed to this peer.
+  void accept(const HelloFrame& hello);
+  void refuse(RefuseFrame::Code code, const std::string& reason);
+  // False when the frame has no place here.
+  bool on_frame(const FrameBody& frame, std::span<const std::byte> payload);
+
+  State state() const { return state_; }
+  const std::string& failure() const { return failure_; }
+  RefuseFrame::Code failure_code() const { return failure_code_; }
+  bool refused_by_peer() const { return refused_by_peer_; }
+  const HelloFrame& remote() const { return remote_; }
+  // Valid when ready.
+  Lane lane() const { return lane_; }
+  double bytes_per_second() const { return lane_ == Lane::kLocal ? local_rate_ : stream_rate_; }
+  Duration latency() const { return latency_; }
+  const std::string& detail() const { return detail_; }
+  const PeerPool* peer_pool() const { return peer_pool_.get(); }
+
+ private:
+  HelloFrame hello(const WorkerRef& expected) const;
+  std::string mismatch(const HelloFrame& remote) const;
+  bool on_hello(const HelloFrame& hello);
+  bool on_pong(const PongFrame& pong);
+  bool on_probe(const ProbeFrame& probe, std::span<const std::byte> payload);
+  bool on_probe_request(const ProbeRequestFrame& request);
+  bool on_lanes(const LanesFrame& lanes);
+  void verify();
+  void try_local();
+  void tell_lanes();
+  void decide();
+  void note(const std::string& why);
+
+  const HandshakeTerms& terms_;
+  const Clock& clock_;
+  const Send send_;
+  State state_ = State::kHello;
+  bool started_ = false;
+  HelloFrame remote_;
+  std::string failure_;
+  RefuseFrame::Code failure_code_ = RefuseFrame::Code::kMismatch;
+  bool refused_by_peer_ = false;
+
+  std::unique_ptr<PeerPool> peer_pool_;
+  uint8_t working_ = 0;  // lanes that brought the test bytes here
+  std::optional<uint8_t> peer_working_;
+  std::string peer_detail_;
+  std::string detail_;
+  bool told_ = false;
+  bool served_probe_ = false;
+  Instant sent_at_{};
+  uint32_t probes_seen_ = 0;
+  uint64_t probe_bytes_ = 0;
+  Lane lane_ = Lane::kStream;
+  double local_rate_ = 0;
+  double stream_rate_ = 0;
+  Duration latency_{};
+};
+
+// The piece checksum of one run.
+uint32_t checksum_of(std::span<const std::byte> bytes);
+
+}  // namespace baton::transport

@@ -1,0 +1,229 @@
+// FramedDataPlane, receiving half: frames of a session, and the landing of bytes.
+#include <algorithm>
+#include <utility>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/timers.h"
+#include "transport/data/byte_codec.h"
+#include "transport/data/session.h"
+
+namespace baton::transport {
+namespace {
+
+constexpr size_t kCopyBudget = 4 << 20;  // bytes per do_work(), so that messages and heartbeats come through
+
+absl::Status from_wire(const AnswerFrame& answer) {
+  if (answer.code == 0) return absl::OkStatus();
+  const bool known = answer.code <= static_cast<uint8_t>(absl::StatusCode::kUnauthenticated);
+  return absl::Status(known ? static_cast<absl::StatusCode>(answer.code) : absl::StatusCode::kUnknown,
+                      answer.reason);
+}
+
+}  // namespace
+
+// ---- frames
+// ---------------------------------------------------------------------------------------------------
+
+void FramedDataPlane::on_frame(LinkId link, std::span<const std::byte> head,
+                               std::span<const std::byte> payload) {
+  const auto it = sessions_.find(link);
+  if (it == sessions_.end()) return;
+  Session& session = *it->second;
+  if (session.refused) return;
+  auto frame = decode_frame(head);
+  if (!frame.ok()) return violation(session, std::string(frame.status().message()));
+  if (frame->number != session.frames_received)
+    return violation(session, "frame: lost, doubled or out of order");
+  ++session.frames_received;
+  if (session.ready()) return in_service(session, frame->body, payload);
+  in_handshake(session, frame->body, payload);
+}
+
+void FramedDataPlane::violation(Session& session, const std::string& what) {
+  ++counters_->malformed_frames;
+  end_session(session, what);
+}
+
+void FramedDataPlane::in_handshake(Session& session, const FrameBody& frame,
+                                   std::span<const std::byte> payload) {
+  const auto* hello = std::get_if<HelloFrame>(&frame);
+  if (hello && !session.outgoing && session.handshake->state() == Handshake::State::kHello &&
+      session.peer.name.empty()) {
+    on_hello(session, *hello);
+  } else if (!session.handshake->on_frame(frame, payload)) {
+    return violation(session, "frame: out of place in a handshake");
+  }
+  settle(session);
+}
+
+// Somebody connected and says who it is.
+void FramedDataPlane::on_hello(Session& session, const HelloFrame& hello) {
+  const WorkerRef& peer = hello.identity.self;
+  if (peer.name.empty() || peer.name == options_.identity.self.name)
+    return session.handshake->refuse(RefuseFrame::Code::kMismatch, "a worker name is missing or used twice");
+  if (stale(peer)) {
+    ++counters_->stale_incarnations;
+    return session.handshake->refuse(RefuseFrame::Code::kStale, cat(peer.name, "/", peer.incarnation.value(),
+                                                                    ": that life is fenced or was replaced"));
+  }
+  Session* other = find_any(peer);
+  if (other && other->ready()) {
+    // Perhaps our half of an old connection is dead and we do not know it yet: make sure, the peer tries
+    // again.
+    if (other->pong_deadline == kNever) {
+      other->pong_deadline = now_ + timers::kQuarantineBeforeTeardown;
+      transmit(*other, PingFrame{}, "", {});
+    }
+    return session.handshake->refuse(RefuseFrame::Code::kDuplicate, "connected already");
+  }
+  if (other && other->outgoing && options_.identity.self.name < peer.name)
+    return session.handshake->refuse(RefuseFrame::Code::kDuplicate, "being connected from the other side");
+  session.peer = peer;
+  session.handshake->accept(hello);
+}
+
+void FramedDataPlane::in_service(Session& session, FrameBody& frame, std::span<const std::byte> payload) {
+  if (auto* offer = std::get_if<OfferFrame>(&frame)) return on_offer(session, *offer, payload);
+  if (const auto* answer = std::get_if<AnswerFrame>(&frame)) return on_answer(session, *answer);
+  if (std::holds_alternative<MessageFrame>(frame)) {
+    if (payload.size() > kMaxMessage) return violation(session, "message too long");
+    return listener_->on_message(session.peer, payload);
+  }
+  if (std::holds_alternative<PongFrame>(frame)) {
+    session.pong_deadline = kNever;
+    return;
+  }
+  if (const auto* refusal = std::get_if<RefuseFrame>(&frame)) return end_session(session, refusal->reason);
+  // Pings and test transfers of the peer may come after we are ready.
+  if (!session.handshake->on_frame(frame, payload)) violation(session, "frame: out of place");
+}
+
+void FramedDataPlane::on_answer(Session& session, const AnswerFrame& answer) {
+  if (!session.rate.answered(answer.cookie, clock_.now())) {
+    ++counters_->unknown_answers;
+    return;
+  }
+  listener_->on_answer(session.peer, answer.cookie, from_wire(answer));
+}
+
+// ---- landing
+// --------------------------------------------------------------------------------------------------
+
+void FramedDataPlane::on_offer(Session& session, OfferFrame& offer, std::span<const std::byte> payload) {
+  if (offer.lane != session.lane()) return violation(session, "offer: another lane than was agreed");
+  if (offer.lane == Lane::kLocal) {
+    if (session.copies.size() >= kMaxPendingCopies) return violation(session, "offers: too many at once");
+    session.copies.push_back(std::move(offer));
+    return;
+  }
+  if (payload.size() != offer.bytes || offer.bytes == 0 || offer.bytes % kPoolAlignment != 0) {
+    ++counters_->pieces_refused;
+    return answer(session, offer.cookie, absl::InvalidArgumentError("offer: length differs from the bytes"));
+  }
+  land(session, offer, std::span(&payload, 1));
+}
+
+// Lane::kLocal: fetches what was offered, peer by peer, a bounded amount at a time.
+int FramedDataPlane::run_copies() {
+  std::vector<LinkId> busy;
+  for (auto& [link, session] : sessions_)
+    if (!session->copies.empty()) busy.push_back(link);
+  size_t budget = kCopyBudget;
+  int done = 0;
+  for (const LinkId link : busy) {
+    size_t mine = budget / busy.size();
+    while (true) {
+      const auto it = sessions_.find(link);  // a listener may end any session
+      if (it == sessions_.end() || it->second->copies.empty()) break;
+      Session& session = *it->second;
+      const OfferFrame offer = std::move(session.copies.front());
+      session.copies.pop_front();
+      ++done;
+      auto source = peer_runs(session, offer);
+      if (source.ok()) {
+        land(session, offer, *source);
+      } else {
+        ++counters_->pieces_refused;
+        answer(session, offer.cookie, source.status());
+      }
+      if (offer.bytes >= mine) break;
+      mine -= offer.bytes;
+    }
+  }
+  return done;
+}
+
+absl::StatusOr<std::vector<std::span<const std::byte>>> FramedDataPlane::peer_runs(
+    const Session& session, const OfferFrame& offer) const {
+  const auto pool = session.handshake->peer_pool()->bytes();
+  std::vector<std::span<const std::byte>> runs;
+  uint64_t total = 0;
+  for (const PoolRun& run : offer.runs) {
+    if (!run_fits(run, pool.size()))
+      return absl::InvalidArgumentError("offer: run outside the sender's pool");
+    runs.push_back(pool.subspan(run.offset, run.bytes));
+    total += run.bytes;
+  }
+  if (total != offer.bytes || total == 0 || total > kMaxPieceBytes)
+    return absl::InvalidArgumentError("offer: length differs from the runs");
+  return runs;
+}
+
+void FramedDataPlane::land(Session& session, const OfferFrame& offer,
+                           std::span<const std::span<const std::byte>> source) {
+  if (options_.checksum && !offer.has_checksum) {
+    ++counters_->pieces_refused;
+    return answer(session, offer.cookie, absl::InvalidArgumentError("offer: no checksum"));
+  }
+  const auto header = as_bytes(offer.header);
+  auto places = listener_->on_offer(session.peer, header, offer.bytes);
+  if (!places.ok()) {
+    ++counters_->pieces_refused;
+    return answer(session, offer.cookie, places.status());
+  }
+  const absl::Status moved = move(offer, source, *places);
+  if (!moved.ok()) ++counters_->checksum_mismatches;
+  const absl::Status verdict = listener_->on_landed(session.peer, header, moved);
+  if (verdict.ok()) {
+    ++counters_->pieces_landed;
+    counters_->bytes_landed += offer.bytes;
+  }
+  answer(session, offer.cookie, verdict);
+}
+
+// Walks both lists of runs in step: source {6 blocks, 2 blocks} into places {3 blocks, 5 blocks} are the
+// copies 3, 3, 2.
+absl::Status FramedDataPlane::move(const OfferFrame& offer,
+                                   std::span<const std::span<const std::byte>> source,
+                                   std::span<const PoolRun> places) {
+  PieceChecksum sum;
+  const bool around_cache = offer.bytes >= kAroundCacheBytes;
+  size_t s = 0;
+  size_t s_at = 0;
+  uint64_t total = 0;
+  for (const PoolRun& place : places) {
+    BATON_CHECK(run_fits(place, pool_->bytes().size()), "landing outside the pool or not aligned");
+    std::byte* to = pool_->bytes().data() + place.offset;
+    total += place.bytes;
+    BATON_CHECK(total <= offer.bytes, "more room than was offered");
+    for (uint64_t left = place.bytes; left > 0;) {
+      const uint64_t n = std::min<uint64_t>(left, source[s].size() - s_at);
+      sum.copy(to, source[s].subspan(s_at, n), around_cache);
+      to += n;
+      left -= n;
+      s_at += n;
+      if (s_at == source[s].size()) {
+        ++s;
+        s_at = 0;
+      }
+    }
+  }
+  BATON_CHECK(total == offer.bytes, "less room than was offered");
+  if (around_cache) finish_stores();
+  if (offer.has_checksum && sum.value() != offer.checksum)
+    return absl::DataLossError("checksum: the bytes are not those that were offered");
+  return absl::OkStatus();
+}
+
+}  // namespace baton::transport

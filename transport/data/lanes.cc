@@ -1,0 +1,21 @@
+#include "transport/data/lanes.h"
+
+#include "base/cat.h"
+
+namespace baton::transport {
+
+absl::StatusOr<AllowedLanes> parse_lanes(std::string_view name) {
+  if (name == "auto") return AllowedLanes{.local = true, .stream = true};
+  if (name == "local") return AllowedLanes{.local = true, .stream = false};
+  if (name == "am") return AllowedLanes{.local = false, .stream = true};
+  return absl::InvalidArgumentError(cat("lane: want auto, local or am, got ", name));
+}
+
+std::string lane_names(uint8_t mask) {
+  std::string out;
+  if (contains(mask, Lane::kLocal)) out += "local";
+  if (contains(mask, Lane::kStream)) out += out.empty() ? "am" : " am";
+  return out.empty() ? "none" : out;
+}
+
+}  // namespace baton::transport

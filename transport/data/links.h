@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace baton::transport {
+
+// One connection; never used again after it closed.
+using LinkId = uint64_t;
+
+// `head` and `body` are owned and may be moved away; `payload` is borrowed pool memory and must stay readable
+// until the link has sent it or is closed. On the wire: head apart, then body and payload joined.
+struct OutgoingFrame {
+  std::string head;
+  std::string body;
+  std::vector<std::span<const std::byte>> payload;
+};
+
+// Thread: progress, inside Links::poll().
+class LinksListener {
+ public:
+  virtual ~LinksListener() = default;
+  virtual void on_accepted(LinkId link) = 0;
+  // Both spans are valid during the call only.
+  virtual void on_frame(LinkId link, std::span<const std::byte> head, std::span<const std::byte> payload) = 0;
+  virtual void on_closed(LinkId link, const std::string& reason) = 0;
+};
+
+// Ordered, reliable frames between processes: what a fabric has to offer. Implementations: UcxLinks (the only
+// file that knows UCX), LoopbackLinks (threads of one process). Thread: progress, except wake(): any. Errors:
+// a broken link is told by on_closed() from poll(), never inside a call; after close() nothing is told about
+// that link any more.
+class Links {
+ public:
+  virtual ~Links() = default;
+  virtual void set_listener(LinksListener& listener) = 0;
+  virtual std::string_view stream_lane() const = 0;  // name of Lane::kStream over these links
+  virtual size_t segment_bytes() const = 0;          // payload that travels best in one frame
+  virtual const std::string& address() const = 0;
+  virtual absl::StatusOr<LinkId> connect(const std::string& address) = 0;
+  virtual void send(LinkId link, OutgoingFrame frame) = 0;
+  virtual void close(LinkId link) = 0;
+  virtual int poll() = 0;
+  virtual void wait(Duration timeout) = 0;
+  virtual void wake() = 0;
+};
+
+}  // namespace baton::transport

@@ -1,0 +1,16 @@
+#include "transport/data/ucx_data_plane.h"
+
+#include <utility>
+
+#include "transport/data/framed_data_plane.h"
+#include "transport/data/ucx_links.h"
+
+namespace baton::transport {
+
+absl::StatusOr<std::unique_ptr<DataPlane>> make_ucx_data_plane(const DataPlaneOptions& options) {
+  ASSIGN_OR_RETURN(auto links, UcxLinks::create(options.listen_host, options.listen_port));
+  ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
+  return std::make_unique<FramedDataPlane>(options, std::move(pool), std::move(links));
+}
+
+}  // namespace baton::transport

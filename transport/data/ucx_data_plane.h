@@ -1,0 +1,14 @@
+#pragma once
+
+#include <memory>
+
+#include "transport/data/data_plane.h"
+
+namespace baton::transport {
+
+// The data plane between processes. Its stream lane is `am`: eager active messages over TCP on the interface
+// of `listen_host`. Errors: UCX cannot start, the address belongs to no interface, the port is taken, no
+// memory.
+absl::StatusOr<std::unique_ptr<DataPlane>> make_ucx_data_plane(const DataPlaneOptions& options);
+
+}  // namespace baton::transport

@@ -1,0 +1,404 @@
+#include "transport/data/ucx_links.h"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "base/cat.h"
+
+namespace baton::transport {
+namespace {
+
+constexpr unsigned kFrameMessage = 1;
+constexpr size_t kSegment = 256 * 1024;
+constexpr size_t kHeadRoom = 8 * 1024;  // UCX's own headers and the largest frame head
+constexpr size_t kMaxArriving = 256;
+constexpr auto kCloseDeadline = std::chrono::seconds(1);
+
+struct Setting {
+  const char* key;       // as ucp_config_modify() knows it
+  const char* variable;  // as a user sets it; the user wins
+  std::string value;
+};
+
+absl::Status failed(std::string_view what, ucs_status_t status) {
+  return absl::UnavailableError(cat("UCX: ", what, ": ", ucs_status_string(status)));
+}
+
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t size = 0;
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+};
+
+absl::StatusOr<SocketAddress> parse_address(const std::string& host, uint16_t port) {
+  SocketAddress out;
+  auto* v4 = reinterpret_cast<sockaddr_in*>(&out.storage);
+  auto* v6 = reinterpret_cast<sockaddr_in6*>(&out.storage);
+  if (::inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    out.size = sizeof *v4;
+  } else if (::inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    out.size = sizeof *v6;
+  } else {
+    return absl::InvalidArgumentError(cat("data address: want a numeric IP address, got ", host));
+  }
+  return out;
+}
+
+bool same_host(const SocketAddress& a, const sockaddr* b) {
+  if (!b || b->sa_family != a.storage.ss_family) return false;
+  if (b->sa_family == AF_INET)
+    return std::memcmp(&reinterpret_cast<const sockaddr_in*>(a.get())->sin_addr,
+                       &reinterpret_cast<const sockaddr_in*>(b)->sin_addr, sizeof(in_addr)) == 0;
+  return std::memcmp(&reinterpret_cast<const sockaddr_in6*>(a.get())->sin6_addr,
+                     &reinterpret_cast<const sockaddr_in6*>(b)->sin6_addr, sizeof(in6_addr)) == 0;
+}
+
+// UCX listens on every interface it is not kept from, so exactly one is named.
+absl::StatusOr<std::string> interface_of(const std::string& host) {
+  ASSIGN_OR_RETURN(const SocketAddress address, parse_address(host, 0));
+  ifaddrs* all = nullptr;
+  if (::getifaddrs(&all) != 0) return absl::UnavailableError("getifaddrs failed");
+  std::string name;
+  for (const ifaddrs* i = all; i && name.empty(); i = i->ifa_next)
+    if (same_host(address, i->ifa_addr)) name = i->ifa_name;
+  ::freeifaddrs(all);
+  if (name.empty())
+    return absl::InvalidArgumentError(cat("data address ", host, ": no interface of this machine has it"));
+  return name;
+}
+
+// "127.0.0.1:4711", "[::1]:4711"
+absl::StatusOr<std::pair<std::string, uint16_t>> split_address(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || !absl::SimpleAtoi(text.substr(colon + 1), &port) || port == 0 ||
+      port > 65535)
+    return absl::InvalidArgumentError(cat("data address: want host:port, got ", text));
+  std::string host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return std::pair(host, static_cast<uint16_t>(port));
+}
+
+absl::Status configure(ucp_config_t* config, const std::string& device) {
+  const Setting settings[] = {
+      {"TLS", "UCX_TLS", "tcp"},
+      {"NET_DEVICES", "UCX_NET_DEVICES", device},
+      {"TX_SEG_SIZE", "UCX_TCP_TX_SEG_SIZE", cat(kSegment)},
+      {"RX_SEG_SIZE", "UCX_TCP_RX_SEG_SIZE", cat(kSegment)},
+      {"KEEPALIVE_INTERVAL", "UCX_KEEPALIVE_INTERVAL", "1s"},
+      // Rendezvous over TCP would hand the receiver's address to the sender.
+      {"RNDV_THRESH", "UCX_RNDV_THRESH", "inf"},
+  };
+  for (const Setting& s : settings) {
+    if (std::getenv(s.variable)) continue;
+    const ucs_status_t status = ucp_config_modify(config, s.key, s.value.c_str());
+    if (status != UCS_OK) return failed(s.variable, status);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// ---- start and stop
+// -------------------------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<UcxLinks>> UcxLinks::create(const std::string& host, uint16_t port) {
+  std::unique_ptr<UcxLinks> links(new UcxLinks);
+  RETURN_IF_ERROR(links->start(host, port));
+  return links;
+}
+
+absl::Status UcxLinks::start(const std::string& host, uint16_t port) {
+  ASSIGN_OR_RETURN(const std::string device, interface_of(host));
+  RETURN_IF_ERROR(start_worker(device));
+  RETURN_IF_ERROR(start_listener(host, port));
+  return start_events();
+}
+
+absl::Status UcxLinks::start_worker(const std::string& device) {
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return failed("configuration", status);
+  const absl::Status configured = configure(config, device);
+  ucp_params_t params{};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.name = "baton";
+  status = configured.ok() ? ucp_init(&params, config, &context_) : UCS_OK;
+  ucp_config_release(config);
+  RETURN_IF_ERROR(configured);
+  if (status != UCS_OK) return failed(cat("start on interface ", device), status);
+
+  ucp_worker_params_t worker{};
+  worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker.thread_mode = UCS_THREAD_MODE_SINGLE;
+  status = ucp_worker_create(context_, &worker, &worker_);
+  if (status != UCS_OK) return failed("worker", status);
+
+  ucp_am_handler_param_t receive{};
+  receive.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                       UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  receive.id = kFrameMessage;
+  receive.flags = UCP_AM_FLAG_WHOLE_MSG;
+  receive.cb = &UcxLinks::on_message;
+  receive.arg = this;
+  status = ucp_worker_set_am_recv_handler(worker_, &receive);
+  return status == UCS_OK ? absl::OkStatus() : failed("active messages", status);
+}
+
+absl::Status UcxLinks::start_listener(const std::string& host, uint16_t port) {
+  ASSIGN_OR_RETURN(const SocketAddress address, parse_address(host, port));
+  ucp_listener_params_t params{};
+  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
+  params.sockaddr.addr = address.get();
+  params.sockaddr.addrlen = address.size;
+  params.conn_handler.cb = &UcxLinks::on_connection;
+  params.conn_handler.arg = this;
+  ucs_status_t status = ucp_listener_create(worker_, &params, &listener_handle_);
+  if (status != UCS_OK) return failed(cat("listen on ", host, ":", port), status);
+  ucp_listener_attr_t attributes{};
+  attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
+  status = ucp_listener_query(listener_handle_, &attributes);
+  if (status != UCS_OK) return failed("listener", status);
+  const bool v6 = attributes.sockaddr.ss_family == AF_INET6;
+  const uint16_t bound = v6 ? reinterpret_cast<const sockaddr_in6*>(&attributes.sockaddr)->sin6_port
+                            : reinterpret_cast<const sockaddr_in*>(&attributes.sockaddr)->sin_port;
+  address_ = v6 ? cat("[", host, "]:", ntohs(bound)) : cat(host, ":", ntohs(bound));
+  return absl::OkStatus();
+}
+
+absl::Status UcxLinks::start_events() {
+  const ucs_status_t status = ucp_worker_get_efd(worker_, &worker_events_);
+  if (status != UCS_OK) return failed("events", status);
+  wake_events_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
+  for (const int fd : {worker_events_, wake_events_}) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.fd = fd;
+    if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0)
+      return absl::UnavailableError(cat("epoll: ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+UcxLinks::~UcxLinks() {
+  listener_ = nullptr;  // frames that still arrive are dropped
+  if (listener_handle_) ucp_listener_destroy(listener_handle_);
+  while (!links_.empty()) close(links_.begin()->first);
+  const auto deadline = std::chrono::steady_clock::now() + kCloseDeadline;
+  while (worker_ && !closing_.empty() && std::chrono::steady_clock::now() < deadline) {
+    ucp_worker_progress(worker_);
+    reap_closed();
+  }
+  if (worker_) ucp_worker_destroy(worker_);
+  if (context_) ucp_cleanup(context_);
+  if (wake_events_ >= 0) ::close(wake_events_);
+  if (epoll_ >= 0) ::close(epoll_);
+}
+
+size_t UcxLinks::segment_bytes() const { return kSegment - kHeadRoom; }
+
+// ---- links
+// ----------------------------------------------------------------------------------------------------
+
+LinkId UcxLinks::add_link(ucp_ep_h endpoint) {
+  const LinkId id = ++links_made_;
+  links_[id] = {.id = id, .endpoint = endpoint};
+  by_endpoint_[endpoint] = id;
+  return id;
+}
+
+absl::StatusOr<LinkId> UcxLinks::connect(const std::string& address) {
+  ASSIGN_OR_RETURN(const auto host_port, split_address(address));
+  ASSIGN_OR_RETURN(const SocketAddress peer, parse_address(host_port.first, host_port.second));
+  ucp_ep_params_t params{};
+  params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+  params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
+  params.sockaddr.addr = peer.get();
+  params.sockaddr.addrlen = peer.size;
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = &UcxLinks::on_error;
+  params.err_handler.arg = this;
+  ucp_ep_h endpoint = nullptr;
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint);
+  if (status != UCS_OK) return failed(cat("connect to ", address), status);
+  return add_link(endpoint);
+}
+
+void UcxLinks::on_connection(ucp_conn_request_h request, void* self) {
+  auto* links = static_cast<UcxLinks*>(self);
+  if (!links->listener_ || links->arriving_.size() >= kMaxArriving) {
+    ucp_listener_reject(links->listener_handle_, request);
+    return;
+  }
+  links->arriving_.push_back(request);
+}
+
+void UcxLinks::accept(ucp_conn_request_h request) {
+  ucp_ep_params_t params{};
+  params.field_mask =
+      UCP_EP_PARAM_FIELD_CONN_REQUEST | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+  params.conn_request = request;
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = &UcxLinks::on_error;
+  params.err_handler.arg = this;
+  ucp_ep_h endpoint = nullptr;
+  if (ucp_ep_create(worker_, &params, &endpoint) != UCS_OK) return;  // it went away again
+  listener_->on_accepted(add_link(endpoint));
+}
+
+// Inside UCX: only notes it.
+void UcxLinks::on_error(void* self, ucp_ep_h endpoint, ucs_status_t status) {
+  auto* links = static_cast<UcxLinks*>(self);
+  const auto it = links->by_endpoint_.find(endpoint);
+  if (it != links->by_endpoint_.end()) links->break_link(it->second, ucs_status_string(status));
+}
+
+void UcxLinks::break_link(LinkId link, const std::string& reason) { broken_.push_back({link, reason}); }
+
+// Forced: what is under way is dropped and its callbacks run; the other side sees an error.
+void UcxLinks::close(LinkId link) {
+  const auto it = links_.find(link);
+  if (it == links_.end()) return;
+  const ucp_ep_h endpoint = it->second.endpoint;
+  by_endpoint_.erase(endpoint);
+  links_.erase(it);
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  void* request = ucp_ep_close_nbx(endpoint, &param);
+  if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
+}
+
+void UcxLinks::reap_closed() {
+  std::erase_if(closing_, [](void* request) {
+    if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
+    ucp_request_free(request);
+    return true;
+  });
+}
+
+// ---- frames
+// ---------------------------------------------------------------------------------------------------
+
+void UcxLinks::on_sent(void* request, ucs_status_t status, void* user_data) {
+  auto* outgoing = static_cast<Outgoing*>(user_data);
+  UcxLinks* self = outgoing->owner;
+  if (status != UCS_OK && self->links_.contains(outgoing->link))
+    self->break_link(outgoing->link, ucs_status_string(status));
+  self->outgoing_.erase(outgoing);
+  ucp_request_free(request);
+}
+
+void UcxLinks::send(LinkId link, OutgoingFrame frame) {
+  const auto it = links_.find(link);
+  if (it == links_.end()) return;
+  auto owned = std::make_unique<Outgoing>();
+  Outgoing* outgoing = owned.get();
+  outgoing->frame = std::move(frame);
+  outgoing->link = link;
+  outgoing->owner = this;
+  std::string& body = outgoing->frame.body;
+  if (!body.empty()) outgoing->parts.push_back({body.data(), body.size()});
+  for (const auto part : outgoing->frame.payload)
+    outgoing->parts.push_back({const_cast<std::byte*>(part.data()), part.size()});
+
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
+                       UCP_OP_ATTR_FIELD_DATATYPE;
+  param.cb.send = &UcxLinks::on_sent;
+  param.user_data = outgoing;
+  param.flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_EAGER;
+  const bool one = outgoing->parts.size() <= 1;
+  param.datatype = one ? ucp_dt_make_contig(1) : ucp_dt_make_iov();
+  const void* data =
+      one ? (outgoing->parts.empty() ? nullptr : outgoing->parts[0].buffer) : outgoing->parts.data();
+  const size_t count =
+      one ? (outgoing->parts.empty() ? 0 : outgoing->parts[0].length) : outgoing->parts.size();
+  const ucs_status_ptr_t request =
+      ucp_am_send_nbx(it->second.endpoint, kFrameMessage, outgoing->frame.head.data(),
+                      outgoing->frame.head.size(), data, count, &param);
+  if (UCS_PTR_IS_ERR(request)) {
+    break_link(link, ucs_status_string(UCS_PTR_STATUS(request)));
+  } else if (request != nullptr) {
+    outgoing_[outgoing] = std::move(owned);
+  }
+}
+
+ucs_status_t UcxLinks::on_message(void* self, const void* head, size_t head_bytes, void* data, size_t bytes,
+                                  const ucp_am_recv_param_t* param) {
+  auto* links = static_cast<UcxLinks*>(self);
+  // Rendezvous is never asked for: a peer that uses it is dropped with its message.
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) ||
+      !(param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP))
+    return UCS_OK;
+  const auto it = links->by_endpoint_.find(param->reply_ep);
+  if (it == links->by_endpoint_.end() || !links->listener_) return UCS_OK;
+  links->listener_->on_frame(it->second, {static_cast<const std::byte*>(head), head_bytes},
+                             {static_cast<const std::byte*>(data), bytes});
+  return UCS_OK;
+}
+
+// ---- loop
+// -----------------------------------------------------------------------------------------------------
+
+int UcxLinks::poll() {
+  int done = 0;
+  while (done < 64 && ucp_worker_progress(worker_) != 0) ++done;
+  std::vector<ucp_conn_request_h> arriving;
+  arriving.swap(arriving_);
+  for (const ucp_conn_request_h request : arriving) accept(request);
+  std::vector<Broken> broken;
+  broken.swap(broken_);
+  for (const Broken& b : broken) {
+    if (!links_.contains(b.link)) continue;  // told already, or closed by us
+    close(b.link);
+    listener_->on_closed(b.link, b.reason);
+  }
+  reap_closed();
+  return done + static_cast<int>(arriving.size() + broken.size());
+}
+
+void UcxLinks::wait(Duration timeout) {
+  if (!arriving_.empty() || !broken_.empty()) return;
+  if (ucp_worker_arm(worker_) == UCS_ERR_BUSY) return;
+  if (!closing_.empty()) timeout = std::min<Duration>(timeout, std::chrono::milliseconds(10));
+  int milliseconds = -1;
+  if (timeout != Duration::max()) {
+    const auto up = std::chrono::ceil<std::chrono::milliseconds>(timeout).count();
+    milliseconds = static_cast<int>(std::clamp<int64_t>(up, 0, INT_MAX));
+  }
+  epoll_event events[2];
+  const int n = ::epoll_wait(epoll_, events, 2, milliseconds);
+  for (int i = 0; i < n; ++i) {
+    uint64_t count;
+    if (events[i].data.fd == wake_events_ && ::read(wake_events_, &count, sizeof count) < 0) continue;
+  }
+}
+
+void UcxLinks::wake() {
+  const uint64_t one = 1;
+  // The counter cannot overflow in practice, and a full one is awake already.
+  if (::write(wake_events_, &one, sizeof one) < 0) return;
+}
+
+}  // namespace baton::transport

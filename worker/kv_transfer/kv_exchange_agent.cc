@@ -1,0 +1,211 @@
+#include "worker/kv_transfer/kv_exchange_agent.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/cat.h"
+#include "base/check.h"
+
+namespace baton::worker {
+namespace {
+
+constexpr int kMaxOpen = 8192;
+// Each open transfer may have its start, finish and end waiting; what comes after the end is a few more.
+constexpr size_t kCommandBox = 4 * kMaxOpen + 1024;
+constexpr size_t kLayerBox = 64 * 1024;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KvExchangeAgent>> KvExchangeAgent::create(transport::DataPlane& plane,
+                                                                         KvExchangeOptions options) {
+  RETURN_IF_ERROR(check_transferable(options.geometry, plane.pool().size()));
+  return std::unique_ptr<KvExchangeAgent>(new KvExchangeAgent(plane, std::move(options)));
+}
+
+KvExchangeAgent::KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options)
+    : plane_(plane),
+      options_(std::move(options)),
+      counted_events_([this](KvEvent event) { emit(std::move(event)); }),
+      scope_{plane_, options_.geometry, counted_events_, counters_},
+      sink_(scope_),
+      source_(scope_),
+      commands_(kCommandBox, [this] { plane_.wake(); }),
+      layers_(kLayerBox, [this] { plane_.wake(); }) {
+  plane_.set_listener(*this);
+}
+
+// ---- engine thread
+// ----------------------------------------------------------------------------------------------
+
+absl::Status KvExchangeAgent::check_peer(const WorkerRef& peer) {
+  std::lock_guard lock(peers_mutex_);
+  if (connected_.contains(peer)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      cat("peer ", peer.name, "/", peer.incarnation.value(), " is not connected"));
+}
+
+absl::Status KvExchangeAgent::check_blocks(std::span<const BlockId> blocks,
+                                           std::span<const uint32_t> generations) const {
+  if (blocks.size() != generations.size() || blocks.size() > kMaxGrantBlocks)
+    return absl::InvalidArgumentError(
+        cat(blocks.size(), " blocks with ", generations.size(), " generations"));
+  for (const BlockId block : blocks)
+    if (block.value() >= options_.geometry.blocks)
+      return absl::OutOfRangeError(cat("block ", to_string(block), " of ", options_.geometry.blocks));
+  return absl::OkStatus();
+}
+
+absl::Status KvExchangeAgent::start(Command command) {
+  if (open_.fetch_add(1) < kMaxOpen && commands_.post(std::move(command))) return absl::OkStatus();
+  open_.fetch_sub(1);
+  return absl::ResourceExhaustedError(cat("more than ", kMaxOpen, " open transfers"));
+}
+
+absl::Status KvExchangeAgent::expect(const KvGrant& grant) {
+  RETURN_IF_ERROR(check_blocks(grant.blocks, grant.generations));
+  const int64_t total = blocks_for(options_.geometry, grant.prompt_tokens);
+  if (grant.prompt_tokens <= 0 || grant.first_block < 0 ||
+      grant.first_block + static_cast<int64_t>(grant.blocks.size()) != total)
+    return absl::InvalidArgumentError(cat("grant of blocks ", grant.first_block, "+", grant.blocks.size(),
+                                          " for ", grant.prompt_tokens, " tokens"));
+  RETURN_IF_ERROR(check_peer(grant.source));
+  return start(grant);
+}
+
+absl::Status KvExchangeAgent::send(const KvSend& send) {
+  RETURN_IF_ERROR(check_blocks(send.blocks, send.generations));
+  if (send.prompt_tokens <= 0 ||
+      static_cast<int64_t>(send.blocks.size()) != blocks_for(options_.geometry, send.prompt_tokens))
+    return absl::InvalidArgumentError(
+        cat("send of ", send.blocks.size(), " blocks for ", send.prompt_tokens, " tokens"));
+  RETURN_IF_ERROR(check_peer(send.destination));
+  return start(send);
+}
+
+void KvExchangeAgent::layer_ready(TransferId transfer, int layer, int32_t tokens) {
+  // Refused when the box is full: see the class comment.
+  (void)layers_.post({transfer, layer, tokens});
+}
+
+// These find room because the box is larger than what open transfers can post; were it full after all, the
+// transfer's own deadline would end it.
+void KvExchangeAgent::abandon(TransferId transfer) { (void)commands_.post(Abandon{transfer}); }
+void KvExchangeAgent::cancel(TransferId transfer) { (void)commands_.post(Cancel{transfer}); }
+void KvExchangeAgent::finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) {
+  (void)commands_.post(Finish{transfer, first_token, finish});
+}
+
+// ---- progress thread
+// --------------------------------------------------------------------------------------------
+
+void KvExchangeAgent::emit(KvEvent event) {
+  // KvFailed is followed by KvDrained: the transfer is over with that.
+  if (!std::holds_alternative<KvFailed>(event)) open_.fetch_sub(1);
+  options_.events(std::move(event));
+}
+
+int KvExchangeAgent::do_work(Instant now) {
+  now_ = now;
+  int done = drain_commands(now);
+  done += plane_.do_work(now);
+  done += sink_.on_tick(now);
+  done += source_.on_tick(now);
+  done += source_.pump(now);
+  return done;
+}
+
+void KvExchangeAgent::wait(Instant now) {
+  const Instant next = std::min({plane_.next_deadline(), sink_.next_deadline(), source_.next_deadline()});
+  if (next <= now) return;
+  plane_.wait(next == kNever ? Duration::max() : next - now);
+}
+
+// Layers are taken out first and handed on last: the send() they belong to was posted before them, so it is
+// among the commands taken after them.
+int KvExchangeAgent::drain_commands(Instant now) {
+  layers_taken_.clear();
+  commands_taken_.clear();
+  layers_.drain(layers_taken_);
+  commands_.drain(commands_taken_);
+  for (Command& command : commands_taken_) run(command, now);
+  for (const LayerReady& ready : layers_taken_)
+    source_.layer_ready(ready.transfer, ready.layer, ready.tokens);
+  return static_cast<int>(commands_taken_.size() + layers_taken_.size());
+}
+
+void KvExchangeAgent::run(Command& command, Instant now) {
+  if (auto* grant = std::get_if<KvGrant>(&command)) return sink_.expect(*grant, now);
+  if (auto* abandon = std::get_if<Abandon>(&command)) return sink_.abandon(abandon->transfer, now);
+  if (auto* send = std::get_if<KvSend>(&command)) return source_.send(*send, now);
+  if (auto* finish = std::get_if<Finish>(&command))
+    return source_.finish(finish->transfer, finish->first_token, finish->finish, now);
+  if (auto* cancel = std::get_if<Cancel>(&command)) return source_.cancel(cancel->transfer);
+  if (auto* fence = std::get_if<Fence>(&command)) return plane_.fence(fence->peer);
+  const WorkerDescription& peer = std::get<Connect>(command).peer;
+  const absl::Status started = plane_.connect(peer);
+  if (!started.ok() && options_.peers)
+    options_.peers({.peer = peer.ref, .error = std::string(started.message())});
+}
+
+// ---- the plane's events
+// -----------------------------------------------------------------------------------------
+
+void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
+  const bool connected = event.kind == transport::PeerEvent::Kind::kConnected;
+  {
+    std::lock_guard lock(peers_mutex_);
+    if (connected) connected_.insert(event.peer);
+    if (!connected) connected_.erase(event.peer);
+  }
+  if (event.kind == transport::PeerEvent::Kind::kDown) {
+    sink_.on_peer_down(event.peer, event.detail, now_);
+    source_.on_peer_down(event.peer, event.detail);
+  }
+  if (!options_.peers) return;
+  options_.peers({.peer = event.peer,
+                  .connected = connected,
+                  .lane = event.lane,
+                  .error = event.detail,
+                  .bytes_per_second = event.bytes_per_second,
+                  .latency = event.latency});
+}
+
+void KvExchangeAgent::on_message(const WorkerRef& from, std::span<const std::byte> bytes) {
+  const auto message = decode_message(bytes);
+  if (!message.ok()) {
+    ++counters_.malformed_messages;
+    return;
+  }
+  if (const auto* grant = std::get_if<KvGrantMessage>(&*message)) return source_.on_grant(from, *grant, now_);
+  if (const auto* finish = std::get_if<KvFinishMessage>(&*message))
+    return sink_.on_finish(from, *finish, now_);
+  if (const auto* end = std::get_if<KvEndMessage>(&*message))
+    return end->from == KvSide::kSource ? sink_.on_end(from, *end, now_) : source_.on_end(from, *end);
+  const auto& renew = std::get<KvRenewMessage>(*message);
+  if (renew.from == KvSide::kSource) return sink_.on_renew(from, renew, now_);
+  source_.on_renew(from, renew, now_);
+}
+
+absl::StatusOr<std::vector<transport::PoolRun>> KvExchangeAgent::on_offer(const WorkerRef& from,
+                                                                          std::span<const std::byte> header,
+                                                                          uint64_t bytes) {
+  const auto piece = decode_piece_header(header);
+  if (!piece.ok()) {
+    ++counters_.malformed_messages;
+    return piece.status();
+  }
+  return sink_.on_offer(from, *piece, bytes, now_);
+}
+
+absl::Status KvExchangeAgent::on_landed(const WorkerRef& from, std::span<const std::byte> header,
+                                        const absl::Status& moved) {
+  const auto piece = decode_piece_header(header);
+  BATON_CHECK(piece.ok());
+  return sink_.on_landed(from, *piece, moved, now_);
+}
+
+void KvExchangeAgent::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict) {
+  source_.on_answer(peer, cookie, verdict, now_);
+}
+
+}  // namespace baton::worker

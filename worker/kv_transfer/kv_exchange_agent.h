@@ -1,0 +1,116 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <variant>
+#include <vector>
+
+#include "base/mailbox.h"
+#include "worker/kv_transfer/kv_source.h"
+
+namespace baton::worker {
+
+using PeerReportSink = std::function<void(const PeerReport&)>;
+
+struct KvExchangeOptions {
+  kernels::KvGeometry geometry;  // its pool lies at the start of DataPlane::pool()
+  KvEventSink events;            // called on the progress thread
+  PeerReportSink peers;          // the same: asked-for, new and lost connections
+};
+
+// KvExchange over a data plane. The engine's calls become messages to the progress thread, which owns every
+// state and runs the plane:
+//   while (running) { if (agent.do_work(clock.now()) == 0) agent.wait(clock.now()); }
+// The window per peer bounds what is under way; the mailbox bounds what waits. A lost layer_ready() (box
+// full) costs overlap only: finish() covers all layers. Path: steps 7, 8 and 10, from worker/engine, to
+// transport/data and back. Thread: KvExchange methods: engine. connect(), fence(), counters(), wake(): any.
+// do_work(), wait(): progress. Errors: every accepted expect() and send() ends as kv_exchange.h says, within
+// a deadline (design I4).
+class KvExchangeAgent final : public KvExchange, private transport::DataPlaneListener {
+ public:
+  // kInvalidArgument when the geometry does not fit the plane's pool. `plane` must outlive the agent.
+  static absl::StatusOr<std::unique_ptr<KvExchangeAgent>> create(transport::DataPlane& plane,
+                                                                 KvExchangeOptions options);
+
+  absl::Status expect(const KvGrant& grant) override;
+  void abandon(TransferId transfer) override;
+  absl::Status send(const KvSend& send) override;
+  void layer_ready(TransferId transfer, int layer, int32_t tokens) override;
+  void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) override;
+  void cancel(TransferId transfer) override;
+  int open_transfers() const override { return open_.load(std::memory_order_relaxed); }
+
+  // The result comes as a PeerReport. False: too much waits already.
+  bool connect(const WorkerDescription& peer) { return commands_.post(Connect{peer}); }
+  bool fence(const WorkerRef& peer) { return commands_.post(Fence{peer}); }
+
+  int do_work(Instant now);
+  void wait(Instant now);
+  void wake() { plane_.wake(); }
+  const KvTransferCounters& counters() const { return counters_; }
+
+ private:
+  struct Connect {
+    WorkerDescription peer;
+  };
+  struct Fence {
+    WorkerRef peer;
+  };
+  struct Abandon {
+    TransferId transfer;
+  };
+  struct Finish {
+    TransferId transfer;
+    TokenOutput first_token;
+    FinishReason finish;
+  };
+  struct Cancel {
+    TransferId transfer;
+  };
+  using Command = std::variant<KvGrant, KvSend, Abandon, Finish, Cancel, Connect, Fence>;
+  struct LayerReady {
+    TransferId transfer;
+    int layer;
+    int32_t tokens;
+  };
+
+  KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options);
+  absl::Status check_peer(const WorkerRef& peer);
+  absl::Status check_blocks(std::span<const BlockId> blocks, std::span<const uint32_t> generations) const;
+  absl::Status start(Command command);
+  void emit(KvEvent event);
+  int drain_commands(Instant now);
+  void run(Command& command, Instant now);
+
+  // DataPlaneListener
+  void on_peer(const transport::PeerEvent& event) override;
+  void on_message(const WorkerRef& from, std::span<const std::byte> message) override;
+  absl::StatusOr<std::vector<transport::PoolRun>> on_offer(const WorkerRef& from,
+                                                           std::span<const std::byte> header,
+                                                           uint64_t bytes) override;
+  absl::Status on_landed(const WorkerRef& from, std::span<const std::byte> header,
+                         const absl::Status& moved) override;
+  void on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict) override;
+
+  transport::DataPlane& plane_;
+  const KvExchangeOptions options_;
+  KvTransferCounters counters_;
+  const KvEventSink counted_events_;
+  const KvTransferScope scope_;
+  KvSink sink_;
+  KvSource source_;
+  Instant now_{};
+  std::vector<Command> commands_taken_;
+  std::vector<LayerReady> layers_taken_;
+
+  std::atomic<int> open_{0};
+  std::mutex peers_mutex_;
+  std::set<WorkerRef> connected_;  // guarded by peers_mutex_
+  Mailbox<Command> commands_;
+  Mailbox<LayerReady> layers_;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,247 @@
+#include "worker/kv_transfer/kv_sink.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/timers.h"
+#include "transport/data/byte_codec.h"
+
+namespace baton::worker {
+
+using transport::as_bytes;
+
+void KvSink::expect(const KvGrant& grant, Instant now) {
+  auto [it, fresh] = transfers_.try_emplace(grant.transfer);
+  BATON_CHECK(fresh, "expect() twice for one transfer");
+  Transfer& t = it->second;
+  t.grant = grant;
+  t.total_blocks = blocks_for(scope_.geometry, grant.prompt_tokens);
+  t.missing = grant.blocks.size() * static_cast<size_t>(scope_.geometry.layers);
+  t.landed.assign(t.missing, false);
+  t.heard = now;
+  t.deadline = now + timers::kRequestTotal;
+  renew_at_ = std::min(renew_at_, now + timers::kSourceLeaseRenew);
+  const KvGrantMessage message{.transfer = grant.transfer,
+                               .first_block = grant.first_block,
+                               .prompt_tokens = grant.prompt_tokens,
+                               .generations = grant.generations};
+  const absl::Status sent = scope_.plane.send(grant.source, as_bytes(encode(KvMessage(message))));
+  if (!sent.ok()) fail(it, std::string(sent.message()), false, now);
+}
+
+void KvSink::abandon(TransferId transfer, Instant) {
+  const auto it = transfers_.find(transfer);
+  if (it == transfers_.end()) return;  // its last event is on its way
+  const WorkerRef source = it->second.grant.source;
+  transfers_.erase(it);
+  ++scope_.counters.failed;
+  tell_end(source, transfer, false, "abandoned by the receiver");
+  scope_.events(KvDrained{.transfer = transfer, .error = "abandoned"});
+}
+
+// ---- pieces
+// ---------------------------------------------------------------------------------------------------
+
+KvSink::Transfer* KvSink::find(TransferId transfer, const WorkerRef& from) {
+  const auto it = transfers_.find(transfer);
+  return it == transfers_.end() || it->second.grant.source != from ? nullptr : &it->second;
+}
+
+size_t KvSink::index(const Transfer& t, int32_t layer, int32_t block) const {
+  return static_cast<size_t>(layer) * t.grant.blocks.size() +
+         static_cast<size_t>(block - t.grant.first_block);
+}
+
+absl::Status KvSink::check_piece(const Transfer& t, const KvPieceHeader& header, uint64_t bytes) const {
+  const int64_t count = static_cast<int64_t>(header.generations.size());
+  if (header.layer < 0 || header.layer >= scope_.geometry.layers)
+    return absl::OutOfRangeError(cat("piece: layer ", header.layer));
+  if (count == 0 || header.first_block < t.grant.first_block || header.first_block + count > t.total_blocks)
+    return absl::OutOfRangeError(cat("piece: blocks ", header.first_block, "+", count, " were not granted"));
+  if (bytes != static_cast<uint64_t>(count) * scope_.geometry.piece_bytes())
+    return absl::InvalidArgumentError(cat("piece: ", bytes, " bytes for ", count, " blocks"));
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t block = header.first_block + i;
+    if (header.generations[i] != t.grant.generations[block - t.grant.first_block])
+      return absl::FailedPreconditionError(cat("piece: generation of block ", block, " is over"));
+    if (t.landed[index(t, header.layer, block)])
+      return absl::AlreadyExistsError(
+          cat("piece: block ", block, " of layer ", header.layer, " landed already"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef& from,
+                                                                 const KvPieceHeader& header, uint64_t bytes,
+                                                                 Instant now) {
+  Transfer* t = find(header.transfer, from);
+  if (!t) {
+    ++scope_.counters.unknown_transfers;
+    return absl::NotFoundError(
+        cat("piece: transfer ", to_string(header.transfer), " is not expected from ", from.name));
+  }
+  if (absl::Status fits = check_piece(*t, header, bytes); !fits.ok()) {
+    ++scope_.counters.refused_pieces;
+    return fits;
+  }
+  t->heard = now;
+  if (t->first_offer == kNever) {
+    t->first_offer = now;
+    t->lane = scope_.plane.lane(from);
+  }
+  const auto first = static_cast<size_t>(header.first_block - t->grant.first_block);
+  return pool_runs(scope_.geometry, header.layer,
+                   std::span(t->grant.blocks).subspan(first, header.generations.size()));
+}
+
+// The grant, its generations and the sender's incarnation are checked again: what a piece met when it was
+// offered must still be so now that its bytes lie in the pool.
+absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& header, const absl::Status& moved,
+                               Instant now) {
+  const auto it = transfers_.find(header.transfer);
+  if (it == transfers_.end() || it->second.grant.source != from || !scope_.plane.connected(from))
+    return absl::NotFoundError("piece: its transfer ended meanwhile");
+  Transfer& t = it->second;
+  const uint64_t bytes = header.generations.size() * scope_.geometry.piece_bytes();
+  absl::Status verdict = moved.ok() ? check_piece(t, header, bytes) : moved;
+  if (!verdict.ok()) {
+    ++scope_.counters.corrupt_pieces;
+    fail(it, std::string(verdict.message()), true, now);
+    return verdict;
+  }
+  for (size_t i = 0; i < header.generations.size(); ++i)
+    t.landed[index(t, header.layer, header.first_block + static_cast<int32_t>(i))] = true;
+  t.missing -= header.generations.size();
+  t.bytes += bytes;
+  t.last_landed = now;
+  t.heard = now;
+  scope_.counters.bytes_received += bytes;
+  complete_if_whole(it, now);
+  return absl::OkStatus();
+}
+
+// ---- ends
+// -----------------------------------------------------------------------------------------------------
+
+void KvSink::on_finish(const WorkerRef& from, const KvFinishMessage& finish, Instant now) {
+  const auto it = transfers_.find(finish.transfer);
+  if (it == transfers_.end() || it->second.grant.source != from) {
+    ++scope_.counters.unknown_transfers;
+    return tell_end(from, finish.transfer, false, "unknown transfer");
+  }
+  Transfer& t = it->second;
+  t.heard = now;
+  if (t.finish) return;
+  t.finish = finish;
+  t.finish_arrived = now;
+  complete_if_whole(it, now);
+}
+
+void KvSink::complete_if_whole(Transfers::iterator it, Instant now) {
+  Transfer& t = it->second;
+  if (t.missing > 0 || !t.finish) return;
+  KvLanded landed{.transfer = t.grant.transfer,
+                  .first_token = t.finish->first_token,
+                  .finish = t.finish->finish,
+                  .report = report(t, now)};
+  landed.report.ok = true;
+  const WorkerRef source = t.grant.source;
+  transfers_.erase(it);
+  ++scope_.counters.landed;
+  tell_end(source, landed.transfer, true, "");
+  scope_.events(std::move(landed));
+}
+
+TransferReport KvSink::report(const Transfer& t, Instant now) const {
+  TransferReport out{
+      .transfer = t.grant.transfer, .request = t.grant.request, .bytes = t.bytes, .lane = t.lane};
+  if (t.first_offer != kNever) out.duration = std::max(t.last_landed, t.first_offer) - t.first_offer;
+  if (t.finish) out.exposed = std::max(now, t.finish_arrived) - t.finish_arrived;
+  if (out.lane.empty()) out.lane = scope_.plane.lane(t.grant.source);
+  return out;
+}
+
+void KvSink::fail(Transfers::iterator it, const std::string& reason, bool tell_source, Instant now) {
+  const TransferId id = it->first;
+  KvFailed failed{.transfer = id, .reason = reason, .report = report(it->second, now)};
+  failed.report.error = reason;
+  const WorkerRef source = it->second.grant.source;
+  transfers_.erase(it);
+  ++scope_.counters.failed;
+  if (tell_source) tell_end(source, id, false, reason);
+  scope_.events(std::move(failed));
+  scope_.events(KvDrained{.transfer = id, .error = reason});
+}
+
+void KvSink::tell_end(const WorkerRef& to, TransferId transfer, bool ok, const std::string& reason) {
+  const KvEndMessage end{
+      .transfer = transfer, .from = KvSide::kSink, .ok = ok, .reason = reason.substr(0, kMaxEndReason)};
+  // A peer that is gone needs no word.
+  scope_.plane.send(to, as_bytes(encode(KvMessage(end)))).IgnoreError();
+}
+
+void KvSink::on_end(const WorkerRef& from, const KvEndMessage& end, Instant now) {
+  const auto it = transfers_.find(end.transfer);
+  if (it == transfers_.end() || it->second.grant.source != from) return;
+  fail(it, cat("by the source: ", end.reason), false, now);
+}
+
+void KvSink::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now) {
+  for (const TransferId id : renew.transfers) {
+    if (Transfer* t = find(id, from)) {
+      t->heard = now;
+    } else {
+      ++scope_.counters.unknown_transfers;
+      tell_end(from, id, false, "unknown transfer");
+    }
+  }
+}
+
+void KvSink::on_peer_down(const WorkerRef& peer, const std::string& reason, Instant now) {
+  for (auto it = transfers_.begin(); it != transfers_.end();) {
+    const auto next = std::next(it);
+    if (it->second.grant.source == peer) fail(it, cat("source lost: ", reason), false, now);
+    it = next;
+  }
+}
+
+// ---- time
+// -----------------------------------------------------------------------------------------------------
+
+int KvSink::on_tick(Instant now) {
+  int ended = 0;
+  for (auto it = transfers_.begin(); it != transfers_.end();) {
+    const auto next = std::next(it);
+    const Transfer& t = it->second;
+    if (now >= t.deadline || now - t.heard >= timers::kSourceLease) {
+      ++scope_.counters.deadlines;
+      ++ended;
+      fail(it, "nothing was heard of the transfer for too long", true, now);
+    }
+    it = next;
+  }
+  if (now >= renew_at_) renew(now);
+  return ended;
+}
+
+void KvSink::renew(Instant now) {
+  std::map<WorkerRef, KvRenewMessage> messages;
+  for (const auto& [id, t] : transfers_) {
+    KvRenewMessage& message = messages[t.grant.source];
+    message.from = KvSide::kSink;
+    if (message.transfers.size() < kMaxRenewals) message.transfers.push_back(id);
+  }
+  for (const auto& [source, message] : messages)
+    scope_.plane.send(source, as_bytes(encode(KvMessage(message)))).IgnoreError();
+  renew_at_ = transfers_.empty() ? kNever : now + timers::kSourceLeaseRenew;
+}
+
+Instant KvSink::next_deadline() const {
+  Instant next = renew_at_;
+  for (const auto& [id, t] : transfers_) next = std::min({next, t.deadline, t.heard + timers::kSourceLease});
+  return next;
+}
+
+}  // namespace baton::worker

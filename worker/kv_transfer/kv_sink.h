@@ -1,0 +1,91 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "worker/kv_cache/kv_exchange.h"
+#include "worker/kv_transfer/kv_layout.h"
+#include "worker/kv_transfer/kv_wire.h"
+
+namespace baton::worker {
+
+// Written by the progress thread, read by any.
+struct KvTransferCounters {
+  using Count = std::atomic<uint64_t>;
+  Count landed{0};  // transfers received whole
+  Count failed{0};  // transfers that were to be received and were not
+  Count sent{0};    // transfers the receiver confirmed
+  Count send_failed{0};
+  Count bytes_received{0};
+  Count refused_pieces{0};  // forged, late, of another generation, out of range
+  Count corrupt_pieces{0};  // checksum
+  Count malformed_messages{0};
+  Count unknown_transfers{0};  // messages about transfers that are not (or no longer) here
+  Count deadlines{0};          // transfers ended by a deadline
+};
+
+// What both halves work with. Borrowed for life.
+struct KvTransferScope {
+  transport::DataPlane& plane;
+  const kernels::KvGeometry geometry;
+  const KvEventSink& events;
+  KvTransferCounters& counters;
+};
+
+// The receiving half on a decode worker: grants, checks every piece against its grant, knows when all has
+// landed. The copy of a piece runs on this thread, so the moment a transfer is forgotten nobody can touch its
+// blocks. Thread: progress. Errors: a transfer that cannot complete ends with KvFailed and KvDrained.
+class KvSink {
+ public:
+  explicit KvSink(const KvTransferScope& scope) : scope_(scope) {}
+
+  void expect(const KvGrant& grant, Instant now);
+  void abandon(TransferId transfer, Instant now);
+
+  absl::StatusOr<std::vector<transport::PoolRun>> on_offer(const WorkerRef& from, const KvPieceHeader& header,
+                                                           uint64_t bytes, Instant now);
+  absl::Status on_landed(const WorkerRef& from, const KvPieceHeader& header, const absl::Status& moved,
+                         Instant now);
+  void on_finish(const WorkerRef& from, const KvFinishMessage& finish, Instant now);
+  void on_end(const WorkerRef& from, const KvEndMessage& end, Instant now);
+  void on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now);
+  void on_peer_down(const WorkerRef& peer, const std::string& reason, Instant now);
+  int on_tick(Instant now);
+  Instant next_deadline() const;
+  size_t open() const { return transfers_.size(); }
+
+ private:
+  struct Transfer {
+    KvGrant grant;
+    int32_t total_blocks = 0;  // of the prompt
+    std::vector<bool> landed;  // [layer][block - first_block]
+    size_t missing = 0;
+    std::optional<KvFinishMessage> finish;
+    Instant heard{};     // from the source, about this transfer
+    Instant deadline{};  // whatever is heard
+    Instant first_offer = kNever;
+    Instant last_landed{};
+    Instant finish_arrived{};
+    uint64_t bytes = 0;
+    std::string lane;
+  };
+  using Transfers = std::map<TransferId, Transfer>;
+
+  Transfer* find(TransferId transfer, const WorkerRef& from);
+  absl::Status check_piece(const Transfer& transfer, const KvPieceHeader& header, uint64_t bytes) const;
+  size_t index(const Transfer& transfer, int32_t layer, int32_t block) const;
+  void complete_if_whole(Transfers::iterator it, Instant now);
+  void fail(Transfers::iterator it, const std::string& reason, bool tell_source, Instant now);
+  void tell_end(const WorkerRef& to, TransferId transfer, bool ok, const std::string& reason);
+  TransferReport report(const Transfer& transfer, Instant now) const;
+  void renew(Instant now);
+
+  const KvTransferScope& scope_;
+  Transfers transfers_;
+  Instant renew_at_ = kNever;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,313 @@
+#include "worker/kv_transfer/kv_source.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/timers.h"
+#include "transport/data/byte_codec.h"
+
+namespace baton::worker {
+namespace {
+
+using transport::as_bytes;
+
+constexpr uint64_t kWindowBytes = 8 << 20;
+constexpr size_t kWindowPieces = 64;
+constexpr size_t kMaxEarlyGrants = 16'384;
+
+// timers.h: 1 s + bytes / (0.1 x measured rate), at most 10 s. `bytes` counts what is under way before this
+// piece.
+Duration piece_deadline(uint64_t bytes, double bytes_per_second) {
+  const Duration slow = from_seconds(static_cast<double>(bytes) / std::max(0.1 * bytes_per_second, 1e6));
+  return std::min<Duration>(timers::kTransferCap, timers::kTransferBase + slow);
+}
+
+}  // namespace
+
+// ---- the engine's calls
+// -----------------------------------------------------------------------------------------
+
+void KvSource::send(const KvSend& send, Instant now) {
+  auto [it, fresh] = transfers_.try_emplace(send.transfer);
+  BATON_CHECK(fresh, "send() twice for one transfer");
+  Transfer& t = it->second;
+  t.send = send;
+  t.total_blocks = blocks_for(scope_.geometry, send.prompt_tokens);
+  t.ready_blocks.assign(static_cast<size_t>(scope_.geometry.layers), 0);
+  t.next_block.assign(static_cast<size_t>(scope_.geometry.layers), 0);
+  t.deadline = now + timers::kRequestTotal;
+  t.lease = t.deadline;
+  if (!scope_.plane.connected(send.destination)) return end(it, "destination is not connected", false);
+  const auto early = early_.find(send.transfer);
+  if (early == early_.end()) return;
+  EarlyGrant grant = std::move(early->second);
+  early_.erase(early);
+  attach(it, grant.from, std::move(grant.grant), now);
+}
+
+void KvSource::layer_ready(TransferId transfer, int layer, int32_t tokens) {
+  const auto it = transfers_.find(transfer);
+  if (it == transfers_.end()) return;
+  BATON_CHECK(layer >= 0 && layer < scope_.geometry.layers, "layer_ready: no such layer");
+  Transfer& t = it->second;
+  // Whole blocks only: the rest of a block may still be written, and its bytes are checksummed when offered.
+  const int32_t whole = std::min(tokens, t.send.prompt_tokens) / scope_.geometry.block_tokens;
+  t.ready_blocks[layer] = std::max(t.ready_blocks[layer], whole);
+  if (t.grant && t.next_block[layer] < t.ready_blocks[layer]) enqueue(t);
+}
+
+void KvSource::finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish, Instant now) {
+  const auto it = transfers_.find(transfer);
+  if (it == transfers_.end() || it->second.finished) return;
+  Transfer& t = it->second;
+  t.finished = true;
+  t.first_token = first_token;
+  t.finish = finish;
+  std::fill(t.ready_blocks.begin(), t.ready_blocks.end(), t.total_blocks);
+  t.lease = now + timers::kSourceLease;
+  if (!t.grant) return;
+  tell_finish(t);
+  enqueue(t);
+}
+
+void KvSource::cancel(TransferId transfer) {
+  const auto it = transfers_.find(transfer);
+  if (it != transfers_.end()) end(it, "cancelled", true);
+}
+
+// ---- grants
+// -----------------------------------------------------------------------------------------------------
+
+void KvSource::on_grant(const WorkerRef& from, const KvGrantMessage& grant, Instant now) {
+  const auto it = transfers_.find(grant.transfer);
+  if (it != transfers_.end()) return attach(it, from, grant, now);
+  if (early_.size() >= kMaxEarlyGrants || early_.contains(grant.transfer))
+    return tell_end(from, grant.transfer, "too many grants of unknown transfers");
+  early_[grant.transfer] = {.from = from, .grant = grant, .deadline = now + timers::kRequestTotal};
+  renew_at_ = std::min(renew_at_, now + timers::kSourceLeaseRenew);
+}
+
+std::string KvSource::misfit(const Transfer& t, const WorkerRef& from, const KvGrantMessage& grant) const {
+  if (from != t.send.destination) return cat("granted by ", from.name, ", not by ", t.send.destination.name);
+  if (t.grant) return "granted twice";
+  const int64_t granted = static_cast<int64_t>(grant.generations.size());
+  if (grant.prompt_tokens != t.send.prompt_tokens || grant.first_block < 0 ||
+      grant.first_block + granted != t.total_blocks)
+    return cat("grant of blocks ", grant.first_block, "+", granted, " for ", grant.prompt_tokens,
+               " tokens, the prompt has ", t.send.prompt_tokens);
+  return "";
+}
+
+void KvSource::attach(Transfers::iterator it, const WorkerRef& from, KvGrantMessage grant, Instant now) {
+  Transfer& t = it->second;
+  if (const std::string why = misfit(t, from, grant); !why.empty()) {
+    ++scope_.counters.malformed_messages;
+    if (from != t.send.destination) return tell_end(from, grant.transfer, why);  // not its transfer
+    return end(it, why, true);
+  }
+  std::fill(t.next_block.begin(), t.next_block.end(), grant.first_block);
+  t.grant = std::move(grant);
+  t.lease = now + timers::kSourceLease;
+  renew_at_ = std::min(renew_at_, now + timers::kSourceLeaseRenew);
+  if (t.finished) tell_finish(t);
+  enqueue(t);
+}
+
+void KvSource::tell_finish(const Transfer& t) {
+  const KvFinishMessage message{
+      .transfer = t.send.transfer, .first_token = t.first_token, .finish = t.finish};
+  scope_.plane.send(t.send.destination, as_bytes(encode(KvMessage(message)))).IgnoreError();
+}
+
+// ---- pieces
+// -----------------------------------------------------------------------------------------------------
+
+void KvSource::enqueue(Transfer& t) {
+  if (t.queued) return;
+  t.queued = true;
+  windows_[t.send.destination].line.push_back(t.send.transfer);
+}
+
+int KvSource::pump(Instant now) {
+  int offered = 0;
+  for (auto& [peer, window] : windows_) {
+    while (!window.line.empty() && window.bytes < kWindowBytes && window.pieces.size() < kWindowPieces) {
+      const TransferId id = window.line.front();
+      window.line.pop_front();
+      const auto it = transfers_.find(id);
+      if (it == transfers_.end()) continue;
+      it->second.queued = false;
+      if (!offer_next(it->second, window, now)) continue;
+      ++offered;
+      enqueue(it->second);
+    }
+  }
+  return offered;
+}
+
+// The lowest layer first that has something: layers become ready in that order, chunk by chunk.
+bool KvSource::offer_next(Transfer& t, Window& window, Instant now) {
+  const int layers = scope_.geometry.layers;
+  for (int i = 0; i < layers; ++i) {
+    const int layer = (t.cursor + i) % layers;
+    if (t.next_block[layer] >= t.ready_blocks[layer]) continue;
+    t.cursor = layer;
+    return offer(t, window, layer, now).ok();
+  }
+  return false;
+}
+
+absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now) {
+  const WorkerRef& peer = t.send.destination;
+  const uint64_t block_bytes = scope_.geometry.piece_bytes();
+  const size_t fit = std::max<size_t>(1, scope_.plane.max_piece_bytes(peer) / block_bytes);
+  const int32_t first = t.next_block[layer];
+  const auto count =
+      std::min<size_t>({fit, kMaxPieceBlocks, static_cast<size_t>(t.ready_blocks[layer] - first)});
+  const auto granted = t.grant->generations.begin() + (first - t.grant->first_block);
+  const KvPieceHeader header{.transfer = t.send.transfer,
+                             .layer = layer,
+                             .first_block = first,
+                             .generations = {granted, granted + static_cast<std::ptrdiff_t>(count)}};
+  const std::string text = encode(header);
+  const auto runs = pool_runs(scope_.geometry, layer, std::span(t.send.blocks).subspan(first, count));
+  const uint64_t cookie = ++cookies_;
+  RETURN_IF_ERROR(scope_.plane.offer(peer, {.cookie = cookie, .header = as_bytes(text), .runs = runs}));
+  const uint64_t bytes = count * block_bytes;
+  t.next_block[layer] += static_cast<int32_t>(count);
+  window.bytes += bytes;
+  window.pieces[cookie] = {
+      .transfer = t.send.transfer,
+      .bytes = bytes,
+      .deadline = now + piece_deadline(window.bytes, scope_.plane.bytes_per_second(peer))};
+  return absl::OkStatus();
+}
+
+void KvSource::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict, Instant now) {
+  Window& window = windows_[peer];
+  const auto piece = window.pieces.find(cookie);
+  if (piece == window.pieces.end()) return;  // of a transfer that ended
+  const TransferId id = piece->second.transfer;
+  window.bytes -= piece->second.bytes;
+  window.pieces.erase(piece);
+  const auto it = transfers_.find(id);
+  if (it == transfers_.end()) return;
+  it->second.lease = std::max(it->second.lease, now + timers::kSourceLease);
+  if (!verdict.ok()) end(it, cat("piece refused: ", std::string(verdict.message())), true);
+}
+
+// ---- ends
+// -------------------------------------------------------------------------------------------------------
+
+void KvSource::end(Transfers::iterator it, const std::string& error, bool tell_sink) {
+  const TransferId id = it->first;
+  const WorkerRef peer = it->second.send.destination;
+  const bool known_there = it->second.grant.has_value();
+  transfers_.erase(it);
+  if (const auto window = windows_.find(peer); window != windows_.end()) {
+    // What is under way no longer counts; its answers find nothing.
+    for (const auto& [cookie, piece] : window->second.pieces)
+      if (piece.transfer == id) window->second.bytes -= piece.bytes;
+    absl::erase_if(window->second.pieces, [id](const auto& entry) { return entry.second.transfer == id; });
+  }
+  ++(error.empty() ? scope_.counters.sent : scope_.counters.send_failed);
+  if (tell_sink && known_there) tell_end(peer, id, error);
+  scope_.events(KvDrained{.transfer = id, .as_source = true, .error = error});
+}
+
+void KvSource::tell_end(const WorkerRef& to, TransferId transfer, const std::string& reason) {
+  const KvEndMessage message{
+      .transfer = transfer, .from = KvSide::kSource, .reason = reason.substr(0, kMaxEndReason)};
+  scope_.plane.send(to, as_bytes(encode(KvMessage(message)))).IgnoreError();
+}
+
+void KvSource::on_end(const WorkerRef& from, const KvEndMessage& message) {
+  const auto early = early_.find(message.transfer);
+  if (early != early_.end() && early->second.from == from) early_.erase(early);
+  const auto it = transfers_.find(message.transfer);
+  if (it == transfers_.end() || it->second.send.destination != from) return;
+  if (!message.ok) return end(it, cat("by the receiver: ", message.reason), false);
+  // A receiver that has everything before everything was offered is lying or confused.
+  if (!it->second.finished || !it->second.grant) return end(it, "confirmed before it was sent", true);
+  end(it, "", false);
+}
+
+void KvSource::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now) {
+  for (const TransferId id : renew.transfers) {
+    const auto it = transfers_.find(id);
+    if (it != transfers_.end() && it->second.send.destination == from) {
+      if (it->second.grant) it->second.lease = now + timers::kSourceLease;
+    } else if (!early_.contains(id)) {
+      ++scope_.counters.unknown_transfers;
+      tell_end(from, id, "unknown transfer");
+    }
+  }
+}
+
+void KvSource::on_peer_down(const WorkerRef& peer, const std::string& reason) {
+  std::erase_if(early_, [&](const auto& entry) { return entry.second.from == peer; });
+  for (auto it = transfers_.begin(); it != transfers_.end();) {
+    const auto next = std::next(it);
+    if (it->second.send.destination == peer) end(it, cat("destination lost: ", reason), false);
+    it = next;
+  }
+  windows_.erase(peer);
+}
+
+// ---- time
+// -------------------------------------------------------------------------------------------------------
+
+int KvSource::on_tick(Instant now) {
+  std::vector<TransferId> late;
+  for (const auto& [peer, window] : windows_)
+    for (const auto& [cookie, piece] : window.pieces)
+      if (now >= piece.deadline) late.push_back(piece.transfer);
+  for (const auto& [id, t] : transfers_)
+    if (now >= t.lease || now >= t.deadline) late.push_back(id);
+  std::sort(late.begin(), late.end());
+  int ended = 0;
+  for (const TransferId id : late) {
+    const auto it = transfers_.find(id);
+    if (it == transfers_.end()) continue;
+    ++scope_.counters.deadlines;
+    ++ended;
+    end(it, "deadline: the receiver did not take it in time", true);
+  }
+  for (auto it = early_.begin(); it != early_.end();) {
+    if (now < it->second.deadline) {
+      ++it;
+      continue;
+    }
+    tell_end(it->second.from, it->first, "never submitted here");
+    it = early_.erase(it);
+  }
+  if (now >= renew_at_) renew(now);
+  return ended;
+}
+
+void KvSource::renew(Instant now) {
+  std::map<WorkerRef, KvRenewMessage> messages;
+  const auto add = [&messages](const WorkerRef& peer, TransferId id) {
+    KvRenewMessage& message = messages[peer];
+    if (message.transfers.size() < kMaxRenewals) message.transfers.push_back(id);
+  };
+  for (const auto& [id, t] : transfers_)
+    if (t.grant) add(t.send.destination, id);
+  for (const auto& [id, early] : early_) add(early.from, id);
+  for (const auto& [peer, message] : messages)
+    scope_.plane.send(peer, as_bytes(encode(KvMessage(message)))).IgnoreError();
+  renew_at_ = messages.empty() ? kNever : now + timers::kSourceLeaseRenew;
+}
+
+Instant KvSource::next_deadline() const {
+  Instant next = renew_at_;
+  for (const auto& [peer, window] : windows_)
+    for (const auto& [cookie, piece] : window.pieces) next = std::min(next, piece.deadline);
+  for (const auto& [id, t] : transfers_) next = std::min({next, t.lease, t.deadline});
+  for (const auto& [id, early] : early_) next = std::min(next, early.deadline);
+  return next;
+}
+
+}  // namespace baton::worker

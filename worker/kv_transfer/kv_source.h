@@ -1,0 +1,92 @@
+#pragma once
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "worker/kv_transfer/kv_sink.h"
+
+namespace baton::worker {
+
+// The sending half on a prefill worker: offers what is computed to who was granted it, a bounded amount at a
+// time. Grant and send() come in either order. Pieces are (blocks computed since the last offer) x (one
+// layer), only whole blocks until finish(), which adds the last one. Example, block_tokens 16, prompt 40,
+// first_block 1, chunks of 24 and 16 tokens: layer_ready(l, 24) offers block 1? No: block 1 is
+// positions 16..31, so nothing yet; layer_ready(l, 40) offers block 1 of layer l; finish() block 2. Thread:
+// progress. Errors: a transfer that cannot complete ends with KvDrained{error}.
+class KvSource {
+ public:
+  explicit KvSource(const KvTransferScope& scope) : scope_(scope) {}
+
+  void send(const KvSend& send, Instant now);
+  void layer_ready(TransferId transfer, int layer, int32_t tokens);
+  void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish, Instant now);
+  void cancel(TransferId transfer);
+
+  void on_grant(const WorkerRef& from, const KvGrantMessage& grant, Instant now);
+  void on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict, Instant now);
+  void on_end(const WorkerRef& from, const KvEndMessage& end);
+  void on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now);
+  void on_peer_down(const WorkerRef& peer, const std::string& reason);
+  // Offers as much as the windows take; returns how many pieces.
+  int pump(Instant now);
+  int on_tick(Instant now);
+  Instant next_deadline() const;
+  size_t open() const { return transfers_.size(); }
+
+ private:
+  struct Transfer {
+    KvSend send;
+    int32_t total_blocks = 0;
+    std::optional<KvGrantMessage> grant;
+    std::vector<int32_t> ready_blocks;  // [layer], whole blocks computed
+    std::vector<int32_t> next_block;    // [layer], first block not yet offered
+    int cursor = 0;                     // layer to look at first
+    bool queued = false;                // in its window's line
+    bool finished = false;
+    TokenOutput first_token;
+    FinishReason finish = FinishReason::kNone;
+    Instant lease{};  // until the receiver (or the engine) must be heard
+    Instant deadline{};
+  };
+  struct Piece {
+    TransferId transfer;
+    uint64_t bytes = 0;
+    Instant deadline{};
+  };
+  // Pieces under way to one peer, and the transfers that wait for room, first come first served piece by
+  // piece.
+  struct Window {
+    uint64_t bytes = 0;
+    absl::flat_hash_map<uint64_t, Piece> pieces;  // by cookie
+    std::deque<TransferId> line;
+  };
+  struct EarlyGrant {
+    WorkerRef from;
+    KvGrantMessage grant;
+    Instant deadline{};
+  };
+  using Transfers = std::map<TransferId, Transfer>;
+
+  void attach(Transfers::iterator it, const WorkerRef& from, KvGrantMessage grant, Instant now);
+  std::string misfit(const Transfer& transfer, const WorkerRef& from, const KvGrantMessage& grant) const;
+  void tell_finish(const Transfer& transfer);
+  void tell_end(const WorkerRef& to, TransferId transfer, const std::string& reason);
+  void enqueue(Transfer& transfer);
+  bool offer_next(Transfer& transfer, Window& window, Instant now);
+  absl::Status offer(Transfer& transfer, Window& window, int layer, Instant now);
+  void end(Transfers::iterator it, const std::string& error, bool tell_sink);
+  void renew(Instant now);
+
+  const KvTransferScope& scope_;
+  Transfers transfers_;
+  std::map<TransferId, EarlyGrant> early_;  // grants of transfers that were not submitted here yet
+  std::map<WorkerRef, Window> windows_;
+  uint64_t cookies_ = 0;
+  Instant renew_at_ = kNever;
+};
+
+}  // namespace baton::worker
