@@ -180,7 +180,9 @@ void HttpConnection::take(std::string_view bytes) {
       send("HTTP/1.1 100 Continue\r\n\r\n");
     }
   }
-  if (busy_) early_ += bytes;
+  if (!busy_) return;
+  early_ += bytes;
+  if (early_.size() > server_.options.early_bytes) close_soon();
 }
 
 // Beast reads the head the check has let through; where the two disagree the request is refused.
@@ -380,8 +382,8 @@ void HttpConnection::begin_linger() {
 
 void HttpConnection::drain() {
   if (closed_ || busy_ || closing_ || check_.started()) return;
+  if (unsent() == 0) return close();
   closing_ = true;
-  flush();
 }
 
 void HttpConnection::close() {

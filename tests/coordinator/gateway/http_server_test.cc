@@ -1,0 +1,442 @@
+#include "coordinator/gateway/http_server.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+
+#include "tests/coordinator/gateway/loopback_client.h"
+#include "tests/coordinator/gateway/raw_requests.h"
+
+namespace baton::coordinator {
+namespace {
+
+using namespace std::chrono_literals;
+
+static_assert(!std::is_constructible_v<Route, std::string, std::string, RouteHandler>,
+              "a route needs a role");
+
+// A server whose routes show what a handler can do; exchanges that stay open are kept here.
+class ServerTest : public testing::Test {
+ protected:
+  ~ServerTest() override { stop(); }
+
+  void start(HttpServerOptions options = {}) {
+    RouteTable routes;
+    const auto add = [&](std::string method, std::string path, RouteHandler handler) {
+      ASSERT_TRUE(
+          routes.add({std::move(method), std::move(path), RouteRole::kPublic, std::move(handler)}).ok());
+    };
+    add("GET", "/health", [](auto e) { e->answer({.body = "{}"}); });
+    add("GET", "/", [](auto e) { e->answer({.body = "root"}); });
+    add("GET", "/below/*", [](auto e) { e->answer({.body = e->request().path + "?" + e->request().query}); });
+    add("POST", "/tokenize", [](auto e) { e->answer({.body = e->request().body}); });
+    add("POST", "/drop", [](auto) {});
+    add("GET", "/field", [](auto e) { e->answer({.fields = {{"x-y", "a\r\nevil: 1"}}}); });
+    add("POST", "/wait", [this](auto e) { keep(std::move(e)); });
+    add("GET", "/stream", [this](auto e) {
+      e->start_stream({.content_type = "text/event-stream; charset=utf-8"});
+      e->write("data: 1\n\n");
+      keep(std::move(e));
+    });
+    options.tick = 10ms;
+    auto server = HttpServer::listen(
+        options, std::move(routes),
+        {.clock = &clock_,
+         .random = [this] { return ++random_; },
+         .unix_time = [] { return 0; },
+         .on_refused = [this](int status) { refused_ = status; },
+         .allow = [](RouteRole, const HttpRequest& r) { return r.field("x-forbid").empty(); }});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    thread_ = std::thread([this] { server_->run(); });
+  }
+
+  void stop() {
+    if (!server_) return;
+    server_->stop();
+    if (thread_.joinable()) thread_.join();
+    open_.clear();
+    server_.reset();
+  }
+
+  void keep(std::shared_ptr<Exchange> e) {
+    std::lock_guard lock(mutex_);
+    e->on_client_left([this] { ++left_; });
+    open_.push_back(std::move(e));
+  }
+  size_t kept() {
+    std::lock_guard lock(mutex_);
+    return open_.size();
+  }
+  // Runs `work` with the kept exchange `i` on the io thread.
+  void with(size_t i, std::function<void(Exchange&)> work) {
+    server_->post([this, i, work = std::move(work)] { work(*open_[i]); });
+  }
+  static bool soon(const std::function<bool()>& condition) {
+    const auto limit = std::chrono::steady_clock::now() + 10s;
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() > limit) return false;
+      std::this_thread::sleep_for(1ms);
+    }
+    return true;
+  }
+
+  SteadyClock clock_;
+  uint64_t random_ = 0;
+  std::atomic<int> refused_ = 0;
+  std::atomic<int> left_ = 0;
+  std::mutex mutex_;
+  std::deque<std::shared_ptr<Exchange>> open_;
+  std::unique_ptr<HttpServer> server_;
+  std::thread thread_;
+};
+
+TEST_F(ServerTest, AnswersAndKeepsTheConnection) {
+  start();
+  LoopbackClient client(server_->port());
+  for (int i = 0; i < 3; ++i) {
+    const auto reply = client.get("/health");
+    EXPECT_EQ(reply.status, 200);
+    EXPECT_EQ(reply.body, "{}");
+    EXPECT_EQ(reply.fields.at("connection"), "keep-alive");
+    EXPECT_EQ(reply.fields.at("content-type"), "application/json");
+    EXPECT_EQ(reply.fields.at("x-request-id").size(), 32u);
+    EXPECT_EQ(reply.fields.at("date"), "Thu, 01 Jan 1970 00:00:00 GMT");
+  }
+  EXPECT_EQ(client.post("/tokenize", "abc").body, "abc");
+  EXPECT_EQ(client.get("/below/x%2Fy?z=1").body, "/below/x%2Fy?z=1");
+  EXPECT_EQ(client.get("/below/").status, 404);
+}
+
+TEST_F(ServerTest, ErrorsOfRouting) {
+  start();
+  LoopbackClient client(server_->port());
+  const auto missing = client.get("/nope");
+  EXPECT_EQ(missing.status, 404);
+  EXPECT_NE(missing.body.find("\"error\":{\"message\":\"no such path: /nope\""), std::string::npos)
+      << missing.body;
+  const auto method = client.get("/tokenize");
+  EXPECT_EQ(method.status, 405);
+  EXPECT_EQ(method.fields.at("allow"), "POST");
+  client.send("GET /health HTTP/1.1\r\nHost: a\r\nX-Forbid: 1\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 403);
+  EXPECT_EQ(client.post("/drop", "").status, 500);
+  EXPECT_EQ(client.get("/health").status, 200);
+}
+
+TEST_F(ServerTest, HeadHasNoBody) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n");
+  const auto reply = client.read_reply(true);
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.fields.at("content-length"), "2");
+  EXPECT_EQ(client.get("/health").body, "{}");
+}
+
+TEST_F(ServerTest, RequestIdsAndFieldValues) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send("GET /health HTTP/1.1\r\nHost: a\r\nX-Request-Id: my.id_1-2\r\n\r\n");
+  EXPECT_EQ(client.read_reply().fields.at("x-request-id"), "my.id_1-2");
+  client.send("GET /health HTTP/1.1\r\nHost: a\r\nX-Request-Id: not ok\r\n\r\n");
+  EXPECT_EQ(client.read_reply().fields.at("x-request-id").size(), 32u);
+  const auto reply = client.get("/field");
+  EXPECT_EQ(reply.fields.at("x-y"), "a__evil: 1");
+  EXPECT_FALSE(reply.fields.contains("evil"));
+}
+
+TEST_F(ServerTest, Http10IsAnsweredAndClosed) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send("GET /health HTTP/1.0\r\n\r\n");
+  const auto reply = client.read_reply();
+  EXPECT_EQ(reply.body, "{}");
+  EXPECT_EQ(reply.fields.at("connection"), "close");
+  EXPECT_TRUE(client.at_end());
+  LoopbackClient stream(server_->port());
+  stream.send("GET /stream HTTP/1.0\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  with(0, [](Exchange& e) {
+    e.write("data: 2\n\n");
+    e.end();
+  });
+  const auto text = stream.read_reply();
+  EXPECT_FALSE(text.fields.contains("transfer-encoding"));
+  EXPECT_EQ(text.body, "data: 1\n\ndata: 2\n\n");
+}
+
+TEST_F(ServerTest, ConnectionCloseAndExpectContinue) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send(
+      "POST /tokenize HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: "
+      "2\r\n\r\n");
+  EXPECT_EQ(client.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  client.send("ok");
+  EXPECT_EQ(client.read_reply().body, "ok");
+  EXPECT_TRUE(client.at_end());
+}
+
+// The whole table over real sockets: the status the check says is the status on the wire, and the server
+// lives on.
+TEST_F(ServerTest, RawRequests) {
+  start();
+  for (const auto& c : raw_requests()) {
+    if (c.verdicts[0] == 200 || c.bytes.empty()) continue;
+    LoopbackClient client(server_->port());
+    client.send(c.bytes);
+    if (c.verdicts[0] == 0) client.half_close();
+    const auto reply = client.read_reply();
+    EXPECT_EQ(reply.status, c.verdicts[0] == 0 ? 400 : c.verdicts[0]) << c.name;
+    EXPECT_EQ(reply.fields.at("connection"), "close") << c.name;
+    EXPECT_NE(reply.body.find("\"code\":\"malformed_http\""), std::string::npos) << c.name;
+    EXPECT_TRUE(client.at_end()) << c.name;
+  }
+  EXPECT_EQ(refused_.load() / 100, 4);
+  EXPECT_EQ(LoopbackClient(server_->port()).get("/health").status, 200);
+}
+
+// What the check lets through, Beast must let through too.
+TEST_F(ServerTest, CleanRawRequestsReachARoute) {
+  start();
+  for (const auto& c : raw_requests()) {
+    if (c.verdicts != std::vector<int>{200}) continue;
+    LoopbackClient client(server_->port());
+    client.send(c.bytes);
+    const auto reply = client.read_reply();
+    EXPECT_TRUE(reply.status == 200 || reply.status == 404 || reply.status == 405)
+        << c.name << ": " << reply.status << reply.body;
+  }
+}
+
+TEST_F(ServerTest, PipelinedRequestsAreAnsweredInOrder) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send(LoopbackClient::post_text("/wait", "") +
+              "GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  with(0, [](Exchange& e) { e.answer({.body = "late"}); });
+  EXPECT_EQ(client.read_reply().body, "late");
+  EXPECT_EQ(client.read_reply().body, "{}");
+  EXPECT_EQ(client.read_reply().body, "root");
+}
+
+TEST_F(ServerTest, TooMuchBehindAnOpenRequestEndsIt) {
+  start({.early_bytes = 1000});
+  LoopbackClient client(server_->port());
+  client.send(LoopbackClient::post_text("/wait", "") + std::string(5000, 'x'));
+  EXPECT_TRUE(soon([&] { return left_ == 1; }));
+}
+
+TEST_F(ServerTest, AClientThatLeavesIsSeenAtOnce) {
+  start();
+  for (int kind = 0; kind < 3; ++kind) {
+    LoopbackClient client(server_->port());
+    client.send(LoopbackClient::post_text("/wait", ""));
+    ASSERT_TRUE(soon([&] { return kept() == static_cast<size_t>(kind) + 1; }));
+    EXPECT_EQ(left_, kind);
+    if (kind == 0) client.close();
+    if (kind == 1) client.reset();
+    if (kind == 2) client.half_close();
+    EXPECT_TRUE(soon([&] { return left_ == kind + 1; }));
+    EXPECT_TRUE(soon([&] { return server_->open_exchanges() == 0 && server_->open_connections() == 0; }));
+    with(static_cast<size_t>(kind), [](Exchange& e) { e.answer({.body = "nobody reads this"}); });
+  }
+}
+
+TEST_F(ServerTest, StreamsAreChunkedAndCanBreak) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  with(0, [](Exchange& e) {
+    e.write("data: 2\n\n");
+    e.end();
+  });
+  const auto whole = client.read_reply();
+  EXPECT_EQ(whole.body, "data: 1\n\ndata: 2\n\n");
+  EXPECT_TRUE(whole.complete);
+  EXPECT_EQ(client.get("/health").status, 200);
+
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 2; }));
+  with(1, [](Exchange& e) {
+    e.write("data: error\n\n");
+    e.abort();
+  });
+  const auto broken = client.read_reply();
+  EXPECT_EQ(broken.body, "data: 1\n\ndata: error\n\n");
+  EXPECT_FALSE(broken.complete);
+  EXPECT_TRUE(client.at_end());
+  EXPECT_EQ(left_, 0);
+}
+
+TEST_F(ServerTest, QuietEventStreamsGetComments) {
+  start({.sse_keep_alive = 20ms});
+  LoopbackClient client(server_->port());
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_TRUE(client.read_until(": keep-alive\n\n").ends_with(": keep-alive\n\n"));
+  EXPECT_TRUE(client.read_until(": keep-alive\n\n").ends_with(": keep-alive\n\n"));
+}
+
+TEST_F(ServerTest, AReaderThatStopsIsCutOff) {
+  start({.write_stall = 100ms, .output_bytes = 64 * 1024});
+  LoopbackClient client(server_->port(), 4096);
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  EXPECT_TRUE(soon([&] {
+    with(0, [](Exchange& e) { e.write(std::string(32 * 1024, 'x')); });
+    return left_ == 1;
+  }));
+  EXPECT_TRUE(soon([&] { return server_->open_connections() == 0; }));
+}
+
+TEST_F(ServerTest, OutputIsBoundedWhateverTheStallTime) {
+  start({.write_stall = 1h, .output_bytes = 64 * 1024});
+  LoopbackClient client(server_->port(), 4096);
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  EXPECT_TRUE(soon([&] {
+    with(0, [](Exchange& e) { e.write(std::string(64 * 1024, 'x')); });
+    return left_ == 1;
+  }));
+}
+
+TEST_F(ServerTest, SlowHeadsAndBodiesAreCutOff) {
+  start({.head_timeout = 50ms, .body_idle = 50ms, .keep_alive = 50ms});
+  LoopbackClient head(server_->port());
+  head.send("GET /hea");
+  EXPECT_EQ(head.read_reply().status, 408);
+  LoopbackClient body(server_->port());
+  body.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+  EXPECT_EQ(body.read_reply().status, 408);
+  LoopbackClient idle(server_->port());
+  EXPECT_TRUE(idle.at_end());
+}
+
+TEST_F(ServerTest, ABodyThatTricklesIsCutOff) {
+  start({.body_idle = 100ms, .body_bytes_per_second = 100000});
+  LoopbackClient client(server_->port());
+  client.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+  std::thread feeder([&] {
+    for (int i = 0; i < 100 && refused_ == 0; ++i) {
+      client.send("x");
+      std::this_thread::sleep_for(10ms);
+    }
+  });
+  feeder.join();
+  EXPECT_EQ(client.read_reply().status, 408);
+}
+
+TEST_F(ServerTest, ConnectionsAreLimited) {
+  start({.max_connections = 3, .max_connections_per_ip = 2, .limit_loopback = true});
+  LoopbackClient a(server_->port()), b(server_->port());
+  EXPECT_EQ(a.get("/health").status, 200);
+  EXPECT_EQ(b.get("/health").status, 200);
+  {
+    LoopbackClient c(server_->port());
+    const auto reply = c.read_reply();
+    EXPECT_EQ(reply.status, 503);
+    EXPECT_EQ(reply.fields.at("retry-after"), "1");
+  }
+  a.close();
+  ASSERT_TRUE(soon([&] { return server_->open_connections() == 1; }));
+  LoopbackClient d(server_->port());
+  EXPECT_EQ(d.get("/health").status, 200);
+}
+
+TEST_F(ServerTest, AllConnectionsTogetherAreLimited) {
+  start({.max_connections = 1});
+  LoopbackClient a(server_->port());
+  EXPECT_EQ(a.get("/health").status, 200);
+  LoopbackClient b(server_->port());
+  EXPECT_EQ(b.read_reply().status, 503);
+}
+
+TEST_F(ServerTest, SurvivesWithoutFileDescriptors) {
+  start();
+  LoopbackClient open(server_->port());
+  EXPECT_EQ(open.get("/health").status, 200);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  std::vector<std::unique_ptr<LoopbackClient>> clients;
+  {
+    // Room for the clients' own sockets, none for the server's side of them.
+    LoopbackClient probe(server_->port());
+    EXPECT_EQ(probe.get("/health").status, 200);
+    const int highest = dup(0);
+    ASSERT_GT(highest, 0);
+    close(highest);
+    const rlimit tight{.rlim_cur = static_cast<rlim_t>(highest) + 3, .rlim_max = before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    for (int i = 0; i < 3; ++i) clients.push_back(std::make_unique<LoopbackClient>(server_->port()));
+    EXPECT_TRUE(soon([&] { return refused_ == 503; }));
+    EXPECT_EQ(open.get("/health").status, 200);
+    clients.clear();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  }
+  EXPECT_TRUE(soon([&] { return LoopbackClient(server_->port()).get("/health").status == 200; }));
+}
+
+TEST_F(ServerTest, DrainFinishesWhatIsOpen) {
+  start();
+  LoopbackClient idle(server_->port()), busy(server_->port());
+  EXPECT_EQ(idle.get("/health").status, 200);
+  busy.send(LoopbackClient::post_text("/wait", ""));
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  server_->begin_drain();
+  EXPECT_TRUE(idle.at_end());
+  EXPECT_EQ(LoopbackClient(server_->port()).get("/health").status, 0);
+  EXPECT_EQ(server_->open_exchanges(), 1u);
+  with(0, [](Exchange& e) { e.answer({.body = "done"}); });
+  const auto reply = busy.read_reply();
+  EXPECT_EQ(reply.body, "done");
+  EXPECT_EQ(reply.fields.at("connection"), "close");
+  EXPECT_EQ(left_, 0);
+  busy.close();
+  EXPECT_TRUE(soon([&] { return server_->open_connections() == 0; }));
+}
+
+TEST_F(ServerTest, StopEndsOpenExchanges) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send(LoopbackClient::post_text("/wait", ""));
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  stop();
+  EXPECT_EQ(left_, 1);
+  EXPECT_TRUE(client.at_end());
+}
+
+TEST_F(ServerTest, PortInUseAndBadAddress) {
+  start();
+  const auto again =
+      HttpServer::listen({.port = server_->port()}, {},
+                         {.clock = &clock_, .random = [] { return 0; }, .unix_time = [] { return 0; }});
+  EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_NE(std::string(again.status().message()).find("in use"), std::string::npos);
+  const auto bad =
+      HttpServer::listen({.address = "nowhere"}, {},
+                         {.clock = &clock_, .random = [] { return 0; }, .unix_time = [] { return 0; }});
+  EXPECT_EQ(bad.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(RouteTable, RefusesWhatIsIncomplete) {
+  RouteTable routes;
+  const RouteHandler handler = [](auto) {};
+  EXPECT_TRUE(routes.add({"GET", "/a", RouteRole::kUser, handler}).ok());
+  EXPECT_EQ(routes.add({"GET", "/a", RouteRole::kUser, handler}).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_FALSE(routes.add({"GET", "/b", static_cast<RouteRole>(0), handler}).ok());
+  EXPECT_FALSE(routes.add({"GET", "b", RouteRole::kUser, handler}).ok());
+  EXPECT_FALSE(routes.add({"GET", "/b", RouteRole::kUser, nullptr}).ok());
+  EXPECT_EQ(routes.find("POST", "/a").allow, "GET");
+  EXPECT_EQ(routes.find("GET", "/c").route, nullptr);
+}
+
+}  // namespace
+}  // namespace baton::coordinator
