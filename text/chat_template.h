@@ -14,8 +14,8 @@ class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
   // `context_json`: an object with messages, and optionally tools, documents, add_generation_prompt and any
-  // chat_template_kwargs. Key order is kept. bos_token/eos_token are filled in. raise_exception in the template is
-  // kInvalidArgument with its message.
+  // chat_template_kwargs. Key order is kept. bos_token/eos_token are filled in. raise_exception in the
+  // template is kInvalidArgument with its message.
   virtual absl::StatusOr<std::string> render(std::string_view context_json) const = 0;
 };
 

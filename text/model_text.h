@@ -19,13 +19,15 @@ struct ModelText {
   int32_t context_tokens = 0;  // what the model was trained for; 0 = unknown
   std::string default_name;    // general.name or the file's stem
 
-  // A chat request to token ids: the template is rendered, its own text may hold special tokens, message contents may not
-  // (a user who writes <|im_end|> gets ordinary text).
+  // A chat request to token ids: the template is rendered, its own text may hold special tokens, message
+  // contents may not (a user who writes <|im_end|> gets ordinary text). The rule and its limits:
+  // text/rust/src/marks.rs. kFailedPrecondition when the model has no template. As in transformers, BOS comes
+  // from the template or not at all.
   absl::StatusOr<std::vector<TokenId>> encode_chat(std::string_view context_json) const;
 };
 
 // `path`: a GGUF file, or a Hugging Face directory (tokenizer.json, tokenizer_config.json, config.json,
-// generation_config.json). Errors name file and key.
+// generation_config.json, chat_template.jinja). Errors name file and key.
 absl::StatusOr<ModelText> load_model_text(const std::string& path);
 
 }  // namespace baton::text

@@ -1,0 +1,36 @@
+#include "text/model_text.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "text/model_sources.h"
+#include "text/rust_chat_template.h"
+
+namespace baton::text {
+
+void add_end_token(ModelText& model, int64_t id) {
+  if (id < 0 || id >= model.tokenizer->vocab_size()) return;
+  const auto token = static_cast<TokenId>(id);
+  if (std::ranges::find(model.end_token_ids, token) == model.end_token_ids.end())
+    model.end_token_ids.push_back(token);
+}
+
+absl::StatusOr<std::vector<TokenId>> ModelText::encode_chat(std::string_view context_json) const {
+  if (chat_template == nullptr) return absl::FailedPreconditionError("the model has no chat template");
+  const auto* rust_template = dynamic_cast<const RustChatTemplate*>(chat_template.get());
+  const auto* rust_tokenizer = dynamic_cast<const RustTokenizer*>(tokenizer.get());
+  if (rust_template != nullptr && rust_tokenizer != nullptr)
+    return rust_template->encode(*rust_tokenizer, context_json);
+  // Another implementation cannot tell whose text is whose: nothing becomes a special token.
+  ASSIGN_OR_RETURN(const std::string text, chat_template->render(context_json));
+  return tokenizer->encode(text, {.add_special = false, .parse_special = false});
+}
+
+absl::StatusOr<ModelText> load_model_text(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) return absl::NotFoundError(path + ": no such file or directory");
+  return std::filesystem::is_directory(status) ? load_directory_text(path) : load_gguf_text(path);
+}
+
+}  // namespace baton::text

@@ -1,0 +1,132 @@
+//! Constrained decoding over llguidance: a vocabulary once per model, a matcher per sequence.
+
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::{Matcher, ParserFactory};
+use toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+
+use crate::abi::Failure;
+use crate::tokenizer::TextTokenizer;
+
+/// All tokens as bytes in a trie, as wide as the model's logits.
+pub struct Vocabulary {
+    environment: TokEnv,
+}
+
+/// Field order is the ABI (rust_abi.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Limits {
+    source_bytes: u64,
+    grammar_symbols: u64,
+    lexer_states: u64,
+    compile_fuel: u64,
+    step_fuel: u64,
+    step_items: u64,
+}
+
+pub struct GrammarMatcher {
+    matcher: Matcher,
+    words: usize,
+}
+
+const MAX_WIDTH: usize = 1 << 22;
+
+impl Vocabulary {
+    pub fn new(tokenizer: &TextTokenizer, width: usize, end: &[u32]) -> Result<Self, Failure> {
+        if width > MAX_WIDTH || width < tokenizer.entries.len() {
+            return Err(Failure::invalid(format!(
+                "grammar: a logit width of {width}; the vocabulary has {}, at most {MAX_WIDTH}",
+                tokenizer.entries.len()
+            )));
+        }
+        if end.is_empty() || end.iter().any(|&id| id as usize >= width) {
+            return Err(Failure::invalid("grammar: want at least one end token, all inside the vocabulary"));
+        }
+        let mut words = vec![Vec::new(); width];
+        for (word, entry) in words.iter_mut().zip(&tokenizer.entries) {
+            if entry.special {
+                // toktrie's convention: special tokens are 0xFF and their name, which no text matches.
+                word.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                word.extend_from_slice(entry.piece.as_bytes());
+            } else {
+                *word = entry.bytes.clone();
+            }
+        }
+        let trie = TokTrie::from(&TokRxInfo::new(width as u32, end[0]), &words).with_eos_tokens(end);
+        Ok(Vocabulary { environment: Arc::new(ApproximateTokEnv::new(trie)) })
+    }
+
+    /// `kind`: json_schema, regex or lark.
+    pub fn compile(&self, kind: &str, source: &str, limits: &Limits) -> Result<GrammarMatcher, Failure> {
+        let failed = |e: String| Failure::invalid(format!("grammar: {kind}: {e}"));
+        if source.len() as u64 > limits.source_bytes {
+            return Err(Failure::exhausted(format!(
+                "grammar: {kind}: {} bytes; at most {}",
+                source.len(),
+                limits.source_bytes
+            )));
+        }
+        if !matches!(kind, "json_schema" | "regex" | "lark") {
+            return Err(Failure::invalid(format!("grammar: unknown kind \"{kind}\"")));
+        }
+        let grammar = TopLevelGrammar::from_tagged_str(kind, source).map_err(|e| failed(e.to_string()))?;
+        let mut factory = ParserFactory::new_simple(&self.environment).map_err(|e| failed(e.to_string()))?;
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits {
+            max_grammar_size: limits.grammar_symbols as usize,
+            max_lexer_states: limits.lexer_states as usize,
+            initial_lexer_fuel: limits.compile_fuel,
+            step_lexer_fuel: limits.step_fuel,
+            step_max_items: limits.step_items as usize,
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
+        let matcher = Matcher::new(factory.create_parser(grammar));
+        match matcher.get_error() {
+            Some(error) => Err(failed(error)),
+            None => {
+                let words = self.environment.tok_trie().vocab_size().div_ceil(32);
+                Ok(GrammarMatcher { matcher, words })
+            }
+        }
+    }
+}
+
+impl GrammarMatcher {
+    /// Bit i of the mask: token i may come next. After the end only the end tokens are left.
+    pub fn mask(&mut self, out: &mut [u32]) -> Result<(), Failure> {
+        if out.len() != self.words {
+            return Err(Failure::invalid(format!("grammar: a mask of {} words; want {}", out.len(), self.words)));
+        }
+        let mask = self.matcher.compute_mask_or_eos().map_err(step_failed)?;
+        out.copy_from_slice(&mask.as_slice()[..self.words]);
+        Ok(())
+    }
+
+    pub fn accept(&mut self, id: u32) -> Result<bool, Failure> {
+        let taken = self.matcher.try_consume_tokens(&[id]).map_err(step_failed)?;
+        Ok(taken == 1)
+    }
+
+    pub fn rollback(&mut self, tokens: usize) -> Result<(), Failure> {
+        self.matcher.rollback(tokens).map_err(step_failed)
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+
+    pub fn is_accepting(&mut self) -> Result<bool, Failure> {
+        self.matcher.is_accepting().map_err(step_failed)
+    }
+
+    pub fn copy(&self) -> Self {
+        GrammarMatcher { matcher: self.matcher.deep_clone(), words: self.words }
+    }
+}
+
+fn step_failed(error: impl std::fmt::Display) -> Failure {
+    Failure::exhausted(format!("grammar: {error}"))
+}
