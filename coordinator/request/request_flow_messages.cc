@@ -127,7 +127,9 @@ void RequestFlow::on_sequence(const WorkerRef& worker, const SequenceTokens& tok
 // False when the leg has no business to send them.
 bool RequestFlow::take_tokens(ActiveRequest& a, const SequenceTokens& tokens) {
   Attempt& attempt = a.attempt;
-  if (attempt.finish != FinishReason::kNone && !tokens.tokens.empty()) return false;
+  // The decode leg's end may overtake the first token, which then still comes.
+  if (attempt.finish != FinishReason::kNone && tokens.leg != Leg::kPrefill && !tokens.tokens.empty())
+    return false;
   auto next = tokens.tokens.begin();
   if (tokens.leg != Leg::kDecode) {
     attempt.prompt_outputs.insert(attempt.prompt_outputs.end(), tokens.prompt_tokens.begin(),
