@@ -91,6 +91,7 @@ struct WorkerDescription {
   std::string host_id;          // equal on one host (boot id + namespace): the local lane needs it equal
   std::string control_address;  // host:port of its gRPC server
   std::string data_address;     // opaque: what DataPlane::address() gave
+  std::string metrics_address;  // host:port of its /metrics
   uint64_t pid = 0;
   std::string version;
   std::string device;           // Backend::description()

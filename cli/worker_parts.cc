@@ -1,0 +1,136 @@
+#include "cli/worker_parts.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/units.h"
+#include "cli/version.h"
+#include "transport/data/host_id.h"
+#include "transport/data/ucx_data_plane.h"
+#include "worker/kv_transfer/kv_layout.h"
+
+namespace baton::cli {
+namespace {
+
+// What may wait for the engine: a burst of submits and the events of every open transfer.
+constexpr size_t kMailboxCapacity = 65536;
+
+kernels::KvType kv_type(const std::string& name) {
+  return name == "f32"   ? kernels::KvType::kF32
+         : name == "f16" ? kernels::KvType::kF16
+                         : kernels::KvType::kBF16;
+}
+
+Incarnation new_incarnation() {
+  using namespace std::chrono;
+  return Incarnation(duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count());
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WorkerParts>> WorkerParts::make(const WorkerOptions& options,
+                                                               worker::PeerReportSink on_peer) {
+  auto parts = std::make_unique<WorkerParts>();
+  RETURN_IF_ERROR(parts->read(options));
+  RETURN_IF_ERROR(parts->load(options, std::move(on_peer)));
+  RETURN_IF_ERROR(parts->make_engine());
+  return parts;
+}
+
+absl::Status WorkerParts::read(const WorkerOptions& options) {
+  ASSIGN_OR_RETURN(manifest, read_manifest(options.manifest));
+  const auto found = std::ranges::find(manifest.pools, options.pool, &PoolManifest::name);
+  if (found == manifest.pools.end())
+    return absl::NotFoundError(cat(options.manifest, ": there is no pool ", options.pool));
+  pool = *found;
+  description.ref = {cat(pool.name, "-", options.index), new_incarnation()};
+  description.role = pool.role;
+  description.pool = pool.name;
+  description.host_id = transport::host_id();
+  description.pid = ::getpid();
+  description.version = kVersion;
+  ASSIGN_OR_RETURN(file, worker::ModelFile::open(manifest.model_source));
+  return absl::OkStatus();
+}
+
+int32_t WorkerParts::context_tokens() const {
+  const int64_t trained = file->spec().context_tokens;
+  return static_cast<int32_t>(
+      manifest.context_tokens > 0 ? std::min<int64_t>(manifest.context_tokens, trained) : trained);
+}
+
+kernels::KvGeometry WorkerParts::geometry() const {
+  kernels::KvGeometry g = worker::kv_geometry(file->spec(), pool.block_tokens, kv_type(pool.kv_dtype), 0);
+  g.blocks = static_cast<int64_t>(pool.kv_memory_bytes / (g.piece_bytes() * g.layers));
+  return g;
+}
+
+absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportSink on_peer) {
+  const kernels::KvGeometry g = geometry();
+  if (g.blocks < 2)
+    return absl::InvalidArgumentError(
+        cat("pool ", pool.name, ": kv.memory ", format_bytes(pool.kv_memory_bytes), " holds ", g.blocks,
+            " blocks of ", format_bytes(g.piece_bytes() * g.layers), "; want 2 at least"));
+  ASSIGN_OR_RETURN(backend, kernels::make_backend(
+                                {.device = pool.device, .threads = options.threads, .cpus = options.cpus}));
+  transport::DataPlaneOptions data;
+  ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
+  data.pool_bytes = g.pool_bytes();
+  data.prefault_pool = false;
+  data.checksum = manifest.checksum;
+  // The id of the numerics is known before the pool is attached only up to its KV type, which the layout hash
+  // has too.
+  data.identity = {.self = description.ref,
+                   .host_id = description.host_id,
+                   .kv_layout_hash = worker::kv_layout_hash(g, backend->kv_layout_name()),
+                   .model_hash = file->hash(),
+                   .numerics_id = backend->numerics_id()};
+  ASSIGN_OR_RETURN(plane, transport::make_ucx_data_plane(data));
+  RETURN_IF_ERROR(backend->attach_kv(plane->pool(), g));
+  ASSIGN_OR_RETURN(model, worker::LlamaModel::create(
+                              file->spec(), file->weights(), *backend,
+                              {.max_rows = pool.max_batch_tokens, .max_positions = context_tokens()}));
+  runner = std::make_unique<worker::ModelRunner>(*model, clock);
+  mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
+  ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
+                                 *plane, {.geometry = g,
+                                          .events =
+                                              [this](worker::KvEvent e) {
+                                                BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
+                                              },
+                                          .peers = std::move(on_peer)}));
+  description.data_address = plane->address();
+  description.device = backend->description();
+  description.model_hash = data.identity.model_hash;
+  description.kv_layout_hash = data.identity.kv_layout_hash;
+  description.numerics_id = data.identity.numerics_id;
+  description.block_tokens = g.block_tokens;
+  description.context_tokens = context_tokens();
+  description.blocks_total = g.blocks;
+  return absl::OkStatus();
+}
+
+absl::Status WorkerParts::make_engine() {
+  worker::EngineOptions options;
+  options.blocks = description.blocks_total;
+  options.block_tokens = description.block_tokens;
+  options.scheduler.vocab_size = static_cast<int32_t>(file->spec().vocab_size);
+  options.scheduler.context_tokens = description.context_tokens;
+  options.scheduler.token_budget = pool.max_batch_tokens;
+  options.scheduler.max_running = std::min(pool.max_sequences, pool.max_batch_tokens);
+  options.scheduler.itl_objective = manifest.itl_objective;
+  engine = std::make_unique<worker::Engine>(options, *exchange);
+  return absl::OkStatus();
+}
+
+std::string WorkerParts::memory_plan() const {
+  const kernels::KvGeometry g = geometry();
+  return cat("weights ", format_bytes(model->weight_bytes()), ", KV ", format_bytes(g.pool_bytes()), " = ",
+             g.blocks, " blocks of ", g.block_tokens, " tokens (", g.blocks * g.block_tokens, " tokens)");
+}
+
+}  // namespace baton::cli

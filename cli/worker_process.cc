@@ -1,0 +1,178 @@
+// One worker process: makes its parts, starts its threads, ends them.
+//
+//   thread     loop                                   owns
+//   engine     worker/engine/engine_loop              sequences, blocks, the model
+//   progress   worker/kv_transfer/kv_exchange_agent   connections to peers, transfers
+//   control    worker/control                         which coordinator owns which request
+//   http       coordinator/gateway/http_server        /metrics, /live, /ready of this worker
+//   (the backend's pool computes inside an engine step; gRPC's own threads post to control)
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+
+#include "base/agent.h"
+#include "base/cat.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/timers.h"
+#include "cli/home.h"
+#include "cli/process.h"
+#include "cli/version.h"
+#include "cli/worker_parts.h"
+#include "coordinator/gateway/http_server.h"
+#include "worker/control/worker_control.h"
+
+namespace baton::cli {
+namespace {
+
+using coordinator::Exchange;
+using coordinator::HttpAnswer;
+using coordinator::RouteRole;
+
+// The engine's counters as metrics, each time somebody asks.
+std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::EngineLoop& loop) {
+  const worker::EngineStatus status = loop.status();
+  const worker::EngineCounters& c = status.counters;
+  const LoadSnapshot& load = status.load;
+  const std::string& name = parts.description.ref.name;
+  m.set(Metric::kBuildInfo, 1, {kVersion});
+  m.raise(Metric::kSteps, c.steps);
+  m.raise(Metric::kStepSeconds, c.step_seconds);
+  m.set(Metric::kBatchSize, c.last_batch_rows);
+  m.raise(Metric::kEnginePrefillTokens, c.prefill_tokens);
+  m.raise(Metric::kEngineDecodeTokens, c.decode_tokens);
+  m.raise(Metric::kPreemptions, c.preemptions);
+  m.raise(Metric::kKvEvictions, c.evictions);
+  m.raise(Metric::kPrefixQueryTokens, c.prefix_query_tokens);
+  m.raise(Metric::kPrefixHitTokens, c.prefix_hit_tokens);
+  m.set(Metric::kKvBlocks, load.blocks_free, {name, "free"});
+  m.set(Metric::kKvBlocks, load.blocks_cached, {name, "cached"});
+  m.set(Metric::kKvBlocks, load.blocks_active, {name, "active"});
+  m.set(Metric::kKvBlocks, load.blocks_inflight, {name, "in_transfer"});
+  m.set(Metric::kKvBlocks, load.blocks_quarantined, {name, "quarantine"});
+  m.set(Metric::kTransfersOpen, load.transfers_open);
+  m.set(Metric::kSequencesRunning, load.running);
+  m.set(Metric::kSequencesWaiting, load.waiting);
+  return m.render();
+}
+
+absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const WorkerParts& parts,
+                                                                     Metrics& metrics,
+                                                                     const worker::EngineLoop& loop) {
+  coordinator::RouteTable routes;
+  const auto get = [&routes](const char* path, std::function<HttpAnswer()> make) {
+    return routes.add(
+        {"GET", path, RouteRole::kPublic, [make](std::shared_ptr<Exchange> e) { e->answer(make()); }});
+  };
+  RETURN_IF_ERROR(get("/metrics", [&] {
+    return HttpAnswer{.content_type = "text/plain; version=0.0.4",
+                      .body = metrics_text(metrics, parts, loop)};
+  }));
+  RETURN_IF_ERROR(get("/live", [] { return HttpAnswer{.content_type = "text/plain", .body = "live\n"}; }));
+  RETURN_IF_ERROR(get("/ready", [&] {
+    // Ready: not draining, and the loop turned recently or has nothing to do.
+    const worker::EngineStatus s = loop.status();
+    const bool stuck = s.step_running && parts.clock.now() - s.last_turn > timers::kDead * 10;
+    return HttpAnswer{.status = s.draining || stuck ? 503 : 200,
+                      .content_type = "text/plain",
+                      .body = s.draining ? "draining\n"
+                              : stuck    ? "stuck\n"
+                                         : "ready\n"};
+  }));
+  return coordinator::HttpServer::listen(
+      {.address = "127.0.0.1"}, std::move(routes),
+      {.clock = &parts.clock, .random = random_source(), .unix_time = unix_time_source()});
+}
+
+struct WorkerProcess {
+  std::unique_ptr<worker::WorkerControl> control;  // filled in before the progress thread starts
+  std::unique_ptr<WorkerParts> parts;
+  Metrics metrics;
+  std::unique_ptr<worker::EngineLoop> loop;
+  std::unique_ptr<coordinator::HttpServer> http;
+
+  absl::Status make(const WorkerOptions& options);
+  int run();
+  // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
+  void drain();
+};
+
+absl::Status WorkerProcess::make(const WorkerOptions& options) {
+  ASSIGN_OR_RETURN(
+      parts, WorkerParts::make(options, [this](const PeerReport& report) { control->on_peer(report); }));
+  worker::EngineLoop::Parts loop_parts{*parts->engine, *parts->runner, *parts->mailbox, parts->clock};
+  loop = std::make_unique<worker::EngineLoop>(loop_parts,
+                                              [this](std::vector<WorkerMessage>& m) { control->publish(m); });
+  ASSIGN_OR_RETURN(http, listen_http(*parts, metrics, *loop));
+  parts->description.metrics_address = cat("127.0.0.1:", http->port());
+  worker::WorkerControlOptions control_options{.worker = parts->description, .join = options.join};
+  worker::WorkerControlParts control_parts{
+      .engine = *parts->mailbox,
+      .engine_status = [this] { return loop->status(); },
+      .connect_peer = [this](const WorkerDescription& peer) { return parts->exchange->connect(peer); },
+      .fence_peer = [this](const WorkerRef& peer) { return parts->exchange->fence(peer); },
+      .on_fenced = [](const absl::Status&) { ::raise(SIGTERM); },
+      .clock = parts->clock};
+  ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
+  return absl::OkStatus();
+}
+
+void WorkerProcess::drain() {
+  control->begin_drain();
+  const Instant limit = parts->clock.now() + timers::kDrainCap;
+  while (!loop->status().idle && parts->clock.now() < limit)
+    if (wait_for_signal(std::chrono::milliseconds(20)) != 0) return;  // a second SIGTERM: at once
+}
+
+int WorkerProcess::run() {
+  log_info("worker ready to join", {{"device", parts->description.device},
+                                    {"incarnation", parts->description.ref.incarnation.value()},
+                                    {"control", control->worker().control_address},
+                                    {"numerics", parts->description.numerics_id},
+                                    {"memory", parts->memory_plan()}});
+  absl::Status engine_end;
+  AgentThread progress("progress", [this](std::stop_token stop) {
+    while (!stop.stop_requested())
+      if (parts->exchange->do_work(parts->clock.now()) == 0) parts->exchange->wait(parts->clock.now());
+  });
+  AgentThread engine("engine", [&](std::stop_token stop) {
+    engine_end = loop->run(stop);
+    if (!engine_end.ok()) ::kill(::getpid(), SIGTERM);  // this life is over: the supervisor starts another
+  });
+  AgentThread control_thread("control", [this](std::stop_token stop) { control->run(stop); });
+  AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
+
+  while (wait_for_signal(std::chrono::seconds(60)) == 0) {
+  }
+  drain();
+  http->stop();
+  control_thread.request_stop();
+  engine.request_stop();
+  parts->mailbox->close();
+  engine.join();
+  progress.request_stop();
+  parts->exchange->wake();
+  progress.join();
+  http_thread.join();
+  control_thread.join();
+  log_info("worker stopped", {{"why", engine_end.ok() ? "asked to" : engine_end.ToString()}});
+  return engine_end.ok() ? kExitOk : kExitFailed;
+}
+
+}  // namespace
+
+int run_worker(const WorkerOptions& options) {
+  block_end_signals();
+  const Home home = Home::from_environment();
+  const std::string name = cat(options.pool, "-", options.index);
+  log_open({.role = options.pool, .worker = name, .file = home.file(cat("logs/", name, ".log"))});
+  WorkerProcess process;
+  if (const absl::Status s = process.make(options); !s.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(s.message()).c_str());
+    log_error("worker could not start", {{"why", s.ToString()}});
+    return kExitFailed;
+  }
+  return process.run();
+}
+
+}  // namespace baton::cli

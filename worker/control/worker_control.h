@@ -1,0 +1,102 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <stop_token>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/mailbox.h"
+#include "transport/rpc/control_server.h"
+#include "transport/rpc/membership_client.h"
+#include "worker/engine/engine_loop.h"
+
+namespace baton::worker {
+
+struct WorkerControlOptions {
+  WorkerDescription worker;            // control_address is filled in
+  std::string listen = "127.0.0.1:0";  // of the control server
+  std::string join;                    // host:port of the coordinator's membership service
+  transport::RpcSecurity security;
+};
+
+// What the control side drives. All callable from its thread; all outlive it.
+struct WorkerControlParts {
+  EngineMailbox& engine;
+  std::function<EngineStatus()> engine_status;
+  std::function<bool(const WorkerDescription&)> connect_peer;  // false: too much waits there
+  std::function<bool(const WorkerRef&)> fence_peer;
+  std::function<void(const absl::Status&)> on_fenced;  // this life of the worker is over
+  const Clock& clock;
+};
+
+// Between the coordinators and the engine. Each request belongs to the coordinator that submitted it: only
+// that one hears of it and may release it. A coordinator that comes back on a new stream starts clean: what
+// it had here is released. Thread: run() is the control thread and owns all state; publish(), on_peer(),
+// begin_drain(): any. Owns the control server and the membership client. Errors: start() when a port or
+// certificate is no good; a stream that misbehaves is closed; a full engine mailbox refuses the submit
+// (kOverloaded).
+class WorkerControl {
+ public:
+  static absl::StatusOr<std::unique_ptr<WorkerControl>> start(const WorkerControlOptions& options,
+                                                              const WorkerControlParts& parts);
+  ~WorkerControl();
+
+  const WorkerDescription& worker() const { return server_->worker(); }
+  // What the engine wants to say. Takes the messages. Path: step 10, from the engine loop, to the
+  // coordinator.
+  void publish(std::vector<WorkerMessage>& messages);
+  void on_peer(const PeerReport& report);
+  // Refuses new requests from now on and says so; the coordinator sends none. Leaves the membership.
+  void begin_drain();
+  bool joined() const { return membership_ && membership_->joined(); }
+
+  void run(std::stop_token stop);
+
+ private:
+  struct Published {
+    std::vector<WorkerMessage> messages;
+  };
+  struct Drain {};
+  using Event =
+      std::variant<transport::ControlServerEvent, transport::MembershipEvent, Published, PeerReport, Drain>;
+  struct Coordinator {
+    transport::StreamId stream;
+    bool connected = false;
+    Instant heard{};  // last message, or when the stream closed
+    std::set<RequestId> requests;
+  };
+
+  explicit WorkerControl(const WorkerControlParts& parts);
+
+  void on(const transport::ControlServerEvent& event, Instant now);
+  void on(const transport::MembershipEvent& event, Instant now);
+  void on(Published& published, Instant now);
+  void on(const PeerReport& report, Instant now);
+  void on(const Drain&, Instant now);
+  void on_opened(const transport::CoordinatorOpened& opened, Instant now);
+  void on_said(const std::string& coordinator, transport::StreamId stream, const CoordinatorMessage& message);
+  void on_submit(const std::string& coordinator, const Submit& submit);
+  void on_release(const std::string& coordinator, const Release& release);
+  void send_step(const StepReport& report);
+  void send_all(const WorkerMessage& message);
+  void send_to_owner(RequestId request, const WorkerMessage& message);
+  void post(EngineCommand command);
+  void release_all(Coordinator& coordinator);
+  void check_silence(Instant now);
+
+  const WorkerControlParts parts_;
+  Mailbox<Event> mailbox_;
+  std::unique_ptr<transport::ControlServer> server_;
+  std::unique_ptr<transport::MembershipClient> membership_;
+  std::map<std::string, Coordinator> coordinators_;       // by id
+  std::map<transport::StreamId, std::string> by_stream_;  // the coordinator of each open stream
+  std::map<RequestId, std::string> owners_;               // of every request that is not Released
+  bool draining_ = false;
+};
+
+}  // namespace baton::worker
