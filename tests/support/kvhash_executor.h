@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "worker/kv_cache/block_pool.h"
+#include "worker/schedule/step_plan.h"
+
+namespace baton::testing {
+
+// The KV memory of a KvHashExecutor: one number per (layer, block, slot), a function of tenant salt, position
+// and token history. Plain memory: anybody who may write it can, at any time, as with the real pool.
+class KvHashPool {
+ public:
+  KvHashPool(int layers, int64_t blocks, int32_t block_tokens);
+  uint64_t& at(int layer, BlockId block, int32_t slot);
+  uint64_t at(int layer, BlockId block, int32_t slot) const;
+  // Makes the content of the block wrong: who still reads it, or expects it kept, is found out.
+  void poison(BlockId block);
+  void poison_free(const worker::BlockPool& pool);  // every FREE block
+
+  int layers() const { return layers_; }
+  int32_t block_tokens() const { return block_tokens_; }
+
+ private:
+  size_t index(int layer, BlockId block, int32_t slot) const;
+  const int layers_;
+  const int64_t blocks_;
+  const int32_t block_tokens_;
+  std::vector<uint64_t> values_;
+};
+
+struct KvHashOptions {
+  int32_t vocab_size = 1000;
+  // Virtual time of a step: base + tokens x ... + rows x ...
+  double base_seconds = 0.001;
+  double seconds_per_prefill_token = 50e-6;
+  double seconds_per_attended = 5e-9;
+  double seconds_per_decode_row = 200e-6;
+};
+
+// A fake model: the next token is a hash of ALL the KV it can see, read through the block table. One stale,
+// missing or foreign slot changes the token; besides, every slot is compared with what the sequence's tokens
+// say, and a difference is an error that names it. Honours min_tokens and seed. Prompt logprobs are a
+// function of the same hashes. Deterministic; step durations are virtual.
+class KvHashExecutor final : public worker::StepExecutor {
+ public:
+  KvHashExecutor(KvHashPool& pool, const KvHashOptions& options);
+  absl::Status run(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
+                   worker::StepResult& result) override;
+  uint64_t rows_run() const { return rows_run_; }
+
+ private:
+  struct Fold;
+  absl::Status run_layer(int layer, const worker::PlannedRows& rows, Fold& fold);
+
+  KvHashPool& pool_;
+  const KvHashOptions options_;
+  uint64_t rows_run_ = 0;
+};
+
+// The tokens an undisturbed run of `request` gives, computed without any pool.
+std::vector<TokenId> kvhash_reference(const GenerateRequest& request, int layers,
+                                      const KvHashOptions& options);
+// The logprobs of the prompt tokens at positions 1 .. prompt - 1.
+std::vector<TokenOutput> kvhash_prompt_reference(const GenerateRequest& request, int layers);
+
+}  // namespace baton::testing
