@@ -111,7 +111,7 @@ class DataPlane {
   virtual void set_listener(DataPlaneListener& listener) = 0;
 
   // Starts the handshake and the test transfers; on_peer() tells how it ended. Already connected: told again.
-  virtual absl::Status connect(const WorkerDescription& peer) = 0;
+  virtual absl::Status connect(const WorkerDescription& peer, Instant now) = 0;
   // That life of the peer (and earlier ones) is over for ever; its connection is destroyed.
   virtual void fence(const WorkerRef& peer) = 0;
 

@@ -54,7 +54,8 @@ bool FramedDataPlane::stale(const WorkerRef& peer) const {
   return newest != newest_.end() && peer.incarnation < newest->second;
 }
 
-absl::Status FramedDataPlane::connect(const WorkerDescription& peer) {
+absl::Status FramedDataPlane::connect(const WorkerDescription& peer, Instant now) {
+  now_ = now;
   BATON_CHECK(listener_);
   const WorkerRef& ref = peer.ref;
   if (ref.name == options_.identity.self.name)

@@ -28,7 +28,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   std::span<std::byte> pool() override { return pool_->bytes(); }
   const std::string& address() const override { return links_->address(); }
   void set_listener(DataPlaneListener& listener) override { listener_ = &listener; }
-  absl::Status connect(const WorkerDescription& peer) override;
+  absl::Status connect(const WorkerDescription& peer, Instant now) override;
   void fence(const WorkerRef& peer) override;
   absl::Status send(const WorkerRef& peer, std::span<const std::byte> message) override;
   absl::Status offer(const WorkerRef& peer, const PieceOffer& piece) override;

@@ -142,7 +142,7 @@ void KvExchangeAgent::run(Command& command, Instant now) {
   if (auto* cancel = std::get_if<Cancel>(&command)) return source_.cancel(cancel->transfer);
   if (auto* fence = std::get_if<Fence>(&command)) return plane_.fence(fence->peer);
   const WorkerDescription& peer = std::get<Connect>(command).peer;
-  const absl::Status started = plane_.connect(peer);
+  const absl::Status started = plane_.connect(peer, now);
   if (!started.ok() && options_.peers)
     options_.peers({.peer = peer.ref, .error = std::string(started.message())});
 }

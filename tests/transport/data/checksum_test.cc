@@ -1,0 +1,102 @@
+#include "transport/data/checksum.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+#include "base/rng.h"
+
+namespace baton::transport {
+namespace {
+
+std::vector<std::byte> random_bytes(size_t n, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<std::byte> out(n);
+  for (auto& b : out) b = static_cast<std::byte>(rng.next());
+  return out;
+}
+
+// CRC32C bit by bit, from its definition.
+uint32_t crc32c(std::span<const std::byte> bytes) {
+  uint32_t crc = ~0u;
+  for (const std::byte b : bytes) {
+    crc ^= static_cast<uint32_t>(b);
+    for (int i = 0; i < 8; ++i) crc = (crc >> 1) ^ ((crc & 1) ? 0x82F63B78u : 0);
+  }
+  return ~crc;
+}
+
+TEST(CheckSum, DefinitionOfCrc32c) {
+  const char* digits = "123456789";
+  EXPECT_EQ(crc32c(std::as_bytes(std::span(digits, 9))), 0xE3069283u);  // the check value of the standard
+}
+
+// The value from its description in the header: four chains over the words modulo 4, then the chains and the
+// length.
+TEST(CheckSum, EqualsItsDefinition) {
+  const auto bytes = random_bytes(64 * 37, 1);
+  std::vector<std::byte> chain[4];
+  for (size_t at = 0; at < bytes.size(); at += 8)
+    chain[at / 8 % 4].insert(chain[at / 8 % 4].end(), &bytes[at], &bytes[at] + 8);
+  std::vector<uint64_t> last;
+  for (const auto& c : chain) last.push_back(crc32c(c));
+  last.push_back(bytes.size());
+  PieceChecksum sum;
+  sum.add(bytes);
+  EXPECT_EQ(sum.value(), crc32c(std::as_bytes(std::span(last))));
+}
+
+TEST(CheckSum, HardwareAndPortableAgreeAndCopy) {
+  if (!has_hardware_checksum()) GTEST_SKIP() << "no SSE4.2 on this machine";
+  for (const size_t n : {64u, 128u, 4096u, 12288u, 65536u}) {
+    const auto from = random_bytes(n, n);
+    for (const bool around : {false, true}) {
+      PieceChecksum::State hardware, portable;
+      std::vector<std::byte> a(n), b(n);
+      checksum_sse42(hardware, a.data(), from.data(), n, around);
+      finish_stores();
+      checksum_portable(portable, b.data(), from.data(), n);
+      EXPECT_EQ(std::memcmp(&hardware, &portable, sizeof hardware), 0) << n;
+      EXPECT_EQ(a, from);
+      EXPECT_EQ(b, from);
+    }
+  }
+}
+
+TEST(CheckSum, DoesNotDependOnTheCut) {
+  const auto bytes = random_bytes(64 * 100, 3);
+  PieceChecksum whole;
+  whole.add(bytes);
+  Rng rng(4);
+  for (int round = 0; round < 20; ++round) {
+    PieceChecksum parts;
+    for (size_t at = 0; at < bytes.size();) {
+      const size_t n = std::min<size_t>(64 * (1 + rng.below(9)), bytes.size() - at);
+      parts.add(std::span(bytes).subspan(at, n));
+      at += n;
+    }
+    EXPECT_EQ(parts.value(), whole.value());
+  }
+}
+
+TEST(CheckSum, SeesEveryFlippedBitAndEveryLength) {
+  auto bytes = random_bytes(256, 5);
+  PieceChecksum sum;
+  sum.add(bytes);
+  for (size_t bit = 0; bit < 256 * 8; ++bit) {
+    bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    PieceChecksum other;
+    other.add(bytes);
+    EXPECT_NE(other.value(), sum.value()) << "bit " << bit;
+    bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+  }
+  const std::vector<std::byte> zeros(128);
+  PieceChecksum one, two;
+  one.add(std::span(zeros).first(64));
+  two.add(zeros);
+  EXPECT_NE(one.value(), two.value());
+}
+
+}  // namespace
+}  // namespace baton::transport

@@ -1,0 +1,121 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "transport/data/host_id.h"
+#include "transport/data/loopback_data_plane.h"
+#include "transport/data/ucx_data_plane.h"
+
+namespace baton::transport {
+
+// The four ways two planes of this machine can be connected.
+enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal };
+
+inline std::string fabric_name(Fabric fabric) {
+  switch (fabric) {
+    case Fabric::kLoopbackStream:
+      return "loopback";
+    case Fabric::kLoopbackLocal:
+      return "loopback_local";
+    case Fabric::kUcxAm:
+      return "am";
+    case Fabric::kUcxLocal:
+      return "local";
+  }
+  return "?";
+}
+inline std::string lane_of(Fabric fabric) {
+  if (fabric == Fabric::kLoopbackStream) return "loopback";
+  return fabric == Fabric::kUcxAm ? "am" : "local";
+}
+inline AllowedLanes lanes_of(Fabric fabric) {
+  const bool local = lane_of(fabric) == "local";
+  return {.local = local, .stream = !local};
+}
+
+inline DataPlaneOptions plane_options(const std::string& name, uint64_t incarnation,
+                                      AllowedLanes lanes = {}) {
+  return {.identity = {.self = {name, Incarnation(incarnation)},
+                       .host_id = host_id(),
+                       .kv_layout_hash = "layout",
+                       .model_hash = "model",
+                       .numerics_id = "numerics"},
+          .lanes = lanes,
+          .pool_bytes = 1 << 20,
+          .prefault_pool = false};
+}
+
+inline std::unique_ptr<DataPlane> make_plane(Fabric fabric, LoopbackHub& hub,
+                                             const DataPlaneOptions& options) {
+  const bool ucx = fabric == Fabric::kUcxAm || fabric == Fabric::kUcxLocal;
+  auto plane = ucx ? make_ucx_data_plane(options) : make_loopback_data_plane(hub, options);
+  EXPECT_TRUE(plane.ok()) << plane.status();
+  return plane.ok() ? *std::move(plane) : nullptr;
+}
+
+inline WorkerDescription describe(const DataPlane& plane, const WorkerRef& ref) {
+  return {.ref = ref, .data_address = plane.address()};
+}
+
+// Calls `step` until `done`; false after ten real seconds, long before a test's time limit.
+inline bool drive(const std::function<void()>& step, const std::function<bool()>& done) {
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!done()) {
+    if (std::chrono::steady_clock::now() > limit) return false;
+    step();
+  }
+  return true;
+}
+
+// A plane with a listener that writes everything down and lands pieces where it is told.
+class RecordingPlane final : public DataPlaneListener {
+ public:
+  RecordingPlane(Fabric fabric, LoopbackHub& hub, const DataPlaneOptions& options)
+      : ref(options.identity.self), plane(make_plane(fabric, hub, options)) {
+    plane->set_listener(*this);
+  }
+
+  void on_peer(const PeerEvent& event) override { peers.push_back(event); }
+  void on_message(const WorkerRef& from, std::span<const std::byte> message) override {
+    messages.emplace_back(from, std::string(reinterpret_cast<const char*>(message.data()), message.size()));
+  }
+  absl::StatusOr<std::vector<PoolRun>> on_offer(const WorkerRef&, std::span<const std::byte> header,
+                                                uint64_t bytes) override {
+    offered.emplace_back(reinterpret_cast<const char*>(header.data()), header.size());
+    if (on_offer_hook) on_offer_hook();
+    if (!refusal.ok()) return refusal;
+    if (!places.empty()) return places;
+    return std::vector<PoolRun>{{.offset = 0, .bytes = bytes}};
+  }
+  absl::Status on_landed(const WorkerRef&, std::span<const std::byte>, const absl::Status& moved) override {
+    landed.push_back(moved);
+    return moved;
+  }
+  void on_answer(const WorkerRef&, uint64_t cookie, const absl::Status& verdict) override {
+    answers.emplace_back(cookie, verdict);
+  }
+  bool saw(PeerEvent::Kind kind) const {
+    for (const auto& p : peers)
+      if (p.kind == kind) return true;
+    return false;
+  }
+
+  WorkerRef ref;
+  std::unique_ptr<DataPlane> plane;
+  std::vector<PeerEvent> peers;
+  std::vector<std::pair<WorkerRef, std::string>> messages;
+  std::vector<std::string> offered;
+  std::vector<absl::Status> landed;
+  std::vector<std::pair<uint64_t, absl::Status>> answers;
+  absl::Status refusal;
+  std::vector<PoolRun> places;
+  std::function<void()> on_offer_hook;
+};
+
+}  // namespace baton::transport
