@@ -10,7 +10,7 @@
 namespace baton::coordinator {
 
 // How one call of an API route ended. Durations count from the last byte of the request.
-struct RequestRecord {
+struct CallRecord {
   std::string endpoint;    // chat, completions, tokenize, detokenize
   std::string request_id;  // x-request-id
   std::string model;
@@ -27,7 +27,7 @@ struct RequestRecord {
 
 // What the gateway reports; the wiring makes metrics and log lines of it. Thread: io. Members may be empty.
 struct GatewayObserver {
-  std::function<void(const RequestRecord&)> on_request_done;
+  std::function<void(const CallRecord&)> on_request_done;
   std::function<void(Duration)> on_inter_token;  // between two messages of tokens of one choice, per token
   std::function<void(std::string_view)> on_unknown_field;
   std::function<void(std::string_view)> on_disconnect;  // endpoint
