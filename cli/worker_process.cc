@@ -6,6 +6,8 @@
 //   control    worker/control                         which coordinator owns which request
 //   http       coordinator/gateway/http_server        /metrics, /live, /ready of this worker
 //   (the backend's pool computes inside an engine step; gRPC's own threads post to control)
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -111,7 +113,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
       .engine_status = [this] { return loop->status(); },
       .connect_peer = [this](const WorkerDescription& peer) { return parts->exchange->connect(peer); },
       .fence_peer = [this](const WorkerRef& peer) { return parts->exchange->fence(peer); },
-      .on_fenced = [](const absl::Status&) { ::raise(SIGTERM); },
+      .on_fenced = [](const absl::Status&) { ::kill(::getpid(), SIGTERM); },
       .clock = parts->clock};
   ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
   return absl::OkStatus();

@@ -13,7 +13,7 @@ bool matches(std::string_view pattern, std::string_view path) {
 
 }  // namespace
 
-absl::Status RouteTable::add(Route route) {
+absl::Status RouteTable::add(HttpRoute route) {
   const std::string name = cat(route.method, " ", route.path);
   if (route.role < RouteRole::kPublic || route.role > RouteRole::kOperator)
     return absl::InvalidArgumentError(cat("route ", name, " declares no role"));

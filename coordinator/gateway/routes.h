@@ -18,8 +18,8 @@ using RouteHandler = std::function<void(std::shared_ptr<Exchange>)>;
 
 // A path ending in "/*" matches everything below it. There is no way to make a route without a role (design
 // I9).
-struct Route {
-  Route(std::string method, std::string path, RouteRole role, RouteHandler handler)
+struct HttpRoute {
+  HttpRoute(std::string method, std::string path, RouteRole role, RouteHandler handler)
       : method(std::move(method)), path(std::move(path)), role(role), handler(std::move(handler)) {}
   std::string method;
   std::string path;
@@ -32,18 +32,18 @@ class RouteTable {
  public:
   // kAlreadyExists for a second route of that method and path; kInvalidArgument for a role outside the enum,
   // a path without a leading slash or no handler.
-  absl::Status add(Route route);
+  absl::Status add(HttpRoute route);
 
   struct Match {
-    const Route* route = nullptr;
+    const HttpRoute* route = nullptr;
     std::string allow;  // when the path is known but not with this method: "GET, POST"
   };
   // HEAD is served by the GET route.
   Match find(std::string_view method, std::string_view path) const;
-  const std::vector<Route>& routes() const { return routes_; }
+  const std::vector<HttpRoute>& routes() const { return routes_; }
 
  private:
-  std::vector<Route> routes_;
+  std::vector<HttpRoute> routes_;
 };
 
 }  // namespace baton::coordinator

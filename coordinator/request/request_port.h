@@ -93,6 +93,7 @@ struct ClusterStatus {
   int64_t smallest_pool_tokens = 0;  // KV tokens of the smallest pool
   int32_t requests_in_flight = 0;
   int32_t requests_queued = 0;
+  int32_t ledger_entries = 0;  // requests of which some worker still holds something
 };
 using ClusterStatusFn = std::function<std::shared_ptr<const ClusterStatus>()>;
 

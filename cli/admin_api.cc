@@ -1,0 +1,74 @@
+#include "cli/admin_api.h"
+
+#include <boost/json.hpp>
+
+#include "base/cat.h"
+
+namespace baton::cli {
+namespace {
+
+namespace json = boost::json;
+using coordinator::ClusterStatus;
+
+const char* role_text(WorkerRole role) {
+  return role == WorkerRole::kPrefill ? "prefill" : role == WorkerRole::kDecode ? "decode" : "any";
+}
+
+// Blocks that are none of these have not been reported yet: a worker starts with all of them free.
+int64_t free_blocks(const ClusterStatus::Worker& w) {
+  const LoadSnapshot& l = w.load;
+  const int64_t known =
+      l.blocks_free + l.blocks_cached + l.blocks_active + l.blocks_inflight + l.blocks_quarantined;
+  return known == 0 ? w.description.blocks_total : l.blocks_free;
+}
+
+json::object worker_json(const ClusterStatus::Worker& w) {
+  const WorkerDescription& d = w.description;
+  return {
+      {"name", d.ref.name},
+      {"incarnation", d.ref.incarnation.value()},
+      {"role", role_text(d.role)},
+      {"pool", d.pool},
+      {"pid", d.pid},
+      {"state", w.state},
+      {"address", d.control_address},
+      {"metrics_address", d.metrics_address},
+      {"device", d.device},
+      {"kv_blocks",
+       {{"total", d.blocks_total},
+        {"free", free_blocks(w)},
+        {"cached", w.load.blocks_cached},
+        {"active", w.load.blocks_active},
+        {"in_transfer", w.load.blocks_inflight},
+        {"quarantine", w.load.blocks_quarantined}}},
+      {"transfers_open", w.load.transfers_open},
+      {"running", w.load.running},
+      {"waiting", w.load.waiting},
+      {"heartbeat_age_ms", std::chrono::duration_cast<std::chrono::milliseconds>(w.heartbeat_age).count()}};
+}
+
+}  // namespace
+
+absl::Status add_admin_routes(coordinator::RouteTable& routes, coordinator::ClusterStatusFn status) {
+  return routes.add({"GET", "/admin/v1/workers", coordinator::RouteRole::kOperator,
+                     [status](std::shared_ptr<coordinator::Exchange> exchange) {
+                       json::array list;
+                       for (const auto& w : status()->workers) list.push_back(worker_json(w));
+                       exchange->answer({.body = json::serialize(list)});
+                     }});
+}
+
+void set_worker_metrics(Metrics& metrics, const ClusterStatus& status) {
+  for (const auto& w : status.workers) {
+    const std::string& name = w.description.ref.name;
+    metrics.set(Metric::kKvBlocks, free_blocks(w), {name, "free"});
+    metrics.set(Metric::kKvBlocks, w.load.blocks_cached, {name, "cached"});
+    metrics.set(Metric::kKvBlocks, w.load.blocks_active, {name, "active"});
+    metrics.set(Metric::kKvBlocks, w.load.blocks_inflight, {name, "in_transfer"});
+    metrics.set(Metric::kKvBlocks, w.load.blocks_quarantined, {name, "quarantine"});
+    for (const char* state : {"starting", "ready", "suspect", "draining"})
+      metrics.set(Metric::kWorkerState, w.state == state, {name, state});
+  }
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,274 @@
+// The coordinator process: makes its parts, starts its threads, ends them.
+//
+//   thread    loop                                 owns
+//   http      coordinator/gateway/http_server      sockets, JSON, SSE, the text of streams
+//   text      coordinator/gateway/text_pool        chat templates and tokenising (as many threads as a
+//   quarter of the cores) control   coordinator/request/control_loop     requests, router, membership, ledger
+//   (gRPC's own threads decode and post to control)
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <optional>
+#include <thread>
+
+#include "base/agent.h"
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/timers.h"
+#include "cli/admin_api.h"
+#include "cli/commands.h"
+#include "cli/home.h"
+#include "cli/manifest.h"
+#include "cli/observers.h"
+#include "cli/process.h"
+#include "cli/version.h"
+#include "coordinator/gateway/http_server.h"
+#include "coordinator/gateway/openai_api.h"
+#include "coordinator/request/control_loop.h"
+#include "text/model_text.h"
+#include "transport/rpc/control_client.h"
+#include "transport/rpc/membership_server.h"
+
+namespace baton::cli {
+namespace {
+
+using namespace coordinator;
+
+constexpr size_t kTextQueue = 1024;  // requests that wait to be tokenised; more get 429
+
+// The request flow's way to the workers: one gRPC stream each.
+class GrpcStreams final : public WorkerStreams {
+ public:
+  void set_client(transport::ControlClient& client) { client_ = &client; }
+  void connect(const WorkerRef& worker, const std::string& address) override {
+    if (const absl::Status s = client_->connect(worker, address); !s.ok())
+      log_error("worker cannot be connected", {{"worker", worker.name}, {"why", s.ToString()}});
+  }
+  void disconnect(const WorkerRef& worker) override { client_->disconnect(worker); }
+  void send(const WorkerRef& worker, CoordinatorMessage message) override { client_->send(worker, message); }
+  Instant tick(Instant now) override { return client_->tick(now); }
+
+ private:
+  transport::ControlClient* client_ = nullptr;
+};
+
+// host:port; the port may stand behind an IPv6 address in brackets.
+std::pair<std::string, uint16_t> split_address(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  std::string host = address.substr(0, colon);
+  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
+  return {host, static_cast<uint16_t>(std::atoi(address.c_str() + colon + 1))};
+}
+
+struct CoordinatorProcess {
+  SteadyClock clock;
+  ClusterManifest manifest;
+  Metrics metrics;
+  text::ModelText model;
+  uint64_t identity = 0;  // random: names this life of the coordinator
+  GrpcStreams streams;
+  std::unique_ptr<FlowMetrics> flow_metrics;
+  std::unique_ptr<ControlCore> core;
+  std::unique_ptr<ControlLoop> loop;
+  std::unique_ptr<transport::ControlClient> client;
+  std::unique_ptr<transport::MembershipServer> membership;
+  std::unique_ptr<TextPool> text_pool;
+  std::unique_ptr<OpenAiApi> api;
+  std::unique_ptr<HttpServer> http;
+
+  absl::Status make(const CoordinatorOptions& options);
+  int run(int report_fd);
+
+ private:
+  absl::Status make_control();
+  absl::Status make_rpc(const std::string& listen);
+  absl::Status make_gateway(const std::string& http_address);
+  bool on_membership_call(transport::MembershipCall call);
+  bool on_stream_event(transport::ControlClientEvent event);
+  std::string metrics_text();
+  std::string http_address() const {
+    return cat(
+        manifest.gateway.host.contains(':') ? cat("[", manifest.gateway.host, "]") : manifest.gateway.host,
+        ":", http->port());
+  }
+  HashKey hash_key;
+};
+
+absl::Status CoordinatorProcess::make(const CoordinatorOptions& options) {
+  ASSIGN_OR_RETURN(manifest, read_manifest(options.manifest));
+  ASSIGN_OR_RETURN(model, text::load_model_text(manifest.model_source));
+  RETURN_IF_ERROR(make_control());
+  RETURN_IF_ERROR(make_rpc(options.membership.empty() ? "127.0.0.1:0" : options.membership));
+  return make_gateway(options.http);
+}
+
+absl::Status CoordinatorProcess::make_control() {
+  const auto random = random_source();
+  identity = random();
+  hash_key = {random(), random()};
+  ControlOptions options;
+  options.router.itl_objective_seconds = to_seconds(manifest.itl_objective);
+  options.router.min_prompt_tokens = manifest.min_prompt_tokens;
+  options.flow.hash_key = hash_key;
+  options.flow.first_transfer = identity & 0xffffffffff000000u;
+  options.flow.max_queued = manifest.gateway.queue_requests;
+  options.flow.admission_queue = manifest.gateway.queue_wait;
+  options.flow.request_total = manifest.gateway.request_time;
+  options.flow.on_prefill_failure =
+      manifest.on_prefill_failure == "error" ? PrefillFailure::kError : PrefillFailure::kLocal;
+  flow_metrics = std::make_unique<FlowMetrics>(metrics);
+  core =
+      std::make_unique<ControlCore>(options, streams, flow_metrics.get(),
+                                    [this](const MembershipDecision& d) { flow_metrics->on_membership(d); });
+  ControlLoopOptions loop_options;
+  loop_options.first_request = (identity & 0xffffff0000000000u) + 1;
+  loop = std::make_unique<ControlLoop>(loop_options, *core, streams, clock);
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorProcess::make_rpc(const std::string& listen) {
+  transport::ControlClientOptions options;
+  options.coordinator_id = cat("coordinator-", identity);
+  options.term = 1;
+  options.hash_key = hash_key;
+  client = std::make_unique<transport::ControlClient>(
+      options, [this](transport::ControlClientEvent e) { return on_stream_event(std::move(e)); });
+  streams.set_client(*client);
+  transport::MembershipServerOptions server;
+  server.listen = listen;
+  ASSIGN_OR_RETURN(membership,
+                   transport::MembershipServer::start(server, [this](transport::MembershipCall call) {
+                     return on_membership_call(std::move(call));
+                   }));
+  return absl::OkStatus();
+}
+
+bool CoordinatorProcess::on_stream_event(transport::ControlClientEvent event) {
+  if (auto* opened = std::get_if<transport::WorkerStreamOpened>(&event))
+    return loop->post(StreamOpened{std::move(opened->hello.worker)});
+  if (auto* said = std::get_if<transport::WorkerSaid>(&event))
+    return loop->post(WorkerMessageArrived{said->worker, std::move(said->message)});
+  const auto& closed = std::get<transport::WorkerStreamClosed>(event);
+  return loop->post(StreamClosed{closed.worker, closed.was_open, closed.why.ToString()});
+}
+
+bool CoordinatorProcess::on_membership_call(transport::MembershipCall call) {
+  if (auto* join = std::get_if<transport::JoinCall>(&call)) {
+    return loop->post(
+        JoinWorker{join->worker, [this, reply = join->reply](absl::StatusOr<uint64_t> lease) {
+                     if (!lease.ok()) return reply(lease.status());
+                     reply(transport::JoinAccepted{.lease = *lease,
+                                                   .ttl = timers::kLeaseTtl,
+                                                   .coordinator_id = cat("coordinator-", identity),
+                                                   .term = 1,
+                                                   .hash_key = hash_key});
+                   }});
+  }
+  if (auto* renew = std::get_if<transport::RenewCall>(&call))
+    return loop->post(RenewLease{renew->worker, renew->lease, renew->reply});
+  auto& leave = std::get<transport::LeaveCall>(call);
+  return loop->post(LeaveCluster{leave.worker, leave.lease, leave.reply});
+}
+
+absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
+  const GatewayManifest& g = manifest.gateway;
+  text_pool = std::make_unique<TextPool>(kTextQueue);
+  OpenAiOptions options{.model_names = manifest.model_names, .version = kVersion};
+  if (options.model_names.empty()) options.model_names = {model.default_name};
+  OpenAiDeps deps{.text = &model,
+                  .port = loop.get(),
+                  .pool = text_pool.get(),
+                  .clock = &clock,
+                  .status = [this] { return loop->status(); },
+                  .random = random_source(),
+                  .unix_time = unix_time_source(),
+                  .metrics_text = [this] { return metrics_text(); },
+                  .observer = gateway_observer(metrics)};
+  api = std::make_unique<OpenAiApi>(std::move(options), std::move(deps));
+  RouteTable routes;
+  RETURN_IF_ERROR(api->add_routes(routes));
+  RETURN_IF_ERROR(add_admin_routes(routes, [this] { return loop->status(); }));
+  HttpServerOptions server{.address = g.host, .port = g.port};
+  if (!http_address.empty()) std::tie(server.address, server.port) = split_address(http_address);
+  server.max_connections = g.connections;
+  server.max_connections_per_ip = g.connections_per_address;
+  server.limits.body_bytes = g.body_bytes;
+  HttpServerDeps server_deps{.clock = &clock, .random = random_source(), .unix_time = unix_time_source()};
+  server_deps.on_refused = [this](int status) {
+    metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});
+  };
+  ASSIGN_OR_RETURN(http, HttpServer::listen(server, std::move(routes), std::move(server_deps)));
+  api->set_io([this](std::function<void()> work) { http->post(std::move(work)); });
+  return absl::OkStatus();
+}
+
+std::string CoordinatorProcess::metrics_text() {
+  const auto status = loop->status();
+  const FlowCounters counters = loop->counters();
+  metrics.set(Metric::kBuildInfo, 1, {kVersion});
+  metrics.set(Metric::kRequestsInFlight, status->requests_in_flight);
+  metrics.set(Metric::kLedgerEntries, status->ledger_entries);
+  metrics.set(Metric::kQueueDepth, status->requests_queued, {"admission"});
+  metrics.set(Metric::kQueueDepth, static_cast<double>(text_pool->waiting()), {"text"});
+  metrics.raise(Metric::kFencedMessages, counters.fenced_messages);
+  metrics.raise(Metric::kRetries, counters.retries);
+  metrics.raise(Metric::kReplayMismatches, counters.replay_mismatches);
+  metrics.raise(Metric::kWorkersLost, counters.workers_lost);
+  set_worker_metrics(metrics, *status);
+  return metrics.render();
+}
+
+int CoordinatorProcess::run(int report_fd) {
+  std::vector<std::unique_ptr<AgentThread>> text_threads;
+  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency() / 4); ++i)
+    text_threads.push_back(
+        std::make_unique<AgentThread>("text", [this](std::stop_token stop) { text_pool->run(stop); }));
+  AgentThread control("control", [this](std::stop_token stop) { loop->run(stop); });
+  AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
+  log_info(
+      "coordinator serves",
+      {{"http", http_address()}, {"membership_port", membership->port()}, {"model", manifest.model_source}});
+  if (report_fd >= 0) {
+    const std::string line =
+        cat("{\"http\":\"", http_address(), "\",\"membership\":\"127.0.0.1:", membership->port(), "\"}\n");
+    (void)!::write(report_fd, line.data(), line.size());
+    ::close(report_fd);
+  }
+  while (wait_for_signal(std::chrono::seconds(60)) == 0) {
+  }
+  api->begin_drain();
+  http->begin_drain();
+  const Instant limit = clock.now() + timers::kDrainCap;
+  while (http->open_exchanges() > 0 && clock.now() < limit)
+    if (wait_for_signal(std::chrono::milliseconds(20)) != 0) break;  // a second signal: at once
+  http->stop();
+  http_thread.join();
+  text_pool->close();
+  text_threads.clear();
+  control.request_stop();
+  control.join();
+  membership.reset();
+  client.reset();
+  log_info("coordinator stopped");
+  return kExitOk;
+}
+
+}  // namespace
+
+int run_coordinator(const CoordinatorOptions& options) {
+  block_end_signals();
+  const Home home = Home::from_environment();
+  log_open({.role = "coordinator", .worker = "coordinator", .file = home.file("logs/coordinator.log")});
+  CoordinatorProcess process;
+  if (const absl::Status s = process.make(options); !s.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(s.message()).c_str());
+    log_error("coordinator could not start", {{"why", s.ToString()}});
+    return kExitFailed;
+  }
+  return process.run(options.report_fd);
+}
+
+}  // namespace baton::cli
