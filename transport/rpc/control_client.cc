@@ -26,8 +26,9 @@ constexpr Duration kShutdown = 5s;
 
 }  // namespace
 
-// One RPC. Deleted by its last owner: the connection, or gRPC until OnDone. A hold keeps the call alive until
-// close(), so that writes may be started from any thread.
+// One RPC. Kept by itself until OnDone, then handed to the core, which lets the owner's thread delete it: the
+// last channel of a process must not die on a gRPC thread (gRPC 1.51 then joins that thread from itself). A
+// hold keeps the call alive until close(), so that writes may be started from any thread.
 class ControlClient::Stream final
     : public grpc::ClientBidiReactor<wire::CoordinatorMessage, wire::WorkerMessage> {
  public:
@@ -78,7 +79,7 @@ class ControlClient::Core : public std::enable_shared_from_this<Core> {
   // ---- from streams, on gRPC threads. A stream that is not its connection's current one is ignored.
   bool opened(const Stream& stream, WorkerHello hello);
   bool said(const Stream& stream, WorkerMessage message);
-  void done(const Stream& stream, absl::Status why);
+  void done(std::shared_ptr<Stream> stream, absl::Status why);
 
  private:
   enum class State { kWaiting, kConnecting, kOpen };
@@ -104,7 +105,8 @@ class ControlClient::Core : public std::enable_shared_from_this<Core> {
   std::mutex mutex_;
   std::condition_variable all_done_;
   bool stopped_ = false;
-  int streams_ = 0;  // begun and not done
+  int streams_ = 0;                             // begun and not done
+  std::vector<std::shared_ptr<Stream>> ended_;  // to be deleted outside of the lock, on the owner's thread
   std::map<WorkerRef, Connection> connections_;
 };
 
@@ -208,8 +210,8 @@ void ControlClient::Stream::OnDone(const grpc::Status& status) {
     if (closing_) why = *closing_;  // says more than the "cancelled" that it led to
   }
   if (why.ok()) why = absl::UnavailableError("the worker closed the stream");
-  const std::shared_ptr<Stream> last = std::move(self_);
-  core_->done(*this, std::move(why));
+  const std::shared_ptr<Core> core = core_;  // this stream may be gone when done() returns
+  core->done(std::move(self_), std::move(why));
 }
 
 // ---- Core
@@ -250,7 +252,9 @@ bool ControlClient::Core::send(const WorkerRef& worker, const CoordinatorMessage
 }
 
 Instant ControlClient::Core::tick(Instant now) {
+  std::vector<std::shared_ptr<Stream>> ended;
   std::lock_guard lock(mutex_);
+  ended.swap(ended_);
   for (auto& [worker, connection] : connections_) tend(worker, connection, now);
   return now + Duration(timers::kHeartbeat) / 5;
 }
@@ -321,15 +325,16 @@ bool ControlClient::Core::said(const Stream& stream, WorkerMessage message) {
   return current(stream) && sink_(WorkerSaid{stream.worker(), std::move(message)});
 }
 
-void ControlClient::Core::done(const Stream& stream, absl::Status why) {
+void ControlClient::Core::done(std::shared_ptr<Stream> stream, absl::Status why) {
   std::lock_guard lock(mutex_);
-  if (Connection* connection = current(stream)) {
+  if (Connection* connection = current(*stream)) {
     const bool was_open = connection->state == State::kOpen;
     connection->state = State::kWaiting;
     connection->stream.reset();
     if (!was_open) connection->backoff = std::min(2 * connection->backoff, kLastRetry);
-    report_closed(*connection, {stream.worker(), std::move(why), was_open});
+    report_closed(*connection, {stream->worker(), std::move(why), was_open});
   }
+  ended_.push_back(std::move(stream));
   --streams_;
   all_done_.notify_all();
 }
@@ -349,10 +354,13 @@ void ControlClient::Core::stop() {
     connections_.clear();
   }
   for (const auto& stream : streams) stream->close(absl::CancelledError("the coordinator is shutting down"));
-  streams.clear();
-  std::unique_lock lock(mutex_);
-  // A cancelled call ends at once; gRPC not doing so is its bug, not a reason to hang.
-  (void)all_done_.wait_for(lock, kShutdown, [&] { return streams_ == 0; });
+  {
+    std::unique_lock lock(mutex_);
+    // A cancelled call ends at once; gRPC not doing so is its bug, not a reason to hang.
+    (void)all_done_.wait_for(lock, kShutdown, [&] { return streams_ == 0; });
+    for (auto& stream : ended_) streams.push_back(std::move(stream));
+    ended_.clear();
+  }
 }
 
 // ---- ControlClient

@@ -35,7 +35,10 @@ class ControlServer::Stream final
     StartRead(&incoming_);
   }
   bool send(wire::WorkerMessage message);
+  // The message that is being written goes out first, then `why`, unless it is stuck.
   void close(const absl::Status& why);
+  // A closed stream whose last write does not end is cancelled at the second tick.
+  void tick();
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -64,6 +67,7 @@ class ControlServer::Stream final
   WriteQueue<wire::WorkerMessage> queue_;
   std::optional<absl::Status> closing_;
   bool finished_ = false;
+  int ticks_closing_ = 0;
 };
 
 // What streams share; outlives the server while gRPC still holds a stream.
@@ -109,7 +113,7 @@ class ControlServer::Core {
     const auto it = streams_.find(id);
     return it == streams_.end() ? nullptr : it->second;
   }
-  std::vector<std::shared_ptr<Stream>> late_handshakes(Instant now);
+  void tick(Instant now);
   // No event is posted after this.
   void stop() {
     std::map<StreamId, std::shared_ptr<Stream>> streams;
@@ -208,11 +212,12 @@ void ControlServer::Stream::close(const absl::Status& why) {
   std::lock_guard lock(mutex_);
   if (closing_) return;
   closing_ = why;
-  if (queue_.writing()) {
-    context_->TryCancel();  // it may be stuck for ever; finished in OnWriteDone
-  } else {
-    finish_locked();
-  }
+  if (!queue_.writing()) finish_locked();  // else in OnWriteDone
+}
+
+void ControlServer::Stream::tick() {
+  std::lock_guard lock(mutex_);
+  if (closing_ && !finished_ && ++ticks_closing_ >= 2) context_->TryCancel();
 }
 
 void ControlServer::Stream::finish_locked() {
@@ -307,15 +312,16 @@ void ControlServer::Core::forget_oldest() {
   if (oldest != coordinators_.end()) coordinators_.erase(oldest);
 }
 
-std::vector<std::shared_ptr<ControlServer::Stream>> ControlServer::Core::late_handshakes(Instant now) {
-  std::vector<std::shared_ptr<Stream>> late;
+void ControlServer::Core::tick(Instant now) {
   std::lock_guard lock(mutex_);
   for (auto& [id, stream] : streams_) {
+    stream->tick();
     if (!stream->coordinator.empty()) continue;
     if (!stream->waiting_since) stream->waiting_since = now;
-    if (now - *stream->waiting_since >= timers::kDead) late.push_back(stream);
+    if (now - *stream->waiting_since >= timers::kDead) {
+      stream->close(absl::DeadlineExceededError("no hello came"));
+    }
   }
-  return late;
 }
 
 // ---- ControlServer
@@ -353,10 +359,6 @@ void ControlServer::close(StreamId stream, const absl::Status& why) {
   if (const std::shared_ptr<Stream> found = core_->find(stream)) found->close(why);
 }
 
-void ControlServer::tick(Instant now) {
-  for (const auto& stream : core_->late_handshakes(now)) {
-    stream->close(absl::DeadlineExceededError("no hello came"));
-  }
-}
+void ControlServer::tick(Instant now) { core_->tick(now); }
 
 }  // namespace baton::transport

@@ -75,7 +75,8 @@ class ControlServer {
   bool send(StreamId stream, const WorkerMessage& message);
   // `why` reaches the coordinator unless a write is stuck. CoordinatorClosed follows.
   void close(StreamId stream, const absl::Status& why);
-  // Closes streams that shake hands for longer than timers::kDead. Call at least each heartbeat.
+  // Closes streams that shake hands for longer than timers::kDead, cancels closed ones that are stuck. Call
+  // at least each heartbeat.
   void tick(Instant now);
 
  private:

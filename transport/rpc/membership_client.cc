@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "base/timers.h"
 #include "transport/rpc/codec.h"
@@ -20,12 +22,18 @@ constexpr Duration kFirstRetry = 100ms;
 constexpr Duration kLastRetry = 1s;
 constexpr Duration kPoll = 50ms;
 
-template <class Request, class Reply>
-struct Call {
+// One call under way. Deleted on the owner's thread: its context holds the channel, and the last channel of a
+// process must not die on a gRPC thread (gRPC 1.51 then joins that thread from itself).
+struct AnyCall {
+  virtual ~AnyCall() = default;
   grpc::ClientContext context;
+  bool done = false;
+  AnyCall() { context.set_deadline(std::chrono::system_clock::now() + timers::kLeaseRenew); }
+};
+template <class Request, class Reply>
+struct Call final : AnyCall {
   Request request;
   Reply reply;
-  Call() { context.set_deadline(std::chrono::system_clock::now() + timers::kLeaseRenew); }
 };
 
 absl::StatusOr<JoinAccepted> accepted_from(const grpc::Status& status, const wire::JoinReply& reply) {
@@ -67,13 +75,20 @@ class MembershipClient::Core : public std::enable_shared_from_this<Core> {
   void tell(MembershipEvent event) {
     if (!stopped_) sink_(std::move(event));
   }
-  void call_done() {
-    --calls_;
+  template <class Request, class Reply>
+  Call<Request, Reply>& new_call() {
+    auto call = std::make_unique<Call<Request, Reply>>();
+    Call<Request, Reply>& out = *call;
+    calls_.push_back(std::move(call));
+    return out;
+  }
+  void call_done(AnyCall& call) {
+    call.done = true;
     all_done_.notify_all();
   }
 
-  const std::shared_ptr<grpc::Channel> channel_;
-  const std::unique_ptr<wire::Membership::Stub> stub_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<wire::Membership::Stub> stub_;
   const WorkerDescription worker_;
   const Sink sink_;
 
@@ -82,7 +97,7 @@ class MembershipClient::Core : public std::enable_shared_from_this<Core> {
   bool stopped_ = false;
   State state_ = State::kJoining;
   bool waiting_ = false;  // for the reply of a join or renew
-  int calls_ = 0;
+  std::vector<std::unique_ptr<AnyCall>> calls_;
   uint64_t lease_ = 0;
   Duration ttl_{};
   Instant valid_until_{};
@@ -93,7 +108,12 @@ class MembershipClient::Core : public std::enable_shared_from_this<Core> {
 };
 
 Instant MembershipClient::Core::tick(Instant now) {
+  std::vector<std::unique_ptr<AnyCall>> ended;
   std::lock_guard lock(mutex_);
+  const auto first =
+      std::stable_partition(calls_.begin(), calls_.end(), [](const auto& c) { return !c->done; });
+  std::move(first, calls_.end(), std::back_inserter(ended));
+  calls_.erase(first, calls_.end());
   if (state_ == State::kOver) return kNever;
   if (state_ == State::kHeld && now >= valid_until_) {
     state_ = State::kJoining;
@@ -107,34 +127,32 @@ Instant MembershipClient::Core::tick(Instant now) {
 
 void MembershipClient::Core::send_join(Instant now) {
   waiting_ = true;
-  ++calls_;
   next_.reset();
-  const auto call = std::make_shared<Call<wire::JoinRequest, wire::JoinReply>>();
-  call->request.set_protocol_version(kProtocolVersion);
-  encode(worker_, *call->request.mutable_worker());
-  stub_->async()->Join(&call->context, &call->request, &call->reply,
-                       [self = shared_from_this(), call, now](const grpc::Status& status) {
+  auto& call = new_call<wire::JoinRequest, wire::JoinReply>();
+  call.request.set_protocol_version(kProtocolVersion);
+  encode(worker_, *call.request.mutable_worker());
+  stub_->async()->Join(&call.context, &call.request, &call.reply,
+                       [self = shared_from_this(), &call, now](const grpc::Status& status) {
                          std::lock_guard lock(self->mutex_);
                          self->waiting_ = false;
                          if (self->state_ == State::kJoining)
-                           self->on_join(accepted_from(status, call->reply), now);
-                         self->call_done();
+                           self->on_join(accepted_from(status, call.reply), now);
+                         self->call_done(call);
                        });
 }
 
 void MembershipClient::Core::send_renew(Instant now) {
   waiting_ = true;
-  ++calls_;
   next_.reset();
-  const auto call = std::make_shared<Call<wire::RenewRequest, wire::RenewReply>>();
-  encode(worker_.ref, *call->request.mutable_worker());
-  call->request.set_lease(lease_);
-  stub_->async()->Renew(&call->context, &call->request, &call->reply,
-                        [self = shared_from_this(), call, now](const grpc::Status& status) {
+  auto& call = new_call<wire::RenewRequest, wire::RenewReply>();
+  encode(worker_.ref, *call.request.mutable_worker());
+  call.request.set_lease(lease_);
+  stub_->async()->Renew(&call.context, &call.request, &call.reply,
+                        [self = shared_from_this(), &call, now](const grpc::Status& status) {
                           std::lock_guard lock(self->mutex_);
                           self->waiting_ = false;
                           if (self->state_ == State::kHeld) self->on_renew(to_absl(status), now);
-                          self->call_done();
+                          self->call_done(call);
                         });
 }
 
@@ -187,22 +205,31 @@ void MembershipClient::Core::leave() {
   const bool held = state_ == State::kHeld;
   state_ = State::kOver;
   if (!held) return;
-  ++calls_;
-  const auto call = std::make_shared<Call<wire::LeaveRequest, wire::LeaveReply>>();
-  encode(worker_.ref, *call->request.mutable_worker());
-  call->request.set_lease(lease_);
-  stub_->async()->Leave(&call->context, &call->request, &call->reply,
-                        [self = shared_from_this(), call](const grpc::Status&) {
+  auto& call = new_call<wire::LeaveRequest, wire::LeaveReply>();
+  encode(worker_.ref, *call.request.mutable_worker());
+  call.request.set_lease(lease_);
+  stub_->async()->Leave(&call.context, &call.request, &call.reply,
+                        [self = shared_from_this(), &call](const grpc::Status&) {
                           std::lock_guard lock(self->mutex_);
-                          self->call_done();
+                          self->call_done(call);
                         });
 }
 
 void MembershipClient::Core::stop() {
+  std::vector<std::unique_ptr<AnyCall>> calls;
   std::unique_lock lock(mutex_);
   stopped_ = true;
   state_ = State::kOver;
-  (void)all_done_.wait_for(lock, 2 * Duration(timers::kLeaseRenew), [&] { return calls_ == 0; });
+  const auto all_done = [&] {
+    return std::all_of(calls_.begin(), calls_.end(), [](const auto& call) { return call->done; });
+  };
+  // Each call has a deadline; should gRPC not keep it, the core stays as it is with the call.
+  if (!all_done_.wait_for(lock, 2 * Duration(timers::kLeaseRenew), all_done)) return;
+  calls.swap(calls_);
+  stub_.reset();
+  const std::shared_ptr<grpc::Channel> channel = std::move(channel_);
+  lock.unlock();
+  calls.clear();
 }
 
 MembershipClient::MembershipClient() = default;
