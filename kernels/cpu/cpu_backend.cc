@@ -1,0 +1,257 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "kernels/backend_checks.h"
+#include "kernels/cpu/cpu_embedding.h"
+#include "kernels/cpu/instruction_set.h"
+
+namespace baton::kernels::cpu {
+namespace {
+
+constexpr int64_t kPrivateRows = 2;
+constexpr int64_t kGateUpFloats = 64 * 1024;  // a thread's gate and up outputs before they are multiplied
+constexpr int64_t kSerialRows = 8;            // fewer rows of rope or embedding are not worth waking anyone
+constexpr int kMaxThreads = 1024;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::create(const BackendOptions& options) {
+  if (options.threads < 1 || options.threads > kMaxThreads)
+    return absl::InvalidArgumentError(absl::StrCat("threads ", options.threads, ": want 1..", kMaxThreads));
+  ASSIGN_OR_RETURN(const Kernels* kernels, choose_kernels(options.isa_limit));
+  return std::make_unique<CpuBackend>(*kernels, options);
+}
+
+CpuBackend::CpuBackend(const Kernels& kernels, const BackendOptions& options)
+    : kernels_(kernels),
+      pool_(options.threads, options.cpus),
+      paged_attention_(kernels, pool_),
+      private_rows_(options.threads) {}
+
+std::string CpuBackend::description() const {
+  return absl::StrCat("cpu ", kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads");
+}
+
+std::string CpuBackend::numerics_id() const {
+  constexpr const char* kNames[] = {"f32", "bf16", "f16"};
+  return absl::StrCat("cpu-int8g32-v1/kv-", kNames[static_cast<int>(kv_.geometry().type)]);
+}
+
+absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec& spec) {
+  RETURN_IF_ERROR(check_linear(spec));
+  auto linear = std::make_unique<CpuLinear>(spec, pool_);
+  max_cols_ = std::max(max_cols_, linear->cols());
+  max_gate_up_ = std::max(max_gate_up_, linear->rows());
+  return linear;
+}
+
+absl::StatusOr<std::unique_ptr<Embedding>> CpuBackend::make_embedding(const WeightView& table) {
+  return TableEmbedding::create(table);
+}
+
+absl::Status CpuBackend::set_attention(const AttentionSpec& attention, const RopeSpec& rope) {
+  RETURN_IF_ERROR(check_attention(attention, rope));
+  if (attention.heads / attention.kv_heads > kMaxAttendPairs)
+    return absl::InvalidArgumentError(
+        absl::StrCat("more than ", kMaxAttendPairs, " query heads per KV head"));
+  attention_ = attention;
+  rope_ = rope;
+  paged_attention_.set_attention(attention);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) {
+  RETURN_IF_ERROR(check_kv(pool, geometry, attention_));
+  if (geometry.block_tokens % 16 != 0)
+    return absl::InvalidArgumentError(
+        absl::StrCat("block_tokens ", geometry.block_tokens, ": want a multiple of 16"));
+  if (reinterpret_cast<uintptr_t>(pool.data()) % alignof(float) != 0)
+    return absl::InvalidArgumentError("KV pool is not aligned");
+  kv_ = KvPool(pool, geometry);
+  return absl::OkStatus();
+}
+
+float* CpuBackend::allocate(size_t floats) {
+  return memory_.emplace_back(std::max<size_t>(floats, 1) * sizeof(float)).as<float>();
+}
+
+void CpuBackend::RowBuffer::grow(int64_t rows, int64_t cols) {
+  values.grow(rows * cols * sizeof(float));
+  codes.grow(rows * cols);
+  groups.grow(rows * (cols / contract::kGroup) * sizeof(ActivationGroup));
+}
+
+void CpuBackend::begin_step(const StepBatch& batch) {
+  check_batch(batch, kv_.geometry());
+  batch_ = batch;
+  const int64_t rows = batch.rows();
+  shared_rows_.grow(rows, max_cols_);
+  for (RowBuffer& buffer : private_rows_) buffer.grow(std::min(rows, kPrivateRows), max_cols_);
+  // One panel pair of every row at least; and a layer that cannot be cut into halves needs room for all of
+  // it.
+  gate_up_scratch_.grow(std::max({kGateUpFloats, 2 * kPanelRows * rows}) * pool_.size() * sizeof(float));
+  const int64_t pairs = rope_.inv_freq.size();
+  if (static_cast<int64_t>(rotations_.size()) < rows * pairs) rotations_.resize(rows * pairs);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < pairs; ++i)
+      rotations_[r * pairs + i] = contract::rotation(batch.positions[r], rope_.inv_freq[i], rope_.magnitude);
+  paged_attention_.plan(batch, kv_.geometry());
+}
+
+void CpuBackend::embed(const Embedding& table, float* out) {
+  const auto& embedding = static_cast<const TableEmbedding&>(table);
+  const auto copy = [&](Share share) {
+    for (int64_t r = share.begin; r < share.end; ++r)
+      embedding.look_up(batch_.tokens[r],
+                        {out + r * embedding.cols(), static_cast<size_t>(embedding.cols())});
+  };
+  if (batch_.rows() < kSerialRows) return copy({0, batch_.rows()});
+  pool_.run([&](int thread) { copy(share_of(batch_.rows(), thread, pool_.size())); });
+}
+
+Activations CpuBackend::activations(const RowBuffer& buffer, const RowSource& source,
+                                    const CpuLinear& linear) const {
+  Activations x = {.rows = source.rows, .cols = linear.cols()};
+  const bool copied = source.norm != nullptr || source.index != nullptr;
+  x.values = copied ? buffer.values.as<float>() : source.x;
+  if (linear.needs_codes()) {
+    x.codes = buffer.codes.as<int8_t>();
+    x.groups = buffer.groups.as<ActivationGroup>();
+  }
+  return x;
+}
+
+void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share share,
+                         RowBuffer& buffer) const {
+  const int64_t cols = linear.cols();
+  for (int64_t r = share.begin; r < share.end; ++r) {
+    const float* x = source.x + (source.index != nullptr ? source.index[r] : r) * cols;
+    if (source.norm != nullptr) {
+      float* normed = buffer.values.as<float>() + r * cols;
+      kernels_.rms_norm({x, source.norm->weight.data(), cols, source.norm->eps, normed});
+      x = normed;
+    }
+    if (linear.needs_codes())
+      kernels_.quantise(x, cols, buffer.codes.as<int8_t>() + r * cols,
+                        buffer.groups.as<ActivationGroup>() + r * (cols / contract::kGroup));
+  }
+}
+
+template <class Work>
+void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, const Work& work) {
+  BATON_CHECK(linear.cols() <= max_cols_ && source.rows <= batch_.rows());
+  BATON_CHECK(source.norm == nullptr || static_cast<int64_t>(source.norm->weight.size()) == linear.cols());
+  const bool ready = source.norm == nullptr && !linear.needs_codes();
+  if (source.rows <= kPrivateRows || ready) {
+    pool_.run([&](int thread) {
+      if (!ready) prepare(source, linear, {0, source.rows}, private_rows_[thread]);
+      work(thread, activations(private_rows_[thread], source, linear));
+    });
+    return;
+  }
+  pool_.run([&](int thread) {
+    prepare(source, linear, share_of(source.rows, thread, pool_.size()), shared_rows_);
+  });
+  pool_.run([&](int thread) { work(thread, activations(shared_rows_, source, linear)); });
+}
+
+void CpuBackend::multiply(const RowSource& source, const CpuLinear& linear, const CpuLinear::Output& to) {
+  with_rows(source, linear, [&](int thread, const Activations& x) {
+    linear.multiply(kernels_, share_of(linear.panels(), thread, pool_.size()), x, to);
+  });
+}
+
+void CpuBackend::norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) {
+  const auto& l = static_cast<const CpuLinear&>(linear);
+  multiply({.x = x, .rows = batch_.rows(), .norm = &norm}, l, {.out = out, .stride = l.rows()});
+}
+
+void CpuBackend::linear_add(const Linear& linear, const float* x, float* residual) {
+  const auto& l = static_cast<const CpuLinear&>(linear);
+  multiply({.x = x, .rows = batch_.rows()}, l, {.out = residual, .stride = l.rows(), .add = true});
+}
+
+void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
+  const auto& l = static_cast<const CpuLinear&>(linear);
+  const auto rows = static_cast<int64_t>(batch_.logit_rows.size());
+  if (rows == 0) return;
+  multiply({.x = x, .rows = rows, .norm = &norm, .index = batch_.logit_rows.data()}, l,
+           {.out = logits, .stride = l.rows()});
+}
+
+// gate in the first half of the outputs, up in the second; `share` counts panels of one half.
+void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
+                                float* out) const {
+  const int64_t width = linear.rows() / 2;
+  const bool two_parts = linear.parts() == 2;
+  const int64_t up_offset = two_parts ? 0 : width / kPanelRows;
+  const int64_t block = std::max<int64_t>(1, kGateUpFloats / (2 * kPanelRows * x.rows));
+  for (int64_t panel = share.begin; panel < share.end; panel += block) {
+    const int64_t end = std::min(panel + block, share.end);
+    const int64_t half = (end - panel) * kPanelRows;
+    const CpuLinear::Output gate = {.out = scratch, .stride = 2 * half};
+    const CpuLinear::Output up = {.out = scratch + half, .stride = 2 * half};
+    linear.multiply_part(kernels_, 0, {panel, end}, x, gate);
+    linear.multiply_part(kernels_, two_parts ? 1 : 0, {panel + up_offset, end + up_offset}, x, up);
+    const int64_t count = std::min(half, width - panel * kPanelRows);
+    for (int64_t r = 0; r < x.rows; ++r)
+      kernels_.silu_multiply(gate.out + r * 2 * half, up.out + r * 2 * half, count,
+                             out + r * width + panel * kPanelRows);
+  }
+}
+
+void CpuBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
+  const auto& l = static_cast<const CpuLinear&>(gate_up);
+  const int64_t width = l.rows() / 2, half_panels = (width + kPanelRows - 1) / kPanelRows;
+  const bool halves =
+      (l.parts() == 2 && l.part(0).rows() == width) || (l.parts() == 1 && width % kPanelRows == 0);
+  BATON_CHECK(halves && l.rows() % 2 == 0, "gate_up: want the parts gate and up, or one part of 32 n rows");
+  const int64_t floats = std::max(kGateUpFloats, 2 * kPanelRows * int64_t{batch_.rows()});
+  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, l, [&](int thread, const Activations& rows) {
+    float* scratch = gate_up_scratch_.as<float>() + thread * floats;
+    gate_up_panels(l, share_of(half_panels, thread, pool_.size()), rows, scratch, out);
+  });
+}
+
+void CpuBackend::rope_store_row(int layer, const SequenceRows& sequence, int index,
+                                const NormWeights* const (&norms)[2], float* qkv) const {
+  const int64_t dim = attention_.head_dim, row = sequence.first_row + index;
+  float* head = qkv + row * (attention_.heads + 2 * attention_.kv_heads) * dim;
+  const auto pairs = static_cast<int64_t>(rope_.inv_freq.size());
+  float* keys = head + attention_.heads * dim;
+  for (int h = 0; h < attention_.heads + attention_.kv_heads; ++h, head += dim) {
+    const NormWeights* norm = norms[h < attention_.heads ? 0 : 1];
+    if (norm != nullptr) kernels_.rms_norm({head, norm->weight.data(), dim, norm->eps, head});
+    kernels_.rotate({head, rotations_.data() + row * pairs, pairs, rope_.interleaved});
+  }
+  const int position = sequence.first_position + index;
+  for (int h = 0; h < attention_.kv_heads; ++h) {
+    const KvPool::Tile tile = kv_.tile(layer, sequence.blocks, h, position / 16);
+    kernels_.store_kv({kv_.geometry().type, attention_.head_dim, position % 16, keys + h * dim,
+                       keys + (attention_.kv_heads + h) * dim, tile.keys, tile.values});
+  }
+}
+
+void CpuBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {
+  const NormWeights* const norms[2] = {q_norm, k_norm};
+  for (const NormWeights* norm : norms)
+    BATON_CHECK(norm == nullptr || static_cast<int>(norm->weight.size()) == attention_.head_dim);
+  const auto store = [&](Share share) {
+    for (const SequenceRows& sequence : batch_.sequences) {
+      const int64_t begin = std::max<int64_t>(0, share.begin - sequence.first_row);
+      const int64_t end = std::min<int64_t>(sequence.row_count, share.end - sequence.first_row);
+      for (int64_t i = begin; i < end; ++i) rope_store_row(layer, sequence, static_cast<int>(i), norms, qkv);
+    }
+  };
+  if (batch_.rows() < kSerialRows) return store({0, batch_.rows()});
+  pool_.run([&](int thread) { store(share_of(batch_.rows(), thread, pool_.size())); });
+}
+
+void CpuBackend::attention(int layer, const float* qkv, float* out) {
+  paged_attention_.run(layer, kv_, qkv, out);
+}
+
+}  // namespace baton::kernels::cpu

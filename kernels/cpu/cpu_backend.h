@@ -1,0 +1,87 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_linear.h"
+#include "kernels/cpu/paged_attention.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace baton::kernels::cpu {
+
+// The fast backend: integer dots on repacked weights, one thread pool, the bits of contract.h on every
+// instruction set. An operation is one or two parallel phases: first the rows (norm, quantisation: once per
+// tensor), then the panels. Up to kPrivateRows rows every thread prepares the rows for itself, which is
+// cheaper than waiting for one another. Scratch grows in begin_step() only. Owns the pool; linears keep no
+// reference to it. Thread: one caller. Errors: as Backend.
+class CpuBackend final : public Backend {
+ public:
+  static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options);
+  CpuBackend(const Kernels& kernels, const BackendOptions& options);
+
+  std::string description() const override;
+  std::string numerics_id() const override;
+  std::string kv_layout_name() const override { return "kv-head-k16t-v"; }
+
+  absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
+  absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;
+  absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) override;
+  absl::Status attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) override;
+  float* allocate(size_t floats) override;
+
+  void begin_step(const StepBatch& batch) override;
+  void embed(const Embedding& table, float* out) override;
+  void norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) override;
+  void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) override;
+  void attention(int layer, const float* qkv, float* out) override;
+  void linear_add(const Linear& linear, const float* x, float* residual) override;
+  void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
+  absl::Status finish_step() override { return absl::OkStatus(); }
+
+ private:
+  // The rows an operation starts from: x[index[r]] or x[r], normed when `norm` is given.
+  struct RowSource {
+    const float* x = nullptr;
+    int64_t rows = 0;
+    const NormWeights* norm = nullptr;
+    const int32_t* index = nullptr;
+  };
+  struct RowBuffer {
+    AlignedBuffer values;
+    AlignedBuffer codes;
+    AlignedBuffer groups;
+    void grow(int64_t rows, int64_t cols);
+  };
+  struct Halves;  // of a gate_up layer
+
+  Activations activations(const RowBuffer& buffer, const RowSource& source, const CpuLinear& linear) const;
+  // Norms and quantises rows [share.begin, share.end) into the buffer.
+  void prepare(const RowSource& source, const CpuLinear& linear, Share share, RowBuffer& buffer) const;
+  // Prepares all rows, then calls work(thread, activations) on every thread.
+  template <class Work>
+  void with_rows(const RowSource& source, const CpuLinear& linear, const Work& work);
+  void multiply(const RowSource& source, const CpuLinear& linear, const CpuLinear::Output& to);
+  void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
+                      float* out) const;
+  void rope_store_row(int layer, const SequenceRows& sequence, int index,
+                      const NormWeights* const (&norms)[2], float* qkv) const;
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  AttentionSpec attention_;
+  RopeSpec rope_;
+  KvPool kv_;
+  PagedAttention paged_attention_;
+  StepBatch batch_;
+  std::vector<contract::Rotation> rotations_;  // [rows][pairs]
+  std::vector<AlignedBuffer> memory_;          // allocate()
+  int64_t max_cols_ = 0;                       // of the linears made so far
+  int64_t max_gate_up_ = 0;
+  RowBuffer shared_rows_;
+  std::vector<RowBuffer> private_rows_;  // [threads]
+  AlignedBuffer gate_up_scratch_;        // [threads][kGateUpFloats]
+};
+
+}  // namespace baton::kernels::cpu

@@ -1,0 +1,58 @@
+#include "kernels/cpu/cpu_linear.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/quant_block.h"
+
+namespace baton::kernels::cpu {
+
+CpuLinear::CpuLinear(const LinearSpec& spec, ThreadPool& pool) : cols_(spec.parts[0].cols), bias_(spec.bias) {
+  for (const WeightView& part : spec.parts) {
+    first_row_.push_back(rows_);
+    rows_ += part.rows;
+    needs_codes_ = needs_codes_ || is_quantised(part.type);
+    parts_.emplace_back(part, spec.k_shards, pool);
+  }
+}
+
+size_t CpuLinear::bytes() const {
+  size_t sum = 0;
+  for (const Panels& part : parts_) sum += part.bytes();
+  return sum;
+}
+
+int64_t CpuLinear::panels() const {
+  int64_t sum = 0;
+  for (const Panels& part : parts_) sum += part.panels();
+  return sum;
+}
+
+void CpuLinear::multiply(const Kernels& kernels, Share panels, const Activations& x, const Output& to) const {
+  int64_t first = 0;  // panels before this part
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const int64_t begin = std::max(panels.begin - first, int64_t{0});
+    const int64_t end = std::min(panels.end - first, parts_[i].panels());
+    first += parts_[i].panels();
+    if (begin >= end) continue;
+    Output part = to;
+    part.out += first_row_[i] + begin * kPanelRows;
+    multiply_part(kernels, i, {begin, end}, x, part);
+  }
+}
+
+void CpuLinear::multiply_part(const Kernels& kernels, size_t index, Share panels, const Activations& x,
+                              const Output& to) const {
+  LinearTask task;
+  task.weight = parts_[index].view();
+  task.panel_begin = panels.begin;
+  task.panel_end = panels.end;
+  task.x = x;
+  task.bias = bias_.empty() ? nullptr : bias_.data() + first_row_[index];
+  task.out = to.out;
+  task.out_stride = to.stride;
+  task.add = to.add;
+  kernels.linear(task);
+}
+
+}  // namespace baton::kernels::cpu

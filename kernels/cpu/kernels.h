@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/contract.h"
+#include "kernels/cpu/panels.h"
+
+// The table of loops that one instruction set provides. Plain pointers and sizes: what they compute, bit for
+// bit, stands in contract.h; how the rows are cut, who runs them and where scratch comes from stands in the
+// backend. All loops: any thread, no allocation, no state.
+namespace baton::kernels::cpu {
+
+// What the kernels need of 32 quantised activations besides the codes.
+struct ActivationGroup {
+  float scale;
+  float scaled_sum;          // scale * sum of the 32 codes
+  float scaled_half_sum[2];  // the same of each 16
+  int32_t minus_sum;         // -(sum of the 32 codes)
+  int32_t minus_half_sum[2];
+  int32_t unused = 0;
+};
+static_assert(sizeof(ActivationGroup) == 32);
+
+// Rows of activations as a linear layer reads them: floats, and codes when a part of the layer is quantised.
+struct Activations {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const float* values = nullptr;            // [rows][cols]
+  const int8_t* codes = nullptr;            // [rows][cols]
+  const ActivationGroup* groups = nullptr;  // [rows][cols / 32]
+};
+
+// out[row][j] (= or +=) linear(x[row])[16 * panel_begin + j] + bias, for the panels [panel_begin, panel_end).
+struct LinearTask {
+  PanelsView weight;
+  int64_t panel_begin = 0;
+  int64_t panel_end = 0;
+  Activations x;
+  const float* bias = nullptr;  // [weight.rows] or none
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  bool add = false;
+};
+
+// Where the KV of one layer, head and chunk lies: tile t of the chunk (16 tokens) has its keys at keys[t],
+// [head_dim][16], and its values at values[t], [16][head_dim]. Tiles outside the task's positions are not
+// read.
+struct KvTiles {
+  KvType type = KvType::kF32;
+  const std::byte* const* keys = nullptr;
+  const std::byte* const* values = nullptr;
+};
+
+// Unnormalised attention of one (row, head) over some chunks. out[head_dim] follows in scratch.
+struct ChunkState {
+  float max = 0;
+  float sum = 0;
+  bool started = false;
+};
+
+// One chunk of 256 positions for a tile of (row, head) pairs that share a KV head. Pair i: row i / share,
+// head i % share; q at q + row * q_stride + head * head_dim. Row r sees positions [first[r], last[r]].
+struct AttendTask {
+  KvTiles kv;
+  int chunk = 0;
+  int rows = 0;
+  int share = 1;
+  int head_dim = 0;
+  float scale = 0;
+  const float* q = nullptr;
+  int64_t q_stride = 0;
+  const int32_t* first = nullptr;
+  const int32_t* last = nullptr;
+  ChunkState* states = nullptr;  // [pairs]; the chunk is merged into it
+  float* out = nullptr;          // [pairs][padded head_dim]
+  int64_t out_stride = 0;        // padded head_dim
+  float* scratch = nullptr;      // attend_scratch_floats()
+};
+
+inline constexpr int kAttendPairs = 24;      // (row, head) pairs of a tile, unless one row has more heads
+inline constexpr int kMaxAttendPairs = 256;  // query heads per KV head
+
+constexpr int padded_dim(int head_dim) { return (head_dim + kPanelRows - 1) / kPanelRows * kPanelRows; }
+// Scores of the pairs, the chunk's output of one pair block, and room for opened values of odd head sizes.
+constexpr int64_t attend_scratch_floats(int pairs, int head_dim) {
+  return int64_t{pairs} * contract::kChunk + int64_t{pairs} * padded_dim(head_dim) +
+         int64_t{contract::kChunk} * padded_dim(head_dim);
+}
+
+struct NormTask {
+  const float* x = nullptr;
+  const float* weight = nullptr;
+  int64_t cols = 0;
+  float eps = 0;
+  float* out = nullptr;  // may be x
+};
+
+struct RotateTask {
+  float* head = nullptr;
+  const contract::Rotation* rotations = nullptr;
+  int64_t pairs = 0;
+  bool interleaved = false;
+};
+
+// Writes one head's key and value of one token into its tile (lane = token mod 16).
+struct StoreTask {
+  KvType type = KvType::kF32;
+  int head_dim = 0;
+  int lane = 0;
+  const float* key = nullptr;
+  const float* value = nullptr;
+  std::byte* key_tile = nullptr;
+  std::byte* value_tile = nullptr;
+};
+
+struct Kernels {
+  const char* name;
+  void (*quantise)(const float* x, int64_t cols, int8_t* codes, ActivationGroup* groups);
+  void (*rms_norm)(const NormTask& task);
+  void (*linear)(const LinearTask& task);
+  void (*silu_multiply)(const float* gate, const float* up, int64_t count, float* out);
+  void (*rotate)(const RotateTask& task);
+  void (*store_kv)(const StoreTask& task);
+  void (*attend)(const AttendTask& task);
+  // out[head_dim] = o * (1 / l) of a finished pair
+  void (*finish_attend)(const ChunkState& state, const float* o, int head_dim, float* out);
+  // merges `next` (a later chunk) into `total`
+  void (*merge_attend)(ChunkState& total, float* total_out, const ChunkState& next, const float* next_out,
+                       int head_dim);
+};
+
+extern const Kernels kScalarKernels;
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;
+
+}  // namespace baton::kernels::cpu

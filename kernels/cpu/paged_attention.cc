@@ -1,0 +1,159 @@
+#include "kernels/cpu/paged_attention.h"
+
+#include <algorithm>
+
+namespace baton::kernels::cpu {
+namespace {
+
+constexpr int kChunkTiles = contract::kChunk / 16;
+
+}  // namespace
+
+KvPool::Tile KvPool::tile(int layer, std::span<const BlockId> blocks, int kv_head, int tile) const {
+  const int tiles = geometry_.block_tokens / 16;
+  const size_t tile_bytes = size_t{16} * geometry_.head_dim * kv_bytes(geometry_.type);
+  std::byte* head =
+      pool_ + geometry_.piece_offset(layer, blocks[tile / tiles]) + 2 * kv_head * tiles * tile_bytes;
+  std::byte* keys = head + tile % tiles * tile_bytes;
+  return {keys, keys + tiles * tile_bytes};
+}
+
+int PagedAttention::tile_rows() const { return std::max(1, kAttendPairs / share()); }
+
+int PagedAttention::first_seen(int position) const {
+  return spec_.window > 0 ? std::max(0, position - spec_.window + 1) : 0;
+}
+
+void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry) {
+  batch_ = batch;
+  add_items(batch, false);
+  groups_.clear();
+  if (static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1) add_items(batch, true);
+  // The longest first, so that the last item claimed is short.
+  if (groups_.empty())
+    std::ranges::stable_sort(items_, std::greater{},
+                             [](const Item& i) { return i.last_chunk - i.first_chunk; });
+  size_t partials = 0;
+  for (const Item& item : items_)
+    if (item.partial >= 0) partials = std::max<size_t>(partials, item.partial + item.rows * share());
+  if (partial_states_.size() < partials) partial_states_.resize(partials);
+  partial_sums_.grow(partials * padded_dim(geometry.head_dim) * sizeof(float));
+  scratch_.grow(scratch_floats() * pool_.size() * sizeof(float));
+}
+
+void PagedAttention::add_items(const StepBatch& batch, bool split) {
+  items_.clear();
+  int partial = 0;
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const SequenceRows& sequence = batch.sequences[s];
+    for (int row = 0; row < sequence.row_count; row += tile_rows()) {
+      Item item = {.sequence = static_cast<int>(s), .row = row, .partial = -1};
+      item.rows = std::min(tile_rows(), sequence.row_count - row);
+      const int first = first_seen(sequence.first_position + row) / contract::kChunk;
+      const int last = (sequence.first_position + row + item.rows - 1) / contract::kChunk;
+      for (item.kv_head = 0; item.kv_head < spec_.kv_heads; ++item.kv_head) {
+        if (!split) {
+          item.first_chunk = first;
+          item.last_chunk = last;
+          items_.push_back(item);
+          continue;
+        }
+        groups_.push_back({static_cast<int>(items_.size()), last - first + 1});
+        for (int chunk = first; chunk <= last; ++chunk) {
+          item.first_chunk = item.last_chunk = chunk;
+          item.partial = partial;
+          partial += item.rows * share();
+          items_.push_back(item);
+        }
+      }
+    }
+  }
+}
+
+size_t PagedAttention::scratch_floats() const {
+  const int pairs = tile_rows() * share();
+  return attend_scratch_floats(pairs, spec_.head_dim) + size_t{1} * pairs * padded_dim(spec_.head_dim);
+}
+
+void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* out) {
+  const Call call = {layer, &kv, qkv, out};
+  next_.store(0, std::memory_order_relaxed);
+  pool_.run([&](int thread) {
+    float* scratch = scratch_.as<float>() + thread * scratch_floats();
+    const int count = static_cast<int>(items_.size());
+    for (int i = next_.fetch_add(1, std::memory_order_relaxed); i < count;
+         i = next_.fetch_add(1, std::memory_order_relaxed))
+      run_item(items_[i], call, scratch);
+  });
+  for (const Group& group : groups_) merge_group(group, call);
+}
+
+void PagedAttention::run_item(const Item& item, const Call& call, float* scratch) {
+  const SequenceRows& sequence = batch_.sequences[item.sequence];
+  const int pairs = item.rows * share(), padded = padded_dim(spec_.head_dim);
+  const int width = (spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim;
+  int32_t first[kAttendPairs], last[kAttendPairs];
+  for (int r = 0; r < item.rows; ++r) {
+    last[r] = sequence.first_position + item.row + r;
+    first[r] = first_seen(last[r]);
+  }
+  ChunkState own[kMaxAttendPairs];
+  const bool partial = item.partial >= 0;
+  ChunkState* states = partial ? partial_states_.data() + item.partial : own;
+  float* sums = partial ? partial_sums_.as<float>() + int64_t{item.partial} * padded : scratch;
+  std::fill_n(states, pairs, ChunkState{});
+  AttendTask task = {.rows = item.rows, .share = share(), .head_dim = spec_.head_dim, .scale = spec_.scale};
+  task.q =
+      call.qkv + (sequence.first_row + item.row) * int64_t{width} + item.kv_head * share() * spec_.head_dim;
+  task.q_stride = width;
+  task.first = first;
+  task.last = last;
+  task.states = states;
+  task.out = sums;
+  task.out_stride = padded;
+  task.scratch = scratch + int64_t{pairs} * padded;
+  const std::byte* keys[kChunkTiles];
+  const std::byte* values[kChunkTiles];
+  task.kv = {call.kv->geometry().type, keys, values};
+  for (task.chunk = item.first_chunk; task.chunk <= item.last_chunk; ++task.chunk) {
+    const int begin = std::max(first[0] / 16, task.chunk * kChunkTiles);
+    const int end = std::min(last[item.rows - 1] / 16, task.chunk * kChunkTiles + kChunkTiles - 1);
+    for (int t = begin; t <= end; ++t) {
+      const KvPool::Tile tile = call.kv->tile(call.layer, sequence.blocks, item.kv_head, t);
+      keys[t % kChunkTiles] = tile.keys;
+      values[t % kChunkTiles] = tile.values;
+    }
+    kernels_.attend(task);
+  }
+  if (!partial) finish(item, call, states, sums);
+}
+
+void PagedAttention::merge_group(const Group& group, const Call& call) {
+  const int padded = padded_dim(spec_.head_dim);
+  const Item& first = items_[group.first_item];
+  for (int i = 1; i < group.items; ++i) {
+    const Item& next = items_[group.first_item + i];
+    for (int pair = 0; pair < first.rows * share(); ++pair) {
+      const ChunkState& state = partial_states_[next.partial + pair];
+      if (!state.started) continue;
+      kernels_.merge_attend(partial_states_[first.partial + pair],
+                            partial_sums_.as<float>() + int64_t{first.partial + pair} * padded, state,
+                            partial_sums_.as<float>() + int64_t{next.partial + pair} * padded,
+                            spec_.head_dim);
+    }
+  }
+  finish(first, call, partial_states_.data() + first.partial,
+         partial_sums_.as<float>() + int64_t{first.partial} * padded);
+}
+
+void PagedAttention::finish(const Item& item, const Call& call, const ChunkState* states, const float* sums) {
+  const int64_t row = batch_.sequences[item.sequence].first_row + item.row;
+  for (int pair = 0; pair < item.rows * share(); ++pair) {
+    const int64_t head = item.kv_head * share() + pair % share();
+    float* out = call.out + ((row + pair / share()) * spec_.heads + head) * spec_.head_dim;
+    kernels_.finish_attend(states[pair], sums + int64_t{pair} * padded_dim(spec_.head_dim), spec_.head_dim,
+                           out);
+  }
+}
+
+}  // namespace baton::kernels::cpu

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace baton::kernels::cpu {
+
+// Addresses inside the KV pool. A piece is [kv_head]{ K [tokens/16][head_dim][16], V [tokens][head_dim] }:
+// lanes are tokens where scores are made and dimensions where values are summed, and one head's bytes are
+// adjacent.
+class KvPool {
+ public:
+  KvPool() = default;
+  KvPool(std::span<std::byte> pool, const KvGeometry& geometry) : pool_(pool.data()), geometry_(geometry) {}
+  const KvGeometry& geometry() const { return geometry_; }
+
+  struct Tile {
+    std::byte* keys;
+    std::byte* values;
+  };
+  // The 16 tokens from position 16 * tile of the sequence that owns `blocks`.
+  Tile tile(int layer, std::span<const BlockId> blocks, int kv_head, int tile) const;
+
+ private:
+  std::byte* pool_ = nullptr;
+  KvGeometry geometry_;
+};
+
+// Attention of a step: cuts it into work items (sequence, KV head, tile of rows), or, when those are too few
+// for the threads, into single chunks whose results are merged in ascending order afterwards. Both give the
+// same bits. plan() once per step, run() once per layer. Thread: the backend's caller; run() uses the pool.
+class PagedAttention {
+ public:
+  PagedAttention(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+
+  void set_attention(const AttentionSpec& spec) { spec_ = spec; }
+  void plan(const StepBatch& batch, const KvGeometry& geometry);
+  // q in qkv[rows][(heads + 2 kv_heads) * head_dim]; out[rows][heads * head_dim]
+  void run(int layer, const KvPool& kv, const float* qkv, float* out);
+
+ private:
+  struct Item {
+    int sequence;
+    int kv_head;
+    int row;  // first, inside the sequence
+    int rows;
+    int first_chunk;
+    int last_chunk;
+    int partial;  // index of its first (pair) result, -1 = finishes by itself
+  };
+  // The items of one tile, to be merged in order.
+  struct Group {
+    int first_item;
+    int items;
+  };
+  struct Call {
+    int layer;
+    const KvPool* kv;
+    const float* qkv;
+    float* out;
+  };
+
+  int tile_rows() const;
+  int share() const { return spec_.heads / spec_.kv_heads; }
+  int first_seen(int position) const;
+  void add_items(const StepBatch& batch, bool split);
+  void run_item(const Item& item, const Call& call, float* scratch);
+  void merge_group(const Group& group, const Call& call);
+  void finish(const Item& item, const Call& call, const ChunkState* states, const float* sums);
+  size_t scratch_floats() const;
+
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  AttentionSpec spec_;
+  StepBatch batch_;
+  std::vector<Item> items_;
+  std::vector<Group> groups_;  // empty when items finish by themselves
+  std::vector<ChunkState> partial_states_;
+  AlignedBuffer partial_sums_;  // [pair results][padded head_dim]
+  AlignedBuffer scratch_;       // [threads][scratch_floats()]
+  std::atomic<int> next_{0};
+};
+
+}  // namespace baton::kernels::cpu

@@ -1,0 +1,103 @@
+#include "kernels/cpu/panels.h"
+
+#include <cstring>
+
+#include "kernels/cpu/contract.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/float16.h"
+#include "kernels/quant_block.h"
+
+namespace baton::kernels::cpu {
+namespace {
+
+constexpr int kGroup = contract::kGroup;
+
+size_t bytes_of_panel(DType type, int64_t cols, int k_shards) {
+  if (!is_quantised(type)) return cols * kPanelRows * traits_of(type).bytes;
+  const int64_t slabs = (cols / k_shards + kSlabCols - 1) / kSlabCols;
+  return k_shards * slabs * panel_format(type).slab_bytes();
+}
+
+void put_scale(std::byte* at, int bytes, float value) {
+  if (bytes == 4) {
+    std::memcpy(at, &value, 4);
+  } else {
+    const uint16_t half = float_to_half(value);  // exact: it was one in the file
+    std::memcpy(at, &half, 2);
+  }
+}
+
+}  // namespace
+
+Panels::Panels(const WeightView& weight, int k_shards, ThreadPool& pool)
+    : type_(weight.type),
+      rows_(weight.rows),
+      cols_(weight.cols),
+      k_shards_(k_shards),
+      panel_bytes_(bytes_of_panel(weight.type, weight.cols, k_shards)),
+      buffer_(panels() * panel_bytes_) {
+  pool.run([&](int thread) {
+    const Share share = share_of(panels(), thread, pool.size());
+    for (int64_t p = share.begin; p < share.end; ++p) pack_panel(weight, p);
+  });
+}
+
+void Panels::pack_panel(const WeightView& weight, int64_t index) {
+  std::byte* panel = buffer_.data() + index * panel_bytes_;
+  const DTypeTraits traits = traits_of(type_);
+  const int64_t stride = cols_ / traits.elements * traits.bytes;
+  for (int lane = 0; lane < kPanelRows && index * kPanelRows + lane < rows_; ++lane) {
+    const std::byte* row = weight.data + (index * kPanelRows + lane) * stride;
+    if (is_quantised(type_)) {
+      pack_quantised_row(row, lane, panel);
+    } else {
+      pack_float_row(row, lane, panel);
+    }
+  }
+}
+
+void Panels::pack_float_row(const std::byte* row, int lane, std::byte* panel) const {
+  const size_t bytes = traits_of(type_).bytes;
+  for (int64_t k = 0; k < cols_; ++k)
+    std::memcpy(panel + (k * kPanelRows + lane) * bytes, row + k * bytes, bytes);
+}
+
+void Panels::pack_quantised_row(const std::byte* row, int lane, std::byte* panel) const {
+  const PanelFormat format = panel_format(type_);
+  const DTypeTraits traits = traits_of(type_);
+  const int64_t shard_groups = cols_ / k_shards_ / kGroup;
+  const int64_t shard_slabs = (shard_groups + 1) / 2;
+  QuantBlock block;
+  for (int64_t group = 0; group < cols_ / kGroup; ++group) {
+    const int64_t in_block = group * kGroup % traits.elements;
+    if (in_block == 0) open_block(type_, row + group * kGroup / traits.elements * traits.bytes, block);
+    const int64_t in_shard = group % shard_groups;
+    const int half = static_cast<int>(in_shard % 2);
+    std::byte* slab = panel + (group / shard_groups * shard_slabs + in_shard / 2) * format.slab_bytes();
+    put_group(slab, half, lane, block.codes.data() + in_block);
+    const int parts = kGroup / format.group;  // scales of this group of 32
+    for (int s = 0; s < parts; ++s) {
+      const int64_t from = in_block / format.group + s;
+      std::byte* at =
+          slab + format.code_bytes() + ((half * parts + s) * kPanelRows + lane) * format.scale_bytes;
+      put_scale(at, format.scale_bytes, block.scale[from]);
+      if (format.has_min) put_scale(at + format.scales_bytes(), format.scale_bytes, block.min[from]);
+    }
+  }
+}
+
+void Panels::put_group(std::byte* slab, int half, int lane, const int8_t* codes) const {
+  const PanelFormat format = panel_format(type_);
+  auto* bytes = reinterpret_cast<uint8_t*>(slab) + half * format.code_bytes() / 2 + lane * 4;
+  if (format.code_bits == 8) {
+    for (int k = 0; k < kGroup; ++k)
+      bytes[k / 4 * 64 + k % 4] = static_cast<uint8_t>(codes[k] + format.zero());
+    return;
+  }
+  for (int k = 0; k < kGroup; ++k) {
+    const int code = codes[k] + format.zero();
+    bytes[k / 8 * 64 + k % 4] |= static_cast<uint8_t>(k % 8 < 4 ? code : code << 4);
+  }
+}
+
+}  // namespace baton::kernels::cpu

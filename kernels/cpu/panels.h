@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/aligned_buffer.h"
+
+namespace baton::kernels::cpu {
+
+class ThreadPool;
+
+inline constexpr int kPanelRows = 16;  // output rows of a panel = lanes of a vector
+inline constexpr int kSlabCols = 64;   // columns of a slab
+
+// How the weights of one GGUF type lie in memory. Sixteen output rows form a panel, read as one stream:
+//   quantised: [K shard][slab of 64 columns]{ codes of 2 groups of 32 | scales | minima }, all on 64-byte
+//   lines
+//     8-bit codes [K/4][16 rows][4 B], 4-bit codes [K/8][16 rows][4 B] (low nibbles the first four columns)
+//     scales, minima: [64/group][16 rows] as fp16 (types whose file scale is one fp16) or f32
+//     a shard of an odd number of groups leaves the second half of its last slab unused
+//   float types: [K][16 rows] in the file's own element type
+// Codes are stored unsigned, code + zero; the kernel starts its integer sum at -zero * (sum of the
+// activations). Example Q4_1: slab = 512 + 64 + 64 B for 1,024 weights; gate and up of SmolLM2 (3072 x 576):
+// 192 panels x 9 slabs.
+struct PanelFormat {
+  int code_bits = 0;    // 4, 8; 0 = float type
+  int group = 0;        // 16 or 32
+  int scale_bytes = 0;  // 2 or 4
+  bool has_min = false;
+  int zero_shift = -1;  // zero = 1 << zero_shift; -1 = zero is 0
+
+  constexpr int zero() const { return zero_shift < 0 ? 0 : 1 << zero_shift; }
+  constexpr int code_bytes() const { return kPanelRows * kSlabCols * code_bits / 8; }
+  constexpr int scales_bytes() const { return kSlabCols / group * kPanelRows * scale_bytes; }
+  constexpr int slab_bytes() const { return code_bytes() + scales_bytes() * (has_min ? 2 : 1); }
+};
+
+constexpr PanelFormat panel_format(DType type) {
+  switch (type) {
+    case DType::kQ4_0:
+      return {.code_bits = 4, .group = 32, .scale_bytes = 2, .has_min = false, .zero_shift = 3};
+    case DType::kQ4_1:
+      return {.code_bits = 4, .group = 32, .scale_bytes = 2, .has_min = true, .zero_shift = -1};
+    case DType::kQ8_0:
+      return {.code_bits = 8, .group = 32, .scale_bytes = 2, .has_min = false, .zero_shift = 7};
+    case DType::kQ2_K:
+      return {.code_bits = 8, .group = 16, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+    case DType::kQ4_K:
+      return {.code_bits = 4, .group = 32, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+    case DType::kQ5_K:
+      return {.code_bits = 8, .group = 32, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+    case DType::kQ6_K:
+      return {.code_bits = 8, .group = 16, .scale_bytes = 4, .has_min = false, .zero_shift = 5};
+    case DType::kIQ2_XXS:
+      return {.code_bits = 8, .group = 32, .scale_bytes = 4, .has_min = false, .zero_shift = 6};
+    default:
+      return {};
+  }
+}
+
+// The packed weights as plain numbers, for the kernels (no inline functions: kernel files are compiled for
+// newer instruction sets than the rest).
+struct PanelsView {
+  DType type = DType::kF32;
+  int k_shards = 1;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const std::byte* data = nullptr;
+  int64_t panel_bytes = 0;
+};
+
+// A weight matrix repacked into panels. Immutable after packing; owned by the linear.
+class Panels {
+ public:
+  // Opens and repacks with every thread of the pool. `weight` was checked (backend_checks.h).
+  Panels(const WeightView& weight, int k_shards, ThreadPool& pool);
+
+  DType type() const { return type_; }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  int64_t panels() const { return (rows_ + kPanelRows - 1) / kPanelRows; }
+  PanelsView view() const {
+    return {type_, k_shards_, rows_, cols_, buffer_.data(), static_cast<int64_t>(panel_bytes_)};
+  }
+  size_t bytes() const { return panels() * panel_bytes_; }
+
+ private:
+  void pack_panel(const WeightView& weight, int64_t index);
+  void pack_float_row(const std::byte* row, int lane, std::byte* panel) const;
+  void pack_quantised_row(const std::byte* row, int lane, std::byte* panel) const;
+  void put_group(std::byte* slab, int half, int lane, const int8_t* codes) const;
+
+  DType type_;
+  int64_t rows_;
+  int64_t cols_;
+  int k_shards_;
+  size_t panel_bytes_;
+  AlignedBuffer buffer_;
+};
+
+}  // namespace baton::kernels::cpu

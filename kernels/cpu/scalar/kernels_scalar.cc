@@ -1,0 +1,245 @@
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu/contract_math.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/float16.h"
+
+// The kernels in plain C++, for machines without AVX2 and as the second reader of the panel layout: one
+// output at a time, straight from contract.h.
+namespace baton::kernels::cpu {
+namespace {
+
+void quantise(const float* x, int64_t cols, int8_t* codes, ActivationGroup* groups) {
+  const contract::QuantisedRow row = contract::quantise({x, static_cast<size_t>(cols)});
+  std::ranges::copy(row.codes, codes);
+  for (size_t g = 0; g < row.scales.size(); ++g) {
+    int32_t half[2] = {};
+    for (int i = 0; i < contract::kGroup; ++i) half[i / 16] += codes[g * contract::kGroup + i];
+    const float scale = row.scales[g];
+    groups[g] = {scale,
+                 scale * static_cast<float>(half[0] + half[1]),
+                 {scale * static_cast<float>(half[0]), scale * static_cast<float>(half[1])},
+                 -(half[0] + half[1]),
+                 {-half[0], -half[1]}};
+  }
+}
+
+void rms_norm(const NormTask& task) {
+  const auto n = static_cast<size_t>(task.cols);
+  contract::rms_norm({task.x, n}, {task.weight, n}, task.eps, {task.out, n});
+}
+
+void silu_multiply(const float* gate, const float* up, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = contract::silu(gate[i]) * up[i];
+}
+
+void rotate(const RotateTask& task) {
+  const auto pairs = static_cast<size_t>(task.pairs);
+  contract::rotate({task.head, 2 * pairs}, {task.rotations, pairs}, task.interleaved);
+}
+
+// --- Linear
+// -------------------------------------------------------------------------------------------------------
+
+// Reads one output row out of its panel.
+struct PanelRow {
+  PanelFormat format;
+  const std::byte* panel;
+  int lane;
+  int64_t shard_slabs;
+
+  const std::byte* slab(int64_t shard, int64_t group) const {  // group of 32 inside the shard
+    return panel + (shard * shard_slabs + group / 2) * format.slab_bytes();
+  }
+  int code(int64_t shard, int64_t col) const {
+    const auto* at = reinterpret_cast<const uint8_t*>(slab(shard, col / contract::kGroup));
+    const int64_t k = col % kSlabCols;
+    if (format.code_bits == 8) return at[k / 4 * 64 + lane * 4 + k % 4] - format.zero();
+    const uint8_t both = at[k / 8 * 64 + lane * 4 + k % 4];
+    return (k % 8 < 4 ? both & 15 : both >> 4) - format.zero();
+  }
+  float scale(int64_t shard, int64_t col, bool min) const {
+    const std::byte* at = slab(shard, col / contract::kGroup) + format.code_bytes() +
+                          (min ? format.scales_bytes() : 0) +
+                          (col % kSlabCols / format.group * kPanelRows + lane) * format.scale_bytes;
+    float whole;
+    uint16_t half;
+    if (format.scale_bytes == 2) {
+      std::memcpy(&half, at, 2);
+      return half_to_float(half);
+    }
+    std::memcpy(&whole, at, 4);
+    return whole;
+  }
+};
+
+float quantised_shard(const PanelRow& row, int64_t shard, int64_t segment, const int8_t* codes,
+                      const ActivationGroup* groups) {
+  float y = 0;
+  for (int64_t k = 0; k < segment; k += row.format.group) {
+    int32_t dot = 0, sum = 0;
+    for (int64_t i = k; i < k + row.format.group; ++i) {
+      dot += row.code(shard, i) * codes[i];
+      sum += codes[i];
+    }
+    const float scale = groups[k / contract::kGroup].scale;
+    y = std::fma(static_cast<float>(dot), row.scale(shard, k, false) * scale, y);
+    if (row.format.has_min) y = std::fma(row.scale(shard, k, true), scale * static_cast<float>(sum), y);
+  }
+  return y;
+}
+
+float float_weight(DType type, const std::byte* panel, int64_t index) {
+  float whole;
+  uint16_t half;
+  if (type == DType::kF32) {
+    std::memcpy(&whole, panel + index * 4, 4);
+    return whole;
+  }
+  std::memcpy(&half, panel + index * 2, 2);
+  return type == DType::kF16 ? half_to_float(half) : bfloat16_to_float(half);
+}
+
+float linear_one(const LinearTask& task, int64_t output, int64_t row) {
+  const PanelsView& w = task.weight;
+  const std::byte* panel = w.data + output / kPanelRows * w.panel_bytes;
+  const int lane = static_cast<int>(output % kPanelRows);
+  const PanelFormat format = panel_format(w.type);
+  const int64_t cols = task.x.cols, segment = cols / w.k_shards;
+  std::vector<float> parts;
+  for (int64_t s = 0; s < w.k_shards; ++s) {
+    float y = 0;
+    if (format.code_bits == 0) {
+      for (int64_t k = s * segment; k < (s + 1) * segment; ++k)
+        y = std::fma(float_weight(w.type, panel, k * kPanelRows + lane), task.x.values[row * cols + k], y);
+    } else {
+      const PanelRow from = {format, panel, lane, (segment + kSlabCols - 1) / kSlabCols};
+      const int64_t first = row * cols + s * segment;
+      y = quantised_shard(from, s, segment, task.x.codes + first, task.x.groups + first / contract::kGroup);
+    }
+    parts.push_back(y);
+  }
+  return contract::sum_tree(parts);
+}
+
+void linear(const LinearTask& task) {
+  const int64_t first = task.panel_begin * kPanelRows;
+  const int64_t end = std::min(task.panel_end * kPanelRows, task.weight.rows);
+  for (int64_t row = 0; row < task.x.rows; ++row) {
+    for (int64_t output = first; output < end; ++output) {
+      float y = linear_one(task, output, row);
+      if (task.bias != nullptr) y = y + task.bias[output];
+      float& out = task.out[row * task.out_stride + output - first];
+      out = task.add ? out + y : y;
+    }
+  }
+}
+
+// --- Attention
+// ----------------------------------------------------------------------------------------------------
+
+float stored(KvType type, const std::byte* tile, int64_t index) {
+  return float_weight(type == KvType::kF32   ? DType::kF32
+                      : type == KvType::kF16 ? DType::kF16
+                                             : DType::kBF16,
+                      tile, index);
+}
+
+void store_one(KvType type, std::byte* tile, int64_t index, float value) {
+  if (type == KvType::kF32) {
+    std::memcpy(tile + index * 4, &value, 4);
+    return;
+  }
+  const uint16_t bits = type == KvType::kF16 ? float_to_half(value) : float_to_bfloat16(value);
+  std::memcpy(tile + index * 2, &bits, 2);
+}
+
+void store_kv(const StoreTask& task) {
+  for (int d = 0; d < task.head_dim; ++d) {
+    store_one(task.type, task.key_tile, d * 16 + task.lane, task.key[d]);
+    store_one(task.type, task.value_tile, task.lane * task.head_dim + d, task.value[d]);
+  }
+}
+
+void merge_attend(ChunkState& total, float* total_out, const ChunkState& next, const float* next_out,
+                  int head_dim) {
+  if (!total.started) {
+    total = next;
+    std::copy_n(next_out, head_dim, total_out);
+    return;
+  }
+  const float max = std::max(total.max, next.max);
+  const float a = contract::exponential(total.max - max);
+  const float b = contract::exponential(next.max - max);
+  total.max = max;
+  total.sum = std::fma(total.sum, a, next.sum * b);
+  for (int d = 0; d < head_dim; ++d) total_out[d] = std::fma(total_out[d], a, next_out[d] * b);
+}
+
+// Positions [first, last] of one chunk for one query head; `out` starts as zeros.
+ChunkState attend_pair(const AttendTask& task, const float* q, int first, int last, float* out) {
+  float weights[contract::kChunk];
+  ChunkState state = {.max = -std::numeric_limits<float>::infinity(), .sum = 0, .started = true};
+  for (int j = first; j <= last; ++j) {
+    float score = 0;
+    for (int d = 0; d < task.head_dim; ++d)
+      score = std::fma(q[d], stored(task.kv.type, task.kv.keys[j % contract::kChunk / 16], d * 16 + j % 16),
+                       score);
+    weights[j - first] = score * task.scale;
+    state.max = std::max(state.max, weights[j - first]);
+  }
+  std::array<float, contract::kLanes> lanes = {};
+  for (int j = first; j <= last; ++j) {
+    const float p = contract::exponential(weights[j - first] - state.max);
+    lanes[j % 16] += p;
+    for (int d = 0; d < task.head_dim; ++d) {
+      const float v =
+          stored(task.kv.type, task.kv.values[j % contract::kChunk / 16], j % 16 * task.head_dim + d);
+      out[d] = std::fma(p, v, out[d]);
+    }
+  }
+  state.sum = contract::sum_lanes(lanes);
+  for (int d = 0; d < task.head_dim; ++d) out[d] += 0.0f;
+  return state;
+}
+
+void attend(const AttendTask& task) {
+  const int start = task.chunk * contract::kChunk;
+  for (int pair = 0; pair < task.rows * task.share; ++pair) {
+    const int row = pair / task.share;
+    const int first = std::max(start, task.first[row]);
+    const int last = std::min(start + contract::kChunk - 1, task.last[row]);
+    if (first > last) continue;
+    float* out = task.scratch;
+    std::fill_n(out, task.head_dim, 0.0f);
+    const float* q = task.q + row * task.q_stride + pair % task.share * task.head_dim;
+    const ChunkState state = attend_pair(task, q, first, last, out);
+    merge_attend(task.states[pair], task.out + pair * task.out_stride, state, out, task.head_dim);
+  }
+}
+
+void finish_attend(const ChunkState& state, const float* o, int head_dim, float* out) {
+  const float inverse = 1.0f / state.sum;
+  for (int d = 0; d < head_dim; ++d) out[d] = o[d] * inverse;
+}
+
+}  // namespace
+
+constinit const Kernels kScalarKernels = {.name = "scalar",
+                                          .quantise = quantise,
+                                          .rms_norm = rms_norm,
+                                          .linear = linear,
+                                          .silu_multiply = silu_multiply,
+                                          .rotate = rotate,
+                                          .store_kv = store_kv,
+                                          .attend = attend,
+                                          .finish_attend = finish_attend,
+                                          .merge_attend = merge_attend};
+
+}  // namespace baton::kernels::cpu

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "kernels/cpu/contract_math.h"
+
+namespace baton::kernels::cpu::simd {
+
+// contract::exponential on 16 lanes.
+template <class V>
+[[gnu::always_inline]] inline typename V::F exponential(typename V::F x) {
+  using namespace contract;
+  const auto clamped = V::min(V::set(kExpMax), V::max(V::set(kExpMin), x));
+  const auto shifted = V::fma(clamped, V::set(kLog2E), V::set(kRoundMagic));
+  const auto n = V::sub_i(V::as_int(shifted), V::set_i(kRoundMagicBits - 127));
+  const auto whole = V::sub(shifted, V::set(kRoundMagic));
+  const auto r = V::fnma(whole, V::set(kLn2Low), V::fnma(whole, V::set(kLn2High), clamped));
+  auto p = V::set(kExpCoefficients[0]);
+#pragma GCC unroll 8
+  for (int i = 1; i < 8; ++i) p = V::fma(p, r, V::set(kExpCoefficients[i]));
+  const auto power = V::as_float(V::template shift_left<23>(n));
+  return V::zero_below(x, V::set(kExpMin), V::mul(p, power));
+}
+
+}  // namespace baton::kernels::cpu::simd

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/contract.h"
+
+namespace baton::kernels {
+
+// The contract as a backend: every operation is a loop over outputs that calls contract.h on the weights as
+// they lie in the file. Nothing is repacked, tiled, paged or shared between threads; the KV of a sequence is
+// kept in plain arrays keyed by the first block it was given. What CpuBackend computes must equal this bit
+// for bit.
+class OracleBackend final : public Backend {
+ public:
+  std::string description() const override { return "oracle"; }
+  std::string numerics_id() const override { return "oracle"; }
+  std::string kv_layout_name() const override { return "oracle"; }
+
+  absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
+  absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;
+  absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) override;
+  absl::Status attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) override;
+  float* allocate(size_t floats) override;
+
+  void begin_step(const StepBatch& batch) override { batch_ = batch; }
+  void embed(const Embedding& table, float* out) override;
+  void norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) override;
+  void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) override;
+  void attention(int layer, const float* qkv, float* out) override;
+  void linear_add(const Linear& linear, const float* x, float* residual) override;
+  void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
+  absl::Status finish_step() override { return absl::OkStatus(); }
+
+ private:
+  // Keys and values of one (layer, block, kv_head): [block_tokens][head_dim] each, after rounding.
+  struct Page {
+    std::vector<float> keys;
+    std::vector<float> values;
+  };
+  Page& page(int layer, BlockId block, int kv_head);
+  float rounded(float value) const;
+
+  AttentionSpec attention_;
+  RopeSpec rope_;
+  KvGeometry geometry_;
+  StepBatch batch_;
+  std::vector<Page> pages_;
+  std::vector<std::unique_ptr<std::vector<float>>> memory_;
+};
+
+}  // namespace baton::kernels
