@@ -1,5 +1,8 @@
 #include "worker/model/weights.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "absl/container/flat_hash_map.h"
 #include "base/cat.h"
 #include "kernels/dequantize.h"
@@ -32,12 +35,10 @@ constexpr NameTable kHuggingFaceNames = {"model.embed_tokens.weight",
                                          "mlp.up_proj",
                                          "mlp.down_proj"};
 
-bool ends_with(std::string_view text, std::string_view end) { return text.ends_with(end); }
-
 // Tensors that files carry although they are computed or taken elsewhere.
 bool may_be_left_over(const ModelSpec& spec, WeightNames names, std::string_view name) {
   if (names == WeightNames::kGguf) return name == "rope_freqs.weight";  // read by spec_from_gguf
-  return ends_with(name, ".rotary_emb.inv_freq") || (spec.tied_head && name == kHuggingFaceNames.head);
+  return name.ends_with(".rotary_emb.inv_freq") || (spec.tied_head && name == kHuggingFaceNames.head);
 }
 
 class Binder {
@@ -65,7 +66,10 @@ class Binder {
     if (traits_of(*tensor->type).elements != 1) return refuse(name, "want F32, F16 or BF16 for a norm or bias");
     const size_t start = out.size();
     out.resize(start + size);
-    kernels::dequantize_row(*tensor->type, tensor->data, std::span(out).subspan(start));
+    const auto values = std::span(out).subspan(start);
+    kernels::dequantize_row(*tensor->type, tensor->data, values);
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+      return refuse(name, "a value is infinite or not a number: the file is damaged");
     return absl::OkStatus();
   }
 
