@@ -15,7 +15,7 @@
 #include "tests/support/kvhash_executor.h"
 #include "worker/kv_cache/kv_exchange.h"
 
-namespace baton::testing {
+namespace baton::support {
 
 struct FakeKvOptions {
   int layers = 2;
@@ -274,4 +274,4 @@ class FakeKvFabric {
   uint64_t pieces_moved_ = 0;
 };
 
-}  // namespace baton::testing
+}  // namespace baton::support

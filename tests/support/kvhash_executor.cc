@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "worker/schedule/step_time.h"
 
-namespace baton::testing {
+namespace baton::support {
 namespace {
 
 constexpr uint64_t kPoison = 0xDEADBEEFDEADBEEFu;
@@ -201,4 +201,4 @@ std::vector<TokenOutput> kvhash_prompt_reference(const GenerateRequest& request,
   return out;
 }
 
-}  // namespace baton::testing
+}  // namespace baton::support

@@ -7,7 +7,7 @@
 #include "worker/kv_cache/block_pool.h"
 #include "worker/schedule/step_plan.h"
 
-namespace baton::testing {
+namespace baton::support {
 
 // The KV memory of a KvHashExecutor: one number per (layer, block, slot), a function of tenant salt, position
 // and token history. Plain memory: anybody who may write it can, at any time, as with the real pool.
@@ -66,4 +66,4 @@ std::vector<TokenId> kvhash_reference(const GenerateRequest& request, int layers
 // The logprobs of the prompt tokens at positions 1 .. prompt - 1.
 std::vector<TokenOutput> kvhash_prompt_reference(const GenerateRequest& request, int layers);
 
-}  // namespace baton::testing
+}  // namespace baton::support
