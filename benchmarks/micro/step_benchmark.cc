@@ -1,0 +1,79 @@
+#include <benchmark/benchmark.h>
+
+#include "benchmarks/micro/ceilings.h"
+#include "benchmarks/micro/synthetic_model.h"
+
+// Whole steps of a model with SmolLM2's shapes and random weights, without scheduler and sampler.
+// Counters: tok/s; for decode the share of one thread's read bandwidth (of_read), for prefill the share of
+// the int8 peak of all threads (of_int8, GEMM operations only).
+namespace baton::benchmarks {
+namespace {
+
+SyntheticModel& smollm2(int threads) {
+  static std::unique_ptr<SyntheticModel> model;
+  static int made_for = 0;
+  if (made_for != threads) {
+    model.reset();
+    model = std::make_unique<SyntheticModel>(kSmolLm2, threads, 2048);
+    made_for = threads;
+  }
+  return *model;
+}
+
+// args: threads, sequences, context
+void decode(benchmark::State& state) {
+  SyntheticModel& model = smollm2(static_cast<int>(state.range(0)));
+  const auto sequences = static_cast<int>(state.range(1));
+  for (auto _ : state) model.step(sequences, 1, static_cast<int>(state.range(2)));
+  const double tokens = static_cast<double>(state.iterations()) * sequences;
+  const auto bytes = static_cast<double>(model.layer_bytes() + model.head_bytes());
+  state.counters["tok/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
+  state.counters["of_read"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * bytes / ceilings().read_bytes_per_second,
+                         benchmark::Counter::kIsRate);
+}
+BENCHMARK(decode)
+    ->ArgNames({"threads", "sequences", "context"})
+    ->Args({1, 1, 32})
+    ->Args({1, 1, 1024})
+    ->Args({1, 4, 32})
+    ->Args({1, 8, 32})
+    ->Args({1, 32, 32})
+    ->Args({2, 1, 32})
+    ->Args({2, 1, 1024})
+    ->Args({2, 8, 32})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+
+// args: threads, rows
+void prefill(benchmark::State& state) {
+  const auto threads = static_cast<int>(state.range(0)), rows = static_cast<int>(state.range(1));
+  SyntheticModel& model = smollm2(threads);
+  for (auto _ : state) model.step(1, rows, 0);
+  const auto steps = static_cast<double>(state.iterations());
+  state.counters["tok/s"] = benchmark::Counter(steps * rows, benchmark::Counter::kIsRate);
+  state.counters["of_int8"] = benchmark::Counter(
+      steps * (model.layer_ops() * rows + model.head_ops()) / (ceilings().int8_ops_per_second * threads),
+      benchmark::Counter::kIsRate);
+}
+BENCHMARK(prefill)
+    ->ArgNames({"threads", "rows"})
+    ->Args({1, 16})
+    ->Args({1, 64})
+    ->Args({1, 512})
+    ->Args({1, 2048})
+    ->Args({2, 512})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace baton::benchmarks
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  const auto& c = baton::benchmarks::ceilings();
+  benchmark::AddCustomContext("read GB/s, 1 thread", std::to_string(c.read_bytes_per_second * 1e-9));
+  benchmark::AddCustomContext("int8 Gop/s, 1 thread", std::to_string(c.int8_ops_per_second * 1e-9));
+  benchmark::AddCustomContext("float GFLOP/s, 1 thread", std::to_string(c.float_ops_per_second * 1e-9));
+  benchmark::RunSpecifiedBenchmarks();
+}
