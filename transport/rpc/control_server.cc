@@ -191,20 +191,13 @@ class ControlServer::Service final : public wire::WorkerControl::CallbackService
 
 bool ControlServer::Stream::send(wire::WorkerMessage message) {
   using Push = WriteQueue<wire::WorkerMessage>::Push;
-  {
-    std::lock_guard lock(mutex_);
-    if (closing_) return false;
-    switch (queue_.push(std::move(message))) {
-      case Push::kStartWrite:
-        StartWrite(&queue_.front());
-        return true;
-      case Push::kQueued:
-        return true;
-      case Push::kOverflow:
-        break;
-    }
-  }
-  close(absl::ResourceExhaustedError("the coordinator does not read its control stream"));
+  std::lock_guard lock(mutex_);
+  if (closing_) return false;
+  const Push push = queue_.push(std::move(message));
+  if (push == Push::kStartWrite) StartWrite(&queue_.front());
+  if (push != Push::kOverflow) return true;
+  closing_ = absl::ResourceExhaustedError("the coordinator does not read its control stream");
+  queue_.writing() ? context_->TryCancel() : finish_locked();
   return false;
 }
 
