@@ -29,6 +29,9 @@ pub struct Limits {
 pub struct GrammarMatcher {
     matcher: Matcher,
     words: usize,
+    end: Vec<u32>,
+    // End tokens accepted after the matcher had stopped by itself, which it does as soon as nothing else can follow.
+    ends_after_stop: usize,
 }
 
 const MAX_WIDTH: usize = 1 << 22;
@@ -87,8 +90,9 @@ impl Vocabulary {
         match matcher.get_error() {
             Some(error) => Err(failed(error)),
             None => {
-                let words = self.environment.tok_trie().vocab_size().div_ceil(32);
-                Ok(GrammarMatcher { matcher, words })
+                let trie = self.environment.tok_trie();
+                let (words, end) = (trie.vocab_size().div_ceil(32), trie.eos_tokens().to_vec());
+                Ok(GrammarMatcher { matcher, words, end, ends_after_stop: 0 })
             }
         }
     }
@@ -106,12 +110,19 @@ impl GrammarMatcher {
     }
 
     pub fn accept(&mut self, id: u32) -> Result<bool, Failure> {
+        if self.matcher.is_stopped() && !self.matcher.is_error() {
+            let ends = self.end.contains(&id);
+            self.ends_after_stop += ends as usize;
+            return Ok(ends);
+        }
         let taken = self.matcher.try_consume_tokens(&[id]).map_err(step_failed)?;
         Ok(taken == 1)
     }
 
     pub fn rollback(&mut self, tokens: usize) -> Result<(), Failure> {
-        self.matcher.rollback(tokens).map_err(step_failed)
+        let ends = tokens.min(self.ends_after_stop);
+        self.ends_after_stop -= ends;
+        self.matcher.rollback(tokens - ends).map_err(step_failed)
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -123,7 +134,7 @@ impl GrammarMatcher {
     }
 
     pub fn copy(&self) -> Self {
-        GrammarMatcher { matcher: self.matcher.deep_clone(), words: self.words }
+        GrammarMatcher { matcher: self.matcher.deep_clone(), end: self.end.clone(), ..*self }
     }
 }
 
