@@ -35,7 +35,9 @@ void ControlCore::on(SubmitRequest& command, Instant now) {
 
 void ControlCore::on(CancelRequest& command, Instant now) { flow_.on_cancel(command.request, now); }
 
-void ControlCore::on(JoinWorker& command, Instant now) { command.reply(membership_.join(command.worker, now)); }
+void ControlCore::on(JoinWorker& command, Instant now) {
+  command.reply(membership_.join(command.worker, now));
+}
 
 void ControlCore::on(RenewLease& command, Instant now) {
   command.reply(membership_.renew(command.worker, command.lease, now));
@@ -74,7 +76,9 @@ void ControlCore::apply(const WorkerUp& decision, Instant now) { flow_.on_worker
 void ControlCore::apply(const WorkerTakesRequests& decision, Instant now) {
   flow_.on_worker_takes_requests(decision.worker, decision.takes, now);
 }
-void ControlCore::apply(const WorkerLost& decision, Instant now) { flow_.on_worker_lost(decision.worker, now); }
+void ControlCore::apply(const WorkerLost& decision, Instant now) {
+  flow_.on_worker_lost(decision.worker, now);
+}
 
 ClusterStatus ControlCore::status(Instant now) const {
   ClusterStatus status;

@@ -55,6 +55,7 @@ class Ledger {
   using Entry = std::map<WorkerRef, LedgerLeg>;  // never empty
   const std::map<RequestId, Entry>& entries() const { return entries_; }
   bool empty() const { return entries_.empty(); }
+  size_t size() const { return entries_.size(); }  // requests
   size_t legs() const { return legs_; }
   // The index by worker agrees with the entries; legs and transfers fit together.
   absl::Status check() const;

@@ -344,6 +344,10 @@ void RequestFlow::fail(ActiveRequest& a, absl::Status status, Instant now) {
   end(a, now);
 }
 
+void RequestFlow::fail_all(const std::string& why, Instant now) {
+  while (!active_.empty()) fail(active_.begin()->second, absl::UnavailableError(why), now);
+}
+
 void RequestFlow::complete(ActiveRequest& a, Instant now) {
   ++counters_.finished;
   step(a, RequestStep::kCompleted);

@@ -70,6 +70,8 @@ class RequestFlow {
 
   void on_tick(Instant now);
   Instant next_deadline() const;
+  // Ends every request with kUnavailable: the coordinator is leaving.
+  void fail_all(const std::string& why, Instant now);
 
   const Ledger& ledger() const { return ledger_; }
   const FlowCounters& counters() const { return counters_; }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "transport/messages/messages.h"
 
 namespace baton::coordinator {
@@ -11,6 +13,16 @@ class WorkerChannel {
  public:
   virtual ~WorkerChannel() = default;
   virtual void send(const WorkerRef& worker, CoordinatorMessage message) = 0;
+};
+
+// A channel whose streams are opened and closed as membership decides. What happens to them comes back as
+// StreamOpened and StreamClosed commands. Thread: control.
+class WorkerStreams : public WorkerChannel {
+ public:
+  virtual void connect(const WorkerRef& worker, const std::string& control_address) = 0;
+  virtual void disconnect(const WorkerRef& worker) = 0;
+  // Reconnects and heartbeats; returns when to call again.
+  virtual Instant tick(Instant now) = 0;
 };
 
 }  // namespace baton::coordinator
