@@ -211,7 +211,7 @@ class GenerationReader {
           "json_schema", "allowed_token_ids", "bad_words", "truncate_prompt_tokens", "prompt_logprobs"})
       if (fields_.any(name)) fields_.fail(not_supported(name, cat("`", name, "` is not supported")));
     if (fields_.boolean("use_beam_search").value_or(false))
-      fields_.fail(not_supported("use_beam_search", "beam search is not supported"));
+      fields_.fail(not_supported("use_beam_search", "`use_beam_search` is not supported"));
     cache_salt_ = fields_.string("cache_salt", 256).value_or("");
     fields_.accept({"user", "spaces_between_special_tokens", "add_special_tokens"});
   }
@@ -302,11 +302,13 @@ class GenerationReader {
         return fields_.fail(invalid_value(chat() ? "messages" : "prompt", "the prompt is empty"));
       const auto room = room_for(prompt.tokens.size());
       if (!room) return;
+      if (stop_.min_tokens > *room)
+        return fields_.fail(invalid_value("min_tokens", cat("`min_tokens` must not be greater than the ",
+                                                            *room, " tokens the answer may have")));
       for (uint32_t k = 0; k < n; ++k) {
         GenerateRequest request{
             .tenant_salt = cache_salt_, .prompt = prompt.tokens, .sampling = sampling_, .stop = stop_};
         request.stop.max_tokens = *room;
-        request.stop.min_tokens = std::min(stop_.min_tokens, *room);
         request.sampling.seed =
             has_seed_ ? choice_seed(sampling_.seed, k)
                       : choice_seed(context_.random, static_cast<uint32_t>(plan_.requests.size()));

@@ -17,7 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-static_assert(!std::is_constructible_v<Route, std::string, std::string, RouteHandler>,
+static_assert(!std::is_constructible_v<HttpRoute, std::string, std::string, RouteHandler>,
               "a route needs a role");
 
 // A server whose routes show what a handler can do; exchanges that stay open are kept here.
