@@ -16,6 +16,7 @@ using transport::as_bytes;
 constexpr uint64_t kWindowBytes = 8 << 20;
 constexpr size_t kWindowPieces = 64;
 constexpr size_t kMaxEarlyGrants = 16'384;
+constexpr size_t kMaxEnded = 16'384;
 
 // timers.h: 1 s + bytes / (0.1 x measured rate), at most 10 s. `bytes` counts what is under way before this
 // piece.
@@ -39,6 +40,8 @@ void KvSource::send(const KvSend& send, Instant now) {
   t.next_block.assign(static_cast<size_t>(scope_.geometry.layers), 0);
   t.deadline = now + timers::kRequestTotal;
   t.lease = t.deadline;
+  if (ended_.contains(send.transfer))
+    return end(it, "the receiver gave it up before it was submitted", false);
   if (!scope_.plane.connected(send.destination)) return end(it, "destination is not connected", false);
   const auto early = early_.find(send.transfer);
   if (early == early_.end()) return;
@@ -83,6 +86,7 @@ void KvSource::cancel(TransferId transfer) {
 void KvSource::on_grant(const WorkerRef& from, const KvGrantMessage& grant, Instant now) {
   const auto it = transfers_.find(grant.transfer);
   if (it != transfers_.end()) return attach(it, from, grant, now);
+  if (ended_.contains(grant.transfer)) return tell_end(from, grant.transfer, "ended before the grant came");
   if (early_.size() >= kMaxEarlyGrants || early_.contains(grant.transfer))
     return tell_end(from, grant.transfer, "too many grants of unknown transfers");
   early_[grant.transfer] = {.from = from, .grant = grant, .deadline = now + timers::kRequestTotal};
@@ -104,8 +108,9 @@ void KvSource::attach(Transfers::iterator it, const WorkerRef& from, KvGrantMess
   Transfer& t = it->second;
   if (const std::string why = misfit(t, from, grant); !why.empty()) {
     ++scope_.counters.malformed_messages;
-    if (from != t.send.destination) return tell_end(from, grant.transfer, why);  // not its transfer
-    return end(it, why, true);
+    tell_end(from, grant.transfer, why);
+    if (from == t.send.destination) end(it, why, false);
+    return;
   }
   std::fill(t.next_block.begin(), t.next_block.end(), grant.first_block);
   t.grant = std::move(grant);
@@ -206,6 +211,7 @@ void KvSource::end(Transfers::iterator it, const std::string& error, bool tell_s
   const WorkerRef peer = it->second.send.destination;
   const bool known_there = it->second.grant.has_value();
   transfers_.erase(it);
+  remember_ended(id);
   if (const auto window = windows_.find(peer); window != windows_.end()) {
     // What is under way no longer counts; its answers find nothing.
     for (const auto& [cookie, piece] : window->second.pieces)
@@ -217,6 +223,14 @@ void KvSource::end(Transfers::iterator it, const std::string& error, bool tell_s
   scope_.events(KvDrained{.transfer = id, .as_source = true, .error = error});
 }
 
+void KvSource::remember_ended(TransferId transfer) {
+  if (!ended_.insert(transfer).second) return;
+  ended_order_.push_back(transfer);
+  if (ended_order_.size() <= kMaxEnded) return;
+  ended_.erase(ended_order_.front());
+  ended_order_.pop_front();
+}
+
 void KvSource::tell_end(const WorkerRef& to, TransferId transfer, const std::string& reason) {
   const KvEndMessage message{
       .transfer = transfer, .from = KvSide::kSource, .reason = reason.substr(0, kMaxEndReason)};
@@ -225,7 +239,10 @@ void KvSource::tell_end(const WorkerRef& to, TransferId transfer, const std::str
 
 void KvSource::on_end(const WorkerRef& from, const KvEndMessage& message) {
   const auto early = early_.find(message.transfer);
-  if (early != early_.end() && early->second.from == from) early_.erase(early);
+  if (early != early_.end() && early->second.from == from) {
+    early_.erase(early);
+    remember_ended(message.transfer);
+  }
   const auto it = transfers_.find(message.transfer);
   if (it == transfers_.end() || it->second.send.destination != from) return;
   if (!message.ok) return end(it, cat("by the receiver: ", message.reason), false);

@@ -3,6 +3,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -79,12 +80,17 @@ class KvSource {
   bool offer_next(Transfer& transfer, Window& window, Instant now);
   absl::Status offer(Transfer& transfer, Window& window, int layer, Instant now);
   void end(Transfers::iterator it, const std::string& error, bool tell_sink);
+  void remember_ended(TransferId transfer);
   void renew(Instant now);
 
   const KvTransferScope& scope_;
   Transfers transfers_;
   std::map<TransferId, EarlyGrant> early_;  // grants of transfers that were not submitted here yet
   std::map<WorkerRef, Window> windows_;
+  // The last transfers that ended here, so that what crosses an end on the wire is answered at once: a grant
+  // after cancel(), a send() after the receiver's abandon.
+  std::set<TransferId> ended_;
+  std::deque<TransferId> ended_order_;
   uint64_t cookies_ = 0;
   Instant renew_at_ = kNever;
 };

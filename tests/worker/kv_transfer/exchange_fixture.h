@@ -1,0 +1,121 @@
+#pragma once
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "tests/transport/data/plane_fixture.h"
+#include "worker/kv_transfer/kv_exchange_agent.h"
+
+namespace baton::worker {
+
+inline kernels::KvGeometry small_geometry(int64_t blocks = 96) {
+  return {
+      .layers = 3, .kv_heads = 2, .head_dim = 16, .block_tokens = 8, .blocks = blocks};  // pieces of 1 KiB
+}
+
+// One worker's data plane and agent, with every event written down.
+class ExchangeSide {
+ public:
+  ExchangeSide(transport::Fabric fabric, transport::LoopbackHub& hub, const std::string& name,
+               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry())
+      : geometry(geometry), ref{name, Incarnation(incarnation)} {
+    auto options = transport::plane_options(name, incarnation, transport::lanes_of(fabric));
+    options.identity.kv_layout_hash = kv_layout_hash(geometry, "test");
+    options.pool_bytes = geometry.pool_bytes();
+    plane = transport::make_plane(fabric, hub, options);
+    auto made =
+        KvExchangeAgent::create(*plane, {.geometry = geometry,
+                                         .events = [this](KvEvent event) { take(std::move(event)); },
+                                         .peers = [this](const PeerReport& r) { reports.push_back(r); }});
+    EXPECT_TRUE(made.ok()) << made.status();
+    agent = *std::move(made);
+  }
+
+  WorkerDescription description() const { return {.ref = ref, .data_address = plane->address()}; }
+  std::byte* piece(int layer, BlockId block) {
+    return plane->pool().data() + geometry.piece_offset(layer, block);
+  }
+  void fill(BlockId block, uint64_t seed) {
+    for (int layer = 0; layer < geometry.layers; ++layer) fill(layer, block, seed);
+  }
+  void fill(int layer, BlockId block, uint64_t seed) {
+    Rng rng(seed * 1000 + static_cast<uint64_t>(layer));
+    for (size_t at = 0; at < geometry.piece_bytes(); at += 8) {
+      const uint64_t word = rng.next();
+      std::memcpy(piece(layer, block) + at, &word, 8);
+    }
+  }
+  bool holds(BlockId block, uint64_t seed) {
+    for (int layer = 0; layer < geometry.layers; ++layer) {
+      Rng rng(seed * 1000 + static_cast<uint64_t>(layer));
+      for (size_t at = 0; at < geometry.piece_bytes(); at += 8) {
+        const uint64_t word = rng.next();
+        if (std::memcmp(piece(layer, block) + at, &word, 8) != 0) return false;
+      }
+    }
+    return true;
+  }
+  bool landed(TransferId t) const { return landings.contains(t); }
+  bool drained(TransferId t) const { return drains.contains(t); }
+  const std::string& error(TransferId t) const { return drains.at(t).error; }
+
+  const kernels::KvGeometry geometry;
+  const WorkerRef ref;
+  std::unique_ptr<transport::DataPlane> plane;
+  std::unique_ptr<KvExchangeAgent> agent;
+  std::map<TransferId, KvLanded> landings;
+  std::map<TransferId, KvFailed> failures;
+  std::map<TransferId, KvDrained> drains;
+  std::vector<PeerReport> reports;
+
+ private:
+  // Exactly one end per transfer, and KvFailed only before KvDrained.
+  void take(KvEvent event) {
+    if (auto* l = std::get_if<KvLanded>(&event)) {
+      EXPECT_FALSE(landed(l->transfer) || drained(l->transfer) || failures.contains(l->transfer));
+      landings[l->transfer] = *l;
+    } else if (auto* f = std::get_if<KvFailed>(&event)) {
+      EXPECT_FALSE(landed(f->transfer) || drained(f->transfer) || failures.contains(f->transfer));
+      failures[f->transfer] = *f;
+    } else {
+      const auto& d = std::get<KvDrained>(event);
+      EXPECT_FALSE(landed(d.transfer) || drained(d.transfer));
+      drains[d.transfer] = d;
+    }
+  }
+};
+
+// A prefill side, a decode side, and a clock that moves when told.
+class ExchangePair {
+ public:
+  explicit ExchangePair(transport::Fabric fabric, int64_t blocks = 96)
+      : prefill(fabric, hub, "prefill", 1, small_geometry(blocks)),
+        decode(fabric, hub, "decode", 1, small_geometry(blocks)) {}
+
+  void step() {
+    prefill.agent->do_work(now);
+    decode.agent->do_work(now);
+  }
+  bool until(const std::function<bool()>& done) {
+    return transport::drive([&] { step(); }, done);
+  }
+  void settle(int steps = 50) {
+    for (int i = 0; i < steps; ++i) step();
+  }
+  bool join() {
+    EXPECT_TRUE(decode.agent->connect(prefill.description()));
+    return until(
+        [&] { return decode.plane->connected(prefill.ref) && prefill.plane->connected(decode.ref); });
+  }
+
+  transport::LoopbackHub hub;
+  Instant now{std::chrono::seconds(5000)};
+  ExchangeSide prefill;
+  ExchangeSide decode;
+};
+
+}  // namespace baton::worker
