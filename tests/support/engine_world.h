@@ -122,7 +122,9 @@ class EngineWorld {
       const auto& [at, request, kind] = key;
       if (!workers_[at]->alive) continue;
       EXPECT_TRUE(leg.replied || leg.released > 0) << to_string(request);
-      if (leg.accepted) EXPECT_EQ(leg.released, 1) << to_string(request) << " leg " << static_cast<int>(kind);
+      if (leg.accepted) {
+        EXPECT_EQ(leg.released, 1) << to_string(request) << " leg " << static_cast<int>(kind);
+      }
     }
   }
 

@@ -116,7 +116,10 @@ void Engine::on_tick(Instant now) {
   }
 }
 
-Instant Engine::next_deadline() const { return std::min(earliest_deadline_, scheduler_.next_deadline()); }
+Instant Engine::next_deadline() const {
+  if (scheduler_.sequences().empty()) return kNever;
+  return std::min(earliest_deadline_, scheduler_.next_deadline());
+}
 
 // ---- transfers
 // ----------------------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+#include "worker/engine/engine_loop.h"
+
+#include <atomic>
+#include <ctime>
+#include <thread>
+
+#include "tests/worker/engine/engine_fixture.h"
+
+namespace baton::worker {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Breaks when told to.
+class Breakable final : public StepExecutor {
+ public:
+  explicit Breakable(StepExecutor& inner) : inner_(inner) {}
+  absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
+    if (--steps_left == 0) return absl::InternalError("device lost");
+    return inner_.run(plan, on_layer, result);
+  }
+  int steps_left = -1;
+
+ private:
+  StepExecutor& inner_;
+};
+
+class EngineLoopTest : public EngineFixture {
+ protected:
+  EngineLoopTest()
+      : fabric_({}, manual_),
+        pool_(2, 64, kBlock),
+        model_(pool_, {}),
+        executor_(model_),
+        engine_(defaults().engine, fabric_.join({"w", Incarnation(1)}, pool_, [](const KvEvent&) {})) {}
+  EngineLoop make_loop(const Clock& clock) {
+    return EngineLoop({engine_, executor_, mailbox_, clock}, [this](std::vector<WorkerMessage>& messages) {
+      for (auto& m : messages) {
+        if (const auto* report = std::get_if<StepReport>(&m))
+          for (const auto& s : report->sequences) take(s);
+        if (std::holds_alternative<Released>(m)) ++released_;
+        if (const auto* reply = std::get_if<SubmitReply>(&m)) accepted_ += reply->accepted;
+      }
+    });
+  }
+  void take(const SequenceTokens& s) {
+    for (const auto& t : s.tokens) tokens_.push_back(t.token);
+    if (!s.error.empty()) error_ = s.error;
+  }
+  void post(EngineCommand command) { ASSERT_TRUE(mailbox_.post(std::move(command))); }
+
+  ManualClock manual_;
+  support::FakeKvFabric fabric_;
+  support::KvHashPool pool_;
+  support::KvHashExecutor model_;
+  Breakable executor_;
+  Engine engine_;
+  EngineMailbox mailbox_{1000};
+  std::vector<TokenId> tokens_;
+  std::string error_;
+  std::atomic<int> released_ = 0;
+  std::atomic<int> accepted_ = 0;
+};
+
+TEST_F(EngineLoopTest, OneTurnDrainsPlansRunsAndPublishes) {
+  EngineLoop loop = make_loop(manual_);
+  const auto idle = loop.do_work(manual_.now());
+  ASSERT_TRUE(idle.ok());
+  EXPECT_FALSE(*idle);
+  const auto r = request(1, 10, 4);
+  post(SetHashKey{{1, 2}});
+  post(CoordinatorMessage(Submit{.request = r}));
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(*loop.do_work(manual_.now()));
+    EXPECT_EQ(tokens_.size(), static_cast<size_t>(i + 1));
+  }
+  EXPECT_FALSE(*loop.do_work(manual_.now()));
+  EXPECT_EQ(tokens_, support::kvhash_reference(r, 2, {}));
+  EXPECT_EQ(released_, 1);
+  EXPECT_EQ(loop.status().counters.steps, 4u);
+  EXPECT_TRUE(loop.status().idle);
+}
+
+TEST_F(EngineLoopTest, ABrokenExecutorEndsTheLoopAndEveryRequest) {
+  EngineLoop loop = make_loop(manual_);
+  executor_.steps_left = 3;
+  post(SetHashKey{{1, 2}});
+  post(CoordinatorMessage(Submit{.request = request(1, 10, 40)}));
+  EXPECT_TRUE(loop.do_work(manual_.now()).ok());
+  EXPECT_TRUE(loop.do_work(manual_.now()).ok());
+  const auto broken = loop.do_work(manual_.now());
+  EXPECT_EQ(broken.status().message(), "device lost");
+  EXPECT_EQ(error_, "device lost");
+  EXPECT_EQ(released_, 1);
+  EXPECT_TRUE(engine_.idle());
+}
+
+TEST_F(EngineLoopTest, DrainingAndFailAllAreCommands) {
+  EngineLoop loop = make_loop(manual_);
+  post(SetHashKey{{1, 2}});
+  post(CoordinatorMessage(Submit{.request = request(1, 10, 40)}));
+  post(SetDraining{true});
+  post(CoordinatorMessage(Submit{.request = request(2, 10, 40)}));
+  EXPECT_TRUE(*loop.do_work(manual_.now()));
+  EXPECT_EQ(accepted_, 1);
+  EXPECT_TRUE(loop.status().draining);
+  post(FailAll{"no coordinator"});
+  EXPECT_TRUE(*loop.do_work(manual_.now()));
+  EXPECT_EQ(error_, "no coordinator");
+  EXPECT_TRUE(engine_.idle());
+}
+
+// The thread itself: wakes for a message and for a deadline, sleeps otherwise, ends when the mailbox closes.
+TEST_F(EngineLoopTest, AThreadThatSleepsWhenIdle) {
+  SteadyClock clock;
+  EngineLoop loop = make_loop(clock);
+  absl::Status ended = absl::UnknownError("still running");
+  timespec used{};
+  std::jthread thread([&](const std::stop_token& stop) {
+    ended = loop.run(stop);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  });
+  post(SetHashKey{{1, 2}});
+  auto r = request(1, 10, 30);
+  post(CoordinatorMessage(Submit{.request = r}));
+  while (released_ < 1) std::this_thread::sleep_for(1ms);
+  // A decode leg whose peer is not there ends by the request's deadline or the exchange's refusal, without
+  // traffic.
+  auto waits = request(2, 250 - 52, 2);
+  waits.time_left = 50ms;
+  post(CoordinatorMessage(Submit{.request = waits,
+                                 .leg = Leg::kDecode,
+                                 .transfer = TransferId(1),
+                                 .peer = WorkerRef{"nobody", Incarnation(1)}}));
+  std::this_thread::sleep_for(300ms);
+  const uint64_t steps = loop.status().counters.steps;
+  std::this_thread::sleep_for(300ms);
+  EXPECT_EQ(loop.status().counters.steps, steps);
+  mailbox_.close();
+  thread.join();
+  EXPECT_TRUE(ended.ok()) << ended;
+  EXPECT_EQ(tokens_, support::kvhash_reference(r, 2, {}));
+  EXPECT_LT(used.tv_sec, 1) << "an idle engine burns no CPU";
+}
+
+}  // namespace
+}  // namespace baton::worker
