@@ -36,7 +36,7 @@ absl::Status check_linear(const LinearSpec& spec) {
   if (!spec.bias.empty() && static_cast<int64_t>(spec.bias.size()) != rows)
     return absl::InvalidArgumentError(absl::StrCat("bias of ", spec.bias.size(), " for ", rows, " rows"));
   const int64_t cols = spec.parts[0].cols;
-  if (spec.k_shards < 1 || spec.k_shards > 64 || cols % spec.k_shards != 0 ||
+  if (spec.k_shards < 1 || spec.k_shards > 8 || cols % spec.k_shards != 0 ||
       (spec.k_shards > 1 && (cols / spec.k_shards) % 32 != 0))
     return absl::InvalidArgumentError(
         absl::StrCat(cols, " columns do not divide into ", spec.k_shards, " K shards"));

@@ -86,6 +86,7 @@ void CpuBackend::RowBuffer::grow(int64_t rows, int64_t cols) {
 
 void CpuBackend::begin_step(const StepBatch& batch) {
   check_batch(batch, kv_.geometry());
+  pool_.pin_caller();
   batch_ = batch;
   const int64_t rows = batch.rows();
   shared_rows_.grow(rows, max_cols_);

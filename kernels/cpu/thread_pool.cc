@@ -43,8 +43,13 @@ ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus) : done_(thread
   BATON_CHECK(threads >= 1);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work_loop(i); });
   if (static_cast<int>(cpus.size()) < threads) return;
-  pin(pthread_self(), cpus[0]);
+  caller_cpu_ = cpus[0];
   for (int i = 1; i < threads; ++i) pin(workers_[i - 1].native_handle(), cpus[i]);
+}
+
+void ThreadPool::pin_caller() {
+  if (caller_cpu_ >= 0) pin(pthread_self(), caller_cpu_);
+  caller_cpu_ = -1;
 }
 
 ThreadPool::~ThreadPool() {

@@ -13,13 +13,17 @@ namespace baton::kernels::cpu {
 // Example: pool.run([&](int thread) { work(slice(panels, thread, pool.size())); });
 class ThreadPool {
  public:
-  // Thread i is pinned to cpus[i] when `cpus` names that many.
+  // Thread i is pinned to cpus[i] when `cpus` names that many; thread 0 by pin_caller().
   ThreadPool(int threads, const std::vector<int>& cpus);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Pins the calling thread to cpus[0], the first time it is called: by the thread that will do the steps, which need
+  // not be the one that built the pool.
+  void pin_caller();
 
   template <class Work>
   void run(const Work& work) {
@@ -41,6 +45,7 @@ class ThreadPool {
   Flag epoch_;              // counts jobs; written by the caller
   std::vector<Flag> done_;  // done_[i]: the last epoch worker i has finished; one line each
   std::vector<std::thread> workers_;
+  int caller_cpu_ = -1;  // -1 = nothing left to pin
 };
 
 // The half-open share of [0, count) that belongs to `thread`: contiguous, sizes differ by at most one.
