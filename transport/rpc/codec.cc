@@ -242,6 +242,7 @@ void encode(const WorkerDescription& from, wire::WorkerDescription& to) {
   to.set_host_id(from.host_id);
   to.set_control_address(from.control_address);
   to.set_data_address(from.data_address);
+  to.set_metrics_address(from.metrics_address);
   to.set_pid(from.pid);
   to.set_version(cut_text(from.version));
   to.set_device(cut_text(from.device));
@@ -262,6 +263,7 @@ WorkerDescription decode_description(const wire::WorkerDescription& from, FieldC
   to.host_id = check.text("host_id", from.host_id(), kMaxTextBytes);
   to.control_address = check.text("control_address", from.control_address(), kMaxTextBytes);
   to.data_address = check.text("data_address", from.data_address(), kMaxAddressBytes);
+  to.metrics_address = check.text("metrics_address", from.metrics_address(), kMaxTextBytes);
   to.pid = from.pid();
   to.version = check.text("version", from.version(), kMaxTextBytes);
   to.device = check.text("device", from.device(), kMaxTextBytes);

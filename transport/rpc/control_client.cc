@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -91,7 +92,10 @@ class ControlClient::Core : public std::enable_shared_from_this<Core> {
     std::optional<Instant> next_attempt;  // none: as soon as tick() is called
     Instant attempt_began{};
     Instant last_sent{};
+    Instant last_heard{};
+    Instant last_ping{};
     bool sent_since_tick = false;
+    bool heard_since_tick = false;
     uint64_t ping = 0;
     std::optional<WorkerStreamClosed> unreported;  // the sink was full
   };
@@ -276,10 +280,11 @@ void ControlClient::Core::tend(const WorkerRef& worker, Connection& connection, 
       }
       return;
     case State::kOpen:
-      if (connection.sent_since_tick) connection.last_sent = now;
-      connection.sent_since_tick = false;
-      if (now - connection.last_sent < timers::kHeartbeat) return;
-      connection.last_sent = now;
+      if (std::exchange(connection.sent_since_tick, false)) connection.last_sent = now;
+      if (std::exchange(connection.heard_since_tick, false)) connection.last_heard = now;
+      const Instant quiet_since = std::min(connection.last_sent, connection.last_heard);
+      if (now - std::max(quiet_since, connection.last_ping) < timers::kHeartbeat) return;
+      connection.last_ping = connection.last_sent = now;
       wire::CoordinatorMessage ping;
       encode(CoordinatorMessage(Ping{++connection.ping}), ping);
       connection.stream->send(std::move(ping));
@@ -316,13 +321,16 @@ bool ControlClient::Core::opened(const Stream& stream, WorkerHello hello) {
   if (!connection || !sink_(WorkerStreamOpened{std::move(hello)})) return false;
   connection->state = State::kOpen;
   connection->backoff = kFirstRetry;
-  connection->sent_since_tick = true;
+  connection->sent_since_tick = connection->heard_since_tick = true;
   return true;
 }
 
 bool ControlClient::Core::said(const Stream& stream, WorkerMessage message) {
   std::lock_guard lock(mutex_);
-  return current(stream) && sink_(WorkerSaid{stream.worker(), std::move(message)});
+  Connection* connection = current(stream);
+  if (!connection) return false;
+  connection->heard_since_tick = true;
+  return sink_(WorkerSaid{stream.worker(), std::move(message)});
 }
 
 void ControlClient::Core::done(std::shared_ptr<Stream> stream, absl::Status why) {

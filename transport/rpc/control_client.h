@@ -42,7 +42,8 @@ struct ControlClientOptions {
 //
 // A stream that breaks is opened again after 50 ms, doubling up to 1 s, as long as connect() stands
 // (membership says alive). What was queued on the broken one is lost: its owner hears WorkerStreamClosed and
-// starts again from a clean state. A Ping goes out when nothing else went for timers::kHeartbeat.
+// starts again from a clean state. A Ping goes out when nothing else was sent, or nothing was heard,
+// for timers::kHeartbeat: a worker in a long step does not answer submits, but it answers pings.
 // Back-pressure: a queue that overflows closes the stream, and so does a sink that refuses a message.
 //
 // Thread: connect(), disconnect(), send(), tick() on the owner's thread; the sink is called on gRPC threads

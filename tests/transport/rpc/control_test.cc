@@ -175,17 +175,38 @@ TEST_F(ControlTest, AnIdleStreamIsPinged) {
   a.client.tick(now);
   now += timers::kHeartbeat - std::chrono::milliseconds(1);
   a.client.tick(now);  // too early
-  ASSERT_TRUE(a.client.send(kWorker, Release{RequestId(1)}));
-  now += std::chrono::milliseconds(1);
-  a.client.tick(now);  // something else was sent
-  now += timers::kHeartbeat;
-  a.client.tick(now);
-  now += timers::kHeartbeat;
-  a.client.tick(now);
+  for (uint64_t ping = 1; ping <= 3; ++ping) {
+    now += timers::kHeartbeat;
+    a.client.tick(now);
+    a.client.tick(now);  // once
+  }
   ASSERT_TRUE(turn_until([] {}, [&] { return said().size() == 3; }));
-  EXPECT_TRUE(said()[0].message == CoordinatorMessage(Release{RequestId(1)}));
-  EXPECT_TRUE(said()[1].message == CoordinatorMessage(Ping{1}));
-  EXPECT_TRUE(said()[2].message == CoordinatorMessage(Ping{2}));
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_TRUE(said()[i].message == CoordinatorMessage(Ping{i + 1}));
+}
+
+TEST_F(ControlTest, ASilentWorkerIsPingedWhateverElseIsSent) {
+  start();
+  Coordinator a("a");
+  Instant now{};
+  ASSERT_TRUE(a.connect(*server).ok());
+  ASSERT_TRUE(turn_until([&] { a.client.tick(now); }, [&] { return a.opened() == 1; }));
+  const StreamId stream = opened()[0].stream;
+  a.client.tick(now);
+  size_t heard = 0;
+  for (int i = 0; i < 2 * 10; ++i) {  // a message every 50 ms; the worker talks in the first second only
+    now += Duration(timers::kHeartbeat) / 5;
+    ASSERT_TRUE(a.client.send(kWorker, Release{RequestId(1)}));
+    if (i < 10) {
+      ASSERT_TRUE(server->send(stream, Pong{}));
+      ASSERT_TRUE(turn_until([] {}, [&] { return a.log.count<WorkerSaid>() == heard + 1; }));
+      ++heard;
+    }
+    a.client.tick(now);
+  }
+  ASSERT_TRUE(turn_until([] {}, [&] { return said().size() == 22; }));
+  size_t pings = 0;
+  for (const auto& one : said()) pings += std::holds_alternative<Ping>(one.message);
+  EXPECT_EQ(pings, 2u);
 }
 
 TEST_F(ControlTest, AMessageOverTheLimitCostsTheStreamOnly) {

@@ -65,14 +65,15 @@ class RandomMessages {
 
   WorkerDescription description() {
     WorkerDescription d;
-    auto& [ref_, role, pool, host_id, control_address, data_address, pid, version, device, model_hash,
-           kv_layout_hash, numerics_id, block_tokens, context_tokens, blocks_total] = d;
+    auto& [ref_, role, pool, host_id, control_address, data_address, metrics_address, pid, version, device,
+           model_hash, kv_layout_hash, numerics_id, block_tokens, context_tokens, blocks_total] = d;
     ref_ = ref();
     role = pick<WorkerRole>(3);
     pool = name();
     host_id = text();
     control_address = text();
     data_address = text();
+    metrics_address = text();
     pid = rng_.next();
     version = text();
     device = text();
