@@ -25,4 +25,8 @@ Instant LeaseStore::expiry(const std::string& name) const {
   return found == leases_.end() ? kNever : found->second.expiry;
 }
 
+void LeaseStore::extend(Duration by) {
+  for (auto& [name, lease] : leases_) lease.expiry += by;
+}
+
 }  // namespace baton::coordinator

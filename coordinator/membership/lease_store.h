@@ -25,6 +25,8 @@ class LeaseStore {
   bool expired(const std::string& name, Instant now) const;
   // kNever when there is no such lease.
   Instant expiry(const std::string& name) const;
+  // All leases end `by` later.
+  void extend(Duration by);
   Duration ttl() const { return ttl_; }
 
  private:

@@ -23,8 +23,8 @@ const char* to_string(WorkerState state) {
 Membership::Membership(MembershipOptions options) : options_(options), leases_(options.lease_ttl) {}
 
 bool Membership::fenced(const WorkerRef& worker) const {
-  const auto lost = last_lost_.find(worker.name);
-  return lost != last_lost_.end() && worker.incarnation <= lost->second;
+  const auto fence = fences_.find(worker.name);
+  return fence != fences_.end() && worker.incarnation <= fence->second.incarnation;
 }
 
 WorkerView* Membership::live(const WorkerRef& worker) {
@@ -50,6 +50,8 @@ absl::StatusOr<uint64_t> Membership::join(const WorkerDescription& worker, Insta
       return leases_.grant(ref, now);
     }
     lose(ref.name, "a new life of the worker joined");
+  } else if (workers_.size() >= options_.max_names) {
+    return absl::ResourceExhaustedError(cat("there are ", workers_.size(), " workers already"));
   }
   workers_[ref.name] = {.description = worker, .heard = now};
   decisions_.push_back(StartStream{ref, worker.control_address});
@@ -103,7 +105,15 @@ bool Membership::heard(const WorkerRef& worker, const WorkerMessage& message, In
   return true;
 }
 
+void Membership::forgive_own_stall(Instant now) {
+  const Instant due = next_deadline();
+  if (due > now || now - due < options_.stall) return;
+  for (auto& [name, view] : workers_) view.heard = std::min(now, view.heard + (now - due));
+  leases_.extend(now - due);
+}
+
 void Membership::on_tick(Instant now) {
+  forgive_own_stall(now);
   std::vector<std::pair<std::string, std::string>> lost;
   for (auto& [name, view] : workers_) {
     if (view.state == WorkerState::kStarting) {
@@ -150,9 +160,21 @@ void Membership::lose(const std::string& name, const std::string& why) {
   const bool was_up = found->second.state != WorkerState::kStarting;
   workers_.erase(found);
   leases_.revoke(name);
-  last_lost_[name] = ref.incarnation;
+  fence(ref);
   decisions_.push_back(StopStream{ref});
   if (was_up) decisions_.push_back(WorkerLost{ref, why});
+}
+
+// Names come from outside: the oldest fence of a name without a live worker makes room.
+void Membership::fence(const WorkerRef& worker) {
+  fences_[worker.name] = {worker.incarnation, ++fenced_lives_};
+  if (fences_.size() <= options_.max_names) return;
+  auto oldest = fences_.end();
+  for (auto it = fences_.begin(); it != fences_.end(); ++it) {
+    if (workers_.contains(it->first)) continue;
+    if (oldest == fences_.end() || it->second.order < oldest->second.order) oldest = it;
+  }
+  if (oldest != fences_.end()) fences_.erase(oldest);
 }
 
 }  // namespace baton::coordinator

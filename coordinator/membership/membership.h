@@ -55,6 +55,8 @@ struct MembershipOptions {
   Duration lease_ttl = timers::kLeaseTtl;
   Duration suspect = timers::kSuspect;
   Duration dead = timers::kDead;
+  Duration stall = timers::kHeartbeat;  // a tick that is later than this was this process's own fault
+  size_t max_names = 4096;              // of workers alive, and as many that are over
 };
 
 // Who is there. A worker joins with a lease, its stream opens (up), it talks (ready), falls silent (suspect,
@@ -62,11 +64,14 @@ struct MembershipOptions {
 // that life is fenced and the process comes back as a new incarnation. A lease matters only while no stream
 // is open; serving needs no renewals.
 //
+// Silence counts only while this process listens: a tick that comes late moves every deadline by as much, for
+// what the workers said meanwhile may lie unread.
+//
 // Example: kill -9: the stream closes within milliseconds -> WorkerLost; the supervisor starts the process
 // again, which joins with a larger incarnation -> StartStream, WorkerUp.
 //
 // Thread: control. Errors: join and renew answer kFailedPrecondition to a life that is over, kNotFound to an
-// unknown lease.
+// unknown lease, kResourceExhausted when there are too many names.
 class Membership {
  public:
   explicit Membership(MembershipOptions options = {});
@@ -93,12 +98,19 @@ class Membership {
   WorkerView* live(const WorkerRef& worker);
   bool fenced(const WorkerRef& worker) const;
   void lose(const std::string& name, const std::string& why);
+  void fence(const WorkerRef& worker);
+  void forgive_own_stall(Instant now);
   void set_state(WorkerView& view, WorkerState state);
 
   const MembershipOptions options_;
   LeaseStore leases_;
   std::map<std::string, WorkerView> workers_;
-  std::map<std::string, Incarnation> last_lost_;  // the youngest life of each name that is over
+  struct Fence {
+    Incarnation incarnation;  // the youngest life that is over
+    uint64_t order = 0;       // of fencing
+  };
+  std::map<std::string, Fence> fences_;  // by name
+  uint64_t fenced_lives_ = 0;
   std::vector<MembershipDecision> decisions_;
 };
 
