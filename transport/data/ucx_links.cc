@@ -102,6 +102,8 @@ absl::Status configure(ucp_config_t* config, const std::string& device) {
       {"NET_DEVICES", "UCX_NET_DEVICES", device},
       {"TX_SEG_SIZE", "UCX_TCP_TX_SEG_SIZE", cat(kSegment)},
       {"RX_SEG_SIZE", "UCX_TCP_RX_SEG_SIZE", cat(kSegment)},
+      // A restarted worker gets its port back while old connections to it linger.
+      {"CM_REUSEADDR", "UCX_TCP_CM_REUSEADDR", "y"},
       {"KEEPALIVE_INTERVAL", "UCX_KEEPALIVE_INTERVAL", "1s"},
       // Rendezvous over TCP would hand the receiver's address to the sender.
       {"RNDV_THRESH", "UCX_RNDV_THRESH", "inf"},
