@@ -265,8 +265,11 @@ void RequestFlow::on(const WorkerRef& worker, const Released& released, Instant 
   close_leg(released.request, worker);
   if (!expected) {
     ActiveRequest& a = *active(released.request);
-    // A prefill leg that has given its token and drained its KV is done. Nobody else leaves unasked.
-    if (released.leg != Leg::kPrefill || !a.attempt.first.has_value()) {
+    // A prefill leg is done with its token given and its KV drained; the others with their last token, which
+    // may still wait here for the first one. Nobody else leaves unasked.
+    const bool done =
+        released.leg == Leg::kPrefill ? a.attempt.first.has_value() : a.attempt.finish != FinishReason::kNone;
+    if (!done) {
       ++counters_.protocol_errors;
       leg_failed(a, released.leg, absl::StrCat("worker ", worker.name, " let go of it"), now);
     }
@@ -277,7 +280,7 @@ void RequestFlow::on(const WorkerRef& worker, const Released& released, Instant 
 void RequestFlow::leg_failed(ActiveRequest& a, Leg leg, const std::string& error, Instant now) {
   const bool handed_over = a.attempt.landed || a.attempt.decode_spoke;
   if (leg == Leg::kPrefill) {
-    if (!handed_over) hand_over_failed(a, "prefill-failed", error, now);
+    if (!handed_over || !a.attempt.first.has_value()) hand_over_failed(a, "prefill-failed", error, now);
   } else if (leg == Leg::kDecode && !handed_over) {
     hand_over_failed(a, "transfer-failed", error, now);
   } else {

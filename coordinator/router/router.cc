@@ -226,14 +226,16 @@ absl::StatusOr<Route> Router::route_among(const RouteRequest& request,
 
   Plan plan{.pairs = {}, .whole_path = "local"};
   bool can_pair = false;  // some pair could ever work, or an `any` worker serves alone
+  bool compatible = false;
   for (const size_t p : prefills) {
     for (const size_t d : decodes) {
       plan.pairs.emplace_back(p, d);
       const Rejection r = candidate(request, workers[p], workers[d], links).rejection;
+      compatible = compatible || r != Rejection::kIncompatible;
       can_pair = can_pair || (r != Rejection::kLinkDown && r != Rejection::kIncompatible);
     }
   }
-  if (!can_pair) return whole_on(decodes, "fallback:no-link");
+  if (!can_pair) return whole_on(decodes, compatible ? "fallback:no-link" : "fallback:incompatible-workers");
   return choose(request, workers, links, plan);
 }
 

@@ -103,6 +103,21 @@ TEST_F(FlowTest, TheDecodeStreamMayOvertakeTheFirstToken) {
   EXPECT_EQ(client.text(), "started(remote-prefill) 5 6 7 8 finished(3 remote-prefill)");
 }
 
+TEST_F(FlowTest, ADecodeLegMayBeGoneBeforeTheFirstTokenComes) {
+  pair_up();
+  RecordingSink& client = submit(1, 40, 1);
+  to_prefilling(1);
+  landed("d0", 1);
+  tokens("d0", 1, Leg::kDecode, {}, FinishReason::kLength);
+  released("d0", 1, Leg::kDecode);
+  EXPECT_EQ(client.text(), "");
+  tokens("p0", 1, Leg::kPrefill, {5});
+  EXPECT_EQ(client.text(), "started(remote-prefill) 5 finished(3 remote-prefill)");
+  released("p0", 1, Leg::kPrefill);
+  EXPECT_TRUE(flow_.idle());
+  EXPECT_EQ(flow_.counters().protocol_errors, 0u);
+}
+
 TEST_F(FlowTest, PromptLogprobsComeOnceWithTheFirstToken) {
   up("a0");
   RecordingSink& client = submit(1);

@@ -180,7 +180,7 @@ TEST_F(RouterTest, OnlyEqualWorkersPair) {
                      &WorkerDescription::numerics_id}) {
     const std::string was = worker("d0").*field;
     worker("d0").*field = "other";
-    EXPECT_EQ(where(prompt(100)), "d0 d0 fallback:no-link");
+    EXPECT_EQ(where(prompt(100)), "d0 d0 fallback:incompatible-workers");
     worker("d0").*field = was;
     EXPECT_EQ(where(prompt(100)), "p0 d0 remote-prefill");
   }
