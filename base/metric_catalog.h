@@ -209,7 +209,7 @@ inline constexpr MetricRow kMetricCatalog[] = {
      "baton_preemptions_total",
      "Sequences put back to be recomputed.",
      {}},
-    {Metric::kKvBlocks, MetricKind::kGauge, "baton_kv_blocks", "KV blocks by state.", {"state"}},
+    {Metric::kKvBlocks, MetricKind::kGauge, "baton_kv_blocks", "KV blocks by state.", {"worker", "state"}},
     {Metric::kKvEvictions,
      MetricKind::kCounter,
      "baton_kv_block_evictions_total",

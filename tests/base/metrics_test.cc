@@ -15,13 +15,13 @@ bool has_line(const std::string& text, const std::string& line) {
 TEST(Metrics, CountsAndRenders) {
   Metrics m;
   m.add(Metric::kRequests, 2, {"chat", "200", "ok", "local"});
-  m.set(Metric::kKvBlocks, 7, {"free"});
+  m.set(Metric::kKvBlocks, 7, {"decode-0", "free"});
   m.observe(Metric::kItl, 0.003);
   const std::string text = m.render();
   EXPECT_TRUE(
       has_line(text, R"(baton_requests_total{code="200",endpoint="chat",outcome="ok",path="local"} 2)"))
       << text;
-  EXPECT_TRUE(has_line(text, R"(baton_kv_blocks{state="free"} 7)"));
+  EXPECT_TRUE(has_line(text, R"(baton_kv_blocks{state="free",worker="decode-0"} 7)"));
   EXPECT_TRUE(has_line(text, R"(baton_itl_seconds_bucket{le="0.005"} 1)"));
   EXPECT_TRUE(has_line(text, "baton_requests_in_flight 0")) << "metrics without labels exist at 0";
 }
