@@ -1,5 +1,6 @@
-// Every member of the Llama family as a small random model, from GGUF and from a Hugging Face directory, against an
-// independent float64 forward pass: biases, QK-norm, head sizes, windows, rope scaling, weight formats, shards.
+// Every member of the Llama family as a small random model, from GGUF and from a Hugging Face directory,
+// against an independent float64 forward pass: biases, QK-norm, head sizes, windows, rope scaling, weight
+// formats, shards.
 #include <gmock/gmock.h>
 #include <unistd.h>
 
@@ -127,9 +128,10 @@ TEST_F(Family, LinearScalingInTheSpellingOfTransformers5) {
 }
 
 TEST_F(Family, YarnScaling) {
-  expect_both_forms({.architecture = "qwen2"}, testing::yarn_frequencies(10000, 16, 4, 32, 1, 128),
-                    R"(, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128})",
-                    0.1 * std::log(4.0) + 1.0);
+  expect_both_forms(
+      {.architecture = "qwen2"}, testing::yarn_frequencies(10000, 16, 4, 32, 1, 128),
+      R"(, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128})",
+      0.1 * std::log(4.0) + 1.0);
 }
 
 TEST_F(Family, ShardsAndHalfPrecision) {
@@ -148,7 +150,8 @@ TEST_F(Family, EveryWeightFormat) {
                            DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ2_XXS}) {
     const bool super_blocks = traits_of(type).elements == 256;
     RandomModelOptions options{.matrix = type};
-    if (super_blocks) options = {.vocab = 64, .hidden = 256, .ffn = 256, .heads = 4, .head_dim = 64, .matrix = type};
+    if (super_blocks)
+      options = {.vocab = 64, .hidden = 256, .ffn = 256, .heads = 4, .head_dim = 64, .matrix = type};
     const RandomModel model(options);
     const auto tokens = some_tokens(model, 20);
     const auto want = forward_f64(model, tokens, plain_frequencies(10000, model.options().head_dim));

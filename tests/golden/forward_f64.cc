@@ -12,7 +12,8 @@ using Row = std::vector<double>;
 
 constexpr double kPi = 3.14159265358979323846;
 
-Row rms_norm(const Row& x, const std::vector<float>& weight, double eps, size_t offset = 0, size_t count = 0) {
+Row rms_norm(const Row& x, const std::vector<float>& weight, double eps, size_t offset = 0,
+             size_t count = 0) {
   if (count == 0) count = x.size();
   double sum = 0;
   for (size_t i = 0; i < count; ++i) sum += x[offset + i] * x[offset + i];
@@ -123,7 +124,8 @@ std::vector<double> plain_frequencies(double base, int dims) {
   return out;
 }
 
-std::vector<double> llama3_frequencies(double base, int dims, double factor, double low, double high, double original) {
+std::vector<double> llama3_frequencies(double base, int dims, double factor, double low, double high,
+                                       double original) {
   std::vector<double> out = plain_frequencies(base, dims);
   for (double& f : out) {
     const double turns = original * f / (2 * kPi);  // over the original context
@@ -133,9 +135,12 @@ std::vector<double> llama3_frequencies(double base, int dims, double factor, dou
   return out;
 }
 
-std::vector<double> yarn_frequencies(double base, int dims, double factor, double fast, double slow, double original) {
+std::vector<double> yarn_frequencies(double base, int dims, double factor, double fast, double slow,
+                                     double original) {
   std::vector<double> out = plain_frequencies(base, dims);
-  const auto dimension = [&](double turns) { return dims * std::log(original / (turns * 2 * kPi)) / (2 * std::log(base)); };
+  const auto dimension = [&](double turns) {
+    return dims * std::log(original / (turns * 2 * kPi)) / (2 * std::log(base));
+  };
   const double low = std::max(0.0, std::floor(dimension(fast)));
   const double high = std::min(dims - 1.0, std::ceil(dimension(slow)));
   for (size_t i = 0; i < out.size(); ++i) {

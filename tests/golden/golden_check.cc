@@ -7,13 +7,14 @@
 namespace baton::testing {
 namespace {
 
-void compare(std::span<const float> logits, const std::vector<TokenLogit>& top, double logsumexp, Deviation& out) {
+void compare(std::span<const float> logits, const std::vector<TokenLogit>& top, double logsumexp,
+             Deviation& out) {
   for (const auto& [token, logit] : top) out.logit = std::max(out.logit, std::abs(logits[token] - logit));
   out.logsumexp = std::max(out.logsumexp, std::abs(log_sum_exp(logits) - logsumexp));
 }
 
-// The rule of shared/models/README.md: within 0.6 of the best; where the emulated engines already differed by more,
-// within twice that, at most 1.5.
+// The rule of shared/models/README.md: within 0.6 of the best; where the emulated engines already differed by
+// more, within twice that, at most 1.5.
 bool within_near_tie(const GoldenStep& step, TokenId token, double near_tie) {
   const double allowed = std::max(near_tie, std::min(2 * step.int8_gap, 1.5));
   for (const auto* list : {&step.top, &step.near})
@@ -32,7 +33,8 @@ void compare_step(std::span<const float> logits, const GoldenStep& step, const C
     if (step.margin >= options.strict_margin) ++out.wrong_tokens;
     if (!within_near_tie(step, token, options.near_tie)) ++out.outside;
   }
-  const double error = std::abs((logits[step.next] - log_sum_exp(logits)) - (step.top[0].second - step.logsumexp));
+  const double error =
+      std::abs((logits[step.next] - log_sum_exp(logits)) - (step.top[0].second - step.logsumexp));
   out.logprob = std::max(out.logprob, error);
   out.logprob_sum += error;
 }

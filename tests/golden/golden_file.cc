@@ -57,7 +57,8 @@ GoldenCase read_case(const json::object& o) {
     for (const auto& m : mid->as_array())
       c.mid.push_back({m.at("pos").to_number<int32_t>(), pairs(m.at("top10")), number(m.at("logsumexp"))});
   if (const auto* logits = o.if_contains("logits_at_last_prompt_token")) c.logits = numbers(*logits);
-  if (const auto* nll = o.if_contains("prompt_nll"); nll != nullptr && nll->is_array()) c.prompt_nll = numbers(*nll);
+  if (const auto* nll = o.if_contains("prompt_nll"); nll != nullptr && nll->is_array())
+    c.prompt_nll = numbers(*nll);
   return c;
 }
 

@@ -31,10 +31,10 @@ struct GoldenCase {
   std::string name;
   std::vector<TokenId> prompt;
   std::vector<TokenId> greedy;
-  std::vector<GoldenStep> steps;     // steps[i] chooses greedy[i]
+  std::vector<GoldenStep> steps;  // steps[i] chooses greedy[i]
   std::vector<GoldenPosition> mid;
-  std::vector<double> logits;        // all, at the last prompt position; or empty
-  std::vector<double> prompt_nll;    // [i] is for prompt[i + 1]
+  std::vector<double> logits;      // all, at the last prompt position; or empty
+  std::vector<double> prompt_nll;  // [i] is for prompt[i + 1]
 };
 
 struct GoldenTrace {

@@ -50,8 +50,9 @@ absl::StatusOr<std::unique_ptr<ModelUnderTest>> ModelUnderTest::open(const std::
   worker::ModelSpec spec = t->file_->spec();
   if (setup.change_spec) setup.change_spec(spec);
   const int64_t positions = std::min(spec.context_tokens, setup.blocks * setup.block_tokens);
-  ASSIGN_OR_RETURN(t->model_, worker::LlamaModel::create(spec, t->file_->weights(), *t->backend_,
-                                                         {.max_rows = setup.max_rows, .max_positions = positions}));
+  ASSIGN_OR_RETURN(t->model_,
+                   worker::LlamaModel::create(spec, t->file_->weights(), *t->backend_,
+                                              {.max_rows = setup.max_rows, .max_positions = positions}));
   const auto geometry = worker::kv_geometry(spec, setup.block_tokens, setup.kv, setup.blocks);
   const size_t bytes = geometry.pool_bytes();
   t->pool_.reset(static_cast<std::byte*>(::operator new(bytes, kPoolAlignment)));

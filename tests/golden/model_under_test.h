@@ -37,7 +37,8 @@ struct EngineSetup {
 // Thread: one. Errors: open() as ModelFile and Backend; the rest aborts, as tests do.
 class ModelUnderTest {
  public:
-  static absl::StatusOr<std::unique_ptr<ModelUnderTest>> open(const std::string& path, const EngineSetup& setup);
+  static absl::StatusOr<std::unique_ptr<ModelUnderTest>> open(const std::string& path,
+                                                              const EngineSetup& setup);
 
   const worker::ModelFile& file() const { return *file_; }
   worker::LlamaModel& model() { return *model_; }

@@ -1,6 +1,6 @@
-// The default model (SmolLM2-135M-Instruct, Q4_1) against float64 goldens. The reference backend has to meet the
-// "exact" figures of shared/models/README.md, which tell a wrong formula from rounding; the cpu backend (int8
-// activations) the int8 figures.
+// The default model (SmolLM2-135M-Instruct, Q4_1) against float64 goldens. The reference backend has to meet
+// the "exact" figures of shared/models/README.md, which tell a wrong formula from rounding; the cpu backend
+// (int8 activations) the int8 figures.
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -83,7 +83,8 @@ TEST_F(SmolLm2, ReferenceHasEveryLogitOfTheVocabulary) {
     const std::vector<int32_t> last = {static_cast<int32_t>(c.prompt.size()) - 1};
     engine->forward(c.prompt, last, [&](int32_t, std::span<const float> logits) {
       double worst = 0;
-      for (size_t i = 0; i < logits.size(); ++i) worst = std::max<double>(worst, std::abs(logits[i] - golden[i]));
+      for (size_t i = 0; i < logits.size(); ++i)
+        worst = std::max<double>(worst, std::abs(logits[i] - golden[i]));
       EXPECT_LT(worst, 2e-4) << name;
     });
   }
@@ -98,7 +99,8 @@ TEST_F(SmolLm2, ReferenceFollowsTheLayerTrace) {
   const GoldenCase& c = find("len17-digits");
   worker::Sequence sequence = engine->make_sequence(c.prompt);
   const auto rows = sequence.prompt_tokens;
-  const auto check = [&](std::span<const float> x, const testing::GoldenTrace& want, const std::string& what) {
+  const auto check = [&](std::span<const float> x, const testing::GoldenTrace& want,
+                         const std::string& what) {
     double sum = 0;
     for (const float v : x) sum += double{v} * v;
     EXPECT_NEAR(std::sqrt(sum / x.size()), want.rms, 1e-5 * std::max(1.0, want.rms)) << what;
@@ -108,7 +110,8 @@ TEST_F(SmolLm2, ReferenceFollowsTheLayerTrace) {
   const auto residual = [&] { return engine->model().residual().subspan((rows - 1) * 576, 576); };
   engine->run({{&sequence, 0, rows, true, false}}, [&](int layer) {
     check(residual(), trace[layer], "residual before block " + std::to_string(layer));
-    if (layer == 0) check(engine->model().qkv().subspan((rows - 1) * 960, 576), trace[31], "q of block 0, rotated");
+    if (layer == 0)
+      check(engine->model().qkv().subspan((rows - 1) * 960, 576), trace[31], "q of block 0, rotated");
   });
   check(residual(), trace[30], "residual after the last block");
 }
@@ -151,7 +154,9 @@ TEST_P(SmolLm2Cpu, MeetsTheInt8Figures) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kv, SmolLm2Cpu, ::testing::Values(kernels::KvType::kF32, kernels::KvType::kBF16),
-                         [](const auto& info) { return info.param == kernels::KvType::kF32 ? "F32" : "BF16"; });
+                         [](const auto& info) {
+                           return info.param == kernels::KvType::kF32 ? "F32" : "BF16";
+                         });
 
 }  // namespace
 }  // namespace baton

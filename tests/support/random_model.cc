@@ -87,9 +87,13 @@ void random_blocks(DType type, int64_t rows, int64_t cols, Rng& rng, double spre
     int scale, minimum;  // byte offsets of the float16 fields, -1 when there is none
     double unit;         // a typical |value| at scale 1
   };
-  constexpr Layout kLayouts[] = {{DType::kQ2_K, 80, 82, 12}, {DType::kQ4_K, 0, 2, 240}, {DType::kQ5_K, 0, 2, 480},
-                                 {DType::kQ6_K, 208, -1, 1200}, {DType::kIQ2_XXS, 0, -1, 60}};
-  const Layout* layout = std::find_if(std::begin(kLayouts), std::end(kLayouts), [&](auto& l) { return l.type == type; });
+  constexpr Layout kLayouts[] = {{DType::kQ2_K, 80, 82, 12},
+                                 {DType::kQ4_K, 0, 2, 240},
+                                 {DType::kQ5_K, 0, 2, 480},
+                                 {DType::kQ6_K, 208, -1, 1200},
+                                 {DType::kIQ2_XXS, 0, -1, 60}};
+  const Layout* layout =
+      std::find_if(std::begin(kLayouts), std::end(kLayouts), [&](auto& l) { return l.type == type; });
   BATON_CHECK(layout != std::end(kLayouts), "a format that cannot be made");
   const DTypeTraits traits = traits_of(type);
   const uint16_t scale = float_to_half(static_cast<float>(spread / layout->unit));
@@ -121,7 +125,8 @@ void encode(DType type, std::vector<float>& values, std::string& out) {
 }
 
 bool quantised_here(DType type) {
-  constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+  constexpr DType kTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16,
+                              DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
   return std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes);
 }
 
@@ -199,9 +204,11 @@ bool RandomModel::write_gguf(const std::string& path) const {
   GgufWriter w;
   w.add("general.architecture", o.architecture).add("general.name", "random");
   w.add_u32(p + "block_count", o.layers).add_u32(p + "embedding_length", static_cast<uint32_t>(o.hidden));
-  w.add_u32(p + "feed_forward_length", static_cast<uint32_t>(o.ffn)).add_u32(p + "attention.head_count", o.heads);
+  w.add_u32(p + "feed_forward_length", static_cast<uint32_t>(o.ffn))
+      .add_u32(p + "attention.head_count", o.heads);
   w.add_u32(p + "attention.head_count_kv", o.kv_heads).add_u32(p + "attention.key_length", o.head_dim);
-  w.add_u32(p + "attention.value_length", o.head_dim).add_u32(p + "context_length", static_cast<uint32_t>(o.context));
+  w.add_u32(p + "attention.value_length", o.head_dim)
+      .add_u32(p + "context_length", static_cast<uint32_t>(o.context));
   w.add_f32(p + "attention.layer_norm_rms_epsilon", static_cast<float>(o.norm_eps));
   w.add_f32(p + "rope.freq_base", static_cast<float>(o.rope_base));
   if (o.window > 0) w.add_u32(p + "attention.sliding_window", o.window);
@@ -227,11 +234,13 @@ std::string hugging_face_name(const std::string& gguf_name) {
   const size_t dot = gguf_name.find('.', 4);
   const std::string rest = gguf_name.substr(dot + 1);
   for (const auto& [from, to] : kNames)
-    if (rest.starts_with(from)) return cat("model.layers.", gguf_name.substr(4, dot - 4), ".", to, rest.substr(from.size()));
+    if (rest.starts_with(from))
+      return cat("model.layers.", gguf_name.substr(4, dot - 4), ".", to, rest.substr(from.size()));
   return gguf_name;
 }
 
-// Q and K rows of a llama model go back from adjacent pairs to halves: row 2i + j of a head is row i + j * d/2.
+// Q and K rows of a llama model go back from adjacent pairs to halves: row 2i + j of a head is row i + j *
+// d/2.
 std::string RandomModel::hugging_face_bytes(const std::string& name, const Tensor& tensor) const {
   const bool permuted = options_.architecture == "llama" &&
                         (name.find("attn_q.weight") != name.npos || name.find("attn_k.weight") != name.npos);
@@ -254,30 +263,35 @@ std::string RandomModel::config_json(const std::string& extra) const {
                                                        : "LlamaForCausalLM";
   char eps[64];
   std::snprintf(eps, sizeof(eps), "%.17g", o.norm_eps);
-  return cat("{\"architectures\": [\"", name, "\"], \"vocab_size\": ", o.vocab, ", \"hidden_size\": ", o.hidden,
-             ", \"intermediate_size\": ", o.ffn, ", \"num_hidden_layers\": ", o.layers,
-             ", \"num_attention_heads\": ", o.heads, ", \"num_key_value_heads\": ", o.kv_heads,
-             ", \"head_dim\": ", o.head_dim, ", \"max_position_embeddings\": ", o.context, ", \"rms_norm_eps\": ", eps,
-             ", \"rope_theta\": ", o.rope_base, ", \"hidden_act\": \"silu\", \"tie_word_embeddings\": ",
-             o.tied ? "true" : "false", extra, "}");
+  return cat("{\"architectures\": [\"", name, "\"], \"vocab_size\": ", o.vocab,
+             ", \"hidden_size\": ", o.hidden, ", \"intermediate_size\": ", o.ffn,
+             ", \"num_hidden_layers\": ", o.layers, ", \"num_attention_heads\": ", o.heads,
+             ", \"num_key_value_heads\": ", o.kv_heads, ", \"head_dim\": ", o.head_dim,
+             ", \"max_position_embeddings\": ", o.context, ", \"rms_norm_eps\": ", eps,
+             ", \"rope_theta\": ", o.rope_base,
+             ", \"hidden_act\": \"silu\", \"tie_word_embeddings\": ", o.tied ? "true" : "false", extra, "}");
 }
 
-bool RandomModel::write_hugging_face(const std::string& directory, const std::string& config_extra, int shards) const {
+bool RandomModel::write_hugging_face(const std::string& directory, const std::string& config_extra,
+                                     int shards) const {
   std::filesystem::create_directories(directory);
   std::ofstream(directory + "/config.json") << config_json(config_extra);
   std::vector<std::string> headers(shards);
   std::vector<std::string> data(shards);
   std::string map;
   size_t count = 0;
-  const auto file_name = [&](size_t shard) { return shards == 1 ? std::string("model.safetensors") : cat("part-", shard, ".safetensors"); };
+  const auto file_name = [&](size_t shard) {
+    return shards == 1 ? std::string("model.safetensors") : cat("part-", shard, ".safetensors");
+  };
   for (const auto& [name, t] : tensors_) {
     if (name == "rope_freqs.weight") continue;
     const size_t shard = count++ % shards;
     const std::string bytes = hugging_face_bytes(name, t);
     const std::string shape = t.rows > 0 ? cat(t.rows, ", ", t.cols) : std::to_string(t.cols);
-    headers[shard] += cat(headers[shard].empty() ? "{" : ", ", "\"", hugging_face_name(name), "\": {\"dtype\": \"",
-                          traits_of(t.type).name, "\", \"shape\": [", shape, "], \"data_offsets\": [",
-                          data[shard].size(), ", ", data[shard].size() + bytes.size(), "]}");
+    headers[shard] +=
+        cat(headers[shard].empty() ? "{" : ", ", "\"", hugging_face_name(name), "\": {\"dtype\": \"",
+            traits_of(t.type).name, "\", \"shape\": [", shape, "], \"data_offsets\": [", data[shard].size(),
+            ", ", data[shard].size() + bytes.size(), "]}");
     data[shard] += bytes;
     map += cat(map.empty() ? "" : ", ", "\"", hugging_face_name(name), "\": \"", file_name(shard), "\"");
   }
@@ -290,7 +304,8 @@ bool RandomModel::write_hugging_face(const std::string& directory, const std::st
     out << header << data[s];
     good = good && out.good();
   }
-  if (shards > 1) std::ofstream(directory + "/model.safetensors.index.json") << "{\"weight_map\": {" << map << "}}";
+  if (shards > 1)
+    std::ofstream(directory + "/model.safetensors.index.json") << "{\"weight_map\": {" << map << "}}";
   return good;
 }
 

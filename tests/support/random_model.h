@@ -30,9 +30,10 @@ struct RandomModelOptions {
   uint64_t seed = 1;
 };
 
-// A made-up model of the Llama family with uniform random weights, large enough that logits are not flat. Any shape
-// and any weight format: F32, F16, BF16, Q8_0, Q4_0, Q4_1 are quantised here from the random values; for the other
-// formats the blocks themselves are random. For tests and benchmarks; needs no file. Thread: one.
+// A made-up model of the Llama family with uniform random weights, large enough that logits are not flat. Any
+// shape and any weight format: F32, F16, BF16, Q8_0, Q4_0, Q4_1 are quantised here from the random values;
+// for the other formats the blocks themselves are random. For tests and benchmarks; needs no file. Thread:
+// one.
 //   RandomModel model({.architecture = "qwen3", .head_dim = 32});
 //   model.write_gguf(path);
 //   model.values("blk.0.attn_q.weight");  // as a reader of the file must see them, row-major
@@ -41,15 +42,16 @@ class RandomModel {
   explicit RandomModel(const RandomModelOptions& options);
 
   const RandomModelOptions& options() const { return options_; }
-  // What the stored bytes mean, under the tensor's GGUF name. Q and K rows of a llama model are in GGUF's order
-  // (rotation pairs adjacent).
+  // What the stored bytes mean, under the tensor's GGUF name. Q and K rows of a llama model are in GGUF's
+  // order (rotation pairs adjacent).
   const std::vector<float>& values(std::string_view name) const;
   bool has(std::string_view name) const { return tensors_.contains(std::string(name)); }
 
   bool write_gguf(const std::string& path) const;
-  // config.json and model.safetensors; `config_extra` is JSON put into the config (", \"rope_scaling\": {...}").
-  // `shards` > 1 writes that many files and an index. Only for F32, F16 and BF16.
-  bool write_hugging_face(const std::string& directory, const std::string& config_extra = "", int shards = 1) const;
+  // config.json and model.safetensors; `config_extra` is JSON put into the config (", \"rope_scaling\":
+  // {...}"). `shards` > 1 writes that many files and an index. Only for F32, F16 and BF16.
+  bool write_hugging_face(const std::string& directory, const std::string& config_extra = "",
+                          int shards = 1) const;
   std::string config_json(const std::string& extra) const;
 
  private:

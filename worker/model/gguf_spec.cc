@@ -12,7 +12,8 @@ namespace {
 // Reads the keys of one architecture: integer("block_count") is "llama.block_count".
 class GgufKeys {
  public:
-  GgufKeys(const GgufFile& file, std::string_view architecture) : file_(file), prefix_(cat(architecture, ".")) {}
+  GgufKeys(const GgufFile& file, std::string_view architecture)
+      : file_(file), prefix_(cat(architecture, ".")) {}
 
   std::string full(std::string_view key) const { return prefix_ + std::string(key); }
   bool has(std::string_view key) const { return file_.find(full(key)) != nullptr; }
@@ -91,7 +92,8 @@ absl::Status read_scaling(const GgufFile& file, const GgufKeys& keys, RopeSettin
     return absl::OkStatus();
   }
   if (type != "yarn")
-    return absl::UnimplementedError(cat(file.path(), ": ", type_key, ": rope scaling of this type is not supported"));
+    return absl::UnimplementedError(
+        cat(file.path(), ": ", type_key, ": rope scaling of this type is not supported"));
   rope.scaling = RopeScaling::kYarn;
   double attention_factor = 1.0;
   RETURN_IF_ERROR(keys.integer("rope.scaling.original_context_length", rope.original_context));
@@ -118,15 +120,17 @@ absl::Status read_divisors(const GgufFile& file, RopeSettings& rope) {
 // Keys that change the arithmetic in ways this program does not know.
 absl::Status refuse_unknown(const GgufFile& file, const GgufKeys& keys, std::string_view architecture) {
   if (architecture != "llama" && architecture != "qwen2" && architecture != "qwen3")
-    return absl::UnimplementedError(cat(file.path(), ": general.architecture: \"", std::string(architecture.substr(0, 40)),
+    return absl::UnimplementedError(cat(file.path(), ": general.architecture: \"",
+                                        std::string(architecture.substr(0, 40)),
                                         "\" is not supported (known: llama, qwen2, qwen3)"));
   int64_t experts = 0;
   RETURN_IF_ERROR(keys.integer("expert_count", experts));
   if (experts > 0)
-    return absl::UnimplementedError(
-        cat(file.path(), ": ", keys.full("expert_count"), ": ", experts, ": mixture of experts is not supported"));
+    return absl::UnimplementedError(cat(file.path(), ": ", keys.full("expert_count"), ": ", experts,
+                                        ": mixture of experts is not supported"));
   if (file.integer("split.count").value_or(1) > 1)
-    return absl::UnimplementedError(cat(file.path(), ": split.count: files in several parts are not supported"));
+    return absl::UnimplementedError(
+        cat(file.path(), ": split.count: files in several parts are not supported"));
   return absl::OkStatus();
 }
 
@@ -148,7 +152,8 @@ absl::StatusOr<ModelSpec> spec_from_gguf(const GgufFile& file) {
   int64_t vocab_key = spec.vocab_size;
   RETURN_IF_ERROR(keys.integer("vocab_size", vocab_key));
   if (vocab_key != spec.vocab_size)
-    return keys.refuse("vocab_size", cat(vocab_key, ", but token_embd.weight has ", spec.vocab_size, " rows"));
+    return keys.refuse("vocab_size",
+                       cat(vocab_key, ", but token_embd.weight has ", spec.vocab_size, " rows"));
   spec.tied_head = file.tensor("output.weight") == nullptr;
   spec.qk_norm = spec.architecture == "qwen3";
   spec.qkv_bias = spec.architecture == "qwen2" || file.tensor("blk.0.attn_q.bias") != nullptr;

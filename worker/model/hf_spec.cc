@@ -33,7 +33,9 @@ class ConfigKeys {
     const json::value* value = object_.if_contains(json::string_view(key.data(), key.size()));
     return value == nullptr || value->is_null() ? nullptr : value;
   }
-  bool contains(std::string_view key) const { return object_.contains(json::string_view(key.data(), key.size())); }
+  bool contains(std::string_view key) const {
+    return object_.contains(json::string_view(key.data(), key.size()));
+  }
   absl::Status refuse(std::string_view key, std::string_view what) const {
     return absl::InvalidArgumentError(cat(file_, ": ", prefix_, key, ": ", what));
   }
@@ -95,9 +97,10 @@ absl::StatusOr<const Family*> find_family(const ConfigKeys& keys) {
   const std::string_view wanted(name.data(), name.size());
   for (const Family& family : kFamilies)
     if (family.architecture == wanted) return &family;
-  return keys.unsupported("architectures", cat("\"", wanted.substr(0, 60),
-                                               "\" is not supported (known: LlamaForCausalLM, MistralForCausalLM, "
-                                               "Qwen2ForCausalLM, Qwen3ForCausalLM)"));
+  return keys.unsupported("architectures",
+                          cat("\"", wanted.substr(0, 60),
+                              "\" is not supported (known: LlamaForCausalLM, MistralForCausalLM, "
+                              "Qwen2ForCausalLM, Qwen3ForCausalLM)"));
 }
 
 absl::Status read_sizes(const ConfigKeys& keys, const Family& family, ModelSpec& spec) {
@@ -114,7 +117,8 @@ absl::Status read_sizes(const ConfigKeys& keys, const Family& family, ModelSpec&
   RETURN_IF_ERROR(family.name == "llama" ? keys.integer("num_key_value_heads", spec.kv_heads)
                                          : keys.required("num_key_value_heads", spec.kv_heads));
   if (spec.heads < 1) return keys.refuse("num_attention_heads", "want at least 1");
-  if (family.qk_norm && keys.find("head_dim") == nullptr) return keys.refuse("head_dim", "the key is missing");
+  if (family.qk_norm && keys.find("head_dim") == nullptr)
+    return keys.refuse("head_dim", "the key is missing");
   if (keys.find("head_dim") == nullptr && spec.hidden % spec.heads != 0)
     return keys.refuse("hidden_size", "is no multiple of num_attention_heads, and there is no head_dim");
   spec.head_dim = static_cast<int32_t>(spec.hidden / spec.heads);
@@ -125,7 +129,8 @@ absl::Status read_sizes(const ConfigKeys& keys, const Family& family, ModelSpec&
 absl::Status read_flags(const ConfigKeys& keys, const Family& family, ModelSpec& spec) {
   std::string activation = "silu";
   RETURN_IF_ERROR(keys.text("hidden_act", activation));
-  if (activation != "silu") return keys.unsupported("hidden_act", cat("\"", activation.substr(0, 40), "\": want silu"));
+  if (activation != "silu")
+    return keys.unsupported("hidden_act", cat("\"", activation.substr(0, 40), "\": want silu"));
   for (const char* key : {"num_experts", "num_local_experts"}) {
     int64_t experts = 0;
     RETURN_IF_ERROR(keys.integer(key, experts));
@@ -162,13 +167,15 @@ absl::Status read_window(const ConfigKeys& keys, const Family& family, ModelSpec
     for (const json::value& type : types->get_array()) sliding += type == "sliding_attention" ? 1 : 0;
     if (sliding == 0) spec.window = 0;
     if (sliding != 0 && sliding != types->get_array().size())
-      return keys.unsupported("layer_types", "layers with and without a window in one model are not supported");
+      return keys.unsupported("layer_types",
+                              "layers with and without a window in one model are not supported");
   } else if (qwen) {
     int32_t first_full_layers = spec.layers;  // layers below max_window_layers see everything
     RETURN_IF_ERROR(keys.integer("max_window_layers", first_full_layers));
     if (first_full_layers >= spec.layers) spec.window = 0;
     if (spec.window != 0 && first_full_layers > 0)
-      return keys.unsupported("max_window_layers", "layers with and without a window in one model are not supported");
+      return keys.unsupported("max_window_layers",
+                              "layers with and without a window in one model are not supported");
   }
   if (spec.window >= spec.context_tokens) spec.window = 0;
   return absl::OkStatus();
@@ -212,7 +219,8 @@ absl::Status read_scaling(const ConfigKeys& keys, RopeSettings& rope) {
     rope.scaling = RopeScaling::kYarn;
     return read_yarn(keys, rope);
   }
-  return keys.unsupported("rope_type", cat("\"", type.substr(0, 40), "\" is not supported (default, linear, llama3, yarn)"));
+  return keys.unsupported(
+      "rope_type", cat("\"", type.substr(0, 40), "\" is not supported (default, linear, llama3, yarn)"));
 }
 
 absl::Status read_rope(const std::string& file, const ConfigKeys& keys, ModelSpec& spec) {
@@ -226,7 +234,8 @@ absl::Status read_rope(const std::string& file, const ConfigKeys& keys, ModelSpe
     if (value == nullptr) continue;
     if (!value->is_object()) return keys.refuse(key, "want an object");
     for (const auto& entry : value->get_object())
-      if (entry.value().is_object()) return keys.unsupported(key, "one entry per layer type is not supported");
+      if (entry.value().is_object())
+        return keys.unsupported(key, "one entry per layer type is not supported");
     const ConfigKeys inner(file, value->get_object(), cat(key, "."));
     double partial = 1.0;
     RETURN_IF_ERROR(inner.number("partial_rotary_factor", partial));

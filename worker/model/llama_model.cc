@@ -9,13 +9,16 @@ using kernels::LinearSpec;
 using kernels::NormWeights;
 using kernels::StepBatch;
 
-absl::StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::create(const ModelSpec& spec, const ModelWeights& weights,
-                                                               kernels::Backend& backend, LlamaModelOptions options) {
-  if (options.max_rows < 1) return absl::InvalidArgumentError(cat("max_rows ", options.max_rows, ": want at least 1"));
+absl::StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::create(const ModelSpec& spec,
+                                                               const ModelWeights& weights,
+                                                               kernels::Backend& backend,
+                                                               LlamaModelOptions options) {
+  if (options.max_rows < 1)
+    return absl::InvalidArgumentError(cat("max_rows ", options.max_rows, ": want at least 1"));
   if (options.max_positions == 0) options.max_positions = spec.context_tokens;
   if (options.max_positions < 1 || options.max_positions > spec.context_tokens)
-    return absl::InvalidArgumentError(
-        cat("max_positions ", options.max_positions, ": want 1 to the model's context of ", spec.context_tokens));
+    return absl::InvalidArgumentError(cat("max_positions ", options.max_positions,
+                                          ": want 1 to the model's context of ", spec.context_tokens));
   std::unique_ptr<LlamaModel> model(new LlamaModel(spec, backend, options));
   RETURN_IF_ERROR(model->load(weights));
   return model;

@@ -18,18 +18,20 @@ struct LlamaModelOptions {
   int64_t max_positions = 0;  // longest sequence: size of the table of angles; 0 = the model's context
 };
 
-// The forward pass of every model of the Llama family, driven by its spec over a backend: embedding; per layer
-// norm + q,k,v, rotation and KV write, attention, output projection, norm + gated feed-forward; norm + head.
-// Owns the packed weights and the activations. The model file and the backend must outlive it; the backend's KV pool
-// is attached by the owner of the pool, before the first forward().
-// Thread: engine. Errors: create() passes on what the backend refuses; forward() a device error.
+// The forward pass of every model of the Llama family, driven by its spec over a backend: embedding; per
+// layer norm + q,k,v, rotation and KV write, attention, output projection, norm + gated feed-forward; norm +
+// head. Owns the packed weights and the activations. The model file and the backend must outlive it; the
+// backend's KV pool is attached by the owner of the pool, before the first forward(). Thread: engine. Errors:
+// create() passes on what the backend refuses; forward() a device error.
 class LlamaModel {
  public:
-  static absl::StatusOr<std::unique_ptr<LlamaModel>> create(const ModelSpec& spec, const ModelWeights& weights,
-                                                            kernels::Backend& backend, LlamaModelOptions options);
+  static absl::StatusOr<std::unique_ptr<LlamaModel>> create(const ModelSpec& spec,
+                                                            const ModelWeights& weights,
+                                                            kernels::Backend& backend,
+                                                            LlamaModelOptions options);
 
-  // logits[batch.logit_rows.size()][vocab]. `on_layer(l)` is called once per layer, as soon as the KV of all rows of
-  // layer l is in the pool (before that layer's attention).
+  // logits[batch.logit_rows.size()][vocab]. `on_layer(l)` is called once per layer, as soon as the KV of all
+  // rows of layer l is in the pool (before that layer's attention).
   absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer, float* logits);
 
   const ModelSpec& spec() const { return spec_; }
@@ -38,8 +40,8 @@ class LlamaModel {
   // Bytes of weights that one step reads (the embedding table, read by row, is not counted; the head is).
   size_t weight_bytes() const;
 
-  // For traces of the computation. Inside on_layer(l): the residual stream before block l (the embedding for l = 0)
-  // and block l's rotated q, k, v. After forward(): the residual stream after the last block.
+  // For traces of the computation. Inside on_layer(l): the residual stream before block l (the embedding for
+  // l = 0) and block l's rotated q, k, v. After forward(): the residual stream after the last block.
   std::span<const float> residual() const { return {residual_, options_.max_rows * size_t(spec_.hidden)}; }
   std::span<const float> qkv() const { return {qkv_, options_.max_rows * size_t(spec_.qkv_width())}; }
 

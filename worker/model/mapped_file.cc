@@ -15,7 +15,7 @@ namespace baton::worker {
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return absl::NotFoundError(cat(path, ": cannot open: ", std::strerror(errno)));
-  struct stat stat {};
+  struct stat stat{};
   if (::fstat(fd, &stat) != 0 || !S_ISREG(stat.st_mode)) {
     ::close(fd);
     return absl::InvalidArgumentError(cat(path, ": not a regular file"));

@@ -42,7 +42,8 @@ std::string model_hash(const ModelSpec& spec, std::vector<StoredTensor> tensors)
   ContentHash hash;
   hash.add(spec_text(spec));
   for (const StoredTensor& tensor : tensors) {
-    std::string head = cat(tensor.name, " ", tensor.type ? static_cast<int>(*tensor.type) : -1, " ", tensor.bytes);
+    std::string head =
+        cat(tensor.name, " ", tensor.type ? static_cast<int>(*tensor.type) : -1, " ", tensor.bytes);
     for (const int64_t dim : tensor.shape) head += cat(" ", dim);
     hash.add(head);
     hash.add_samples({tensor.data, tensor.bytes});
@@ -68,7 +69,8 @@ absl::Status ModelFile::open_gguf() {
   std::vector<StoredTensor> tensors;
   tensors.reserve(gguf_->tensors().size());
   for (const GgufFile::Tensor& tensor : gguf_->tensors()) {
-    StoredTensor stored{tensor.name, tensor.type, {tensor.dims.rbegin(), tensor.dims.rend()}, tensor.data, tensor.bytes};
+    StoredTensor stored{
+        tensor.name, tensor.type, {tensor.dims.rbegin(), tensor.dims.rend()}, tensor.data, tensor.bytes};
     tensors.push_back(std::move(stored));
   }
   return finish(WeightNames::kGguf, std::move(tensors));

@@ -12,15 +12,16 @@
 
 namespace baton::worker {
 
-// A model as it lies on disk: one GGUF file, or a Hugging Face directory (config.json + safetensors). open() reads
-// the description, gives every tensor its role and refuses what does not fit; weights stay in the mapped file.
-// Owns the mappings: the backend's linears and embeddings borrow from them, so a ModelFile outlives its LlamaModel.
-// Immutable after open(). Thread: any. Errors: "file: tensor or key: what".
+// A model as it lies on disk: one GGUF file, or a Hugging Face directory (config.json + safetensors). open()
+// reads the description, gives every tensor its role and refuses what does not fit; weights stay in the
+// mapped file. Owns the mappings: the backend's linears and embeddings borrow from them, so a ModelFile
+// outlives its LlamaModel. Immutable after open(). Thread: any. Errors: "file: tensor or key: what".
 //
-// hash(): 32 hexadecimal digits that are equal for equal files: SipHash-128 over the spec, every tensor's name, type
-// and shape, and of every tensor three samples of up to 4 KiB (start, middle, end). Cheap (3 pages a tensor, not the
-// whole file) and deterministic: it tells different models and damaged copies apart, but is no proof of integrity
-// (a flipped bit between the samples goes unseen). The two containers of one model have different hashes.
+// hash(): 32 hexadecimal digits that are equal for equal files: SipHash-128 over the spec, every tensor's
+// name, type and shape, and of every tensor three samples of up to 4 KiB (start, middle, end). Cheap (3 pages
+// a tensor, not the whole file) and deterministic: it tells different models and damaged copies apart, but is
+// no proof of integrity (a flipped bit between the samples goes unseen). The two containers of one model have
+// different hashes.
 class ModelFile {
  public:
   static absl::StatusOr<std::unique_ptr<ModelFile>> open(const std::string& path);

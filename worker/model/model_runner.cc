@@ -16,8 +16,8 @@ int32_t logit_count(const PlannedRows& rows) {
 
 absl::Status name_sequence(const Sequence& sequence, const absl::Status& status) {
   const std::string_view message(status.message().data(), status.message().size());
-  return absl::Status(status.code(),
-                      cat("sequence ", to_string(sequence.id), " (request ", sequence.request.trace_id, "): ", message));
+  return absl::Status(status.code(), cat("sequence ", to_string(sequence.id), " (request ",
+                                         sequence.request.trace_id, "): ", message));
 }
 
 }  // namespace
@@ -111,7 +111,8 @@ absl::Status ModelRunner::score_prompt(const PlannedRows& rows, size_t first_log
   const int32_t end = std::min(rows.first_position + rows.row_count, sequence.prompt_tokens - 1);
   for (int32_t position = rows.first_position; position < end; ++position) {
     const auto row = logits(first_logit + (position - rows.first_position));
-    RETURN_IF_ERROR(sampler_.score(row, sequence.tokens[position + 1], top, out.prompt_tokens.emplace_back()));
+    RETURN_IF_ERROR(
+        sampler_.score(row, sequence.tokens[position + 1], top, out.prompt_tokens.emplace_back()));
   }
   return absl::OkStatus();
 }

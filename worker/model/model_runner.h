@@ -12,13 +12,13 @@
 
 namespace baton::worker {
 
-// Runs the scheduler's plans on a model: lays the planned rows out as one batch, runs the forward pass, draws a token
-// for every sequence whose last row was computed, scores prompt tokens where they were asked for.
-// Borrows the model and the clock (which only measures StepResult::duration). Owns batch arrays and logits; after the
-// first steps of the largest kind nothing is allocated but the lists of logprobs that a request asked for.
-// Thread: engine. Errors: run() returns a device error, which concerns the whole step; what is wrong with one
-// sequence (logits not finite, a token outside the vocabulary, absurd bias) is SampledRow::error of that sequence,
-// and the others go on.
+// Runs the scheduler's plans on a model: lays the planned rows out as one batch, runs the forward pass, draws
+// a token for every sequence whose last row was computed, scores prompt tokens where they were asked for.
+// Borrows the model and the clock (which only measures StepResult::duration). Owns batch arrays and logits;
+// after the first steps of the largest kind nothing is allocated but the lists of logprobs that a request
+// asked for. Thread: engine. Errors: run() returns a device error, which concerns the whole step; what is
+// wrong with one sequence (logits not finite, a token outside the vocabulary, absurd bias) is
+// SampledRow::error of that sequence, and the others go on.
 class ModelRunner final : public StepExecutor {
  public:
   ModelRunner(LlamaModel& model, const Clock& clock);

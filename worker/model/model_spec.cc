@@ -31,7 +31,8 @@ absl::Status check_rope(const std::string& file, const ModelSpec& spec) {
   const auto positive = [](double v) { return std::isfinite(v) && v > 0; };
   if (!positive(rope.base) || rope.base <= 1.0) return refuse(file, "rope base: want a number above 1");
   if (rope.dims < 2 || rope.dims % 2 != 0 || rope.dims > spec.head_dim)
-    return refuse(file, cat("rope dimensions ", rope.dims, ": want an even number up to the head size ", spec.head_dim));
+    return refuse(file, cat("rope dimensions ", rope.dims, ": want an even number up to the head size ",
+                            spec.head_dim));
   if (!positive(rope.factor) || !positive(rope.attention_factor) || !positive(rope.beta_fast) ||
       !positive(rope.beta_slow) || !positive(rope.low_freq_factor) || !positive(rope.high_freq_factor))
     return refuse(file, "rope scaling: want positive numbers");
@@ -52,13 +53,15 @@ double llama3_scaled(const RopeSettings& rope, double inv_freq) {
   const double original = static_cast<double>(rope.original_context);
   if (wavelength < original / rope.high_freq_factor) return inv_freq;
   if (wavelength > original / rope.low_freq_factor) return inv_freq / rope.factor;
-  const double smooth = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  const double smooth =
+      (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
   return (1 - smooth) * inv_freq / rope.factor + smooth * inv_freq;
 }
 
 // The dimension whose wavelength turns `rotations` times over the original context.
 double yarn_dimension(const RopeSettings& rope, double rotations) {
-  return rope.dims * std::log(static_cast<double>(rope.original_context) / (rotations * 2 * std::numbers::pi)) /
+  return rope.dims *
+         std::log(static_cast<double>(rope.original_context) / (rotations * 2 * std::numbers::pi)) /
          (2 * std::log(rope.base));
 }
 
@@ -87,7 +90,8 @@ absl::Status check_spec(const std::string& file, const ModelSpec& spec) {
       return refuse(file, cat(bound.what, " ", bound.value, ": want 1 to ", bound.limit));
   if (spec.head_dim % 2 != 0) return refuse(file, cat("head size ", spec.head_dim, ": want an even number"));
   if (spec.heads % spec.kv_heads != 0)
-    return refuse(file, cat("number of heads ", spec.heads, " is no multiple of the KV heads ", spec.kv_heads));
+    return refuse(file,
+                  cat("number of heads ", spec.heads, " is no multiple of the KV heads ", spec.kv_heads));
   if (!std::isfinite(spec.norm_eps) || spec.norm_eps <= 0 || spec.norm_eps > 1)
     return refuse(file, "norm epsilon: want a number in (0, 1]");
   if (spec.window < 0) return refuse(file, cat("sliding window ", spec.window, ": want a positive number"));
@@ -96,12 +100,12 @@ absl::Status check_spec(const std::string& file, const ModelSpec& spec) {
 
 std::string spec_text(const ModelSpec& spec) {
   const RopeSettings& rope = spec.rope;
-  std::string text = cat(
-      "architecture ", spec.architecture, "\nvocab ", spec.vocab_size, "\nhidden ", spec.hidden, "\nffn ", spec.ffn,
-      "\nlayers ", spec.layers, "\nheads ", spec.heads, "\nkv_heads ", spec.kv_heads, "\nhead_dim ", spec.head_dim,
-      "\ncontext ", spec.context_tokens, "\neps ", exact(spec.norm_eps), "\nwindow ", spec.window);
-  text += cat("\ntied ", int{spec.tied_head}, "\nqk_norm ", int{spec.qk_norm}, "\nqkv_bias ", int{spec.qkv_bias},
-              "\no_bias ", int{spec.o_bias}, "\nmlp_bias ", int{spec.mlp_bias});
+  std::string text = cat("architecture ", spec.architecture, "\nvocab ", spec.vocab_size, "\nhidden ",
+                         spec.hidden, "\nffn ", spec.ffn, "\nlayers ", spec.layers, "\nheads ", spec.heads,
+                         "\nkv_heads ", spec.kv_heads, "\nhead_dim ", spec.head_dim, "\ncontext ",
+                         spec.context_tokens, "\neps ", exact(spec.norm_eps), "\nwindow ", spec.window);
+  text += cat("\ntied ", int{spec.tied_head}, "\nqk_norm ", int{spec.qk_norm}, "\nqkv_bias ",
+              int{spec.qkv_bias}, "\no_bias ", int{spec.o_bias}, "\nmlp_bias ", int{spec.mlp_bias});
   text += cat("\nrope ", exact(rope.base), " ", rope.dims, " ", int{rope.interleaved}, " ",
               static_cast<int>(rope.scaling), " ", exact(rope.factor), " ", exact(rope.low_freq_factor), " ",
               exact(rope.high_freq_factor), " ", rope.original_context, " ", exact(rope.beta_fast), " ",
@@ -138,7 +142,8 @@ kernels::RopeSpec rope_spec(const ModelSpec& spec, int64_t max_positions) {
   return out;
 }
 
-kernels::KvGeometry kv_geometry(const ModelSpec& spec, int block_tokens, kernels::KvType type, int64_t blocks) {
+kernels::KvGeometry kv_geometry(const ModelSpec& spec, int block_tokens, kernels::KvType type,
+                                int64_t blocks) {
   kernels::KvGeometry geometry;
   geometry.layers = spec.layers;
   geometry.kv_heads = spec.kv_heads;

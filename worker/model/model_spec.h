@@ -15,7 +15,8 @@ enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3, kYarn };
 
 // How positions become angles. inv_freq[i] = base^(-2i/dims), then scaled:
 //   linear: divided by factor
-//   llama3: wavelengths above original/low_freq_factor divided by factor, below original/high_freq_factor kept,
+//   llama3: wavelengths above original/low_freq_factor divided by factor, below original/high_freq_factor
+//   kept,
 //           blended between (transformers modeling_rope_utils, _compute_llama3_parameters)
 //   yarn:   divided by factor below the correction range of (beta_fast, beta_slow), blended inside it;
 //           cos and sin times attention_factor (Peng et al. 2023)
@@ -35,10 +36,10 @@ struct RopeSettings {
   std::vector<double> divisors;  // [dims/2] or empty
 };
 
-// What tells one model of the Llama family from another: Llama 2/3, Mistral, Qwen2, Qwen3, SmolLM are values of this
-// struct, not classes. Read from GGUF metadata or config.json and checked there: every number positive and bounded,
-// heads a multiple of kv_heads. A plain value. Thread: any.
-// Example SmolLM2-135M: hidden 576, ffn 1536, layers 30, heads 9, kv_heads 3, head_dim 64, vocab 49152, tied.
+// What tells one model of the Llama family from another: Llama 2/3, Mistral, Qwen2, Qwen3, SmolLM are values
+// of this struct, not classes. Read from GGUF metadata or config.json and checked there: every number
+// positive and bounded, heads a multiple of kv_heads. A plain value. Thread: any. Example SmolLM2-135M:
+// hidden 576, ffn 1536, layers 30, heads 9, kv_heads 3, head_dim 64, vocab 49152, tied.
 struct ModelSpec {
   std::string architecture;  // "llama", "qwen2", "qwen3", "mistral"
   int64_t vocab_size = 0;
@@ -63,7 +64,8 @@ struct ModelSpec {
   int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
 };
 
-// Errors: "file: key: what" (kInvalidArgument; kUnimplemented for a model this program does not know how to run).
+// Errors: "file: key: what" (kInvalidArgument; kUnimplemented for a model this program does not know how to
+// run).
 absl::StatusOr<ModelSpec> spec_from_gguf(const GgufFile& file);
 absl::StatusOr<ModelSpec> spec_from_config(const std::string& file, std::string_view json);
 
@@ -76,6 +78,7 @@ std::string spec_text(const ModelSpec& spec);
 kernels::AttentionSpec attention_spec(const ModelSpec& spec);
 // Frequencies in double; angles up to `max_positions` may be asked for.
 kernels::RopeSpec rope_spec(const ModelSpec& spec, int64_t max_positions);
-kernels::KvGeometry kv_geometry(const ModelSpec& spec, int block_tokens, kernels::KvType type, int64_t blocks);
+kernels::KvGeometry kv_geometry(const ModelSpec& spec, int block_tokens, kernels::KvType type,
+                                int64_t blocks);
 
 }  // namespace baton::worker

@@ -24,11 +24,11 @@ struct StoredType {
   std::optional<DType> type;
 };
 constexpr StoredType kStoredTypes[] = {
-    {"F32", 4, DType::kF32},         {"F16", 2, DType::kF16},         {"BF16", 2, DType::kBF16},
-    {"BOOL", 1, std::nullopt},       {"U8", 1, std::nullopt},         {"I8", 1, std::nullopt},
-    {"F8_E4M3", 1, std::nullopt},    {"F8_E5M2", 1, std::nullopt},    {"I16", 2, std::nullopt},
-    {"U16", 2, std::nullopt},        {"I32", 4, std::nullopt},        {"U32", 4, std::nullopt},
-    {"F64", 8, std::nullopt},        {"I64", 8, std::nullopt},        {"U64", 8, std::nullopt},
+    {"F32", 4, DType::kF32},      {"F16", 2, DType::kF16},      {"BF16", 2, DType::kBF16},
+    {"BOOL", 1, std::nullopt},    {"U8", 1, std::nullopt},      {"I8", 1, std::nullopt},
+    {"F8_E4M3", 1, std::nullopt}, {"F8_E5M2", 1, std::nullopt}, {"I16", 2, std::nullopt},
+    {"U16", 2, std::nullopt},     {"I32", 4, std::nullopt},     {"U32", 4, std::nullopt},
+    {"F64", 8, std::nullopt},     {"I64", 8, std::nullopt},     {"U64", 8, std::nullopt},
 };
 
 // Names come from the file: control characters must not reach a terminal or a log line.
@@ -83,7 +83,8 @@ absl::StatusOr<const StoredType*> stored_type(const std::string& file, std::stri
 absl::StatusOr<uint64_t> read_shape(const std::string& file, const json::object& entry, int element_bytes,
                                     SafetensorsTensor& tensor) {
   const json::value* shape = entry.if_contains("shape");
-  if (shape == nullptr || !shape->is_array()) return refuse(file, tensor.name, "shape is missing or not a list");
+  if (shape == nullptr || !shape->is_array())
+    return refuse(file, tensor.name, "shape is missing or not a list");
   if (shape->get_array().size() > kMaxRank)
     return refuse(file, tensor.name, cat("more than ", kMaxRank, " dimensions"));
   uint64_t bytes = element_bytes;
@@ -146,9 +147,10 @@ absl::StatusOr<std::vector<SafetensorsTensor>> parse_safetensors(const std::stri
   if (header_bytes > kMaxHeaderBytes)
     return refuse(file, cat("header: length ", header_bytes, " is over the limit of ", kMaxHeaderBytes));
   if (header_bytes > image.size() - sizeof(header_bytes))
-    return refuse(file, cat("header: length ", header_bytes, " reaches beyond the file of ", image.size(),
-                                     " bytes"));
-  const std::string_view text(reinterpret_cast<const char*>(image.data()) + sizeof(header_bytes), header_bytes);
+    return refuse(
+        file, cat("header: length ", header_bytes, " reaches beyond the file of ", image.size(), " bytes"));
+  const std::string_view text(reinterpret_cast<const char*>(image.data()) + sizeof(header_bytes),
+                              header_bytes);
   ASSIGN_OR_RETURN(const json::value header, parse_json(cat(file, ": header"), text, 8));
   const auto data = image.subspan(sizeof(header_bytes) + header_bytes);
 
@@ -188,8 +190,7 @@ absl::Status SafetensorsFiles::add_shard(const std::string& path) {
   ASSIGN_OR_RETURN(auto tensors, parse_safetensors(path, map->bytes()));
   for (SafetensorsTensor& tensor : tensors) {
     const auto [it, fresh] = by_name_.try_emplace(tensor.name, tensors_.size());
-    if (!fresh)
-      return refuse(path, tensor.name, cat("is also in ", paths_[file_index_[it->second]]));
+    if (!fresh) return refuse(path, tensor.name, cat("is also in ", paths_[file_index_[it->second]]));
     tensors_.push_back(std::move(tensor));
     file_index_.push_back(paths_.size());
   }
@@ -202,7 +203,8 @@ absl::Status SafetensorsFiles::open_index(const std::string& directory, const st
   ASSIGN_OR_RETURN(const std::string text, read_text_file(index_path, kMaxHeaderBytes));
   ASSIGN_OR_RETURN(const json::value root, parse_json(index_path, text, 8));
   const json::value* map = root.get_object().if_contains("weight_map");
-  if (map == nullptr || !map->is_object()) return refuse(index_path, "weight_map is missing or not an object");
+  if (map == nullptr || !map->is_object())
+    return refuse(index_path, "weight_map is missing or not an object");
   std::set<std::string> shards;
   for (const auto& entry : map->get_object()) {
     if (!entry.value().is_string()) return refuse(index_path, entry.key(), "the file name is not a string");

@@ -15,8 +15,8 @@
 
 namespace baton::worker {
 
-// One tensor of a safetensors file. `type` is empty for element types that weights cannot have (I64, F64, F8 ...):
-// such a tensor may lie in the file, but cannot be used.
+// One tensor of a safetensors file. `type` is empty for element types that weights cannot have (I64, F64, F8
+// ...): such a tensor may lie in the file, but cannot be used.
 struct SafetensorsTensor {
   std::string name;
   std::optional<DType> type;
@@ -26,16 +26,16 @@ struct SafetensorsTensor {
   size_t bytes = 0;
 };
 
-// Reads the header of a safetensors image: u64 length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, data.
-// Checks length (at most 16 MiB), JSON depth, every field, that shape x element size is the stored length, and that
-// the tensors cover the data without gap or overlap. `file` is named in errors: "file: tensor: what".
-// Result sorted by position in the file; `data` points into `image`.
+// Reads the header of a safetensors image: u64 length N, N bytes of JSON {name: {dtype, shape,
+// data_offsets}}, data. Checks length (at most 16 MiB), JSON depth, every field, that shape x element size is
+// the stored length, and that the tensors cover the data without gap or overlap. `file` is named in errors:
+// "file: tensor: what". Result sorted by position in the file; `data` points into `image`.
 absl::StatusOr<std::vector<SafetensorsTensor>> parse_safetensors(const std::string& file,
                                                                  std::span<const std::byte> image);
 
-// The weights of a Hugging Face directory: model.safetensors, or the shards that model.safetensors.index.json names.
-// Mapped read-only; immutable after open(). Thread: any. Owns the mappings.
-// Errors: kInvalidArgument "file: tensor: what"; kNotFound when there is neither file.
+// The weights of a Hugging Face directory: model.safetensors, or the shards that model.safetensors.index.json
+// names. Mapped read-only; immutable after open(). Thread: any. Owns the mappings. Errors: kInvalidArgument
+// "file: tensor: what"; kNotFound when there is neither file.
 class SafetensorsFiles {
  public:
   static absl::StatusOr<std::unique_ptr<SafetensorsFiles>> open(const std::string& directory);

@@ -14,7 +14,8 @@ namespace {
 
 constexpr size_t kBlock = 256;
 constexpr float kGreedyBelow = 1e-5f;
-// Without top-k, tokens less likely than e^-40 of the best are never drawn: 53 random bits could not reach them.
+// Without top-k, tokens less likely than e^-40 of the best are never drawn: 53 random bits could not reach
+// them.
 constexpr double kFarBelow = 40.0;
 constexpr size_t kBins = 512;  // 8 per power of two below the weight 1 of the best; the last takes the rest
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
@@ -76,9 +77,19 @@ double fixed_exp(double x) {
   const double n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= ln(2)/2
   double p = 1.0 / 6227020800.0;                      // Taylor, degree 13
-  constexpr double kFactors[] = {1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0,
-                                 1.0 / 5040.0,      1.0 / 720.0,      1.0 / 120.0,     1.0 / 24.0,     1.0 / 6.0,
-                                 0.5,               1.0,              1.0};
+  constexpr double kFactors[] = {1.0 / 479001600.0,
+                                 1.0 / 39916800.0,
+                                 1.0 / 3628800.0,
+                                 1.0 / 362880.0,
+                                 1.0 / 40320.0,
+                                 1.0 / 5040.0,
+                                 1.0 / 720.0,
+                                 1.0 / 120.0,
+                                 1.0 / 24.0,
+                                 1.0 / 6.0,
+                                 0.5,
+                                 1.0,
+                                 1.0};
   for (const double factor : kFactors) p = p * r + factor;
   const auto exponent = static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52;
   return p * std::bit_cast<double>(exponent);
@@ -155,7 +166,8 @@ void Sampler::report(std::span<const float> logits, const Scan& scan, int32_t to
             [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
   out.top.resize(count);
   for (size_t i = 0; i < count; ++i)
-    out.top[i] = {candidates_[i].id, static_cast<float>(candidates_[i].logit - logsumexp), static_cast<int32_t>(i)};
+    out.top[i] = {candidates_[i].id, static_cast<float>(candidates_[i].logit - logsumexp),
+                  static_cast<int32_t>(i)};
 }
 
 absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input) {
@@ -163,7 +175,8 @@ absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input
   const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
   const bool masks = generated < input.stop->min_tokens &&
                      !(input.stop->end_token_ids.empty() && input.stop->stop_token_ids.empty());
-  const bool penalties = s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f;
+  const bool penalties =
+      s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f;
   if (!masks && !penalties && s.logit_bias.empty()) return input.logits;
   std::copy(input.logits.begin(), input.logits.end(), adjusted_.begin());
   RETURN_IF_ERROR(mask_and_bias(input));
@@ -174,7 +187,8 @@ absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input
 absl::Status Sampler::mask_and_bias(const SamplerInput& input) {
   for (const auto& [id, bias] : input.sampling->logit_bias) {
     if (id < 0 || static_cast<size_t>(id) >= vocab_)
-      return absl::InvalidArgumentError(cat("logit_bias: token ", id, " is not in the vocabulary of ", vocab_));
+      return absl::InvalidArgumentError(
+          cat("logit_bias: token ", id, " is not in the vocabulary of ", vocab_));
     if (std::isnan(bias)) return absl::InvalidArgumentError(cat("logit_bias: token ", id, ": not a number"));
     adjusted_[id] += bias;
   }
@@ -222,11 +236,13 @@ void Sampler::select_top(std::span<const float> logits, size_t k) {
   }
   select_above(logits, floor);
   if (candidates_.size() > k) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(),
-                     [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
+    std::nth_element(
+        candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(),
+        [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
     candidates_.resize(k);
   }
-  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
 }
 
 TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const SamplerInput& input) {
@@ -239,7 +255,8 @@ TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const Sam
   weights_.resize(candidates_.size());
   const double max = scan.max;
   const double temperature = s.temperature;
-  for (size_t i = 0; i < candidates_.size(); ++i) weights_[i] = fixed_exp((candidates_[i].logit - max) / temperature);
+  for (size_t i = 0; i < candidates_.size(); ++i)
+    weights_[i] = fixed_exp((candidates_[i].logit - max) / temperature);
   if (s.min_p > 0) apply_min_p(s.min_p);
   if (s.top_p < 1) apply_top_p(s.top_p);
   double total = 0;
@@ -263,8 +280,8 @@ void Sampler::apply_min_p(float min_p) {
     if (w < threshold) w = 0;
 }
 
-// Keeps the smallest set of the most likely candidates whose mass reaches top_p of the whole. Mass is counted into
-// bins by likelihood; only the bin in which the target is reached is sorted.
+// Keeps the smallest set of the most likely candidates whose mass reaches top_p of the whole. Mass is counted
+// into bins by likelihood; only the bin in which the target is reached is sorted.
 void Sampler::apply_top_p(float top_p) {
   std::fill(bin_mass_.begin(), bin_mass_.end(), 0.0);
   double total = 0;

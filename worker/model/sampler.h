@@ -10,8 +10,8 @@
 
 namespace baton::worker {
 
-// One token to draw. `logits` are the model's, untouched; `tokens` is the sequence up to (not with) the drawn token,
-// so tokens.size() is its position: the counter of the random number.
+// One token to draw. `logits` are the model's, untouched; `tokens` is the sequence up to (not with) the drawn
+// token, so tokens.size() is its position: the counter of the random number.
 struct SamplerInput {
   std::span<const float> logits;  // [vocab]
   std::span<const TokenId> tokens;
@@ -20,17 +20,17 @@ struct SamplerInput {
   const StopParams* stop = nullptr;
 };
 
-// Draws tokens from logits: a pure function of its input, the same on every machine and in any batch (design I1).
-// Order, as in vLLM: end and stop ids masked while fewer than min_tokens are out; logit bias; repetition penalty
-// (prompt and output; positive logits divided, others multiplied), frequency and presence penalty (output);
-// temperature; top-k; min-p; top-p (of what top-k and min-p leave, renormalised); draw with uniform(seed, position).
-// Temperature below 1e-5 is greedy. Ties go to the lower id, in the argmax and at every cut.
-// Example: weights e^(x - max) of ids 3, 7, 9 are 1, 0.5, 0.5 and top_p is 0.7: the mass is 2, 1.4 is reached by
-// {3, 7}; u = 0.9 gives target 1.35, past id 3: token 7.
-// Logprobs are those of the raw logits (before every step above, as vLLM's raw_logprobs and OpenAI report them).
-// All sums are in double, in the order of the ids, with an exponential of our own: no bit depends on libm.
-// Owns scratch of a few vocabularies; no allocation per token after the first (but `top` lists that were asked for).
-// Thread: engine. Errors: kInvalidArgument when logits are not finite, a bias names no token, or nothing is left.
+// Draws tokens from logits: a pure function of its input, the same on every machine and in any batch (design
+// I1). Order, as in vLLM: end and stop ids masked while fewer than min_tokens are out; logit bias; repetition
+// penalty (prompt and output; positive logits divided, others multiplied), frequency and presence penalty
+// (output); temperature; top-k; min-p; top-p (of what top-k and min-p leave, renormalised); draw with
+// uniform(seed, position). Temperature below 1e-5 is greedy. Ties go to the lower id, in the argmax and at
+// every cut. Example: weights e^(x - max) of ids 3, 7, 9 are 1, 0.5, 0.5 and top_p is 0.7: the mass is 2, 1.4
+// is reached by {3, 7}; u = 0.9 gives target 1.35, past id 3: token 7. Logprobs are those of the raw logits
+// (before every step above, as vLLM's raw_logprobs and OpenAI report them). All sums are in double, in the
+// order of the ids, with an exponential of our own: no bit depends on libm. Owns scratch of a few
+// vocabularies; no allocation per token after the first (but `top` lists that were asked for). Thread:
+// engine. Errors: kInvalidArgument when logits are not finite, a bias names no token, or nothing is left.
 class Sampler {
  public:
   explicit Sampler(int64_t vocab_size);
@@ -72,16 +72,16 @@ class Sampler {
   size_t vocab_;
   std::vector<float> block_max_;  // of blocks of 256 logits
   std::vector<float> adjusted_;
-  std::vector<int32_t> counts_;     // [vocab] zero between calls: occurrences in the output
-  std::vector<uint8_t> seen_;       // [vocab] zero between calls: in prompt or output
+  std::vector<int32_t> counts_;  // [vocab] zero between calls: occurrences in the output
+  std::vector<uint8_t> seen_;    // [vocab] zero between calls: in prompt or output
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;     // parallel to candidates_
   std::vector<uint32_t> crossing_;  // candidates of one bin
   std::vector<double> bin_mass_;
 };
 
-// e^x for x <= 0 in double from additions and multiplications alone (relative error below 1e-14): equal on every
-// machine, unlike libm's, which picks its code by the CPU. 0 below -700.
+// e^x for x <= 0 in double from additions and multiplications alone (relative error below 1e-14): equal on
+// every machine, unlike libm's, which picks its code by the CPU. 0 below -700.
 double fixed_exp(double x);
 
 }  // namespace baton::worker

@@ -10,15 +10,27 @@
 namespace baton::worker {
 namespace {
 
-// The names of the roles in one container. A layer's tensors are prefix + number + "." + name + ".weight" or ".bias".
+// The names of the roles in one container. A layer's tensors are prefix + number + "." + name + ".weight" or
+// ".bias".
 struct NameTable {
   std::string_view embedding, final_norm, head, layer_prefix;
   std::string_view attention_norm, q, k, v, o, q_norm, k_norm, ffn_norm, gate, up, down;
 };
-constexpr NameTable kGgufNames = {
-    "token_embd.weight", "output_norm.weight", "output.weight", "blk.",     "attn_norm",
-    "attn_q",            "attn_k",             "attn_v",        "attn_output", "attn_q_norm",
-    "attn_k_norm",       "ffn_norm",           "ffn_gate",      "ffn_up",   "ffn_down"};
+constexpr NameTable kGgufNames = {"token_embd.weight",
+                                  "output_norm.weight",
+                                  "output.weight",
+                                  "blk.",
+                                  "attn_norm",
+                                  "attn_q",
+                                  "attn_k",
+                                  "attn_v",
+                                  "attn_output",
+                                  "attn_q_norm",
+                                  "attn_k_norm",
+                                  "ffn_norm",
+                                  "ffn_gate",
+                                  "ffn_up",
+                                  "ffn_down"};
 constexpr NameTable kHuggingFaceNames = {"model.embed_tokens.weight",
                                          "model.norm.weight",
                                          "lm_head.weight",
@@ -63,7 +75,8 @@ class Binder {
   // Appends, so that the biases of stacked matrices land in one vector.
   absl::Status vector(const std::string& name, int64_t size, std::vector<float>& out) {
     ASSIGN_OR_RETURN(const StoredTensor* tensor, take(name, {size}));
-    if (traits_of(*tensor->type).elements != 1) return refuse(name, "want F32, F16 or BF16 for a norm or bias");
+    if (traits_of(*tensor->type).elements != 1)
+      return refuse(name, "want F32, F16 or BF16 for a norm or bias");
     const size_t start = out.size();
     out.resize(start + size);
     const auto values = std::span(out).subspan(start);
@@ -88,7 +101,8 @@ class Binder {
     used_[it->second] = true;
     const StoredTensor& tensor = tensors_[it->second];
     if (!tensor.type) return refuse(name, "its element type is not supported for weights");
-    if (tensor.shape != shape) return refuse(name, cat("shape [", dims(tensor.shape), "], want [", dims(shape), "]"));
+    if (tensor.shape != shape)
+      return refuse(name, cat("shape [", dims(tensor.shape), "], want [", dims(shape), "]"));
     return &tensor;
   }
   static std::string dims(const std::vector<int64_t>& shape) {
@@ -111,9 +125,9 @@ absl::Status bind_layer_matrices(Binder& binder, const ModelSpec& spec, const Na
     kernels::WeightView* out;
   };
   const Entry entries[] = {
-      {names.q, spec.q_width(), spec.hidden, &layer.q},     {names.k, spec.kv_width(), spec.hidden, &layer.k},
-      {names.v, spec.kv_width(), spec.hidden, &layer.v},    {names.o, spec.hidden, spec.q_width(), &layer.o},
-      {names.gate, spec.ffn, spec.hidden, &layer.gate},     {names.up, spec.ffn, spec.hidden, &layer.up},
+      {names.q, spec.q_width(), spec.hidden, &layer.q},  {names.k, spec.kv_width(), spec.hidden, &layer.k},
+      {names.v, spec.kv_width(), spec.hidden, &layer.v}, {names.o, spec.hidden, spec.q_width(), &layer.o},
+      {names.gate, spec.ffn, spec.hidden, &layer.gate},  {names.up, spec.ffn, spec.hidden, &layer.up},
       {names.down, spec.hidden, spec.ffn, &layer.down},
   };
   for (const Entry& e : entries)
@@ -151,7 +165,8 @@ absl::StatusOr<ModelWeights> bind_weights(const ModelSpec& spec, const std::stri
   const NameTable& table = names == WeightNames::kGguf ? kGgufNames : kHuggingFaceNames;
   Binder binder(file, tensors);
   ModelWeights weights;
-  RETURN_IF_ERROR(binder.matrix(std::string(table.embedding), spec.vocab_size, spec.hidden, weights.embedding));
+  RETURN_IF_ERROR(
+      binder.matrix(std::string(table.embedding), spec.vocab_size, spec.hidden, weights.embedding));
   weights.head = weights.embedding;
   if (!spec.tied_head)
     RETURN_IF_ERROR(binder.matrix(std::string(table.head), spec.vocab_size, spec.hidden, weights.head));

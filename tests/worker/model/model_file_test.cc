@@ -13,12 +13,12 @@
 namespace baton::worker {
 namespace {
 
-using ::testing::HasSubstr;
-using ::testing::StartsWith;
 using baton::testing::RandomModel;
 using baton::testing::read_file;
 using baton::testing::TempDir;
 using baton::testing::write_file;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class ModelFiles : public ::testing::Test {
  protected:
@@ -88,9 +88,11 @@ TEST_F(ModelFiles, RefusesMissingExtraAndMisshapenTensors) {
   EXPECT_EQ(refusal(gguf()), gguf() + ": blk.1.attn_q.weight: the tensor is missing");
   ASSERT_TRUE(RandomModel({.layers = 3}).write_gguf(gguf()));
   patch(gguf(), std::string("block_count\x04\0\0\0\x03", 16), std::string("block_count\x04\0\0\0\x02", 16));
-  EXPECT_THAT(refusal(gguf()), HasSubstr("m.gguf: blk.2.attn_k.weight: is no part of a llama model of 2 layers"));
+  EXPECT_THAT(refusal(gguf()),
+              HasSubstr("m.gguf: blk.2.attn_k.weight: is no part of a llama model of 2 layers"));
   ASSERT_TRUE(RandomModel({}).write_gguf(gguf()));
-  patch(gguf(), std::string("feed_forward_length\x04\0\0\0\x60", 24), std::string("feed_forward_length\x04\0\0\0\x40", 24));
+  patch(gguf(), std::string("feed_forward_length\x04\0\0\0\x60", 24),
+        std::string("feed_forward_length\x04\0\0\0\x40", 24));
   EXPECT_EQ(refusal(gguf()), gguf() + ": blk.0.ffn_gate.weight: shape [96, 64], want [64, 64]");
 }
 
@@ -118,7 +120,8 @@ TEST_F(ModelFiles, RefusesOtherThings) {
 TEST_F(ModelFiles, RefusesHuggingFaceDirectoriesThatDoNotFit) {
   ASSERT_TRUE(RandomModel({}).write_hugging_face(hf()));
   EXPECT_EQ(refusal(hf()), "accepted");
-  patch(hf() + "/model.safetensors", "model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.up_prox.weight");
+  patch(hf() + "/model.safetensors", "model.layers.1.mlp.up_proj.weight",
+        "model.layers.1.mlp.up_prox.weight");
   EXPECT_THAT(refusal(hf()), HasSubstr("model.layers.1.mlp.up_proj.weight: the tensor is missing"));
   ASSERT_TRUE(RandomModel({}).write_hugging_face(hf()));
   patch(hf() + "/model.safetensors", "\"F32\"", "\"U32\"");
@@ -143,14 +146,16 @@ TEST_F(ModelFiles, OddHeaderLengthsStillGiveAlignedWeights) {
     ASSERT_TRUE(file.ok()) << file.status();
     const auto& view = (*file)->weights().layers[0].v;
     EXPECT_EQ(reinterpret_cast<uintptr_t>(view.data) % 4, 0u);
-    EXPECT_EQ(std::memcmp(view.data, model.values("blk.0.attn_v.weight").data(), 4 * view.rows * view.cols), 0);
+    EXPECT_EQ(std::memcmp(view.data, model.values("blk.0.attn_v.weight").data(), 4 * view.rows * view.cols),
+              0);
   }
 }
 
-// A model file cut anywhere is refused; one with flipped header bits opens or is refused, and never reads outside
-// (the sanitizer build watches).
+// A model file cut anywhere is refused; one with flipped header bits opens or is refused, and never reads
+// outside (the sanitizer build watches).
 TEST_F(ModelFiles, TruncatedAndFlippedFiles) {
-  ASSERT_TRUE(RandomModel({.vocab = 16, .hidden = 32, .ffn = 32, .layers = 1, .heads = 2, .kv_heads = 1}).write_gguf(gguf()));
+  ASSERT_TRUE(RandomModel({.vocab = 16, .hidden = 32, .ffn = 32, .layers = 1, .heads = 2, .kv_heads = 1})
+                  .write_gguf(gguf()));
   const std::string good = read_file(gguf());
   constexpr uint64_t kSeed = 4711;
   SCOPED_TRACE("seed " + std::to_string(kSeed));

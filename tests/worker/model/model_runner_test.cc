@@ -11,12 +11,12 @@
 namespace baton::worker {
 namespace {
 
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using baton::testing::EngineSetup;
 using baton::testing::ModelUnderTest;
 using baton::testing::RandomModel;
 using baton::testing::TempDir;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 class Runner : public ::testing::Test {
  protected:
@@ -131,13 +131,16 @@ TEST_F(Runner, PromptLogprobsDoNotDependOnChunks) {
 TEST_F(Runner, RefusesImpossibleModels) {
   EngineSetup setup;
   setup.max_rows = 0;
-  EXPECT_THAT(std::string(ModelUnderTest::open(dir_.file("m.gguf"), setup).status().message()), HasSubstr("max_rows"));
+  EXPECT_THAT(std::string(ModelUnderTest::open(dir_.file("m.gguf"), setup).status().message()),
+              HasSubstr("max_rows"));
   kernels::BackendOptions options;
   options.device = "reference";
   const auto backend = kernels::make_backend(options);
   ASSERT_TRUE(backend.ok());
   const auto& file = engine_->file();
-  EXPECT_FALSE(LlamaModel::create(file.spec(), file.weights(), **backend, {.max_rows = 1, .max_positions = 1 << 20}).ok());
+  EXPECT_FALSE(
+      LlamaModel::create(file.spec(), file.weights(), **backend, {.max_rows = 1, .max_positions = 1 << 20})
+          .ok());
 }
 
 TEST_F(Runner, WeightBytesOfAStep) {

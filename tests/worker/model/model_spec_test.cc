@@ -9,8 +9,8 @@
 namespace baton::worker {
 namespace {
 
-using ::testing::HasSubstr;
 using baton::testing::GgufWriter;
+using ::testing::HasSubstr;
 
 std::string config(const std::string& architecture, const std::string& extra) {
   return R"({"architectures": [")" + architecture +
@@ -44,19 +44,22 @@ TEST(ConfigSpec, Llama) {
 }
 
 TEST(ConfigSpec, LlamaWithBiases) {
-  const ModelSpec spec = accepted(config("LlamaForCausalLM", R"(, "attention_bias": true, "mlp_bias": true)"));
+  const ModelSpec spec =
+      accepted(config("LlamaForCausalLM", R"(, "attention_bias": true, "mlp_bias": true)"));
   EXPECT_TRUE(spec.qkv_bias && spec.o_bias && spec.mlp_bias);
 }
 
 TEST(ConfigSpec, MistralHasAWindow) {
   EXPECT_EQ(accepted(config("MistralForCausalLM", R"(, "sliding_window": 512)")).window, 512);
   EXPECT_EQ(accepted(config("MistralForCausalLM", R"(, "sliding_window": null)")).window, 0);
-  EXPECT_EQ(accepted(config("MistralForCausalLM", R"(, "sliding_window": 4096)")).window, 0) << "wider than the context";
+  EXPECT_EQ(accepted(config("MistralForCausalLM", R"(, "sliding_window": 4096)")).window, 0)
+      << "wider than the context";
   EXPECT_THAT(refused(config("MistralForCausalLM", "")), HasSubstr("sliding_window: the key is missing"));
 }
 
 TEST(ConfigSpec, Qwen) {
-  const ModelSpec qwen2 = accepted(config("Qwen2ForCausalLM", R"(, "sliding_window": 32, "use_sliding_window": false,
+  const ModelSpec qwen2 =
+      accepted(config("Qwen2ForCausalLM", R"(, "sliding_window": 32, "use_sliding_window": false,
       "max_window_layers": 2, "tie_word_embeddings": true, "rope_theta": 1000000.0)"));
   EXPECT_TRUE(qwen2.qkv_bias);
   EXPECT_FALSE(qwen2.o_bias);
@@ -68,9 +71,10 @@ TEST(ConfigSpec, Qwen) {
   EXPECT_FALSE(qwen3.qkv_bias);
   EXPECT_EQ(qwen3.head_dim, 32);
   EXPECT_THAT(refused(config("Qwen3ForCausalLM", "")), HasSubstr("head_dim: the key is missing"));
-  EXPECT_THAT(refused(config("Qwen2ForCausalLM",
-                             R"(, "sliding_window": 32, "use_sliding_window": true, "max_window_layers": 2)")),
-              HasSubstr("max_window_layers"));
+  EXPECT_THAT(
+      refused(config("Qwen2ForCausalLM",
+                     R"(, "sliding_window": 32, "use_sliding_window": true, "max_window_layers": 2)")),
+      HasSubstr("max_window_layers"));
   EXPECT_THAT(refused(config("Qwen2ForCausalLM", R"(, "sliding_window": 32, "use_sliding_window": true,
       "layer_types": ["full_attention", "sliding_attention"])")),
               HasSubstr("layer_types"));
@@ -88,16 +92,20 @@ TEST(ConfigSpec, RopeScaling) {
   EXPECT_NEAR(rope.inv_freq[3], std::pow(500000.0, -0.75) / 8, 1e-18);
   EXPECT_EQ(rope.max_positions, 100);
 
-  const ModelSpec v5 = accepted(config("LlamaForCausalLM",
-                                       R"(, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0})"));
+  const ModelSpec v5 = accepted(
+      config("LlamaForCausalLM", R"(, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0})"));
   EXPECT_EQ(v5.rope.base, 77.0);
-  const ModelSpec yarn = accepted(config("Qwen2ForCausalLM", R"(, "rope_scaling": {"type": "yarn", "factor": 4.0,
+  const ModelSpec yarn =
+      accepted(config("Qwen2ForCausalLM", R"(, "rope_scaling": {"type": "yarn", "factor": 4.0,
       "original_max_position_embeddings": 512, "attention_factor": 1.25})"));
   EXPECT_EQ(yarn.rope.attention_factor, 1.25);
   EXPECT_EQ(rope_spec(yarn, 10).magnitude, 1.25);
 
-  const auto scaling = [](const std::string& s) { return refused(config("LlamaForCausalLM", ", \"rope_scaling\": " + s)); };
-  EXPECT_THAT(scaling(R"({"rope_type": "dynamic", "factor": 2})"), HasSubstr("rope_scaling.rope_type: \"dynamic\""));
+  const auto scaling = [](const std::string& s) {
+    return refused(config("LlamaForCausalLM", ", \"rope_scaling\": " + s));
+  };
+  EXPECT_THAT(scaling(R"({"rope_type": "dynamic", "factor": 2})"),
+              HasSubstr("rope_scaling.rope_type: \"dynamic\""));
   EXPECT_THAT(scaling(R"({"rope_type": "linear"})"), HasSubstr("rope_scaling.factor: the key is missing"));
   EXPECT_THAT(scaling(R"({"rope_type": "linear", "factor": 0})"), HasSubstr("positive"));
   EXPECT_THAT(scaling(R"({"rope_type": "llama3", "factor": 8})"), HasSubstr("low_freq_factor"));
@@ -106,13 +114,17 @@ TEST(ConfigSpec, RopeScaling) {
 }
 
 TEST(ConfigSpec, RefusesWhatItDoesNotKnow) {
-  EXPECT_THAT(refused(config("MixtralForCausalLM", "")), HasSubstr("config.json: architectures: \"MixtralForCausalLM\""));
+  EXPECT_THAT(refused(config("MixtralForCausalLM", "")),
+              HasSubstr("config.json: architectures: \"MixtralForCausalLM\""));
   EXPECT_THAT(refused(config("Gemma2ForCausalLM", "")), HasSubstr("not supported"));
-  EXPECT_EQ(spec_from_config("c", config("GemmaForCausalLM", "")).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(spec_from_config("c", config("GemmaForCausalLM", "")).status().code(),
+            absl::StatusCode::kUnimplemented);
   EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "hidden_act": "gelu")")), HasSubstr("hidden_act"));
   EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "num_local_experts": 8)")), HasSubstr("experts"));
-  EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "quantization_config": {})")), HasSubstr("quantization_config"));
-  EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "partial_rotary_factor": 0.5)")), HasSubstr("partial_rotary"));
+  EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "quantization_config": {})")),
+              HasSubstr("quantization_config"));
+  EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "partial_rotary_factor": 0.5)")),
+              HasSubstr("partial_rotary"));
 }
 
 TEST(ConfigSpec, RefusesBadValues) {
@@ -123,12 +135,15 @@ TEST(ConfigSpec, RefusesBadValues) {
   };
   EXPECT_THAT(with("\"hidden_size\": 64", "\"hidden_size\": 0"), HasSubstr("hidden size 0"));
   EXPECT_THAT(with("\"hidden_size\": 64", "\"hidden_size\": -64"), HasSubstr("hidden_size: is out of range"));
-  EXPECT_THAT(with("\"hidden_size\": 64", "\"hidden_size\": 64.5"), HasSubstr("hidden_size: want an integer"));
+  EXPECT_THAT(with("\"hidden_size\": 64", "\"hidden_size\": 64.5"),
+              HasSubstr("hidden_size: want an integer"));
   EXPECT_THAT(with("\"hidden_size\": 64", "\"hidden_size\": 65"), HasSubstr("no multiple"));
   EXPECT_THAT(with("\"hidden_size\": 64,", ""), HasSubstr("hidden_size: the key is missing"));
-  EXPECT_THAT(with("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"), HasSubstr("no multiple of the KV heads"));
+  EXPECT_THAT(with("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"),
+              HasSubstr("no multiple of the KV heads"));
   EXPECT_THAT(with("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 0"), HasSubstr("KV heads 0"));
-  EXPECT_THAT(with("\"num_attention_heads\": 8", "\"num_attention_heads\": 0"), HasSubstr("num_attention_heads"));
+  EXPECT_THAT(with("\"num_attention_heads\": 8", "\"num_attention_heads\": 0"),
+              HasSubstr("num_attention_heads"));
   EXPECT_THAT(with("\"vocab_size\": 320", "\"vocab_size\": 99999999"), HasSubstr("vocabulary size"));
   EXPECT_THAT(with("1e-6", "-1"), HasSubstr("norm epsilon"));
   EXPECT_THAT(with("1e-6", "\"x\""), HasSubstr("rms_norm_eps: want a number"));
@@ -140,7 +155,9 @@ TEST(ConfigSpec, RefusesBadValues) {
 GgufWriter gguf(const std::string& architecture) {
   GgufWriter w;
   const std::string p = architecture + ".";
-  w.add("general.architecture", architecture).add_u32(p + "block_count", 2).add_u32(p + "embedding_length", 64);
+  w.add("general.architecture", architecture)
+      .add_u32(p + "block_count", 2)
+      .add_u32(p + "embedding_length", 64);
   w.add_u32(p + "feed_forward_length", 96).add_u32(p + "attention.head_count", 8);
   w.add_u32(p + "attention.head_count_kv", 4).add_u32(p + "context_length", 256);
   w.add_f32(p + "attention.layer_norm_rms_epsilon", 1e-5f);
@@ -170,8 +187,10 @@ TEST(GgufSpec, LlamaIsInterleavedQwenIsNot) {
   ASSERT_TRUE(qwen2.ok());
   EXPECT_FALSE(qwen2->rope.interleaved);
   EXPECT_TRUE(qwen2->qkv_bias);
-  EXPECT_TRUE(spec_of(gguf("qwen3").add_u32("qwen3.attention.key_length", 16).add_u32("qwen3.attention.value_length", 16))
-                  ->qk_norm);
+  EXPECT_TRUE(
+      spec_of(
+          gguf("qwen3").add_u32("qwen3.attention.key_length", 16).add_u32("qwen3.attention.value_length", 16))
+          ->qk_norm);
 }
 
 TEST(GgufSpec, RopeScaling) {
@@ -186,22 +205,28 @@ TEST(GgufSpec, RopeScaling) {
   ASSERT_TRUE(old.ok());
   EXPECT_EQ(old->rope.scaling, RopeScaling::kLinear);
   EXPECT_EQ(rope_spec(*old, 10).inv_freq[0], 0.5);
-  EXPECT_THAT(refused(gguf("llama").add("llama.rope.scaling.type", "longrope")), HasSubstr("llama.rope.scaling.type"));
+  EXPECT_THAT(refused(gguf("llama").add("llama.rope.scaling.type", "longrope")),
+              HasSubstr("llama.rope.scaling.type"));
   const std::vector<float> bad = {1, 0, 1, 1};
   EXPECT_THAT(refused(gguf("llama").add_floats("rope_freqs.weight", {4}, bad)), HasSubstr("rope_freqs"));
-  EXPECT_THAT(refused(gguf("llama").add_floats("rope_freqs.weight", {3}, std::span(bad).first(3))), HasSubstr("want 4"));
+  EXPECT_THAT(refused(gguf("llama").add_floats("rope_freqs.weight", {3}, std::span(bad).first(3))),
+              HasSubstr("want 4"));
 }
 
 TEST(GgufSpec, RefusesByKey) {
-  EXPECT_THAT(refused(gguf("gemma3")), HasSubstr("m.gguf: general.architecture: \"gemma3\" is not supported"));
+  EXPECT_THAT(refused(gguf("gemma3")),
+              HasSubstr("m.gguf: general.architecture: \"gemma3\" is not supported"));
   EXPECT_THAT(refused(gguf("llama").add_u32("llama.expert_count", 8)), HasSubstr("llama.expert_count: 8"));
   EXPECT_THAT(refused(gguf("llama").add_u32("llama.vocab_size", 11)), HasSubstr("llama.vocab_size: 11"));
   EXPECT_THAT(refused(gguf("llama").add_u32("split.count", 2)), HasSubstr("split.count"));
-  EXPECT_THAT(refused(gguf("llama").add_u32("llama.rope.dimension_count", 7)), HasSubstr("rope dimensions 7"));
+  EXPECT_THAT(refused(gguf("llama").add_u32("llama.rope.dimension_count", 7)),
+              HasSubstr("rope dimensions 7"));
   EXPECT_THAT(refused(gguf("llama").add_u32("llama.attention.value_length", 4)), HasSubstr("value_length"));
   const std::vector<int32_t> per_layer = {4, 2};
   GgufWriter w;
-  w.add("general.architecture", "llama").add_u32("llama.block_count", 2).add_u32("llama.embedding_length", 64);
+  w.add("general.architecture", "llama")
+      .add_u32("llama.block_count", 2)
+      .add_u32("llama.embedding_length", 64);
   EXPECT_THAT(refused(w), HasSubstr("llama.feed_forward_length: the key is missing"));
   w.add_i32s("llama.feed_forward_length", per_layer);
   EXPECT_THAT(refused(w), HasSubstr("llama.feed_forward_length: want one integer"));

@@ -10,9 +10,9 @@
 namespace baton::worker {
 namespace {
 
-using ::testing::HasSubstr;
 using baton::testing::TempDir;
 using baton::testing::write_file;
+using ::testing::HasSubstr;
 
 std::string image(const std::string& header, size_t data_bytes) {
   const uint64_t size = header.size();
@@ -63,7 +63,8 @@ TEST(SafetensorsFile, RefusesBadHeaders) {
   EXPECT_THAT(std::string(parse(beyond).status().message()), HasSubstr("reaches beyond the file"));
   EXPECT_THAT(refusal("{", 0), HasSubstr("m.safetensors: header: not valid JSON"));
   EXPECT_THAT(refusal("[1]", 0), HasSubstr("not an object"));
-  EXPECT_THAT(refusal("{\"a\": " + std::string(2000, '[') + std::string(2000, ']') + "}", 0), HasSubstr("not valid JSON"));
+  EXPECT_THAT(refusal("{\"a\": " + std::string(2000, '[') + std::string(2000, ']') + "}", 0),
+              HasSubstr("not valid JSON"));
 }
 
 TEST(SafetensorsFile, RefusesBadEntriesByName) {
@@ -78,8 +79,10 @@ TEST(SafetensorsFile, RefusesBadEntriesByName) {
   EXPECT_THAT(refusal(entry("\"F32\"", "[-2]", "[0, 8]"), 8), HasSubstr("w: a dimension"));
   EXPECT_THAT(refusal(entry("\"F32\"", "[1.5]", "[0, 8]"), 8), HasSubstr("w: a dimension"));
   EXPECT_THAT(refusal(entry("\"F32\"", "[1,1,1,1,1,1,1,1,2]", "[0, 8]"), 8), HasSubstr("dimensions"));
-  EXPECT_THAT(refusal(entry("\"F32\"", "[4294967296, 4294967296]", "[0, 8]"), 8), HasSubstr("shape overflows"));
-  EXPECT_THAT(refusal(entry("\"F32\"", "[3]", "[0, 8]"), 8), HasSubstr("shape needs 12 bytes, data_offsets give 8"));
+  EXPECT_THAT(refusal(entry("\"F32\"", "[4294967296, 4294967296]", "[0, 8]"), 8),
+              HasSubstr("shape overflows"));
+  EXPECT_THAT(refusal(entry("\"F32\"", "[3]", "[0, 8]"), 8),
+              HasSubstr("shape needs 12 bytes, data_offsets give 8"));
   EXPECT_THAT(refusal(entry("\"F32\"", "[2]", "[0, 8, 9]"), 8), HasSubstr("not a pair"));
   EXPECT_THAT(refusal(entry("\"F32\"", "[2]", "[8, 0]"), 8), HasSubstr("not ascending"));
   EXPECT_THAT(refusal(entry("\"F32\"", "[2]", "[-8, 0]"), 8), HasSubstr("not ascending"));
@@ -89,8 +92,10 @@ TEST(SafetensorsFile, RefusesBadEntriesByName) {
 
 TEST(SafetensorsFile, RefusesGapsAndOverlaps) {
   const auto two = [](int begin) {
-    return "{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}, \"b\": {\"dtype\": \"F32\", "
-           "\"shape\": [1], \"data_offsets\": [" + std::to_string(begin) + ", " + std::to_string(begin + 4) + "]}}";
+    return "{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}, \"b\": {\"dtype\": "
+           "\"F32\", "
+           "\"shape\": [1], \"data_offsets\": [" +
+           std::to_string(begin) + ", " + std::to_string(begin + 4) + "]}}";
   };
   EXPECT_EQ(refusal(two(8), 12), "accepted");
   EXPECT_EQ(refusal(two(4), 8), "m.safetensors: b: overlaps the tensor before it");
@@ -140,7 +145,8 @@ TEST(SafetensorsFiles, NothingThere) {
 TEST(SafetensorsFile, MutatedImagesNeverReachOutside) {
   const std::string good = image(
       R"({"a": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
-          "b": {"dtype": "F16", "shape": [8], "data_offsets": [32, 48]}})", 48);
+          "b": {"dtype": "F16", "shape": [8], "data_offsets": [32, 48]}})",
+      48);
   constexpr uint64_t kSeed = 20251;
   SCOPED_TRACE("seed " + std::to_string(kSeed));
   Rng rng(kSeed);

@@ -54,7 +54,8 @@ std::vector<float> random_logits(Rng& rng, size_t count, double spread) {
 }
 
 // The definition, with a full sort and libm: the set that may be drawn and its weights, most likely first.
-std::vector<std::pair<TokenId, double>> kept_by_definition(const std::vector<float>& logits, const SamplingParams& s) {
+std::vector<std::pair<TokenId, double>> kept_by_definition(const std::vector<float>& logits,
+                                                           const SamplingParams& s) {
   std::vector<TokenId> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](TokenId a, TokenId b) { return logits[a] > logits[b]; });
@@ -118,7 +119,8 @@ TEST(Sampler, MatchesTheDefinition) {
       for (float& x : d.logits) x = std::round(x);
     d.sampling.temperature = static_cast<float>(0.05 + 2 * rng.next_double());
     d.sampling.seed = rng.next();
-    if (rng.below(2) != 0) d.sampling.top_k = static_cast<int32_t>(1 + rng.below(rng.below(2) != 0 ? 20 : 4000));
+    if (rng.below(2) != 0)
+      d.sampling.top_k = static_cast<int32_t>(1 + rng.below(rng.below(2) != 0 ? 20 : 4000));
     if (rng.below(2) != 0) d.sampling.top_p = static_cast<float>(rng.next_double());
     if (rng.below(2) != 0) d.sampling.min_p = static_cast<float>(rng.next_double() * 0.3);
     d.prompt.resize(1 + rng.below(100));

@@ -1,0 +1,210 @@
+// Design I1 at the level of the step runner: logits and tokens of a sequence are the same bits whether it
+// runs alone or with others, in whatever chunks, on any number of threads, in any blocks of the pool.
+#include <gmock/gmock.h>
+
+#include <cstring>
+#include <iostream>
+
+#include "base/rng.h"
+#include "tests/golden/model_under_test.h"
+
+namespace baton {
+namespace {
+
+using testing::EngineSetup;
+using testing::ModelUnderTest;
+using testing::shared_model;
+using testing::slow_tests;
+using testing::smollm2_path;
+
+struct Job {
+  std::vector<TokenId> prompt;
+  int decode = 0;  // tokens to generate
+};
+
+// What one job computed: the tokens and the logits that chose them.
+struct Outcome {
+  std::vector<TokenId> tokens;
+  std::vector<std::vector<float>> logits;
+};
+
+struct Running {
+  worker::Sequence sequence;
+  int32_t computed = 0;
+  const Job* job = nullptr;
+  Outcome outcome;
+  bool done() const { return outcome.tokens.size() == static_cast<size_t>(job->decode); }
+};
+
+struct Schedule {
+  int32_t chunk = 512;    // rows a sequence gets in one step
+  bool together = false;  // all sequences in one batch, else one after the other
+};
+
+// One step of all `active`: each gets up to `chunk` of its missing rows.
+void step(ModelUnderTest& engine, const std::vector<Running*>& active, int32_t chunk) {
+  std::vector<worker::PlannedRows> plan;
+  std::vector<Running*> planned;
+  int32_t room = engine.model().max_rows();
+  for (Running* r : active) {
+    const auto missing = static_cast<int32_t>(r->sequence.tokens.size()) - r->computed;
+    const int32_t rows = std::min({missing, chunk, room});
+    if (rows == 0) continue;
+    plan.push_back({&r->sequence, r->computed, rows, rows == missing, false});
+    planned.push_back(r);
+    room -= rows;
+  }
+  const worker::StepResult result = engine.run(plan);
+  size_t sampled = 0;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    Running& r = *planned[i];
+    r.computed += plan[i].row_count;
+    if (!plan[i].sample) continue;
+    const auto logits = engine.runner().logits(sampled);
+    r.outcome.logits.emplace_back(logits.begin(), logits.end());
+    r.outcome.tokens.push_back(result.sampled[sampled].token.value().token);
+    r.sequence.tokens.push_back(r.outcome.tokens.back());
+    ++sampled;
+  }
+}
+
+std::vector<Outcome> run_jobs(ModelUnderTest& engine, const std::vector<Job>& jobs,
+                              const Schedule& schedule) {
+  std::vector<Running> all(jobs.size());
+  engine.free_all_blocks();
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    all[i].job = &jobs[i];
+    all[i].sequence =
+        engine.make_sequence(jobs[i].prompt, static_cast<int64_t>(jobs[i].prompt.size()) + jobs[i].decode);
+    // Half greedy, half drawn: the draw must not depend on the batch either.
+    all[i].sequence.request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
+    all[i].sequence.request.sampling.seed = 1000 + i;
+  }
+  for (size_t first = 0; first < all.size(); first = schedule.together ? all.size() : first + 1) {
+    while (true) {
+      std::vector<Running*> active;
+      for (size_t i = first; i < (schedule.together ? all.size() : first + 1); ++i)
+        if (!all[i].done()) active.push_back(&all[i]);
+      if (active.empty()) break;
+      step(engine, active, schedule.chunk);
+    }
+  }
+  std::vector<Outcome> outcomes;
+  for (Running& r : all) outcomes.push_back(std::move(r.outcome));
+  return outcomes;
+}
+
+void expect_same_bits(const std::vector<Outcome>& got, const std::vector<Outcome>& want,
+                      const std::string& what) {
+  for (size_t j = 0; j < want.size(); ++j) {
+    EXPECT_EQ(got[j].tokens, want[j].tokens) << what << ", sequence " << j;
+    ASSERT_EQ(got[j].logits.size(), want[j].logits.size());
+    for (size_t s = 0; s < want[j].logits.size(); ++s)
+      ASSERT_EQ(std::memcmp(got[j].logits[s].data(), want[j].logits[s].data(), want[j].logits[s].size() * 4),
+                0)
+          << what << ": logits of sequence " << j << ", token " << s;
+  }
+}
+
+std::vector<Job> make_jobs(const std::vector<int>& lengths, int decode, int64_t vocab) {
+  Rng rng(7);
+  std::vector<Job> jobs;
+  std::vector<TokenId> shared;  // every third prompt begins like the one before it
+  for (const int length : lengths) {
+    Job job;
+    job.decode = decode;
+    if (jobs.size() % 3 == 2)
+      job.prompt.assign(shared.begin(), shared.begin() + std::min<size_t>(shared.size(), length / 2));
+    while (job.prompt.size() < static_cast<size_t>(length))
+      job.prompt.push_back(static_cast<TokenId>(rng.below(vocab)));
+    shared = job.prompt;
+    jobs.push_back(job);
+  }
+  return jobs;
+}
+
+struct Variant {
+  int threads;
+  Schedule schedule;
+  uint64_t block_seed;
+};
+
+void check_grid(const std::string& path, EngineSetup setup, const std::vector<Job>& jobs,
+                const std::vector<Variant>& variants) {
+  auto baseline = ModelUnderTest::open(path, setup);
+  ASSERT_TRUE(baseline.ok()) << baseline.status();
+  const std::vector<Outcome> want = run_jobs(**baseline, jobs, {.chunk = 512, .together = false});
+  baseline->reset();
+  int threads = 0;
+  std::unique_ptr<ModelUnderTest> engine;
+  for (const Variant& v : variants) {
+    if (engine == nullptr || threads != v.threads || setup.block_seed != v.block_seed) {
+      setup.threads = threads = v.threads;
+      setup.block_seed = v.block_seed;
+      engine.reset();
+      auto opened = ModelUnderTest::open(path, setup);
+      ASSERT_TRUE(opened.ok()) << opened.status();
+      engine = std::move(*opened);
+    }
+    const std::string what = std::to_string(v.threads) + " threads, chunks of " +
+                             std::to_string(v.schedule.chunk) +
+                             (v.schedule.together ? ", together" : ", alone");
+    expect_same_bits(run_jobs(*engine, jobs, v.schedule), want, what);
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
+class StoriesGrid : public ::testing::TestWithParam<std::tuple<const char*, kernels::KvType>> {};
+
+TEST_P(StoriesGrid, SameBits) {
+  const std::string path = shared_model("stories260K-f32.gguf");
+  if (path.empty()) GTEST_SKIP() << "shared/models is not here (BATON_SHARED)";
+  EngineSetup setup;
+  setup.device = std::get<0>(GetParam());
+  setup.kv = std::get<1>(GetParam());
+  setup.blocks = 160;
+  const auto jobs = make_jobs({1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300}, 6, 512);
+  std::vector<Variant> variants;
+  for (const int32_t chunk : {1, 7, 64, 512})
+    for (const bool together : {false, true}) variants.push_back({1, {chunk, together}, 31});
+  if (setup.device == "cpu") {
+    for (const int threads : {2, 3})
+      for (const int32_t chunk : {1, 7, 64, 512})
+        variants.push_back({threads, {chunk, true}, uint64_t(threads) * 31});
+  }
+  check_grid(path, setup, jobs, variants);
+}
+
+std::string grid_name(const ::testing::TestParamInfo<StoriesGrid::ParamType>& info) {
+  const std::string kv[] = {"F32", "BF16", "F16"};
+  return std::get<0>(info.param) + kv[static_cast<int>(std::get<1>(info.param))];
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, StoriesGrid,
+                         ::testing::Values(std::tuple{"reference", kernels::KvType::kF32},
+                                           std::tuple{"cpu", kernels::KvType::kF32},
+                                           std::tuple{"cpu", kernels::KvType::kBF16},
+                                           std::tuple{"cpu", kernels::KvType::kF16}),
+                         grid_name);
+
+TEST(SmolLm2Grid, SameBits) {
+  if (smollm2_path().empty()) GTEST_SKIP() << "the default model is not here (BATON_SMOLLM2)";
+  EngineSetup setup;
+  setup.device = "cpu";
+  setup.kv = kernels::KvType::kBF16;
+  const auto jobs = slow_tests() ? make_jobs({1, 15, 16, 17, 63, 64, 65, 130, 255, 256, 257, 600}, 4, 49152)
+                                 : make_jobs({1, 16, 17, 65, 257}, 3, 49152);
+  std::vector<Variant> variants = {
+      {1, {7, true}, 2}, {2, {1, true}, 3}, {2, {64, true}, 3}, {2, {512, false}, 3}, {3, {64, true}, 4}};
+  if (slow_tests()) {
+    for (const int threads : {1, 2, 3})
+      for (const int32_t chunk : {1, 7, 64, 512})
+        variants.push_back({threads, {chunk, true}, uint64_t(threads) * 7});
+  } else {
+    std::cout << "5 prompts, 5 variants (12 and 17 with BATON_SLOW=1)\n";
+  }
+  check_grid(smollm2_path(), setup, jobs, variants);
+}
+
+}  // namespace
+}  // namespace baton
