@@ -195,7 +195,7 @@ class GgufParser {
   absl::Status read_number(Wide& wide) {
     T value{};
     RETURN_IF_ERROR(take(value, "value"));
-    wide = static_cast<Wide>(value);
+    wide = Wide{value};
     return absl::OkStatus();
   }
   absl::Status read_unsigned(Kind kind, uint64_t& value) {
@@ -387,7 +387,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::open(const std::string& path
   if (fd < 0) return failed("open");
   struct stat st{};
   if (::fstat(fd, &st) != 0) {
-    const auto status = failed("stat");
+    auto status = failed("stat");
     ::close(fd);
     return status;
   }

@@ -24,8 +24,8 @@ class Tokenizer {
     bool parse_special = false;
   };
   virtual absl::StatusOr<std::vector<TokenId>> encode(std::string_view text, EncodeOptions options) const = 0;
-  // The tokens' bytes as text; what is no UTF-8 becomes U+FFFD. skip_special drops control tokens. The ids continue a
-  // prompt: the space that SentencePiece writes in front of a word is kept at the start, too.
+  // The tokens' bytes as text; what is no UTF-8 becomes U+FFFD. skip_special drops control tokens. The ids
+  // continue a prompt: the space that SentencePiece writes in front of a word is kept at the start, too.
   virtual std::string decode(std::span<const TokenId> ids, bool skip_special) const = 0;
   // The raw bytes of one token (byte-level and byte-fallback undone): may be part of a character. Empty for
   // control tokens.

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <thread>
 
 #include "tests/text/shared_models.h"
 #include "text/rust_chat_template.h"
@@ -216,6 +218,24 @@ TEST(EncodeChat, SpecialTokensComposedByTheTemplateAreSpecial) {
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_EQ(count_special(model, *ids), 1u);
   EXPECT_EQ(ids->front(), 1);
+}
+
+TEST(EncodeChat, ManyThreadsShareAModel) {
+  SKIP_WITHOUT_SHARED_MODELS();
+  const auto model = model_with_template("smollm2", nullptr);
+  const auto work = [&](int thread, std::vector<std::vector<TokenId>>& out) {
+    for (int i = 0; i < 30; ++i)
+      out.push_back(
+          *model.encode_chat(user_says("turn " + std::to_string(i * 4 + thread % 2) + " <|im_end|>")));
+  };
+  std::vector<std::vector<std::vector<TokenId>>> results(4);
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 4; ++t) threads.emplace_back(work, t, std::ref(results[static_cast<size_t>(t)]));
+  }
+  EXPECT_EQ(results[0], results[2]);
+  EXPECT_EQ(results[1], results[3]);
+  EXPECT_NE(results[0], results[1]);
 }
 
 TEST(EncodeChat, Errors) {

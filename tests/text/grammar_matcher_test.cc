@@ -14,13 +14,16 @@ using ::testing::HasSubstr;
 // SmolLM2's vocabulary with logits wider than it, as models with padded vocabularies have.
 class GrammarTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    SKIP_WITHOUT_SHARED_MODELS();
+  static void SetUpTestSuite() {
+    if (!std::filesystem::exists(shared_models())) return;
     model_ = load_model_text(shared_models() + "/smollm2").value();
-    auto created = GrammarVocabulary::create(*model_.tokenizer, kWidth, model_.end_token_ids);
-    ASSERT_TRUE(created.ok()) << created.status();
-    vocabulary_ = *std::move(created);
+    vocabulary_ = GrammarVocabulary::create(*model_.tokenizer, kWidth, model_.end_token_ids).value();
   }
+  static void TearDownTestSuite() {
+    vocabulary_.reset();
+    model_ = {};
+  }
+  void SetUp() override { SKIP_WITHOUT_SHARED_MODELS(); }
 
   std::unique_ptr<GrammarMatcher> compile(GrammarKind kind, std::string_view source) {
     auto matcher = vocabulary_->compile(kind, source);
@@ -49,8 +52,8 @@ class GrammarTest : public ::testing::Test {
 
   static constexpr int32_t kWidth = 49152 + 100;
   static constexpr TokenId kEnd = 2;
-  ModelText model_;
-  std::unique_ptr<GrammarVocabulary> vocabulary_;
+  static inline ModelText model_;
+  static inline std::unique_ptr<GrammarVocabulary> vocabulary_;
 };
 
 constexpr std::string_view kSchema = R"({"type": "object", "properties": {"name": {"type": "string"},

@@ -25,7 +25,10 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     pub fn new(source: &str, special: &str) -> Result<Self, Failure> {
         if source.len() > MAX_SOURCE {
-            return Err(Failure::exhausted(format!("chat template: {} bytes; at most {MAX_SOURCE}", source.len())));
+            return Err(Failure::exhausted(format!(
+                "chat template: {} bytes; at most {MAX_SOURCE}",
+                source.len()
+            )));
         }
         let special = match serde_json::from_str(special) {
             Ok(Json::Object(map)) => map,
@@ -57,7 +60,9 @@ impl ChatTemplate {
         if !values.get("messages").is_some_and(Json::is_array) {
             return Err(Failure::invalid("chat request: messages: want an array"));
         }
-        for (name, default) in [("tools", Json::Null), ("documents", Json::Null), ("add_generation_prompt", false.into())] {
+        for (name, default) in
+            [("tools", Json::Null), ("documents", Json::Null), ("add_generation_prompt", false.into())]
+        {
             values.entry(name).or_insert(default);
         }
         for (name, value) in &self.special {
@@ -122,14 +127,18 @@ fn described(error: &Error) -> String {
 fn failure(error: Error) -> Failure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(e) = cause {
-        if let Some(message) = e.downcast_ref::<Error>().and_then(|e| e.detail()).and_then(|d| d.strip_prefix(RAISED)) {
+        if let Some(message) =
+            e.downcast_ref::<Error>().and_then(|e| e.detail()).and_then(|d| d.strip_prefix(RAISED))
+        {
             return Failure::invalid(format!("chat template: {message}"));
         }
         cause = e.source();
     }
     match error.kind() {
         ErrorKind::OutOfFuel => Failure::exhausted(format!("chat template: more than {FUEL} instructions")),
-        ErrorKind::WriteFailure => Failure::exhausted(format!("chat template: more than {MAX_OUTPUT} bytes of output")),
+        ErrorKind::WriteFailure => {
+            Failure::exhausted(format!("chat template: more than {MAX_OUTPUT} bytes of output"))
+        }
         _ => Failure::invalid(format!("chat template: {}", described(&error))),
     }
 }
@@ -172,7 +181,6 @@ fn without_generation_tags(source: &str) -> String {
     out + rest
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,7 +191,8 @@ mod tests {
 
     #[test]
     fn defaults_and_special_tokens() {
-        let source = "{{ bos_token }}{{ tools is none }}{{ add_generation_prompt }}{{ eos_token is defined }}";
+        let source =
+            "{{ bos_token }}{{ tools is none }}{{ add_generation_prompt }}{{ eos_token is defined }}";
         assert_eq!(render(source, r#"{"messages": [], "bos_token": "x"}"#).unwrap(), "<s>TrueFalseFalse");
     }
 
@@ -191,8 +200,14 @@ mod tests {
     fn errors() {
         let raised = render("\n{{ raise_exception('no ' ~ 'tools') }}", r#"{"messages": []}"#).unwrap_err();
         assert_eq!(raised.message, "chat template: no tools");
-        assert!(render("{% if %}", r#"{"messages": []}"#).unwrap_err().message.starts_with("chat template: line 1"));
-        assert_eq!(render("x", r#"{"messages": {}}"#).unwrap_err().message, "chat request: messages: want an array");
+        assert!(render("{% if %}", r#"{"messages": []}"#)
+            .unwrap_err()
+            .message
+            .starts_with("chat template: line 1"));
+        assert_eq!(
+            render("x", r#"{"messages": {}}"#).unwrap_err().message,
+            "chat request: messages: want an array"
+        );
         assert!(render("x", "[]").is_err());
         assert!(render("x", "{").unwrap_err().message.starts_with("chat request: EOF"));
     }
@@ -207,7 +222,8 @@ mod tests {
 
     #[test]
     fn time_and_generation_blocks() {
-        let source = "{{ strftime_now('%Y') }}{% for i in [1] %}{%- generation -%} a {%- endgeneration %}{% endfor %}";
+        let source =
+            "{{ strftime_now('%Y') }}{% for i in [1] %}{%- generation -%} a {%- endgeneration %}{% endfor %}";
         assert_eq!(render(source, r#"{"messages": []}"#).unwrap(), "1970a");
     }
 

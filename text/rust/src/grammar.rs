@@ -102,7 +102,11 @@ impl GrammarMatcher {
     /// Bit i of the mask: token i may come next. After the end only the end tokens are left.
     pub fn mask(&mut self, out: &mut [u32]) -> Result<(), Failure> {
         if out.len() != self.words {
-            return Err(Failure::invalid(format!("grammar: a mask of {} words; want {}", out.len(), self.words)));
+            return Err(Failure::invalid(format!(
+                "grammar: a mask of {} words; want {}",
+                out.len(),
+                self.words
+            )));
         }
         let mask = self.matcher.compute_mask_or_eos().map_err(step_failed)?;
         out.copy_from_slice(&mask.as_slice()[..self.words]);

@@ -87,14 +87,22 @@ pub unsafe extern "C" fn baton_buffer_free(buffer: Buffer) {
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_tokenizer_from_json(json: Bytes, out: *mut *mut TextTokenizer, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_tokenizer_from_json(
+    json: Bytes,
+    out: *mut *mut TextTokenizer,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || give(out, TextTokenizer::from_json(json.text("tokenizer.json")?)?))
 }
 
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_tokenizer_from_gguf(spec: *const GgufSpec, out: *mut *mut TextTokenizer, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_tokenizer_from_gguf(
+    spec: *const GgufSpec,
+    out: *mut *mut TextTokenizer,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || give(out, TextTokenizer::from_gguf(&(*spec).vocabulary()?)?))
 }
 
@@ -108,7 +116,11 @@ pub unsafe extern "C" fn baton_tokenizer_free(tokenizer: *mut TextTokenizer) {
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_tokenizer_entries(tokenizer: *const TextTokenizer, out: *mut Buffer, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_tokenizer_entries(
+    tokenizer: *const TextTokenizer,
+    out: *mut Buffer,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || {
         let mut bytes = Vec::new();
         for entry in &(*tokenizer).entries {
@@ -143,8 +155,15 @@ pub unsafe extern "C" fn baton_tokenizer_encode(
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_template_new(source: Bytes, special: Bytes, out: *mut *mut ChatTemplate, error: *mut Buffer) -> i32 {
-    guarded(error, || give(out, ChatTemplate::new(source.text("chat template")?, special.text("special tokens")?)?))
+pub unsafe extern "C" fn baton_template_new(
+    source: Bytes,
+    special: Bytes,
+    out: *mut *mut ChatTemplate,
+    error: *mut Buffer,
+) -> i32 {
+    guarded(error, || {
+        give(out, ChatTemplate::new(source.text("chat template")?, special.text("special tokens")?)?)
+    })
 }
 
 /// # Safety
@@ -219,13 +238,19 @@ pub unsafe extern "C" fn baton_matcher_new(
     out: *mut *mut GrammarMatcher,
     error: *mut Buffer,
 ) -> i32 {
-    guarded(error, || give(out, (*vocabulary).compile(kind.text("grammar kind")?, source.text("grammar")?, &*limits)?))
+    guarded(error, || {
+        give(out, (*vocabulary).compile(kind.text("grammar kind")?, source.text("grammar")?, &*limits)?)
+    })
 }
 
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_matcher_copy(matcher: *const GrammarMatcher, out: *mut *mut GrammarMatcher, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_matcher_copy(
+    matcher: *const GrammarMatcher,
+    out: *mut *mut GrammarMatcher,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || give(out, (*matcher).copy()))
 }
 
@@ -239,7 +264,12 @@ pub unsafe extern "C" fn baton_matcher_free(matcher: *mut GrammarMatcher) {
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_matcher_mask(matcher: *mut GrammarMatcher, words: *mut u32, count: usize, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_matcher_mask(
+    matcher: *mut GrammarMatcher,
+    words: *mut u32,
+    count: usize,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || {
         let out = if count == 0 { &mut [][..] } else { std::slice::from_raw_parts_mut(words, count) };
         (*matcher).mask(out)
@@ -249,7 +279,12 @@ pub unsafe extern "C" fn baton_matcher_mask(matcher: *mut GrammarMatcher, words:
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_matcher_accept(matcher: *mut GrammarMatcher, id: u32, taken: *mut i32, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_matcher_accept(
+    matcher: *mut GrammarMatcher,
+    id: u32,
+    taken: *mut i32,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || {
         *taken = (*matcher).accept(id)? as i32;
         Ok(())
@@ -259,7 +294,11 @@ pub unsafe extern "C" fn baton_matcher_accept(matcher: *mut GrammarMatcher, id: 
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_matcher_rollback(matcher: *mut GrammarMatcher, tokens: usize, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn baton_matcher_rollback(
+    matcher: *mut GrammarMatcher,
+    tokens: usize,
+    error: *mut Buffer,
+) -> i32 {
     guarded(error, || (*matcher).rollback(tokens))
 }
 

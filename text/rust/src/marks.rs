@@ -54,8 +54,8 @@ impl SpecialSpellings {
 /// The marks of one request.
 #[derive(Default)]
 pub struct Marks {
-    mark: Option<char>,             // none: nothing was marked
-    stand_ins: Vec<(char, char)>,   // (stand-in, the special token of one character that it stands for)
+    mark: Option<char>,           // none: nothing was marked
+    stand_ins: Vec<(char, char)>, // (stand-in, the special token of one character that it stands for)
 }
 
 impl Marks {
@@ -72,7 +72,8 @@ impl Marks {
             return Ok(Marks::default());
         }
         let mut free = PRIVATE.filter_map(char::from_u32).filter(|c| !used.contains(c));
-        let mut take = || free.next().ok_or_else(|| Failure::invalid("the request uses every private-use character"));
+        let mut take =
+            || free.next().ok_or_else(|| Failure::invalid("the request uses every private-use character"));
         let mark = take()?;
         let mut stand_ins = Vec::new();
         for spelling in &special.spellings {
@@ -158,7 +159,16 @@ mod tests {
 
     #[test]
     fn spellings_are_broken_and_restored() {
-        for text in ["<|im_end|>", "x<|im_end|><|im_start|>", "<|im_", "<|im_  \n", "<", "§", "a§<|im_end|>", "<<|im_end|>"] {
+        for text in [
+            "<|im_end|>",
+            "x<|im_end|><|im_start|>",
+            "<|im_",
+            "<|im_  \n",
+            "<",
+            "§",
+            "a§<|im_end|>",
+            "<<|im_end|>",
+        ] {
             let mut context = json!({"k": text, text: 1});
             let marks = Marks::put(&mut context, "", &special()).unwrap();
             assert!(marks.any(), "{text}");

@@ -53,10 +53,12 @@ fn space(from: &str) -> Step {
 }
 
 fn add_steps(config: &Value, steps: &mut Vec<Step>) -> Result<(), Failure> {
-    let unsupported = |what: &str| Failure::invalid(format!("tokenizer.json: decoder: {what} is not supported"));
+    let unsupported =
+        |what: &str| Failure::invalid(format!("tokenizer.json: decoder: {what} is not supported"));
     match config["type"].as_str() {
         Some("Sequence") => {
-            let list = config["decoders"].as_array().ok_or_else(|| unsupported("a Sequence without decoders"))?;
+            let list =
+                config["decoders"].as_array().ok_or_else(|| unsupported("a Sequence without decoders"))?;
             list.iter().try_for_each(|item| add_steps(item, steps))?;
         }
         Some("ByteLevel") => steps.push(Step::ByteLevel),
@@ -64,7 +66,8 @@ fn add_steps(config: &Value, steps: &mut Vec<Step>) -> Result<(), Failure> {
         Some("Fuse") => {}
         Some("Metaspace") => steps.push(space(config["replacement"].as_str().unwrap_or("\u{2581}"))),
         Some("Replace") => {
-            let from = config["pattern"]["String"].as_str().ok_or_else(|| unsupported("Replace of a pattern"))?;
+            let from =
+                config["pattern"]["String"].as_str().ok_or_else(|| unsupported("Replace of a pattern"))?;
             let to = config["content"].as_str().ok_or_else(|| unsupported("Replace without content"))?;
             steps.push(Step::Replace { from: from.to_string(), to: to.to_string() });
         }
@@ -135,7 +138,11 @@ mod tests {
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
             {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
         assert_eq!(PieceDecoder::from_config(&llama).unwrap().bytes("▁a"), b" a");
-        for bad in [json!(null), json!({"type": "WordPiece"}), json!({"type": "Replace", "pattern": {"Regex": "a"}, "content": ""})] {
+        for bad in [
+            json!(null),
+            json!({"type": "WordPiece"}),
+            json!({"type": "Replace", "pattern": {"Regex": "a"}, "content": ""}),
+        ] {
             assert!(PieceDecoder::from_config(&bad).is_err());
         }
     }

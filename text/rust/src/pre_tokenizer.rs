@@ -46,13 +46,21 @@ pub struct PreKind {
     pub adds_bos: bool,          // unless the file says otherwise
 }
 
-const PLAIN: PreKind =
-    PreKind { splits: &[], digits_alone: false, gpt2: false, nfc: false, whole_words_first: false, adds_bos: false };
+const PLAIN: PreKind = PreKind {
+    splits: &[],
+    digits_alone: false,
+    gpt2: false,
+    nfc: false,
+    whole_words_first: false,
+    adds_bos: false,
+};
 
 pub fn pre_kind(name: &str) -> Result<PreKind, Failure> {
     Ok(match name {
         "default" => PreKind { splits: DEFAULT, ..PLAIN },
-        "gpt-2" | "phi-2" | "roberta-bpe" | "mpt" | "olmo" | "jais" | "exaone4" => PreKind { gpt2: true, ..PLAIN },
+        "gpt-2" | "phi-2" | "roberta-bpe" | "mpt" | "olmo" | "jais" | "exaone4" => {
+            PreKind { gpt2: true, ..PLAIN }
+        }
         "starcoder" | "refact" | "smollm" | "codeshell" | "exaone" | "minerva-7b" => {
             PreKind { digits_alone: true, gpt2: true, ..PLAIN }
         }

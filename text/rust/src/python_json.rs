@@ -19,7 +19,8 @@ pub fn tojson(value: Value, arguments: Rest<Value>) -> Result<Value, Error> {
         return Err(Error::from(ErrorKind::TooManyArguments));
     }
     let named = |place: usize, name: &str| -> Result<Option<Value>, Error> {
-        let given = if kwargs.has(name) { Some(kwargs.get::<Value>(name)?) } else { positional.get(place).cloned() };
+        let given =
+            if kwargs.has(name) { Some(kwargs.get::<Value>(name)?) } else { positional.get(place).cloned() };
         Ok(given.filter(|v| !v.is_none() && !v.is_undefined()))
     };
     let ensure_ascii = named(0, "ensure_ascii")?.is_some_and(|v| v.is_true());
@@ -68,10 +69,13 @@ fn dump(value: &Value, style: &Style, depth: usize, out: &mut String) -> Result<
         ValueKind::String => string(value.as_str().unwrap_or_default(), style.ensure_ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter()?.collect::<Vec<_>>();
-            list(style, depth, ('[', ']'), items.len(), out, |i, out| dump(&items[i], style, depth + 1, out))?;
+            list(style, depth, ('[', ']'), items.len(), out, |i, out| {
+                dump(&items[i], style, depth + 1, out)
+            })?;
         }
         ValueKind::Map => {
-            let mut keys = value.try_iter()?.map(|k| Ok((key_text(&k)?, k))).collect::<Result<Vec<_>, Error>>()?;
+            let mut keys =
+                value.try_iter()?.map(|k| Ok((key_text(&k)?, k))).collect::<Result<Vec<_>, Error>>()?;
             if style.sort_keys {
                 keys.sort_by(|a, b| a.0.cmp(&b.0));
             }
@@ -195,9 +199,17 @@ mod tests {
     #[test]
     fn floats_as_python() {
         for (x, want) in [
-            (1.0, "1.0"), (0.1, "0.1"), (1e16, "1e+16"), (1e15, "1000000000000000.0"), (1.5e-5, "1.5e-05"),
-            (0.0001, "0.0001"), (-0.0, "-0.0"), (1.7976931348623157e308, "1.7976931348623157e+308"), (12.5, "12.5"),
-            (5e-324, "5e-324"), (123456789.125, "123456789.125"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e16, "1e+16"),
+            (1e15, "1000000000000000.0"),
+            (1.5e-5, "1.5e-05"),
+            (0.0001, "0.0001"),
+            (-0.0, "-0.0"),
+            (1.7976931348623157e308, "1.7976931348623157e+308"),
+            (12.5, "12.5"),
+            (5e-324, "5e-324"),
+            (123456789.125, "123456789.125"),
         ] {
             assert_eq!(python_float(x), want);
         }
@@ -205,7 +217,10 @@ mod tests {
 
     #[test]
     fn shapes() {
-        assert_eq!(render("{{ {'a': [1, 2.0, none, true], 'b': {}}|tojson }}"), r#"{"a": [1, 2.0, null, true], "b": {}}"#);
+        assert_eq!(
+            render("{{ {'a': [1, 2.0, none, true], 'b': {}}|tojson }}"),
+            r#"{"a": [1, 2.0, null, true], "b": {}}"#
+        );
         assert_eq!(render("{{ {'b': 1, 'a': []}|tojson(sort_keys=true) }}"), r#"{"a": [], "b": 1}"#);
         assert_eq!(render("{{ {'a': [1, {}]}|tojson(indent=2) }}"), "{\n  \"a\": [\n    1,\n    {}\n  ]\n}");
         assert_eq!(render("{{ [1, 2]|tojson(separators=(',', ':')) }}"), "[1,2]");

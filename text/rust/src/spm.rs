@@ -95,7 +95,10 @@ impl Spm {
     fn merge(&self, text: &str, symbols: &mut [Symbol], pair: Pair, queue: &mut BinaryHeap<Pair>) {
         let (left, right) = (pair.left, pair.right);
         let gone = |s: &Symbol| s.start == s.end;
-        if gone(&symbols[left]) || gone(&symbols[right]) || symbols[right].end - symbols[left].start != pair.size {
+        if gone(&symbols[left])
+            || gone(&symbols[right])
+            || symbols[right].end - symbols[left].start != pair.size
+        {
             return;
         }
         symbols[left].end = symbols[right].end;

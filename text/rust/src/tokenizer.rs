@@ -39,7 +39,7 @@ pub struct TextTokenizer {
 
 enum Engine {
     Crate(Box<CrateEngine>),
-    Spm(SpmEngine),
+    Spm(Box<SpmEngine>),
 }
 
 /// The crate's tokenizer. Its added vocabulary exists twice, since whether special tokens are looked for is a
@@ -115,7 +115,10 @@ impl TextTokenizer {
         let vocabulary = tokenizer.get_vocab(true);
         let size = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
         if size > MAX_VOCABULARY {
-            return Err(Failure::invalid(format!("tokenizer.json: token id {} (at most {MAX_VOCABULARY})", size - 1)));
+            return Err(Failure::invalid(format!(
+                "tokenizer.json: token id {} (at most {MAX_VOCABULARY})",
+                size - 1
+            )));
         }
         let mut entries = vec![Entry::default(); size];
         for (piece, id) in vocabulary {
@@ -148,7 +151,8 @@ impl TextTokenizer {
         for (id, token) in v.tokens.iter().enumerate() {
             ids.entry(token.to_string()).or_insert(id as u32);
         }
-        let merges = v.merges.iter().enumerate().map(|(i, m)| split_merge(i, m)).collect::<Result<Vec<_>, _>>()?;
+        let merges =
+            v.merges.iter().enumerate().map(|(i, m)| split_merge(i, m)).collect::<Result<Vec<_>, _>>()?;
         let model = BPE::builder()
             .vocab_and_merges(ids.into_iter().collect::<ahash::AHashMap<_, _>>(), merges)
             .ignore_merges(kind.whole_words_first)
@@ -176,7 +180,12 @@ impl TextTokenizer {
             .collect();
         let engine = Engine::Crate(Box::new(CrateEngine::new(tokenizer)));
         let add_bos = v.add_bos.unwrap_or(kind.adds_bos);
-        Self::finish(engine, entries, required(v.bos, add_bos, "bos")?, required(v.eos, v.add_eos == Some(true), "eos")?)
+        Self::finish(
+            engine,
+            entries,
+            required(v.bos, add_bos, "bos")?,
+            required(v.eos, v.add_eos == Some(true), "eos")?,
+        )
     }
 
     fn sentence_piece(v: &GgufVocabulary) -> Result<Self, Failure> {
@@ -194,7 +203,8 @@ impl TextTokenizer {
         let mut entries = Vec::with_capacity(v.tokens.len());
         let decoder = PieceDecoder::sentence_piece();
         for (id, &token) in v.tokens.iter().enumerate() {
-            let mut entry = Entry { piece: token.to_string(), bytes: decoder.bytes(token), special: v.is_special(id) };
+            let mut entry =
+                Entry { piece: token.to_string(), bytes: decoder.bytes(token), special: v.is_special(id) };
             match v.kind(id) {
                 CONTROL | UNKNOWN => {
                     entry.bytes.clear();
@@ -202,7 +212,9 @@ impl TextTokenizer {
                 }
                 BYTE => {
                     let [byte] = entry.bytes[..] else {
-                        return Err(Failure::invalid(format!("tokenizer.ggml.tokens: byte token {id} is {token:?}")));
+                        return Err(Failure::invalid(format!(
+                            "tokenizer.ggml.tokens: byte token {id} is {token:?}"
+                        )));
                     };
                     bytes[byte as usize] = Some(id as u32);
                 }
@@ -217,18 +229,29 @@ impl TextTokenizer {
             }
             entries.push(entry);
         }
-        let not_empty = |tokens: Vec<(String, u32)>| tokens.into_iter().filter(|(t, _)| !t.is_empty()).collect();
-        let engine = Engine::Spm(SpmEngine {
+        let not_empty =
+            |tokens: Vec<(String, u32)>| tokens.into_iter().filter(|(t, _)| !t.is_empty()).collect();
+        let engine = Engine::Spm(Box::new(SpmEngine {
             model: Spm::new(pieces, bytes, v.unknown)?,
             always: Finder::new(not_empty(user_defined))?,
             all: Finder::new(not_empty(all))?,
             add_space_prefix: v.add_space_prefix.unwrap_or(true),
-        });
+        }));
         let add_bos = v.add_bos.unwrap_or(true);
-        Self::finish(engine, entries, required(v.bos, add_bos, "bos")?, required(v.eos, v.add_eos == Some(true), "eos")?)
+        Self::finish(
+            engine,
+            entries,
+            required(v.bos, add_bos, "bos")?,
+            required(v.eos, v.add_eos == Some(true), "eos")?,
+        )
     }
 
-    fn finish(engine: Engine, entries: Vec<Entry>, bos: Option<u32>, eos: Option<u32>) -> Result<Self, Failure> {
+    fn finish(
+        engine: Engine,
+        entries: Vec<Entry>,
+        bos: Option<u32>,
+        eos: Option<u32>,
+    ) -> Result<Self, Failure> {
         let mut seen = HashSet::new();
         let spellings = entries
             .iter()
@@ -273,7 +296,9 @@ fn split_merge(index: usize, merge: &str) -> Result<(String, String), Failure> {
     let space = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
     match space {
         Some(at) => Ok((merge[..at].to_string(), merge[at + 1..].to_string())),
-        None => Err(Failure::invalid(format!("tokenizer.ggml.merges: merge {index} is {merge:?}; want two pieces"))),
+        None => Err(Failure::invalid(format!(
+            "tokenizer.ggml.merges: merge {index} is {merge:?}; want two pieces"
+        ))),
     }
 }
 
