@@ -90,10 +90,10 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
                    .model_hash = file->hash(),
                    .numerics_id = backend->numerics_id()};
   ASSIGN_OR_RETURN(plane, transport::make_ucx_data_plane(data));
-  RETURN_IF_ERROR(backend->attach_kv(plane->pool(), g));
   ASSIGN_OR_RETURN(model, worker::LlamaModel::create(
                               file->spec(), file->weights(), *backend,
                               {.max_rows = pool.max_batch_tokens, .max_positions = context_tokens()}));
+  RETURN_IF_ERROR(backend->attach_kv(plane->pool(), g));
   runner = std::make_unique<worker::ModelRunner>(*model, clock);
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
   ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
