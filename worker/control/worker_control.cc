@@ -12,6 +12,7 @@ namespace {
 
 // A burst of submits and one report per step; a box this full means that the thread stands still.
 constexpr size_t kMailboxCapacity = 65536;
+constexpr size_t kBlocksPerReport = 50'000;  // 800 KB
 
 RequestId request_of(const WorkerMessage& message) {
   if (const auto* m = std::get_if<SubmitReply>(&message)) return m->request;
@@ -37,10 +38,11 @@ absl::StatusOr<std::unique_ptr<WorkerControl>> WorkerControl::start(const Worker
   transport::ControlServerOptions server;
   server.listen = options.listen;
   server.security = options.security;
-  ASSIGN_OR_RETURN(control->server_, transport::ControlServer::start(
-                                         server, options.worker, [self](transport::ControlServerEvent e) {
-                                           return self->mailbox_.post(std::move(e));
-                                         }));
+  ASSIGN_OR_RETURN(control->server_,
+                   transport::ControlServer::start(
+                       server, options.worker,
+                       [self](transport::ControlServerEvent e) { return self->mailbox_.post(std::move(e)); },
+                       [self](const CoordinatorHello& hello) { return self->admit(hello); }));
   ASSIGN_OR_RETURN(control->membership_,
                    transport::MembershipClient::create(
                        options.join, options.security, control->server_->worker(),
@@ -64,6 +66,7 @@ void WorkerControl::run(std::stop_token stop) {
     mailbox_.drain(events);
     for (Event& event : events) std::visit([&](auto& e) { on(e, now); }, event);
     events.clear();
+    post_waiting();
     check_silence(now);
     server_->tick(now);
     Instant next = now + timers::kHeartbeat;
@@ -80,27 +83,57 @@ void WorkerControl::on(const transport::ControlServerEvent& event, Instant now) 
     coordinators_.at(found->second).heard = now;
     return on_said(std::string(found->second), said->stream, said->message);
   }
-  const auto& closed = std::get<transport::CoordinatorClosed>(event);
-  const auto found = by_stream_.find(closed.stream);
-  if (found == by_stream_.end()) return;
-  Coordinator& coordinator = coordinators_.at(found->second);
-  coordinator.connected = false;
-  coordinator.heard = now;
-  log_info("coordinator stream closed", {{"coordinator", found->second}, {"why", closed.why.ToString()}});
-  by_stream_.erase(found);
+  on_closed(std::get<transport::CoordinatorClosed>(event), now);
+}
+
+// Requests of all coordinators share one prefix cache, so these must agree on what its hashes mean. A
+// coordinator with another key is welcome when nobody else is there: then the old key's blocks are of no use
+// to anybody. Thread: gRPC.
+absl::Status WorkerControl::admit(const CoordinatorHello& hello) {
+  std::lock_guard lock(admission_mutex_);
+  const bool alone = admitted_.empty() || (admitted_.size() == 1 && admitted_.contains(hello.coordinator_id));
+  if (!alone && hello.hash_key != hash_key_)
+    return absl::FailedPreconditionError("another coordinator with another hash key is connected");
+  hash_key_ = hello.hash_key;
+  admitted_.insert(hello.coordinator_id);
+  return absl::OkStatus();
 }
 
 void WorkerControl::on_opened(const transport::CoordinatorOpened& opened, Instant now) {
   Coordinator& coordinator = coordinators_[opened.hello.coordinator_id];
-  release_all(coordinator);
+  abandon_requests(coordinator);
   by_stream_.erase(coordinator.stream);
   coordinator.stream = opened.stream;
   coordinator.connected = true;
   coordinator.heard = now;
   by_stream_[opened.stream] = opened.hello.coordinator_id;
+  {
+    std::lock_guard lock(admission_mutex_);  // again: the close of its older stream may have come in between
+    admitted_.insert(opened.hello.coordinator_id);
+  }
+  if (opened.hello.hash_key != engine_key_) cached_.clear();
+  engine_key_ = opened.hello.hash_key;
   post(SetHashKey{opened.hello.hash_key});
+  send_cached_blocks(opened.stream);
   log_info("coordinator stream opened",
            {{"coordinator", opened.hello.coordinator_id}, {"term", opened.hello.term}});
+}
+
+void WorkerControl::on_closed(const transport::CoordinatorClosed& closed, Instant now) {
+  const auto found = by_stream_.find(closed.stream);
+  if (found == by_stream_.end()) return;
+  const std::string id = found->second;
+  Coordinator& coordinator = coordinators_.at(id);
+  coordinator.heard = now;
+  disconnected(id, coordinator);
+  log_info("coordinator stream closed", {{"coordinator", id}, {"why", closed.why.ToString()}});
+}
+
+void WorkerControl::disconnected(const std::string& id, Coordinator& coordinator) {
+  by_stream_.erase(coordinator.stream);
+  coordinator.connected = false;
+  std::lock_guard lock(admission_mutex_);
+  admitted_.erase(id);
 }
 
 void WorkerControl::on_said(const std::string& coordinator, transport::StreamId stream,
@@ -128,10 +161,10 @@ void WorkerControl::on_submit(const std::string& coordinator, const Submit& subm
     server_->send(coordinators_.at(coordinator).stream,
                   SubmitReply{.request = id, .leg = submit.leg, .reason = reason, .detail = detail});
   };
-  if (const auto owner = owners_.find(id); owner != owners_.end() && owner->second != coordinator)
-    return refuse(RefuseReason::kInvalid, "this request id belongs to another coordinator");
+  // Also a second Submit of the same coordinator: the engine's Released would be taken for the new one's.
+  if (owners_.contains(id)) return refuse(RefuseReason::kInvalid, "the request is here already");
   if (draining_) return refuse(RefuseReason::kDraining, "this worker drains");
-  if (!parts_.engine.post(CoordinatorMessage(submit)))
+  if (!waiting_.empty() || !parts_.engine.post(CoordinatorMessage(submit)))
     return refuse(RefuseReason::kOverloaded, "the engine's mailbox is full");
   owners_[id] = coordinator;
   coordinators_.at(coordinator).requests.insert(id);
@@ -145,7 +178,6 @@ void WorkerControl::on_release(const std::string& coordinator, const Release& re
 
 void WorkerControl::on(const transport::MembershipEvent& event, Instant) {
   if (const auto* joined = std::get_if<transport::Joined>(&event)) {
-    post(SetHashKey{joined->accepted.hash_key});
     log_info("joined", {{"coordinator", joined->accepted.coordinator_id}, {"term", joined->accepted.term}});
   } else if (const auto* failed = std::get_if<transport::JoinFailed>(&event)) {
     log_warn("join failed", {{"why", failed->why.ToString()}});
@@ -161,19 +193,41 @@ void WorkerControl::on(const transport::MembershipEvent& event, Instant) {
 void WorkerControl::on(Published& published, Instant) {
   for (const WorkerMessage& message : published.messages) {
     if (const auto* report = std::get_if<StepReport>(&message)) {
+      note_blocks(*report);
       send_step(*report);
       continue;
     }
     const RequestId request = request_of(message);
     send_to_owner(request, message);
     const auto* reply = std::get_if<SubmitReply>(&message);
-    if (std::holds_alternative<Released>(message) || (reply && !reply->accepted)) {
-      if (const auto owner = owners_.find(request); owner != owners_.end()) {
-        coordinators_.at(owner->second).requests.erase(request);
-        owners_.erase(owner);
-      }
-    }
+    if (std::holds_alternative<Released>(message) || (reply && !reply->accepted)) forget(request);
   }
+}
+
+void WorkerControl::forget(RequestId request) {
+  const auto owner = owners_.find(request);
+  if (owner == owners_.end()) return;
+  if (const auto found = coordinators_.find(owner->second); found != coordinators_.end())
+    found->second.requests.erase(request);
+  owners_.erase(owner);
+}
+
+void WorkerControl::note_blocks(const StepReport& report) {
+  cached_.insert(report.blocks_stored.begin(), report.blocks_stored.end());
+  for (const BlockHash& hash : report.blocks_evicted) cached_.erase(hash);
+  last_step_ = std::max(last_step_, report.step);
+}
+
+// A coordinator that comes later sees the same prefix index as those that heard every step.
+void WorkerControl::send_cached_blocks(transport::StreamId stream) {
+  StepReport report{.step = last_step_, .load = parts_.engine_status().load};
+  for (const BlockHash& hash : cached_) {
+    report.blocks_stored.push_back(hash);
+    if (report.blocks_stored.size() < kBlocksPerReport) continue;
+    server_->send(stream, report);
+    report.blocks_stored.clear();
+  }
+  if (!report.blocks_stored.empty()) server_->send(stream, report);
 }
 
 // Blocks and load are everybody's business, tokens their owner's.
@@ -222,29 +276,44 @@ void WorkerControl::send_all(const WorkerMessage& message) {
 void WorkerControl::send_to_owner(RequestId request, const WorkerMessage& message) {
   const auto owner = owners_.find(request);
   if (owner == owners_.end()) return;
-  if (const Coordinator& c = coordinators_.at(owner->second); c.connected) server_->send(c.stream, message);
+  const auto found = coordinators_.find(owner->second);
+  if (found != coordinators_.end() && found->second.connected) server_->send(found->second.stream, message);
 }
 
+// What must not be lost waits for room. It cannot grow for long: submits are refused meanwhile.
 void WorkerControl::post(EngineCommand command) {
-  BATON_CHECK(parts_.engine.post(std::move(command)) || parts_.engine.closed(),
-              "the engine thread stands still");
+  if (waiting_.empty() && parts_.engine.post(command)) return;
+  waiting_.push_back(std::move(command));
 }
 
-void WorkerControl::release_all(Coordinator& coordinator) {
-  for (const RequestId request : coordinator.requests) post(CoordinatorMessage(Release{request}));
+void WorkerControl::post_waiting() {
+  while (!waiting_.empty() && parts_.engine.post(waiting_.front())) waiting_.pop_front();
 }
 
-// A coordinator that says nothing (not even a ping) has gone, whatever its socket pretends.
+// Nobody hears of them any more; they are remembered until the engine says Released.
+void WorkerControl::abandon_requests(Coordinator& coordinator) {
+  for (const RequestId request : coordinator.requests) {
+    owners_[request].clear();
+    post(CoordinatorMessage(Release{request}));
+  }
+  coordinator.requests.clear();
+}
+
+// A coordinator that says nothing (not even a ping) has gone, whatever its socket pretends. When this thread
+// comes late, what coordinators said meanwhile may lie unread: that time does not count.
 void WorkerControl::check_silence(Instant now) {
+  const Duration late = now - last_turn_ - Duration(timers::kHeartbeat);
+  const bool stalled = last_turn_ != Instant() && late >= timers::kHeartbeat;
+  last_turn_ = now;
   for (auto& [id, coordinator] : coordinators_) {
+    if (stalled) coordinator.heard = std::min(now, coordinator.heard + late);
     if (now - coordinator.heard < timers::kDead) continue;
     if (coordinator.connected) {
       server_->close(coordinator.stream, absl::DeadlineExceededError("nothing heard from the coordinator"));
-      by_stream_.erase(coordinator.stream);
-      coordinator.connected = false;
+      disconnected(id, coordinator);
       log_warn("coordinator silent: its stream is closed", {{"coordinator", id}});
     }
-    release_all(coordinator);
+    abandon_requests(coordinator);
   }
   std::erase_if(coordinators_,
                 [](const auto& c) { return !c.second.connected && c.second.requests.empty(); });

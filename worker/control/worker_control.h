@@ -1,14 +1,17 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <stop_token>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "base/clock.h"
 #include "base/mailbox.h"
 #include "transport/rpc/control_server.h"
@@ -36,10 +39,14 @@ struct WorkerControlParts {
 
 // Between the coordinators and the engine. Each request belongs to the coordinator that submitted it: only
 // that one hears of it and may release it. A coordinator that comes back on a new stream starts clean: what
-// it had here is released. Thread: run() is the control thread and owns all state; publish(), on_peer(),
-// begin_drain(): any. Owns the control server and the membership client. Errors: start() when a port or
-// certificate is no good; a stream that misbehaves is closed; a full engine mailbox refuses the submit
-// (kOverloaded).
+// it had here is released, and it is told first which blocks are cached. One that is gone, or silent for
+// timers::kDead, has its requests released; silence counts only while this process listens. Coordinators that
+// are connected at the same time must share one hash key.
+//
+// Thread: run() is the control thread and owns all state; publish(), on_peer(), begin_drain(): any. Owns the
+// control server and the membership client. Errors: start() when a port or certificate is no good; a stream
+// that misbehaves is closed; a full engine mailbox refuses the submit (kOverloaded), everything else waits
+// here for room.
 class WorkerControl {
  public:
   static absl::StatusOr<std::unique_ptr<WorkerControl>> start(const WorkerControlOptions& options,
@@ -73,20 +80,27 @@ class WorkerControl {
 
   explicit WorkerControl(const WorkerControlParts& parts);
 
+  absl::Status admit(const CoordinatorHello& hello);
   void on(const transport::ControlServerEvent& event, Instant now);
   void on(const transport::MembershipEvent& event, Instant now);
   void on(Published& published, Instant now);
   void on(const PeerReport& report, Instant now);
   void on(const Drain&, Instant now);
   void on_opened(const transport::CoordinatorOpened& opened, Instant now);
+  void on_closed(const transport::CoordinatorClosed& closed, Instant now);
+  void disconnected(const std::string& id, Coordinator& coordinator);
   void on_said(const std::string& coordinator, transport::StreamId stream, const CoordinatorMessage& message);
   void on_submit(const std::string& coordinator, const Submit& submit);
   void on_release(const std::string& coordinator, const Release& release);
   void send_step(const StepReport& report);
+  void note_blocks(const StepReport& report);
+  void send_cached_blocks(transport::StreamId stream);
   void send_all(const WorkerMessage& message);
   void send_to_owner(RequestId request, const WorkerMessage& message);
   void post(EngineCommand command);
-  void release_all(Coordinator& coordinator);
+  void post_waiting();
+  void abandon_requests(Coordinator& coordinator);
+  void forget(RequestId request);
   void check_silence(Instant now);
 
   const WorkerControlParts parts_;
@@ -95,8 +109,17 @@ class WorkerControl {
   std::unique_ptr<transport::MembershipClient> membership_;
   std::map<std::string, Coordinator> coordinators_;       // by id
   std::map<transport::StreamId, std::string> by_stream_;  // the coordinator of each open stream
-  std::map<RequestId, std::string> owners_;               // of every request that is not Released
+  std::map<RequestId, std::string> owners_;  // of every request that is not Released; "" = nobody
+  std::deque<EngineCommand> waiting_;        // for room in the engine's mailbox
+  absl::flat_hash_set<BlockHash> cached_;    // stored and not evicted, under the current key
+  HashKey engine_key_;                       // the key of `cached_`
+  StepId last_step_;
+  Instant last_turn_{};
   bool draining_ = false;
+
+  std::mutex admission_mutex_;
+  HashKey hash_key_;
+  std::set<std::string> admitted_;  // ids of connected coordinators
 };
 
 }  // namespace baton::worker
