@@ -1,5 +1,6 @@
 #include "benchmarks/micro/synthetic_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -41,7 +42,10 @@ std::vector<std::byte> random_weights(DType type, int64_t rows, int64_t cols) {
     }
     return out;
   }
-  for (std::byte& b : out) b = static_cast<std::byte>(random());
+  for (size_t i = 0; i < out.size(); i += 8) {
+    const uint64_t word = random();
+    std::memcpy(out.data() + i, &word, std::min<size_t>(8, out.size() - i));
+  }
   const int size = traits_of(type).bytes;
   const bool late = type == DType::kQ6_K || type == DType::kQ2_K;  // the scale stands at the block's end
   for (size_t block = 0; block < out.size(); block += size) {
@@ -72,7 +76,7 @@ SyntheticModel::SyntheticModel(const Shape& shape, int threads, int max_rows)
   const kernels::KvGeometry geometry = {shape.layers,           shape.kv_heads,
                                         shape.head_dim,         kBlockTokens,
                                         kernels::KvType::kBF16, kMaxSequences * kContext / kBlockTokens};
-  pool_ = std::make_unique<std::byte[]>(geometry.pool_bytes());
+  pool_ = std::make_unique_for_overwrite<std::byte[]>(geometry.pool_bytes());
   BATON_CHECK(backend_->attach_kv({pool_.get(), geometry.pool_bytes()}, geometry).ok());
   for (uint32_t b = 0; b < geometry.blocks; ++b) blocks_.push_back(BlockId(b));
   x_ = backend_->allocate(max_rows * shape.hidden);

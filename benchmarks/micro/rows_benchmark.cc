@@ -1,0 +1,101 @@
+#include <benchmark/benchmark.h>
+
+#include <vector>
+
+#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/thread_pool.h"
+
+// What a step does besides matrices: quantisation, norms, activations, attention of one chunk, fork and join.
+namespace baton::benchmarks {
+namespace {
+
+using namespace kernels;
+using namespace kernels::cpu;
+
+AlignedBuffer some_floats(int64_t count) {
+  AlignedBuffer buffer(count * sizeof(float));
+  for (int64_t i = 0; i < count; ++i) buffer.as<float>()[i] = static_cast<float>(i % 2003) * 1e-3f - 1.0f;
+  return buffer;
+}
+
+void quantise(benchmark::State& state) {
+  const Kernels* kernels = *choose_kernels("");
+  const int64_t cols = state.range(0);
+  const AlignedBuffer x = some_floats(cols);
+  AlignedBuffer codes(cols), groups(cols);
+  for (auto _ : state) {
+    kernels->quantise(x.as<float>(), cols, codes.as<int8_t>(), groups.as<ActivationGroup>());
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * cols);
+}
+BENCHMARK(quantise)->Arg(576)->Arg(1536);
+
+void rms_norm(benchmark::State& state) {
+  const Kernels* kernels = *choose_kernels("");
+  const int64_t cols = state.range(0);
+  const AlignedBuffer x = some_floats(cols), weight = some_floats(cols);
+  AlignedBuffer out(cols * 4);
+  for (auto _ : state) {
+    kernels->rms_norm({x.as<float>(), weight.as<float>(), cols, 1e-5f, out.as<float>()});
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * cols);
+}
+BENCHMARK(rms_norm)->Arg(576);
+
+void silu_multiply(benchmark::State& state) {
+  const Kernels* kernels = *choose_kernels("");
+  const AlignedBuffer gate = some_floats(1536), up = some_floats(1536);
+  AlignedBuffer out(1536 * 4);
+  for (auto _ : state) {
+    kernels->silu_multiply(gate.as<float>(), up.as<float>(), 1536, out.as<float>());
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * 1536);
+}
+BENCHMARK(silu_multiply);
+
+// One full chunk of 256 positions for `rows` rows of 3 query heads of 64; items are multiply-adds.
+void attend_chunk(benchmark::State& state) {
+  const Kernels* kernels = *choose_kernels("");
+  const auto rows = static_cast<int>(state.range(0));
+  constexpr int kDim = 64, kShare = 3;
+  AlignedBuffer kv(2 * contract::kChunk * kDim * 2);
+  for (size_t i = 0; i < kv.size() / 2; ++i) kv.as<uint16_t>()[i] = static_cast<uint16_t>(0x3c00 + i % 1021);
+  std::vector<const std::byte*> keys, values;
+  for (int t = 0; t < 16; ++t) {
+    keys.push_back(kv.data() + t * 16 * kDim * 2);
+    values.push_back(kv.data() + (16 + t) * 16 * kDim * 2);
+  }
+  const AlignedBuffer q = some_floats(rows * kShare * kDim);
+  AlignedBuffer out(rows * kShare * kDim * 4), scratch(attend_scratch_floats(rows * kShare, kDim) * 4);
+  std::vector<int32_t> first(rows, 0), last(rows, contract::kChunk - 1);
+  std::vector<ChunkState> states(rows * kShare);
+  AttendTask task = {{KvType::kBF16, keys.data(), values.data()}, 0, rows, kShare, kDim, 0.125f};
+  task.q = q.as<float>();
+  task.q_stride = kShare * kDim;
+  task.first = first.data();
+  task.last = last.data();
+  task.states = states.data();
+  task.out = out.as<float>();
+  task.out_stride = kDim;
+  task.scratch = scratch.as<float>();
+  for (auto _ : state) {
+    kernels->attend(task);
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * rows * kShare * contract::kChunk * kDim * 2);
+}
+BENCHMARK(attend_chunk)->Arg(1)->Arg(8);
+
+void fork_join(benchmark::State& state) {
+  ThreadPool pool(static_cast<int>(state.range(0)), {});
+  std::vector<int> counts(64 * state.range(0));
+  for (auto _ : state) pool.run([&](int thread) { ++counts[64 * thread]; });
+}
+BENCHMARK(fork_join)->Arg(1)->Arg(2)->UseRealTime();
+
+}  // namespace
+}  // namespace baton::benchmarks
