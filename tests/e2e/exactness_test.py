@@ -41,13 +41,13 @@ def ask(c, prompt, **fields):
     return ids, lp["token_logprobs"], lp["top_logprobs"], r.headers["x-baton-path"]
 
 
-def ask_all(c, at_once, order_seed=0, **fields):
-    """Answers in the order of PROMPTS, asked in a shuffled order, `at_once` at a time."""
-    order = list(range(len(PROMPTS)))
+def ask_all(c, at_once, order_seed=0, first=len(PROMPTS), **fields):
+    """Answers to the first prompts in the order of PROMPTS, asked in a shuffled order, `at_once` at a time."""
+    order = list(range(first))
     random.Random(order_seed).shuffle(order)
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         futures = {i: pool.submit(ask, c, PROMPTS[i], **fields) for i in order}
-    return [futures[i].result() for i in range(len(PROMPTS))]
+    return [futures[i].result() for i in range(first)]
 
 
 def compare(name, got, want, path):
@@ -69,7 +69,8 @@ with Cluster(MODEL, manifest(pools(ANY, resources={"cpu": 1}))) as c:
 with Cluster(MODEL, manifest(pools(ANY, resources={"cpu": 2}, batch={"tokens": 64, "sequences": 8}))) as c:
     compare("2 threads, chunks of at most 64, cold, 8 at a time", ask_all(c, 8, 3), baseline, "local")
 with Cluster(MODEL, manifest(pools(ANY, resources={"cpu": 3}))) as c:
-    compare("3 threads, cold, all at once", ask_all(c, 50, 4), baseline, "local")
+    # More threads than most test machines have cores: every barrier is a context switch, so only the short prompts.
+    compare("3 threads, cold, all at once", ask_all(c, 18, 4, first=18), baseline, "local")
 blocks = 60 if small else 190  # too few for all: the youngest are preempted and computed again
 per_block = 16 * (5 * 2 * 4 * 8 * 2 if small else 23040)
 with Cluster(MODEL, manifest(pools(ANY, kv={"memory": max(blocks * per_block, 1 << 18)}))) as c:

@@ -18,7 +18,7 @@ OWN_FOLDER = {
     re.compile(r"\bnccl[A-Z]\w+\("): ("transport/collectives",),
     re.compile(r"\bcuda[A-Z]\w+\("): ("kernels/cuda",),
     re.compile(r"steady_clock::now|system_clock::now|random_device|sleep_for"): (
-        "base", "cli", "kernels", "transport/rpc", "transport/data", "worker/model", "coordinator/gateway"),
+        "base", "cli", "kernels", "text", "transport/rpc", "transport/data", "worker/model", "coordinator/gateway"),
 }
 NO_IF_FORESTS = re.compile(r"^\s*#\s*if(def|ndef)?\s+.*(CUDA|UCX|NCCL|AVX|__x86)")
 LIMITS = {".h": 300, ".cc": 800}
