@@ -84,7 +84,8 @@ TEST(HeadCheck, RandomBytesAndMutations) {
   Rng rng(seed);
   auto cases = raw_requests();
   std::erase_if(cases, [](const auto& c) { return c.bytes.size() > 600 || c.bytes.empty(); });
-  const std::string spice("\r\n\0 \t:;=\"0x9afg,\x80\xffGH", 23);
+  constexpr char kSpice[] = "\r\n\0 \t:;=\"0x9afg,\x80\xffGH";
+  const std::string spice(kSpice, sizeof kSpice - 1);
   for (int round = 0; round < 20000; ++round) {
     std::string bytes = cases[rng.below(cases.size())].bytes;
     for (uint64_t i = rng.below(4); i > 0; --i) {
