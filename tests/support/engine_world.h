@@ -108,6 +108,7 @@ class EngineWorld {
   // Every living worker holds nothing but cached blocks, every accepted leg on it was released exactly once,
   // and the index that a router would have built from the reports is the engine's own.
   void expect_clean() {
+    EXPECT_EQ(fabric_.stale_reads(), 0u);
     for (size_t i = 0; i < workers_.size(); ++i) {
       Worker& worker = *workers_[i];
       if (!worker.alive) continue;

@@ -69,6 +69,9 @@ class FakeKvFabric {
   }
   size_t open() const { return links_.size(); }
   uint64_t pieces_moved() const { return pieces_moved_; }
+  // Slots that were free (and poisoned) at the source when they were read: its blocks were given back too
+  // early.
+  uint64_t stale_reads() const { return stale_reads_; }
 
  private:
   struct Endpoint final : worker::KvExchange {
@@ -193,6 +196,7 @@ class FakeKvFabric {
     for (int32_t p = from; p < to; ++p) {
       const BlockId source = link.send.blocks[static_cast<size_t>(p / size)];
       const BlockId target = link.grant.blocks[static_cast<size_t>(p / size - link.grant.first_block)];
+      stale_reads_ += link.source->pool.poisoned(layer, source, p % size);
       link.destination->pool.at(layer, target, p % size) = link.source->pool.at(layer, source, p % size);
     }
     ++pieces_moved_;
@@ -272,6 +276,7 @@ class FakeKvFabric {
   std::map<std::pair<Instant, uint64_t>, std::function<void()>> events_;
   uint64_t next_ = 0;
   uint64_t pieces_moved_ = 0;
+  uint64_t stale_reads_ = 0;
 };
 
 }  // namespace baton::support

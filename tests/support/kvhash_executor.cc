@@ -80,6 +80,10 @@ uint64_t KvHashPool::at(int layer, BlockId block, int32_t slot) const {
   return values_[index(layer, block, slot)];
 }
 
+bool KvHashPool::poisoned(int layer, BlockId block, int32_t slot) const {
+  return at(layer, block, slot) == kPoison;
+}
+
 void KvHashPool::poison(BlockId block) {
   for (int layer = 0; layer < layers_; ++layer)
     for (int32_t slot = 0; slot < block_tokens_; ++slot) at(layer, block, slot) = kPoison;

@@ -18,6 +18,7 @@ class KvHashPool {
   uint64_t at(int layer, BlockId block, int32_t slot) const;
   // Makes the content of the block wrong: who still reads it, or expects it kept, is found out.
   void poison(BlockId block);
+  bool poisoned(int layer, BlockId block, int32_t slot) const;
   void poison_free(const worker::BlockPool& pool);  // every FREE block
 
   int layers() const { return layers_; }

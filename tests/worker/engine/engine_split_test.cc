@@ -123,8 +123,8 @@ TEST_F(EngineSplitTest, ReleaseAtEveryMomentOnEitherSideOrBoth) {
       world().submit_split(kP, kD, next);
       world().run_for(20s);
       const auto tokens = world().split_tokens(kP, kD, next.id);
-      // Released on both sides, its blocks are there again at once. Released on one, the other leg keeps its own
-      // until it has waited long enough, and the next request may fail for want of them.
+      // Released on both sides, its blocks are there again at once. Released on one, the other leg keeps its
+      // own until it has waited long enough, and the next request may fail for want of them.
       if (which == 3 || decode(next.id).finish == FinishReason::kLength) {
         EXPECT_EQ(tokens, reference(next));
       }

@@ -122,6 +122,28 @@ TEST_F(EngineTest, WithoutAHashKeyNothingIsAccepted) {
   EXPECT_TRUE(out.empty()) << "unknown requests are ignored";
 }
 
+// The engine itself looks at min_tokens, whatever the sampler does.
+TEST_F(EngineTest, AnEndTokenBeforeMinTokensDoesNotEnd) {
+  ManualClock clock;
+  support::FakeKvFabric fabric({}, clock);
+  support::KvHashPool pool(2, 8, kBlock);
+  Engine engine({.blocks = 8, .block_tokens = kBlock},
+                fabric.join({"w", Incarnation(1)}, pool, [](const KvEvent&) { FAIL(); }));
+  engine.set_hash_key({1, 2});
+  auto r = request(1, 5, 9);
+  r.stop.end_token_ids = {7};
+  r.stop.min_tokens = 3;
+  engine.on_message(Submit{.request = r}, {});
+  int steps = 0;
+  while (const StepPlan* plan = engine.plan({})) {
+    StepResult result{.id = plan->id, .sampled = {{.planned = 0, .token = TokenOutput{.token = 7}}}};
+    engine.on_step_done(result, {});
+    ++steps;
+  }
+  EXPECT_EQ(steps, 4) << "3 tokens, then one that may end it";
+  EXPECT_TRUE(engine.idle());
+}
+
 TEST_F(EngineTest, ReleaseAtEveryMomentFreesWithinOneStep) {
   // The moments are the turns of an undisturbed run.
   for (int moment = 0; moment < 80; ++moment) {
