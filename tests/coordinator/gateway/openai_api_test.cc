@@ -512,12 +512,14 @@ TEST_F(GatewayTest, ModelsProbesMetricsVersion) {
 TEST_F(GatewayTest, ASlowReaderIsCutOffAndItsWorkCancelled) {
   start(64, 1, {.write_stall = 100ms, .output_bytes = 64 * 1024});
   LoopbackClient c(server_->port(), 4096);
-  c.send(LoopbackClient::post_text("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":500})"));
+  c.send(LoopbackClient::post_text("/v1/completions",
+                                   R"({"prompt":"a","stream":true,"max_tokens":500,"logprobs":2})"));
   ASSERT_TRUE(soon([&] { return port_.count() == 1; }));
   port_.at(0).say(Started{ScriptedPort::verdict()});
-  const std::vector<TokenOutput> many(2000, output('x'));
+  const std::vector<TokenOutput> many(500, output('x'));  // some 40 KB of JSON
   EXPECT_TRUE(soon([&] {
     port_.at(0).say(Tokens{many, {}});
+    std::this_thread::sleep_for(5ms);
     return port_.cancelled() == 1;
   }));
 }
