@@ -63,9 +63,9 @@ inline WorkerDescription describe(const DataPlane& plane, const WorkerRef& ref) 
   return {.ref = ref, .data_address = plane.address()};
 }
 
-// Calls `step` until `done`; false after ten real seconds, long before a test's time limit.
+// Calls `step` until `done`; false after a real minute, before a test's time limit.
 inline bool drive(const std::function<void()>& step, const std::function<bool()>& done) {
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!done()) {
     if (std::chrono::steady_clock::now() > limit) return false;
     step();
