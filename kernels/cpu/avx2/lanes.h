@@ -197,32 +197,29 @@ struct Lanes {
     __builtin_memcpy(&four, p, 4);
     return set_i(four);
   }
+  // Wide codes (biased by 128, shift 7) are made signed in dot(), so their sum starts at zero.
   template <int kShift>
   static I seed(const int32_t* minus_sum) {
-    if constexpr (kShift < 0) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    if constexpr (kShift < 0 || kShift == 7) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
     return shift_left < kShift<0 ? 0 : kShift>(set_i(*minus_sum));
   }
-  // acc + (unsigned codes w) . (signed codes x), exact. kWide: codes above 127, biased by 128.
+  // acc + w . x, exact. kWide: w is the code + 128; else the unsigned code, at most 127.
   template <bool kWide>
   static I dot(I acc, I w, I x) {
     return {dot16<kWide>(acc.low, w.low, x.low), dot16<kWide>(acc.high, w.high, x.high)};
   }
 
  private:
-  // Pairs of 8-bit products must fit 16 bits: 2 * 127 * 127 does; wide codes are split into their low 7 bits
-  // and bit 7.
+  // Pairs of 8-bit products must fit 16 bits: 2 * 127 * 127 does, and 2 * 128 * 127 (|w| times the signed x)
+  // too.
   template <bool kWide>
   static __m256i dot16(__m256i acc, __m256i w, __m256i x) {
-    const __m256i ones = _mm256_set1_epi16(1);
     if constexpr (kWide) {
-      const __m256i low = _mm256_and_si256(w, _mm256_set1_epi8(127));
-      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 7), _mm256_set1_epi8(1));
-      const __m256i bit = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones), 7);
-      acc = _mm256_add_epi32(acc, bit);
-      return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones));
-    } else {
-      return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
+      const __m256i code = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+      x = _mm256_sign_epi8(x, code);
+      w = _mm256_abs_epi8(code);
     }
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
   }
 };
 

@@ -1,0 +1,150 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/kernels.h"
+
+// One K shard of a tile of quantised weights: integer dots of a group, then one step of the float chain per
+// group.
+namespace baton::kernels::cpu::simd {
+
+template <class V, int kRows, int kPanels>
+struct TileSums {
+  typename V::F y[kRows][kPanels];
+
+  [[gnu::always_inline]] void clear() {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
+      for (int p = 0; p < kPanels; ++p) y[r][p] = V::zero();
+  }
+};
+
+// Where a tile reads.
+template <int kPanels>
+struct TileSource {
+  const std::byte* panel[kPanels];
+  const float* values;
+  const int8_t* codes;
+  const ActivationGroup* groups;
+  int64_t cols;
+};
+
+template <class V, int kScaleBytes>
+[[gnu::always_inline]] inline typename V::F load_scale(const std::byte* at) {
+  if constexpr (kScaleBytes == 2) return V::load_half(at);
+  return V::load(reinterpret_cast<const float*>(at));
+}
+
+// The integer dots of the group `part` (of 32 / group) of a slab's half: acc[r][p] = w . x in 16 lanes of
+// outputs.
+template <class V, DType kType, int kRows, int kPanels>
+[[gnu::always_inline]] inline void group_dots(const std::byte* const (&codes)[kPanels], const int8_t* x,
+                                              int64_t stride, typename V::I (&acc)[kRows][kPanels]) {
+  constexpr PanelFormat kFormat = panel_format(kType);
+  constexpr bool kWide = kFormat.zero() == 128;
+  if constexpr (kFormat.code_bits == 8) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kFormat.group; k += 4) {
+      typename V::I w[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) w[p] = V::load_codes(codes[p] + k * 16);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const auto four = V::set_four(x + r * stride + k);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) acc[r][p] = V::template dot<kWide>(acc[r][p], w[p], four);
+      }
+    }
+  } else {
+#pragma GCC unroll 4
+    for (int k = 0; k < kFormat.group; k += 8) {
+      typename V::I low[kPanels], high[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        const auto both = V::load_codes(codes[p] + k * 8);
+        low[p] = V::low_nibbles(both);
+        high[p] = V::high_nibbles(both);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const auto first = V::set_four(x + r * stride + k);
+        const auto second = V::set_four(x + r * stride + k + 4);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) {
+          acc[r][p] = V::template dot<false>(acc[r][p], low[p], first);
+          acc[r][p] = V::template dot<false>(acc[r][p], high[p], second);
+        }
+      }
+    }
+  }
+}
+
+// Adds one group of 32 columns: the half `half` of the slab at `slab`.
+template <class V, DType kType, int kRows, int kPanels>
+[[gnu::always_inline]] inline void add_group(const std::byte* const (&slab)[kPanels], int half,
+                                             const int8_t* x, const ActivationGroup* groups, int64_t cols,
+                                             TileSums<V, kRows, kPanels>& sums) {
+  constexpr PanelFormat kFormat = panel_format(kType);
+  constexpr int kParts = contract::kGroup / kFormat.group;
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts; ++part) {
+    typename V::I acc[kRows][kPanels];
+    const std::byte* codes[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p)
+      codes[p] = slab[p] + (half * kParts + part) * kFormat.group * 2 * kFormat.code_bits;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const ActivationGroup& g = groups[r * (cols / contract::kGroup)];
+      const auto seed =
+          V::template seed<kFormat.zero_shift>(kParts == 1 ? &g.minus_sum : &g.minus_half_sum[part]);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) acc[r][p] = seed;
+    }
+    group_dots<V, kType, kRows, kPanels>(codes, x + part * kFormat.group, cols, acc);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const std::byte* at =
+          slab[p] + kFormat.code_bytes() + (half * kParts + part) * kPanelRows * kFormat.scale_bytes;
+      const auto scale = load_scale<V, kFormat.scale_bytes>(at);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const ActivationGroup& g = groups[r * (cols / contract::kGroup)];
+        sums.y[r][p] = V::fma(V::to_float(acc[r][p]), V::mul(scale, V::set(g.scale)), sums.y[r][p]);
+      }
+      if constexpr (kFormat.has_min) {
+        const auto min = load_scale<V, kFormat.scale_bytes>(at + kFormat.scales_bytes());
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const ActivationGroup& g = groups[r * (cols / contract::kGroup)];
+          sums.y[r][p] =
+              V::fma(min, V::set(kParts == 1 ? g.scaled_sum : g.scaled_half_sum[part]), sums.y[r][p]);
+        }
+      }
+    }
+  }
+}
+
+// One K shard of a quantised tile.
+template <class V, DType kType, int kRows, int kPanels>
+[[gnu::always_inline]] inline void quantised_shard(const TileSource<kPanels>& from, int64_t shard,
+                                                   int64_t groups, TileSums<V, kRows, kPanels>& sums) {
+  constexpr int kSlab = panel_format(kType).slab_bytes();
+  const std::byte* slab[kPanels];
+  for (int p = 0; p < kPanels; ++p) slab[p] = from.panel[p] + shard * ((groups + 1) / 2) * kSlab;
+  const int8_t* x = from.codes + shard * groups * contract::kGroup;
+  const ActivationGroup* scales = from.groups + shard * groups;
+  sums.clear();
+  for (int64_t pair = 0; pair < groups / 2; ++pair, x += kSlabCols, scales += 2) {
+    if constexpr (kRows <= 2)
+      for (int line = 0; line < kSlab; line += 64)
+        __builtin_prefetch(slab[kPanels - 1] + V::kPrefetchBytes + line);
+    add_group<V, kType, kRows, kPanels>(slab, 0, x, scales, from.cols, sums);
+    add_group<V, kType, kRows, kPanels>(slab, 1, x + contract::kGroup, scales + 1, from.cols, sums);
+    for (int p = 0; p < kPanels; ++p) slab[p] += kSlab;
+  }
+  if (groups % 2 != 0) add_group<V, kType, kRows, kPanels>(slab, 0, x, scales, from.cols, sums);
+}
+
+}  // namespace baton::kernels::cpu::simd
