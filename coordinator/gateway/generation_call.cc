@@ -135,7 +135,13 @@ void GenerationCall::on_tokens(size_t index, Tokens tokens) {
     choice.last_tokens = last_token_ = now;
     choice.last_token = tokens.tokens.back().token;
   }
-  if (!tokens.prompt_tokens.empty()) choice.prompt_tokens = std::move(tokens.prompt_tokens);
+  if (plan_.echo && plan_.logprobs && choice.prompt_tokens.empty()) {
+    choice.prompt_tokens = std::move(tokens.prompt_tokens);
+    // Nothing predicts the first token of a prompt, so workers leave it out; its place is told with null.
+    const auto& prompt = plan_.requests[index].prompt;
+    if (choice.prompt_tokens.size() + 1 == prompt.size())
+      choice.prompt_tokens.insert(choice.prompt_tokens.begin(), TokenOutput{.token = prompt[0]});
+  }
   if (plan_.prompt_only) return;
 
   TextStream::Delta delta = choice.stream->append(tokens.tokens);

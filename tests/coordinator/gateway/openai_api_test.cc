@@ -262,6 +262,31 @@ TEST_F(GatewayTest, EchoAloneMakesNoToken) {
   EXPECT_EQ(json(reply.body).at("usage").at("completion_tokens"), 0);
 }
 
+// A worker has no log probability for the first prompt token: with or without a place for it, the answer is
+// the same.
+TEST_F(GatewayTest, EchoedLogprobsBeginWithNull) {
+  start();
+  auto c = client();
+  const TokenOutput a{.token = 'a'}, b{.token = 'b', .logprob = -2};
+  for (const auto& prompt_tokens : {std::vector{b}, std::vector{a, b}}) {
+    port_.set_script([&](const auto& s) {
+      s.say(Started{ScriptedPort::verdict()});
+      s.say(Tokens{{output('h')}, prompt_tokens});
+      s.say(Finished{.reason = FinishReason::kLength, .verdict = ScriptedPort::verdict()});
+    });
+    const auto reply =
+        c.post("/v1/completions", R"({"prompt":[97,98],"echo":true,"logprobs":0,"max_tokens":1})");
+    const value v = json(reply.body).at("choices").at(0);
+    EXPECT_EQ(v.at("text"), "abh");
+    EXPECT_EQ(v.at("logprobs"), json(R"({"text_offset":[0,1,2],"token_logprobs":[null,-2,-0.5],
+                                         "tokens":["a","b","h"],"top_logprobs":null})"));
+  }
+  port_.set_script(
+      ScriptedPort::tokens({'h'}));  // a prompt of one token: the worker has nothing to say of it
+  const auto lone = c.post("/v1/completions", R"({"prompt":[97],"echo":true,"logprobs":0,"max_tokens":1})");
+  EXPECT_EQ(json(lone.body).at("choices").at(0).at("logprobs").at("token_logprobs"), json("[null,-0.5]"));
+}
+
 // ---- stop strings
 
 TEST_F(GatewayTest, AStopStringAcrossTokensEndsAndCancels) {
