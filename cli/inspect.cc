@@ -56,8 +56,8 @@ json::array process_list(const ClusterRecord& record) {
     if (p.role == "supervisor") row["state"] = alive ? "ready" : "down";
     if (p.role == "coordinator") row["state"] = coordinator_answers ? "ready" : alive ? "starting" : "down";
     if (const auto w = workers.find(p.name); w != workers.end()) {
-      for (const char* key :
-           {"state", "address", "device", "kv_blocks", "transfers_open", "running", "waiting"})
+      for (const char* key : {"state", "address", "metrics_address", "device", "kv_blocks", "transfers_open",
+                              "running", "waiting"})
         if (const auto* v = w->second.if_contains(key)) row[key] = *v;
     } else if (p.role != "supervisor" && p.role != "coordinator") {
       row["state"] = alive ? "starting" : "down";

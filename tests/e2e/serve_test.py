@@ -1,6 +1,8 @@
 """What a new user does: serve, ask, look, stop; and what must be gone afterwards."""
+import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,10 +47,27 @@ def check_serving(c):
     assert text == r.json()["choices"][0]["text"] and finish == "length", (text, finish)
 
 
+def check_metrics(c):
+    """promtool finds nothing to say about what the coordinator and each worker serve."""
+    addresses = [c.address] + [w["metrics_address"] for w in c.workers()]
+    for address in addresses:
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read()
+        connection.close()
+        assert b"baton_kv_blocks{" in text and b"baton_build_info{" in text, (address, text[:300])
+        if shutil.which("promtool"):
+            r = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+            assert r.returncode == 0, (address, r.stdout, r.stderr)
+    coordinator = c.get("/metrics").body.decode()
+    assert c.metric("baton_kv_transfer_bytes_total", coordinator) > 0 and c.metric("baton_ttft_seconds_count", coordinator) >= 2
+
+
 def test_life():
     before = shared_memory()
     with Cluster(STORIES) as c:
         check_serving(c)
+        check_metrics(c)
         pids = [r["pid"] for r in c.ps()]
         second = c.command("serve", STORIES, "--port", "0", "--detach")
         assert second.returncode == 1 and "already runs" in second.stderr, second
