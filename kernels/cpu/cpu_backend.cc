@@ -44,7 +44,6 @@ absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec
   RETURN_IF_ERROR(check_linear(spec));
   auto linear = std::make_unique<CpuLinear>(spec, pool_);
   max_cols_ = std::max(max_cols_, linear->cols());
-  max_gate_up_ = std::max(max_gate_up_, linear->rows());
   return linear;
 }
 
@@ -93,7 +92,7 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   for (RowBuffer& buffer : private_rows_) buffer.grow(std::min(rows, kPrivateRows), max_cols_);
   // One panel pair of every row at least; and a layer that cannot be cut into halves needs room for all of
   // it.
-  gate_up_scratch_.grow(std::max({kGateUpFloats, 2 * kPanelRows * rows}) * pool_.size() * sizeof(float));
+  gate_up_scratch_.grow(std::max(kGateUpFloats, 2 * kPanelRows * rows) * pool_.size() * sizeof(float));
   const int64_t pairs = rope_.inv_freq.size();
   if (static_cast<int64_t>(rotations_.size()) < rows * pairs) rotations_.resize(rows * pairs);
   for (int64_t r = 0; r < rows; ++r)
@@ -144,6 +143,7 @@ void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share
 template <class Work>
 void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, const Work& work) {
   BATON_CHECK(linear.cols() <= max_cols_ && source.rows <= batch_.rows());
+  if (source.rows == 0) return;
   BATON_CHECK(source.norm == nullptr || static_cast<int64_t>(source.norm->weight.size()) == linear.cols());
   const bool ready = source.norm == nullptr && !linear.needs_codes();
   if (source.rows <= kPrivateRows || ready) {
@@ -178,7 +178,6 @@ void CpuBackend::linear_add(const Linear& linear, const float* x, float* residua
 void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
   const auto& l = static_cast<const CpuLinear&>(linear);
   const auto rows = static_cast<int64_t>(batch_.logit_rows.size());
-  if (rows == 0) return;
   multiply({.x = x, .rows = rows, .norm = &norm, .index = batch_.logit_rows.data()}, l,
            {.out = logits, .stride = l.rows()});
 }

@@ -54,7 +54,6 @@ class CpuBackend final : public Backend {
     AlignedBuffer groups;
     void grow(int64_t rows, int64_t cols);
   };
-  struct Halves;  // of a gate_up layer
 
   Activations activations(const RowBuffer& buffer, const RowSource& source, const CpuLinear& linear) const;
   // Norms and quantises rows [share.begin, share.end) into the buffer.
@@ -78,7 +77,6 @@ class CpuBackend final : public Backend {
   std::vector<contract::Rotation> rotations_;  // [rows][pairs]
   std::vector<AlignedBuffer> memory_;          // allocate()
   int64_t max_cols_ = 0;                       // of the linears made so far
-  int64_t max_gate_up_ = 0;
   RowBuffer shared_rows_;
   std::vector<RowBuffer> private_rows_;  // [threads]
   AlignedBuffer gate_up_scratch_;        // [threads][kGateUpFloats]

@@ -31,8 +31,7 @@ void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry) {
   if (static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1) add_items(batch, true);
   // The longest first, so that the last item claimed is short.
   if (groups_.empty())
-    std::ranges::stable_sort(items_, std::greater{},
-                             [](const Item& i) { return i.last_chunk - i.first_chunk; });
+    std::ranges::sort(items_, std::greater{}, [](const Item& i) { return i.last_chunk - i.first_chunk; });
   size_t partials = 0;
   for (const Item& item : items_)
     if (item.partial >= 0) partials = std::max<size_t>(partials, item.partial + item.rows * share());

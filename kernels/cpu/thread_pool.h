@@ -21,8 +21,8 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Pins the calling thread to cpus[0], the first time it is called: by the thread that will do the steps, which need
-  // not be the one that built the pool.
+  // Pins the calling thread to cpus[0], the first time it is called: by the thread that will do the steps,
+  // which need not be the one that built the pool.
   void pin_caller();
 
   template <class Work>

@@ -141,7 +141,9 @@ TEST(LinearDifferentialMixed, ExtremeActivations) {
   std::vector<std::byte> pool;
   OracleBackend oracle;
   prepare(oracle, pool);
-  LinearCase c = {.parts = {random.weight(DType::kQ8_0, 20, 192)}, .rows = 5};
+  LinearCase c;
+  c.parts = {random.weight(DType::kQ8_0, 20, 192)};
+  c.rows = 5;
   std::vector<float> x = random.floats(c.rows * 192);
   for (int i = 0; i < 32; ++i) {
     x[i] = 0.0f;

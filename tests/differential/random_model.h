@@ -72,7 +72,8 @@ struct NamedBackend {
   std::string name;
   std::unique_ptr<Backend> backend;
 };
-// CpuBackends for every instruction set this machine has, with `threads` threads.
+// CpuBackends for every instruction set this machine has, with `threads` threads (the slow scalar one only
+// with 1).
 std::vector<NamedBackend> cpu_backends(int threads);
 
 // memcmp with a readable first difference.
