@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/cat.h"
 #include "transport/data/byte_codec.h"
 
 namespace baton::transport {
@@ -98,6 +99,16 @@ bool sane_lane(const FrameBody& body) {
 }
 
 }  // namespace
+
+absl::Status check_identity(const DataIdentity& identity) {
+  if (identity.self.name.empty() || identity.self.name.size() > kMaxName)
+    return absl::InvalidArgumentError("data plane: the worker needs a name of 1 to 256 bytes");
+  for (const std::string* part :
+       {&identity.host_id, &identity.kv_layout_hash, &identity.model_hash, &identity.numerics_id})
+    if (part->size() > kMaxHash)
+      return absl::InvalidArgumentError(cat("data plane: more than 256 bytes of identity: ", *part));
+  return absl::OkStatus();
+}
 
 std::string encode_frame(const Frame& frame) {
   ByteWriter writer;

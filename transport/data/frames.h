@@ -77,6 +77,9 @@ struct Frame {
 inline constexpr uint32_t kProbeFrames = 8;
 inline constexpr size_t kMaxReason = 512;
 
+// The identity can be said in a hello: a name, and no part too long to be believed on the other side.
+absl::Status check_identity(const DataIdentity& identity);
+
 std::string encode_frame(const Frame& frame);
 absl::StatusOr<Frame> decode_frame(std::span<const std::byte> bytes);
 

@@ -310,6 +310,26 @@ TEST_P(DataPlaneTest, NobodyThere) {
     EXPECT_FALSE(a->plane->connect({.ref = {"x", Incarnation(1)}, .data_address = bad}, now_).ok()) << bad;
 }
 
+TEST(DataPlaneStart, WhatCannotWorkIsRefusedAtOnce) {
+  LoopbackHub hub;
+  auto options = plane_options("", 1);
+  EXPECT_FALSE(make_ucx_data_plane(options).ok());
+  EXPECT_FALSE(make_loopback_data_plane(hub, options).ok());
+  options = plane_options("a", 1);
+  options.identity.model_hash = std::string(257, 'x');
+  EXPECT_FALSE(make_ucx_data_plane(options).ok());
+  options = plane_options("a", 1);
+  options.listen_host = "192.0.2.1";  // documentation network: no interface has it
+  EXPECT_THAT(std::string(make_ucx_data_plane(options).status().message()), HasSubstr("no interface"));
+  options.listen_host = "localhost.example";
+  EXPECT_THAT(std::string(make_ucx_data_plane(options).status().message()), HasSubstr("numeric"));
+  options.listen_host = "127.0.0.1";
+  auto first = make_ucx_data_plane(options);
+  ASSERT_TRUE(first.ok());
+  options.listen_port = static_cast<uint16_t>(std::stoi((*first)->address().substr(10)));
+  EXPECT_THAT(std::string(make_ucx_data_plane(options).status().message()), HasSubstr("listen on 127.0.0.1"));
+}
+
 // Somebody connects and says nothing, or never answers: the handshake has a deadline on both sides (I4).
 TEST_P(DataPlaneTest, ASilentPeerIsGivenUp) {
   auto a = make("a"), b = make("b");
