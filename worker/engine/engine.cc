@@ -20,8 +20,7 @@ void Engine::set_hash_key(const HashKey& key) {
   scheduler_.set_hash_key(key);
 }
 
-// ---- from the coordinator
-// -----------------------------------------------------------------------------------
+// ---- from the coordinator ------------------------------------------------------------------------
 
 void Engine::on_message(const CoordinatorMessage& message, Instant now) {
   BATON_CHECK(!step_runs_, "events are handed in between steps");
@@ -98,8 +97,7 @@ void Engine::fail_all(const std::string& why) {
   }
 }
 
-// ---- time
-// ---------------------------------------------------------------------------------------------------
+// ---- time ----------------------------------------------------------------------------------------
 
 void Engine::on_tick(Instant now) {
   BATON_CHECK(!step_runs_, "events are handed in between steps");
@@ -121,8 +119,7 @@ Instant Engine::next_deadline() const {
   return std::min(earliest_deadline_, scheduler_.next_deadline());
 }
 
-// ---- transfers
-// ----------------------------------------------------------------------------------------------
+// ---- transfers -----------------------------------------------------------------------------------
 
 void Engine::on_kv_event(const KvEvent& event, Instant) {
   BATON_CHECK(!step_runs_, "events are handed in between steps");
@@ -196,8 +193,7 @@ void Engine::close_transfer(std::map<TransferId, Transfer>::iterator transfer) {
   transfers_.erase(transfer);
 }
 
-// ---- told by the scheduler
-// ----------------------------------------------------------------------------------
+// ---- told by the scheduler -----------------------------------------------------------------------
 
 absl::Status Engine::on_admitted(Sequence& sequence, int32_t first_block) {
   if (sequence.leg == Leg::kWhole || sequence.landed) return absl::OkStatus();
@@ -248,8 +244,7 @@ void Engine::on_dropped(Sequence& sequence, const absl::Status& why) {
   if (!refused) close_leg(sequence);
 }
 
-// ---- a step
-// -------------------------------------------------------------------------------------------------
+// ---- a step --------------------------------------------------------------------------------------
 
 const StepPlan* Engine::plan(Instant now) {
   BATON_CHECK(!step_runs_, "a step runs");
@@ -342,8 +337,7 @@ FinishReason Engine::finish_after(const Sequence& sequence) const {
   return generated >= stop.max_tokens ? FinishReason::kLength : FinishReason::kNone;
 }
 
-// ---- the end of a leg
-// ---------------------------------------------------------------------------------------
+// ---- the end of a leg ----------------------------------------------------------------------------
 
 void Engine::end(Sequence& sequence, FinishReason finish, const std::string& error) {
   if (sequence.wants_grant()) {
@@ -399,8 +393,7 @@ void Engine::remove(Sequence& sequence) {
   scheduler_.remove(sequence);
 }
 
-// ---- to the coordinator
-// -------------------------------------------------------------------------------------
+// ---- to the coordinator --------------------------------------------------------------------------
 
 SequenceTokens& Engine::report_for(const Sequence& sequence) {
   const auto [it, inserted] = report_index_.try_emplace(sequence.id, report_.sequences.size());

@@ -41,8 +41,7 @@ void BlockPool::set_free(BlockId id) {
   lowest_free_ = std::min<int64_t>(lowest_free_, id.value());
 }
 
-// ---- reserving
-// ----------------------------------------------------------------------------------------------
+// ---- reserving -----------------------------------------------------------------------------------
 
 int64_t BlockPool::next_free(int64_t from) const {
   if (from >= size()) return size();
@@ -117,8 +116,7 @@ bool BlockPool::reserve(int32_t count, BlockId after, std::vector<BlockId>& out)
   return reserve(count - taken, out);
 }
 
-// ---- holders
-// ------------------------------------------------------------------------------------------------
+// ---- holders -------------------------------------------------------------------------------------
 
 void BlockPool::make_valid(BlockId id) {
   Block& block = at(id);
@@ -177,8 +175,7 @@ void BlockPool::release_idle(BlockId id) {
   set_free(id);
 }
 
-// ---- outgoing transfers
-// -------------------------------------------------------------------------------------
+// ---- outgoing transfers --------------------------------------------------------------------------
 
 void BlockPool::lease(TransferId transfer, std::span<const BlockId> blocks) {
   auto [it, inserted] = leases_.try_emplace(transfer, blocks.begin(), blocks.end());
@@ -216,8 +213,7 @@ std::vector<BlockId> BlockPool::unlease(TransferId transfer) {
   return blocks;
 }
 
-// ---- incoming transfers
-// -------------------------------------------------------------------------------------
+// ---- incoming transfers --------------------------------------------------------------------------
 
 void BlockPool::begin_landing(TransferId transfer, const WorkerRef& peer, std::span<const BlockId> blocks) {
   Landing landing{.peer = peer, .blocks = {blocks.begin(), blocks.end()}};
@@ -271,8 +267,7 @@ void BlockPool::fence(const WorkerRef& peer) {
   }
 }
 
-// ---- checks
-// -------------------------------------------------------------------------------------------------
+// ---- checks --------------------------------------------------------------------------------------
 
 void BlockPool::check_invariants() const {
   std::array<int64_t, kBlockStates> counts{};

@@ -11,7 +11,8 @@
 namespace baton::worker {
 
 // The decode side's promise: these blocks will take the KV of prompt positions
-// [first_block * block_tokens, prompt_tokens). Blocks before first_block are held already (prefix hit) and are not sent.
+// [first_block * block_tokens, prompt_tokens). Blocks before first_block are held already (prefix hit) and
+// are not sent.
 struct KvGrant {
   TransferId transfer;
   RequestId request;
@@ -28,7 +29,7 @@ struct KvSend {
   RequestId request;
   WorkerRef destination;
   int32_t prompt_tokens = 0;
-  std::vector<BlockId> blocks;        // source of prompt block i, from block 0
+  std::vector<BlockId> blocks;  // source of prompt block i, from block 0
   std::vector<uint32_t> generations;
 };
 
@@ -47,8 +48,8 @@ struct KvFailed {
   std::string reason;
   TransferReport report;
 };
-// Either side: nobody moves bytes of this transfer any more. Source: the blocks are no longer leased. Destination: after
-// KvFailed or abandon(), the blocks may leave quarantine.
+// Either side: nobody moves bytes of this transfer any more. Source: the blocks are no longer leased.
+// Destination: after KvFailed or abandon(), the blocks may leave quarantine.
 struct KvDrained {
   TransferId transfer;
   bool as_source = false;
@@ -57,11 +58,11 @@ struct KvDrained {
 using KvEvent = std::variant<KvLanded, KvFailed, KvDrained>;
 using KvEventSink = std::function<void(KvEvent)>;
 
-// How the engine hands KV to another worker and takes it over. The engine knows blocks, not bytes or networks.
-// Thread: engine (every call returns at once). Events arrive through the sink on the progress thread.
-// Implementations: worker/kv_transfer (data plane), tests/sim (virtual time).
-// Each expect() ends with exactly one KvLanded, or one KvDrained (after KvFailed or abandon). Each send() ends with
-// exactly one KvDrained{as_source}.
+// How the engine hands KV to another worker and takes it over. The engine knows blocks, not bytes or
+// networks. Thread: engine (every call returns at once). Events arrive through the sink on the progress
+// thread. Implementations: worker/kv_transfer (data plane), tests/sim (virtual time). Each expect() ends with
+// exactly one KvLanded, or one KvDrained (after KvFailed or abandon). Each send() ends with exactly one
+// KvDrained{as_source}.
 class KvExchange {
  public:
   virtual ~KvExchange() = default;
@@ -72,7 +73,8 @@ class KvExchange {
 
   // Prefill side. Computing does not wait for the grant; sending does.
   virtual absl::Status send(const KvSend& send) = 0;
-  // KV of prompt positions [0, tokens) of `layer` is complete in the pool. Called inside a step, layer by layer.
+  // KV of prompt positions [0, tokens) of `layer` is complete in the pool. Called inside a step, layer by
+  // layer.
   virtual void layer_ready(TransferId transfer, int layer, int32_t tokens) = 0;
   // All layers of the whole prompt were ready and the first token is known.
   virtual void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) = 0;

@@ -46,8 +46,7 @@ int32_t Scheduler::blocks_wanted(const Sequence& sequence) const {
   return blocks_for(static_cast<int32_t>(std::min(now + options_.headroom_tokens, most)));
 }
 
-// ---- in and out
-// ---------------------------------------------------------------------------------------------
+// ---- in and out ----------------------------------------------------------------------------------
 
 RefuseReason Scheduler::check(const Submit& submit, std::string& detail) const {
   const GenerateRequest& request = submit.request;
@@ -127,8 +126,7 @@ void Scheduler::drop(Sequence& sequence, const absl::Status& why, AdmissionListe
   remove(sequence);
 }
 
-// ---- planning
-// -----------------------------------------------------------------------------------------------
+// ---- planning ------------------------------------------------------------------------------------
 
 void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
   plan.rows.clear();
@@ -239,8 +237,7 @@ void Scheduler::add_chunk(Sequence& sequence, int32_t count, Instant now, StepPl
   load_.attended += attended_pairs(sequence.computed, count);
 }
 
-// ---- admission
-// ----------------------------------------------------------------------------------------------
+// ---- admission -----------------------------------------------------------------------------------
 
 void Scheduler::admit(Instant now, AdmissionListener& listener, StepPlan& plan) {
   bool compute_left = true;
@@ -333,8 +330,7 @@ void Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
     drop(*reserving_.front(), absl::ResourceExhaustedError("no room for the prompt's KV in time"), listener);
 }
 
-// ---- after a step
-// -------------------------------------------------------------------------------------------
+// ---- after a step --------------------------------------------------------------------------------
 
 Sequence& Scheduler::computed(const StepPlan& plan, size_t index) {
   const PlannedRows& rows = plan.rows[index];
@@ -388,8 +384,7 @@ void Scheduler::publish(Sequence& sequence) {
   }
 }
 
-// ---- questions
-// ----------------------------------------------------------------------------------------------
+// ---- questions -----------------------------------------------------------------------------------
 
 Instant Scheduler::next_deadline() const {
   return reserving_.empty() ? kNever : reserving_.front()->arrived + options_.grant_wait;

@@ -17,8 +17,8 @@ struct PlannedRows {
   bool prompt_logits = false;  // every row's logits are wanted (prompt_logprobs)
 };
 
-// What one engine step computes: prefill chunks and decode rows in one batch. Reused from step to step, so that
-// planning does not allocate.
+// What one engine step computes: prefill chunks and decode rows in one batch. Reused from step to step, so
+// that planning does not allocate.
 struct StepPlan {
   StepId id;
   std::vector<PlannedRows> rows;
@@ -29,10 +29,12 @@ struct StepPlan {
 struct SampledRow {
   size_t planned = 0;  // index into StepPlan::rows
   std::optional<TokenOutput> token;
-  // Not OK: this sequence cannot go on (its logits are not finite, a token is not in the vocabulary); no token then.
+  // Not OK: this sequence cannot go on (its logits are not finite, a token is not in the vocabulary); no
+  // token then.
   absl::Status error;
-  std::vector<TokenOutput> prompt_tokens;  // with prompt_logits: for positions first_position+1 .. first_position+row_count-1
-                                           // and, when not the last chunk, first_position+row_count
+  std::vector<TokenOutput>
+      prompt_tokens;  // with prompt_logits: for positions first_position+1 .. first_position+row_count-1
+                      // and, when not the last chunk, first_position+row_count
 };
 
 struct StepResult {
@@ -41,11 +43,12 @@ struct StepResult {
   Duration duration{};
 };
 
-// Called on the engine thread after each layer of a step: the KV of all the plan's rows is in the pool for `layer`.
+// Called on the engine thread after each layer of a step: the KV of all the plan's rows is in the pool for
+// `layer`.
 using LayerListener = std::function<void(int layer)>;
 
-// Runs plans. Implementations: worker/model ModelRunner; tests/sim (a fake whose tokens are a hash of the KV).
-// Thread: engine.
+// Runs plans. Implementations: worker/model ModelRunner; tests/sim (a fake whose tokens are a hash of the
+// KV). Thread: engine.
 class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
