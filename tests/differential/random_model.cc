@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "kernels/dequantize.h"
 
@@ -80,6 +81,8 @@ std::vector<NamedBackend> cpu_backends(int threads) {
 
 void expect_same_bits(std::span<const float> want, std::span<const float> got, const std::string& what) {
   ASSERT_EQ(want.size(), got.size()) << what;
+  // Non-finite values would agree for the wrong reason.
+  EXPECT_TRUE(std::ranges::all_of(want, [](float v) { return std::isfinite(v); })) << what;
   if (std::memcmp(want.data(), got.data(), want.size_bytes()) == 0) return;
   int wrong = 0;
   for (size_t i = 0; i < want.size(); ++i) {
