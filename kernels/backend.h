@@ -25,8 +25,9 @@ struct WeightView {
 struct LinearSpec {
   std::vector<WeightView> parts;  // stacked along rows (q, k, v or gate, up); equal cols
   std::vector<float> bias;        // [rows of all parts], or empty
-  // The sum over cols is cut into this many equal segments, each a chain of its own, combined by one fixed binary
-  // tree (sum_tree in cpu/contract.h). 1 for column-parallel layers. Part of the numeric contract: docs/adr/0005.
+  // The sum over cols is cut into this many equal segments, each a chain of its own, combined by one fixed
+  // binary tree (sum_tree in cpu/contract.h). 1 for column-parallel layers. Part of the numeric contract:
+  // docs/adr/0005.
   int k_shards = 1;
 };
 
@@ -47,7 +48,8 @@ class Embedding {
 struct RopeSpec {
   std::vector<double> inv_freq;  // [dims/2]; angle = position * inv_freq[i], computed in double
   double magnitude = 1.0;        // multiplies cos and sin (YaRN's attention factor)
-  bool interleaved = false;      // pairs (2i, 2i+1), else (i, i + dims/2); dims beyond 2*inv_freq.size() pass through
+  bool interleaved =
+      false;  // pairs (2i, 2i+1), else (i, i + dims/2); dims beyond 2*inv_freq.size() pass through
   int64_t max_positions = 0;
 };
 
@@ -62,10 +64,10 @@ struct AttentionSpec {
 enum class KvType : uint8_t { kF32, kBF16, kF16 };
 inline constexpr int kv_bytes(KvType t) { return t == KvType::kF32 ? 4 : 2; }
 
-// One pool: [layer][block][piece], where piece = K and V of block_tokens tokens of all KV heads of one layer. A run
-// of adjacent blocks of one layer is contiguous: the unit of transfer. The order inside a piece is the backend's
-// (layout_name) and part of the KV layout hash.
-// Example SmolLM2, bf16, 16 tokens: piece = 2 * 3 heads * 16 * 64 * 2 B = 12,288 B; a block over 30 layers 360 KiB.
+// One pool: [layer][block][piece], where piece = K and V of block_tokens tokens of all KV heads of one layer.
+// A run of adjacent blocks of one layer is contiguous: the unit of transfer. The order inside a piece is the
+// backend's (layout_name) and part of the KV layout hash. Example SmolLM2, bf16, 16 tokens: piece = 2 * 3
+// heads * 16 * 64 * 2 B = 12,288 B; a block over 30 layers 360 KiB.
 struct KvGeometry {
   int layers = 0;
   int kv_heads = 0;
@@ -92,8 +94,8 @@ struct SequenceRows {
 
 // What one step computes. All spans live until the step ends.
 struct StepBatch {
-  std::span<const TokenId> tokens;      // [rows]
-  std::span<const int32_t> positions;   // [rows]
+  std::span<const TokenId> tokens;     // [rows]
+  std::span<const int32_t> positions;  // [rows]
   std::span<const SequenceRows> sequences;
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
@@ -104,18 +106,17 @@ struct NormWeights {
   float eps = 1e-5f;
 };
 
-// The arithmetic of one rank: every operation on activations that a model needs, fused as far as the bits allow.
-// Each result depends on its own row, its sequence's KV and the weights only, never on how many rows the step has
-// (design I1): rows may be cut into steps in any way with the same bits.
-// Activations are float32, row-major [rows][dim], memory from allocate().
-// Thread: the engine thread calls; the backend may use threads of its own inside a call.
-// Errors: construction returns Status; operations cannot fail, except that a device error is kept and returned by
-// finish_step().
+// The arithmetic of one rank: every operation on activations that a model needs, fused as far as the bits
+// allow. Each result depends on its own row, its sequence's KV and the weights only, never on how many rows
+// the step has (design I1): rows may be cut into steps in any way with the same bits. Activations are
+// float32, row-major [rows][dim], memory from allocate(). Thread: the engine thread calls; the backend may
+// use threads of its own inside a call. Errors: construction returns Status; operations cannot fail, except
+// that a device error is kept and returned by finish_step().
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string description() const = 0;   // "cpu avx512-vnni, 2 threads"
+  virtual std::string description() const = 0;  // "cpu avx512-vnni, 2 threads"
   // Two workers with equal ids compute equal bits from equal weights: backend, contract version, KV type.
   virtual std::string numerics_id() const = 0;
   virtual std::string kv_layout_name() const = 0;
@@ -134,8 +135,8 @@ class Backend {
   virtual void embed(const Embedding& table, float* out) = 0;
   // out[rows][linear.rows] = linear(rms_norm(x[rows][linear.cols]))
   virtual void norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) = 0;
-  // qkv[rows][(heads + 2*kv_heads) * head_dim]: norms q and k per head when weights are given (Qwen3), rotates both,
-  // writes k and v of `layer` into the pool, leaves the rotated q in place.
+  // qkv[rows][(heads + 2*kv_heads) * head_dim]: norms q and k per head when weights are given (Qwen3),
+  // rotates both, writes k and v of `layer` into the pool, leaves the rotated q in place.
   virtual void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) = 0;
   // out[rows][heads*head_dim]; q as rope_store left it. Causal, over the sequence's pool blocks.
   virtual void attention(int layer, const float* qkv, float* out) = 0;
@@ -151,15 +152,15 @@ class Backend {
 struct BackendOptions {
   std::string device = "cpu";  // cpu, reference
   int threads = 1;
-  std::vector<int> cpus;      // pin thread i to cpus[i]; empty = not pinned
-  std::string isa_limit;      // tests only: "scalar", "avx2", "avx512" (no VNNI); empty = the best there is
+  std::vector<int> cpus;  // pin thread i to cpus[i]; empty = not pinned
+  std::string isa_limit;  // tests only: "scalar", "avx2", "avx512" (no VNNI); empty = the best there is
 };
 
 // Defined in select_cpu.cc (later also select_cuda.cc; CMake links one).
 absl::StatusOr<std::unique_ptr<Backend>> make_backend(const BackendOptions& options);
 
-// R of the numeric contract for a row-parallel layer with `cols` inputs: KV heads, at most 8, lowered until cols/R is a
-// multiple of 32. SmolLM2: o_proj 3 x 192, down_proj 3 x 512.
+// R of the numeric contract for a row-parallel layer with `cols` inputs: KV heads, at most 8, lowered until
+// cols/R is a multiple of 32. SmolLM2: o_proj 3 x 192, down_proj 3 x 512.
 int k_shards_for(int kv_heads, int64_t cols);
 
 }  // namespace baton::kernels
