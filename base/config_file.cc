@@ -115,6 +115,7 @@ absl::Status ConfigFile::status() const {
   auto sorted = document_->mistakes;
   std::ranges::stable_sort(sorted, {}, [](const auto& m) { return std::pair(m.line, m.column); });
   std::vector<std::string> lines;
+  lines.reserve(sorted.size());
   for (const auto& m : sorted) lines.push_back(m.text);
   return absl::InvalidArgumentError(join(lines, "\n"));
 }
@@ -142,7 +143,7 @@ std::string ConfigObject::string(std::string_view key, std::string_view fallback
 
 std::string ConfigObject::choice(std::string_view key, std::string_view fallback,
                                  std::initializer_list<std::string_view> allowed) {
-  const std::string value = string(key, fallback);
+  std::string value = string(key, fallback);
   if (std::ranges::find(allowed, value) != allowed.end()) return value;
   const auto near = nearest_name(value, allowed);
   fail(key, cat("want one of ", join(allowed, ", "), ", got '", value, "'",

@@ -16,18 +16,19 @@
 
 namespace baton {
 
-// A GGUF v2/v3 file (ggml docs/gguf.md), mapped read-only. Everything is checked against the file's size at open():
-// counts, lengths, types, offsets, overlaps, alignment. Coordinator (vocabulary) and worker (weights) both read it.
-// Strings and tensor data point into the file: they live as long as this object. A file that somebody truncates while
-// it is mapped kills the process (SIGBUS), as with every mapped file: replace model files by rename.
-// Immutable after open(). Thread: any. Errors: kInvalidArgument "file: where: what"; errno's code when it cannot be read.
+// A GGUF v2/v3 file (ggml docs/gguf.md), mapped read-only. Everything is checked against the file's size at
+// open(): counts, lengths, types, offsets, overlaps, alignment. Coordinator (vocabulary) and worker (weights)
+// both read it. Strings and tensor data point into the file: they live as long as this object. A file that
+// somebody truncates while it is mapped kills the process (SIGBUS), as with every mapped file: replace model
+// files by rename. Immutable after open(). Thread: any. Errors: kInvalidArgument "file: where: what"; errno's
+// code when it cannot be read.
 class GgufFile {
  public:
   struct Array;
   using Value = std::variant<uint64_t, int64_t, double, bool, std::string_view, std::shared_ptr<Array>>;
   struct Array {
-    std::vector<int64_t> integers;          // any integer or bool element type
-    std::vector<double> floats;             // f32, f64
+    std::vector<int64_t> integers;  // any integer or bool element type
+    std::vector<double> floats;     // f32, f64
     std::vector<std::string_view> strings;
   };
   struct Tensor {

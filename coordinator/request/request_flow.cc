@@ -118,7 +118,8 @@ void RequestFlow::on_worker_takes_requests(const WorkerRef& worker, bool takes, 
 
 void RequestFlow::on_worker_lost(const WorkerRef& worker, Instant now) {
   if (live(worker) == nullptr) return;
-  const WorkerRef lost = worker;  // the caller's may live in what is erased here
+  // The caller's may live in what is erased here.
+  const WorkerRef lost = worker;  // NOLINT(performance-unnecessary-copy-initialization)
   ++counters_.workers_lost;
   workers_.erase(lost.name);
   links_.forget(lost);

@@ -20,7 +20,8 @@ inline constexpr uint32_t kProtocolVersion = 1;
 
 enum class WorkerRole : uint8_t { kAny, kPrefill, kDecode };
 
-// ---- one request --------------------------------------------------------------------------------------------
+// ---- one request
+// --------------------------------------------------------------------------------------------
 
 struct SamplingParams {
   float temperature = 1.0f;  // 0 = greedy
@@ -40,7 +41,8 @@ struct SamplingParams {
 struct StopParams {
   int32_t max_tokens = 16;  // >= 1; prompt + max_tokens fits the context: the gateway has checked
   int32_t min_tokens = 0;   // before this many, end and stop ids are not sampled
-  std::vector<TokenId> end_token_ids;   // the model's end tokens; empty with ignore_eos. Never part of the text
+  std::vector<TokenId>
+      end_token_ids;  // the model's end tokens; empty with ignore_eos. Never part of the text
   std::vector<TokenId> stop_token_ids;  // the user's
   friend bool operator==(const StopParams&, const StopParams&) = default;
 };
@@ -74,7 +76,8 @@ struct TokenOutput {
 
 enum class FinishReason : uint8_t { kNone, kEndToken, kStopToken, kLength, kCancelled, kError };
 
-// ---- who a worker is ----------------------------------------------------------------------------------------
+// ---- who a worker is
+// ----------------------------------------------------------------------------------------
 
 // A worker is named by the manifest ("prefill-0"); a life of it by (name, incarnation).
 struct WorkerRef {
@@ -94,34 +97,36 @@ struct WorkerDescription {
   std::string metrics_address;  // host:port of its /metrics
   uint64_t pid = 0;
   std::string version;
-  std::string device;           // Backend::description()
-  std::string model_hash;       // of the weights and the spec
-  std::string kv_layout_hash;   // geometry and order of a KV piece
+  std::string device;          // Backend::description()
+  std::string model_hash;      // of the weights and the spec
+  std::string kv_layout_hash;  // geometry and order of a KV piece
   std::string numerics_id;
   int32_t block_tokens = 0;
-  int32_t context_tokens = 0;   // longest prompt + output
+  int32_t context_tokens = 0;  // longest prompt + output
   int64_t blocks_total = 0;
   friend bool operator==(const WorkerDescription&, const WorkerDescription&) = default;
 };
 
 struct LoadSnapshot {
-  int32_t running = 0;                 // sequences in decode
-  int32_t waiting = 0;                 // sequences not yet (fully) prefilled
-  int64_t waiting_prompt_tokens = 0;   // prompt tokens still to compute
-  int64_t blocks_free = 0;             // FREE
-  int64_t blocks_cached = 0;           // VALID, no owner: can be evicted
-  int64_t blocks_active = 0;           // VALID or RESERVED, owned by a sequence
-  int64_t blocks_inflight = 0;         // INFLIGHT
-  int64_t blocks_quarantined = 0;      // QUARANTINE
+  int32_t running = 0;                // sequences in decode
+  int32_t waiting = 0;                // sequences not yet (fully) prefilled
+  int64_t waiting_prompt_tokens = 0;  // prompt tokens still to compute
+  int64_t blocks_free = 0;            // FREE
+  int64_t blocks_cached = 0;          // VALID, no owner: can be evicted
+  int64_t blocks_active = 0;          // VALID or RESERVED, owned by a sequence
+  int64_t blocks_inflight = 0;        // INFLIGHT
+  int64_t blocks_quarantined = 0;     // QUARANTINE
   int32_t transfers_open = 0;
-  // The worker's own fitted step model: seconds = base + per_token * prefill tokens + per_sequence * decode rows.
+  // The worker's own fitted step model: seconds = base + per_token * prefill tokens + per_sequence * decode
+  // rows.
   double step_base_seconds = 0;
   double prefill_seconds_per_token = 0;
   double decode_seconds_per_sequence = 0;
   friend bool operator==(const LoadSnapshot&, const LoadSnapshot&) = default;
 };
 
-// ---- coordinator to worker ----------------------------------------------------------------------------------
+// ---- coordinator to worker
+// ----------------------------------------------------------------------------------
 
 // Which part of the request this worker does.
 enum class Leg : uint8_t {
@@ -133,12 +138,13 @@ enum class Leg : uint8_t {
 struct Submit {
   GenerateRequest request;
   Leg leg = Leg::kWhole;
-  TransferId transfer;             // kPrefill, kDecode
-  std::optional<WorkerRef> peer;   // kPrefill, kDecode
+  TransferId transfer;            // kPrefill, kDecode
+  std::optional<WorkerRef> peer;  // kPrefill, kDecode
   friend bool operator==(const Submit&, const Submit&) = default;
 };
 
-// The coordinator has no more interest: free what the request holds here. Idempotent; also for unknown requests.
+// The coordinator has no more interest: free what the request holds here. Idempotent; also for unknown
+// requests.
 struct Release {
   RequestId request;
   friend bool operator==(const Release&, const Release&) = default;
@@ -173,7 +179,8 @@ struct Ping {
 
 using CoordinatorMessage = std::variant<CoordinatorHello, Submit, Release, ConnectPeer, FencePeer, Ping>;
 
-// ---- worker to coordinator ----------------------------------------------------------------------------------
+// ---- worker to coordinator
+// ----------------------------------------------------------------------------------
 
 struct WorkerHello {
   uint32_t protocol_version = kProtocolVersion;
@@ -181,9 +188,18 @@ struct WorkerHello {
   friend bool operator==(const WorkerHello&, const WorkerHello&) = default;
 };
 
-enum class RefuseReason : uint8_t { kNone, kNoBlocks, kTooLong, kUnknownPeer, kDraining, kOverloaded, kInvalid };
+enum class RefuseReason : uint8_t {
+  kNone,
+  kNoBlocks,
+  kTooLong,
+  kUnknownPeer,
+  kDraining,
+  kOverloaded,
+  kInvalid
+};
 
-// Answer to Submit, within timers::kDispatchAck. For kDecode `accepted` means the blocks are reserved (the grant).
+// Answer to Submit, within timers::kDispatchAck. For kDecode `accepted` means the blocks are reserved (the
+// grant).
 struct SubmitReply {
   RequestId request;
   Leg leg = Leg::kWhole;
@@ -201,10 +217,10 @@ struct SequenceTokens {
   std::vector<TokenOutput> prompt_tokens;  // only with prompt_logprobs, before the first token
   // Set on the last message of this leg. kPrefill ends with kNone and `leg_done`.
   FinishReason finish = FinishReason::kNone;
-  std::string error;  // with kError
-  int32_t cached_tokens = 0;    // prompt tokens taken from this worker's prefix cache; set with the first token
-  Duration queued{};            // submit to first step; with the first token
-  Duration prefill{};           // first step to first token; with the first token
+  std::string error;          // with kError
+  int32_t cached_tokens = 0;  // prompt tokens taken from this worker's prefix cache; set with the first token
+  Duration queued{};          // submit to first step; with the first token
+  Duration prefill{};         // first step to first token; with the first token
   friend bool operator==(const SequenceTokens&, const SequenceTokens&) = default;
 };
 
@@ -212,7 +228,7 @@ struct SequenceTokens {
 struct StepReport {
   StepId step;
   std::vector<SequenceTokens> sequences;
-  std::vector<BlockHash> blocks_stored;   // became VALID and findable
+  std::vector<BlockHash> blocks_stored;  // became VALID and findable
   std::vector<BlockHash> blocks_evicted;
   LoadSnapshot load;
   friend bool operator==(const StepReport&, const StepReport&) = default;

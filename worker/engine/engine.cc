@@ -203,20 +203,21 @@ absl::Status Engine::on_admitted(Sequence& sequence, int32_t first_block) {
   const std::vector<BlockId> blocks(sequence.blocks.begin() + first_block * !sends,
                                     sequence.blocks.begin() + static_cast<ptrdiff_t>(prompt_blocks));
   std::vector<uint32_t> generations;
+  generations.reserve(blocks.size());
   for (BlockId block : blocks) generations.push_back(cache_.pool().generation(block));
-  const absl::Status status = sends ? exchange_.send({.transfer = sequence.transfer,
-                                                      .request = sequence.request.id,
-                                                      .destination = *sequence.peer,
-                                                      .prompt_tokens = sequence.prompt_tokens,
-                                                      .blocks = blocks,
-                                                      .generations = generations})
-                                    : exchange_.expect({.transfer = sequence.transfer,
-                                                        .request = sequence.request.id,
-                                                        .source = *sequence.peer,
-                                                        .first_block = first_block,
-                                                        .prompt_tokens = sequence.prompt_tokens,
-                                                        .blocks = blocks,
-                                                        .generations = generations});
+  absl::Status status = sends ? exchange_.send({.transfer = sequence.transfer,
+                                                .request = sequence.request.id,
+                                                .destination = *sequence.peer,
+                                                .prompt_tokens = sequence.prompt_tokens,
+                                                .blocks = blocks,
+                                                .generations = generations})
+                              : exchange_.expect({.transfer = sequence.transfer,
+                                                  .request = sequence.request.id,
+                                                  .source = *sequence.peer,
+                                                  .first_block = first_block,
+                                                  .prompt_tokens = sequence.prompt_tokens,
+                                                  .blocks = blocks,
+                                                  .generations = generations});
   if (!status.ok()) return status;
   transfers_.emplace(sequence.transfer, Transfer{.request = sequence.request.id,
                                                  .leg = sequence.leg,

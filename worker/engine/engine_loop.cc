@@ -22,7 +22,7 @@ absl::StatusOr<bool> EngineLoop::do_work(Instant now) {
   publish();  // replies do not wait for the step
   copy_status(now, plan != nullptr);
   if (plan == nullptr) return worked;
-  const absl::Status status = step(*plan);
+  absl::Status status = step(*plan);
   publish();
   copy_status(parts_.clock.now(), false);
   if (!status.ok()) return status;
@@ -50,7 +50,7 @@ absl::Status EngineLoop::step(const StepPlan& plan) {
   result_.sampled.clear();
   result_.duration = Duration::zero();
   const Instant begun = parts_.clock.now();
-  const absl::Status status =
+  absl::Status status =
       parts_.executor.run(plan, [this](int layer) { parts_.engine.on_layer(layer); }, result_);
   const Instant done = parts_.clock.now();
   if (!status.ok()) {
