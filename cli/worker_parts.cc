@@ -82,13 +82,11 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
   data.pool_bytes = g.pool_bytes();
   data.prefault_pool = false;
   data.checksum = manifest.checksum;
-  // The id of the numerics is known before the pool is attached only up to its KV type, which the layout hash
-  // has too.
   data.identity = {.self = description.ref,
                    .host_id = description.host_id,
                    .kv_layout_hash = worker::kv_layout_hash(g, backend->kv_layout_name()),
                    .model_hash = file->hash(),
-                   .numerics_id = backend->numerics_id()};
+                   .numerics_id = backend->numerics_id(g.type)};
   ASSIGN_OR_RETURN(plane, transport::make_ucx_data_plane(data));
   ASSIGN_OR_RETURN(model, worker::LlamaModel::create(
                               file->spec(), file->weights(), *backend,

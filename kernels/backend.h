@@ -117,8 +117,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string description() const = 0;  // "cpu avx512-vnni, 2 threads"
-  // Two workers with equal ids compute equal bits from equal weights: backend, contract version, KV type.
-  virtual std::string numerics_id() const = 0;
+  // Two workers with equal ids compute equal bits from equal weights: backend, contract version, type of the
+  // KV pool.
+  virtual std::string numerics_id(KvType kv) const = 0;
   virtual std::string kv_layout_name() const = 0;
 
   virtual absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) = 0;

@@ -35,9 +35,9 @@ std::string CpuBackend::description() const {
   return absl::StrCat("cpu ", kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads");
 }
 
-std::string CpuBackend::numerics_id() const {
+std::string CpuBackend::numerics_id(KvType kv) const {
   constexpr const char* kNames[] = {"f32", "bf16", "f16"};
-  return absl::StrCat("cpu-int8g32-v1/kv-", kNames[static_cast<int>(kv_.geometry().type)]);
+  return absl::StrCat("cpu-int8g32-v1/kv-", kNames[static_cast<int>(kv)]);
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec& spec) {

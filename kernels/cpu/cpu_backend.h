@@ -21,7 +21,7 @@ class CpuBackend final : public Backend {
   CpuBackend(const Kernels& kernels, const BackendOptions& options);
 
   std::string description() const override;
-  std::string numerics_id() const override;
+  std::string numerics_id(KvType kv) const override;
   std::string kv_layout_name() const override { return "kv-head-k16t-v"; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;

@@ -14,7 +14,7 @@ namespace baton::kernels::reference {
 class ReferenceBackend final : public Backend {
  public:
   std::string description() const override { return "reference float32, 1 thread"; }
-  std::string numerics_id() const override;
+  std::string numerics_id(KvType kv) const override;
   std::string kv_layout_name() const override { return "kv-rows"; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;

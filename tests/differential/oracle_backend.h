@@ -15,7 +15,7 @@ namespace baton::kernels {
 class OracleBackend final : public Backend {
  public:
   std::string description() const override { return "oracle"; }
-  std::string numerics_id() const override { return "oracle"; }
+  std::string numerics_id(KvType) const override { return "oracle"; }
   std::string kv_layout_name() const override { return "oracle"; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;

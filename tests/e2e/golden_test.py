@@ -26,7 +26,9 @@ def ask(c, case):
     r = c.post("/v1/completions", dict(fields, prompt=case["prompt_ids"], logprobs=5))
     assert r.status == 200, r.body
     choice = r.json()["choices"][0]
-    return r, choice["token_ids"], [sorted(t.values(), reverse=True) for t in choice["logprobs"]["top_logprobs"]]
+    lp = choice["logprobs"]  # a map by text: parts of characters share a spelling, then only the chosen token is compared
+    return r, choice["token_ids"], [sorted(t.values(), reverse=True) if len(t) == 5 else [own]
+                                    for own, t in zip(lp["token_logprobs"], lp["top_logprobs"])]
 
 
 def check(case, ids, logprobs):
@@ -59,7 +61,7 @@ with Cluster(SMOLLM2, manifest(reference)) as c:
         print("%-18s worst logprob error %.1e (%.1f s)" % (case["name"], check(case, ids, logprobs), time.monotonic() - start), flush=True)
 with Cluster(SMOLLM2) as c:  # as users run it: the chat answers make sense
     r = c.post("/v1/chat/completions", {"model": "default", "temperature": 0, "max_tokens": 40,
-                                        "messages": [{"role": "user", "content": "What is the capital of France?"}]})
+                                        "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
     text = r.json()["choices"][0]["message"]["content"]
-    assert "Paris" in text, text
+    assert "scatter" in text, text
 print("passed; the int8 backend says: %s" % text)

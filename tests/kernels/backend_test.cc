@@ -35,11 +35,11 @@ TEST(MakeBackend, NumericsIdNamesBitsNotMachines) {
   for (const char* limit : {"scalar", "avx2", "avx512", ""}) {
     auto backend = make_backend({.threads = 2, .isa_limit = limit});
     ASSERT_TRUE(backend.ok());
-    ids.insert((*backend)->numerics_id());
+    ids.insert((*backend)->numerics_id(KvType::kBF16));
     EXPECT_THAT((*backend)->description(), HasSubstr("2 threads"));
   }
   EXPECT_EQ(ids.size(), 1u);
-  EXPECT_FALSE(ids.contains(backend_named("reference")->numerics_id()));
+  EXPECT_FALSE(ids.contains(backend_named("reference")->numerics_id(KvType::kBF16)));
 }
 
 class AnyBackend : public testing::TestWithParam<std::string> {
