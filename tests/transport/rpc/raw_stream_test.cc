@@ -122,6 +122,10 @@ TEST_F(RawStreamTest, AFieldOutOfRange) {
 }
 
 TEST_F(RawStreamTest, AnOversizedMessage) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "gRPC is not instrumented: each word of the 16 MiB becomes a (suppressed) report, which "
+                  "takes minutes";
+#endif
   RawStream stream(server->port());
   stream.write(CoordinatorMessage(hello()));
   ASSERT_TRUE(stream.read());
