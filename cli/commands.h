@@ -36,7 +36,7 @@ int run_validate(const std::string& file);
 struct ChatOptions {
   std::string url;  // host:port; empty: this home's cluster
   std::string system;
-  double temperature = 0.7;
+  double temperature = 0.2;
   int max_tokens = 512;
 };
 int run_chat(const ChatOptions& options);

@@ -42,8 +42,8 @@ std::string banner(const Supervisor& supervisor, const ClusterManifest& manifest
   return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),
              "\nTry it:\n  curl -N ", url,
              "/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d "
-             "'{\"model\":\"default\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Why is "
-             "the sky blue?\"}]}'\n"
+             "'{\"model\":\"default\",\"stream\":true,\"temperature\":0.2,"
+             "\"messages\":[{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n"
              "  ./baton chat      talk to it here\n  ./baton ps        see its processes\n\n",
              detached ? "Stop it: ./baton down\n" : "Stop it: Ctrl-C, or ./baton down\n");
 }
