@@ -47,6 +47,15 @@ def check_serving(c):
     assert text == r.json()["choices"][0]["text"] and finish == "length", (text, finish)
 
 
+def check_choices(c):
+    """Several choices differ from each other and come again under the same seed."""
+    body = {"model": "default", "prompt": "One day", "max_tokens": 24, "n": 3, "temperature": 1.0, "seed": 5}
+    first, again = (sorted((o["index"], o["text"]) for o in c.post("/v1/completions", body).json()["choices"]) for _ in range(2))
+    assert first == again and len({text for _, text in first}) == 3, (first, again)
+    other = sorted((o["index"], o["text"]) for o in c.post("/v1/completions", dict(body, seed=6)).json()["choices"])
+    assert other != first
+
+
 def check_metrics(c):
     """promtool finds nothing to say about what the coordinator and each worker serve."""
     addresses = [c.address] + [w["metrics_address"] for w in c.workers()]
@@ -67,6 +76,7 @@ def test_life():
     before = shared_memory()
     with Cluster(STORIES) as c:
         check_serving(c)
+        check_choices(c)
         check_metrics(c)
         pids = [r["pid"] for r in c.ps()]
         second = c.command("serve", STORIES, "--port", "0", "--detach")
