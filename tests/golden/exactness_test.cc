@@ -164,11 +164,11 @@ TEST_P(StoriesGrid, SameBits) {
   setup.kv = std::get<1>(GetParam());
   setup.blocks = 160;
   const auto jobs = make_jobs({1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300}, 6, 512);
-  std::vector<Variant> variants;
-  for (const int32_t chunk : {1, 7, 64, 512})
-    for (const bool together : {false, true}) variants.push_back({1, {chunk, together}, 31});
-  if (setup.device == "cpu") {
-    for (const int threads : {2, 3})
+  // The KV type that is served by default gets the whole grid, the others a few points of it.
+  std::vector<Variant> variants = {{1, {7, true}, 31}, {1, {64, false}, 31}};
+  if (setup.device == "cpu") variants.push_back({3, {64, true}, 93});
+  if (setup.device == "cpu" && setup.kv == kernels::KvType::kBF16) {
+    for (const int threads : {1, 2, 3})
       for (const int32_t chunk : {1, 7, 64, 512})
         variants.push_back({threads, {chunk, true}, uint64_t(threads) * 31});
   }
