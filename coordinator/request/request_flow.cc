@@ -31,8 +31,7 @@ RequestFlow::RequestFlow(const FlowOptions& options, Router& router, WorkerChann
       links_(options.peer_connect, options.peer_again),
       next_transfer_(options.first_transfer) {}
 
-// ---- clients
-// ------------------------------------------------------------------------------------------------
+// ---- clients ------------------------------------------------------------------------------------
 
 void RequestFlow::on_submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, Instant now) {
   ++counters_.submitted;
@@ -80,8 +79,7 @@ void RequestFlow::on_cancel(RequestId request, Instant now) {
   pump(now);
 }
 
-// ---- workers
-// ------------------------------------------------------------------------------------------------
+// ---- workers ------------------------------------------------------------------------------------
 
 void RequestFlow::on_worker_up(const WorkerDescription& worker, Instant now) {
   if (const auto known = workers_.find(worker.ref.name); known != workers_.end()) {
@@ -150,8 +148,7 @@ void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const WorkerRef& worker
   attempt_lost(a, absl::StrCat("worker ", worker.name, " was lost"), now);
 }
 
-// ---- queue and dispatch
-// -------------------------------------------------------------------------------------
+// ---- queue and dispatch -------------------------------------------------------------------------
 
 std::vector<RoutableWorker> RequestFlow::routable() const {
   std::vector<RoutableWorker> workers;
@@ -242,8 +239,7 @@ absl::Status RequestFlow::can_generate() const {
   return absl::IsResourceExhausted(route.status()) ? absl::OkStatus() : route.status();
 }
 
-// ---- deadlines
-// ----------------------------------------------------------------------------------------------
+// ---- deadlines ----------------------------------------------------------------------------------
 
 void RequestFlow::rearm(ActiveRequest& a) {
   timers_.erase({a.timer, a.id()});
@@ -311,8 +307,7 @@ Instant RequestFlow::next_deadline() const {
   return next;
 }
 
-// ---- ends
-// ---------------------------------------------------------------------------------------------------
+// ---- ends ---------------------------------------------------------------------------------------
 
 void RequestFlow::attempt_lost(ActiveRequest& a, const std::string& why, Instant now) {
   if (a.record.retries >= options_.max_retries) {

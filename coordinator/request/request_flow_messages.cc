@@ -36,8 +36,7 @@ void RequestFlow::on(const WorkerRef& worker, const PeerReport& report, Instant 
   pump(now);
 }
 
-// ---- answers to Submit
-// --------------------------------------------------------------------------------------
+// ---- answers to Submit --------------------------------------------------------------------------
 
 void RequestFlow::on(const WorkerRef& worker, const SubmitReply& reply, Instant now) {
   const LedgerLeg* const leg = ledger_.find(reply.request, worker);
@@ -91,8 +90,7 @@ void RequestFlow::on_refused(ActiveRequest& a, const WorkerRef& worker, const Su
   requeue(a, now);
 }
 
-// ---- tokens
-// -------------------------------------------------------------------------------------------------
+// ---- tokens -------------------------------------------------------------------------------------
 
 void RequestFlow::on(const WorkerRef& worker, const StepReport& report, Instant now) {
   on_load(*live(worker), report.load);
@@ -221,8 +219,7 @@ bool RequestFlow::emit(ActiveRequest& a, const std::vector<TokenOutput>& tokens,
   return true;
 }
 
-// ---- transfers, releases and errors
-// -------------------------------------------------------------------------
+// ---- transfers, releases and errors -------------------------------------------------------------
 
 void RequestFlow::on(const WorkerRef& worker, const TransferReport& report, Instant now) {
   if (observer_ != nullptr) observer_->on_transfer(worker, report);

@@ -32,8 +32,15 @@ Duration SimCluster::jitter(Duration around) {
   return Duration(static_cast<int64_t>(static_cast<double>(around.count()) * (0.5 + rng_.next_double())));
 }
 
-// ---- workers
-// ------------------------------------------------------------------------------------------------
+// ---- workers ------------------------------------------------------------------------------------
+
+Duration SimCluster::way() {
+  const Duration usual = jitter(microseconds(150));
+  const double luck = rng_.next_double();
+  if (luck < options_.stall) return usual + microseconds(rng_.below(1'100'000));
+  if (luck < options_.stall + options_.lag) return usual + microseconds(rng_.below(20'000));
+  return usual;
+}
 
 void SimCluster::start(const std::string& name) {
   SimWorkerOptions w;
@@ -90,8 +97,7 @@ void SimCluster::kill(const std::string& name, bool frozen, Duration restart_aft
   after(restart_after, [this, name] { start(name); });
 }
 
-// ---- streams
-// ------------------------------------------------------------------------------------------------
+// ---- streams ------------------------------------------------------------------------------------
 
 void SimCluster::connect(const WorkerRef& ref, const std::string&) {
   after(jitter(microseconds(500)), [this, ref] {
@@ -103,12 +109,22 @@ void SimCluster::connect(const WorkerRef& ref, const std::string&) {
   });
 }
 
-void SimCluster::disconnect(const WorkerRef& ref) { streams_[ref].open = false; }
+void SimCluster::disconnect(const WorkerRef& ref) {
+  Stream& stream = streams_[ref];
+  stream.open = false;
+  if (!stream.worker->alive()) return;
+  // Given up although it lives (its words came too late): it is cut off before anybody is told to fence it,
+  // as the data plane does, and starts again.
+  log_.line(now(), ref.name, " is cut off ", to_string(ref.incarnation));
+  stream.worker->kill();
+  live_.erase(ref.name);
+  after(milliseconds(200), [this, name = ref.name] { start(name); });
+}
 
 void SimCluster::send(const WorkerRef& ref, CoordinatorMessage message) {
   Stream& stream = streams_[ref];
   BATON_CHECK(stream.worker != nullptr && stream.open, "sent to a worker without a stream");
-  stream.last_down = std::max(stream.last_down, now() + jitter(microseconds(150)));
+  stream.last_down = std::max(stream.last_down, now() + way());
   log_.line(now(), "to ", ref.name, " ", text(message));
   at(stream.last_down, [this, worker = stream.worker, message = std::move(message)]() mutable {
     deliver(*worker, std::move(message));
@@ -132,7 +148,7 @@ void SimCluster::deliver(SimWorker& worker, CoordinatorMessage message) {
 void SimCluster::publish(SimWorker& worker, WorkerMessage message) {
   if (!worker.alive()) return;
   Stream& stream = streams_[worker.ref()];
-  stream.last_up = std::max(stream.last_up, now() + jitter(microseconds(150)));
+  stream.last_up = std::max(stream.last_up, now() + way());
   // One in 500 is seen a second time much later, when its sender may long be dead: a ghost. Only words about
   // requests that are over can be repeated without breaking the order of the stream, so only ghosts of the
   // dead are delivered.
@@ -165,8 +181,7 @@ void SimCluster::cancel(RequestId request) {
   command(coordinator::CancelRequest{request});
 }
 
-// ---- time
-// ---------------------------------------------------------------------------------------------------
+// ---- time ---------------------------------------------------------------------------------------
 
 Instant SimCluster::next_worker_deadline() const {
   Instant next = kNever;
@@ -212,8 +227,7 @@ bool SimCluster::run(const std::function<bool()>& done, Instant limit) {
   return true;
 }
 
-// ---- invariants
-// ---------------------------------------------------------------------------------------------
+// ---- invariants ---------------------------------------------------------------------------------
 
 void SimCluster::check() {
   // Which worker an event touched is known for messages; the others are looked at in turn, one per event.

@@ -21,6 +21,8 @@ struct SimOptions {
   int layers = 2;
   std::vector<std::string> workers = {"p0", "p1", "d0", "d1", "a0"};  // role by the first letter
   coordinator::ControlOptions control;
+  double lag = 0.01;  // chance of a message to take up to 20 ms: streams overtake each other
+  double stall = 0;   // chance of a message, and all behind it, to take up to 1.1 s: late answers, suspects
   double transfer_fault = 0;       // chance of each moved piece
   bool drains_after_death = true;  // see FakeKvFabric
 };
@@ -78,6 +80,7 @@ class SimCluster final : public coordinator::WorkerStreams {
   void deliver(SimWorker& worker, CoordinatorMessage message);
   void command(coordinator::ControlCommand command);
   Duration jitter(Duration around);
+  Duration way();  // of one message
   Instant next_worker_deadline() const;
   bool one_event();
   void check();

@@ -194,14 +194,17 @@ void print(const char* name, const Outcome& o) {
       static_cast<unsigned long long>(o.events), o.finished, o.left, o.exhausted, o.unavailable,
       static_cast<unsigned long long>(o.preemptions), static_cast<unsigned long long>(o.cached_tokens));
   for (const auto& [path, count] : o.paths) std::printf("  %s %d\n", path.c_str(), count);
-  std::printf("  retries %llu refusals %llu fenced %llu late %llu replayed %llu lost %llu overdue %llu\n",
-              static_cast<unsigned long long>(o.counters.retries),
-              static_cast<unsigned long long>(o.counters.refusals),
-              static_cast<unsigned long long>(o.counters.fenced_messages),
-              static_cast<unsigned long long>(o.counters.late_messages),
-              static_cast<unsigned long long>(o.counters.replayed_tokens),
-              static_cast<unsigned long long>(o.counters.workers_lost),
-              static_cast<unsigned long long>(o.counters.release_overdue));
+  std::printf(
+      "  ack timeouts %llu retries %llu refusals %llu fenced %llu late %llu replayed %llu lost %llu overdue "
+      "%llu\n",
+      static_cast<unsigned long long>(o.counters.ack_timeouts),
+      static_cast<unsigned long long>(o.counters.retries),
+      static_cast<unsigned long long>(o.counters.refusals),
+      static_cast<unsigned long long>(o.counters.fenced_messages),
+      static_cast<unsigned long long>(o.counters.late_messages),
+      static_cast<unsigned long long>(o.counters.replayed_tokens),
+      static_cast<unsigned long long>(o.counters.workers_lost),
+      static_cast<unsigned long long>(o.counters.release_overdue));
 }
 
 Scenario steady(uint64_t seed, int requests) {
@@ -264,6 +267,7 @@ Scenario killing(uint64_t seed, bool drains) {
   s.between = milliseconds(15);
   s.kill_every = milliseconds(700);
   s.cluster.transfer_fault = 0.02;
+  s.cluster.stall = 0.0005;
   s.cluster.drains_after_death = drains;
   return s;
 }

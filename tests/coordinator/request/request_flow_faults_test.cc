@@ -10,8 +10,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-// ---- a worker is lost, at each state
-// ------------------------------------------------------------------------
+// ---- a worker is lost, at each state ------------------------------------------------------------
 
 TEST_F(FlowTest, PrefillWorkerLostBeforeTheFirstTokenIsReplaced) {
   up("p0");
@@ -190,8 +189,7 @@ TEST_F(FlowTest, LosingAReleasingPartyClosesItsEntry) {
   EXPECT_EQ(flow_.counters().workers_lost, 2u);
 }
 
-// ---- the hand-over fails
-// ------------------------------------------------------------------------------------
+// ---- the hand-over fails ------------------------------------------------------------------------
 
 TEST_F(FlowTest, AFailedTransferIsComputedAgainAndContinues) {
   pair_up();
@@ -273,8 +271,7 @@ TEST_F(FlowTest, AnErrorOfTheDecodeWorkerEndsTheStream) {
   EXPECT_THAT(channel_.take(), ElementsAre("d0 release r1", "p0 release r1"));
 }
 
-// ---- words that are late, doubled or wrong
-// ------------------------------------------------------------------
+// ---- words that are late, doubled or wrong ------------------------------------------------------
 
 TEST_F(FlowTest, DoubledAndStrangeWordsChangeNothing) {
   pair_up();

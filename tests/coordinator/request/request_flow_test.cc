@@ -166,8 +166,7 @@ TEST_F(FlowTest, MessagesOfAFencedLifeAreRefusedAndCounted) {
   EXPECT_EQ(client.text(), "");
 }
 
-// ---- queue
-// --------------------------------------------------------------------------------------------------
+// ---- queue --------------------------------------------------------------------------------------
 
 TEST_F(FlowTest, WithoutWorkersRequestsWaitAndThenFail) {
   RecordingSink& client = submit(1);
@@ -247,8 +246,7 @@ TEST_F(FlowTest, NonsenseIsRefused) {
   EXPECT_EQ(flow_.in_flight(), 1u);
 }
 
-// ---- refusals
-// -----------------------------------------------------------------------------------------------
+// ---- refusals -----------------------------------------------------------------------------------
 
 TEST_F(FlowTest, ARefusedLegReturnsTheRequestToTheQueue) {
   pair_up();
@@ -335,8 +333,7 @@ TEST_F(FlowTest, ADrainingWorkerIsAvoided) {
   EXPECT_EQ(channel_.submits.back().first.name, "a1");
 }
 
-// ---- deadlines
-// ----------------------------------------------------------------------------------------------
+// ---- deadlines ----------------------------------------------------------------------------------
 
 TEST_F(FlowTest, UnansweredLegsAreRoutedElsewhere) {
   up("a0");
@@ -396,8 +393,7 @@ TEST_F(FlowTest, TheRequestsOwnTimeEndsItInEveryState) {
   }
 }
 
-// ---- cancellation
-// -------------------------------------------------------------------------------------------
+// ---- cancellation -------------------------------------------------------------------------------
 
 TEST_F(FlowTest, CancelInEveryStateReleasesEveryParty) {
   pair_up();
