@@ -88,8 +88,9 @@ void compare(const Shape& shape, uint64_t seed) {
   Model m = make_model(random, shape, blocks);
   OracleBackend oracle;
   std::vector<NamedBackend> backends = cpu_backends(1);
+  const Scalar scalar = shape.head_dim <= 20 ? Scalar::kIncluded : Scalar::kLeftOut;
   for (const int threads : {2, 3})
-    for (NamedBackend& b : cpu_backends(threads)) backends.push_back(std::move(b));
+    for (NamedBackend& b : cpu_backends(threads, scalar)) backends.push_back(std::move(b));
   std::vector<std::vector<std::byte>> pools(backends.size());
   ASSERT_TRUE(oracle.set_attention(m.attention, m.rope).ok());
   ASSERT_TRUE(oracle.attach_kv({}, m.geometry).ok());

@@ -63,10 +63,10 @@ StepBatch OwnedBatch::batch(int vocabulary) {
   return {tokens, positions, rows, logit_rows};
 }
 
-std::vector<NamedBackend> cpu_backends(int threads) {
+std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar) {
   std::vector<NamedBackend> out;
   for (const char* limit : {"scalar", "avx2", "avx512", ""}) {
-    if (threads > 1 && std::string_view(limit) == "scalar") continue;
+    if (scalar == Scalar::kLeftOut && std::string_view(limit) == "scalar") continue;
     auto backend = make_backend({.device = "cpu", .threads = threads, .isa_limit = limit});
     if (!backend.ok()) {
       ADD_FAILURE() << backend.status();
