@@ -72,9 +72,10 @@ struct NamedBackend {
   std::string name;
   std::unique_ptr<Backend> backend;
 };
-// CpuBackends for every instruction set this machine has, with `threads` threads (the slow scalar one only
-// with 1).
-std::vector<NamedBackend> cpu_backends(int threads);
+// CpuBackends for every instruction set this machine has, with `threads` threads. The scalar one, which is
+// slow, can be left out.
+enum class Scalar { kIncluded, kLeftOut };
+std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar = Scalar::kIncluded);
 
 // memcmp with a readable first difference.
 void expect_same_bits(std::span<const float> want, std::span<const float> got, const std::string& what);
