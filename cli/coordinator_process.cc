@@ -5,9 +5,11 @@
 //   text      coordinator/gateway/text_pool        chat templates and tokenising (as many threads as a
 //   quarter of the cores) control   coordinator/request/control_loop     requests, router, membership, ledger
 //   (gRPC's own threads decode and post to control)
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cinttypes>
 #include <csignal>
 #include <cstdio>
 #include <optional>
@@ -54,6 +56,22 @@ class GrpcStreams final : public WorkerStreams {
  private:
   transport::ControlClient* client_ = nullptr;
 };
+
+// The key of the prefix hashes lives as long as the cluster: a coordinator that is started anew finds what
+// its workers have cached. Readable by its owner only.
+absl::StatusOr<HashKey> cluster_hash_key(const Home& home, const std::function<uint64_t()>& random) {
+  const std::string path = home.file(kHashKeyFile);
+  if (const auto text = read_file(path); text.ok()) {
+    HashKey key;
+    if (std::sscanf(text->c_str(), "%" SCNx64 " %" SCNx64, &key.k0, &key.k1) == 2) return key;
+  }
+  const HashKey key{random(), random()};
+  char text[40];
+  std::snprintf(text, sizeof text, "%016" PRIx64 " %016" PRIx64 "\n", key.k0, key.k1);
+  RETURN_IF_ERROR(write_file(path, text));
+  ::chmod(path.c_str(), 0600);
+  return key;
+}
 
 // host:port; the port may stand behind an IPv6 address in brackets.
 std::pair<std::string, uint16_t> split_address(const std::string& address) {
@@ -108,7 +126,7 @@ absl::Status CoordinatorProcess::make(const CoordinatorOptions& options) {
 absl::Status CoordinatorProcess::make_control() {
   const auto random = random_source();
   identity = random();
-  hash_key = {random(), random()};
+  ASSIGN_OR_RETURN(hash_key, cluster_hash_key(Home::from_environment(), random));
   ControlOptions options;
   options.router.itl_objective_seconds = to_seconds(manifest.itl_objective);
   options.router.min_prompt_tokens = manifest.min_prompt_tokens;

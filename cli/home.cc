@@ -135,7 +135,10 @@ absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
   }
 }
 
-void ClusterRecord::remove(const Home& home) { ::unlink(home.file("cluster.json").c_str()); }
+void ClusterRecord::remove(const Home& home) {
+  ::unlink(home.file("cluster.json").c_str());
+  ::unlink(home.file(kHashKeyFile).c_str());
+}
 
 absl::StatusOr<std::string> resolve_model(const Home& home, const std::string& source) {
   if (source != "default") {

@@ -34,6 +34,8 @@ class HomeLock {
   int fd_;
 };
 
+inline constexpr const char* kHashKeyFile = "hash.key";  // in Home::state while a cluster runs
+
 struct ProcessRecord {
   std::string name;
   std::string role;  // supervisor, coordinator, prefill, decode, any
@@ -50,7 +52,7 @@ struct ClusterRecord {
   absl::Status write(const Home& home) const;
   // kNotFound when no cluster runs here.
   static absl::StatusOr<ClusterRecord> read(const Home& home);
-  static void remove(const Home& home);
+  static void remove(const Home& home);  // and the cluster's hash key
 };
 
 absl::Status write_file(const std::string& path, const std::string& text);  // atomically

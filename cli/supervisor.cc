@@ -313,7 +313,7 @@ void Supervisor::stop() {
     stop_child(c, &c == &children_.front() ? deadline : now() + seconds(5));
   }
   children_.clear();
-  if (ready_ || !record_.http_address.empty()) ClusterRecord::remove(home_);
+  ClusterRecord::remove(home_);
 }
 
 }  // namespace baton::cli

@@ -69,6 +69,8 @@ check("prefill-0", "decode-0", "fallback:no-prefill-worker")
 
 with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
     want, _ = c.generate("Tom had a red ball", 12)
+    long = "Once upon a time there was a little girl. " * 6
+    c.generate(long, 2)
     c.kill("coordinator")
 
     def serves():
@@ -79,4 +81,6 @@ with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
 
     c.wait_until(serves, 15, "the coordinator is back on its port with its workers")
     c.wait_until(lambda: all(w["state"] == "ready" for w in c.workers()) and len(c.workers()) == 2, 10, "both workers joined again")
+    _, r = c.generate(long, 2)
+    assert int(r.headers["x-baton-cached-tokens"]) > 0, "the workers' prefix caches outlive the coordinator: %s" % r.headers
     print("passed: kill -9 of the coordinator")
