@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <ctime>
 
 #include "base/check.h"
@@ -25,6 +26,7 @@ void block_end_signals() {
   const sigset_t set = end_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  ::setenv("GRPC_VERBOSITY", "NONE", 0);  // what went wrong is said once, by us
 }
 
 int wait_for_signal(Duration limit) {

@@ -161,6 +161,12 @@ absl::Status KvHashExecutor::run(const worker::StepPlan& plan, const worker::Lay
     }
     if (rows.sample)
       row.token = choose(sequence.request, folds[i].at.back(), sequence.generated(), options_.vocab_size);
+    if (row.token && sequence.request.id == options_.sick && sequence.generated() >= options_.sick_at) {
+      row.token.reset();
+      row.error = absl::InternalError("logits are not finite");
+      result.sampled.push_back(std::move(row));
+      continue;
+    }
     if (row.token || !row.prompt_tokens.empty()) result.sampled.push_back(std::move(row));
   }
   result.duration = from_seconds(

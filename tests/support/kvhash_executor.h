@@ -39,6 +39,9 @@ struct KvHashOptions {
   double seconds_per_prefill_token = 50e-6;
   double seconds_per_attended = 5e-9;
   double seconds_per_decode_row = 200e-6;
+  // This request cannot be sampled from its generated token `sick_at` on; the others of the step can.
+  RequestId sick;
+  int32_t sick_at = 0;
 };
 
 // A fake model: the next token is a hash of ALL the KV it can see, read through the block table. One stale,

@@ -274,6 +274,10 @@ void Engine::on_step_done(const StepResult& result, Instant now) {
   for (size_t i = 0; i < plan_.rows.size(); ++i) {
     Sequence& sequence = scheduler_.computed(plan_, i);
     const bool yields = next < result.sampled.size() && result.sampled[next].planned == i;
+    if (yields && !result.sampled[next].error.ok()) {
+      fail_row(sequence, result.sampled[next++].error);
+      continue;
+    }
     BATON_CHECK(!plan_.rows[i].sample || (yields && result.sampled[next].token.has_value()),
                 "the executor did not sample a row");
     if (yields) take_row(sequence, plan_.rows[i], result.sampled[next++], now);
@@ -325,6 +329,12 @@ void Engine::take_row(Sequence& sequence, const PlannedRows& planned, const Samp
   } else if (finish != FinishReason::kNone) {
     end(sequence, finish, "");
   }
+}
+
+// One sequence cannot go on (its logits are not finite, say); the others of the step are as good as ever.
+void Engine::fail_row(Sequence& sequence, const absl::Status& error) {
+  report_end(sequence, FinishReason::kError, std::string(error.message()));
+  remove(sequence);
 }
 
 FinishReason Engine::finish_after(const Sequence& sequence) const {

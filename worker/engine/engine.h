@@ -103,6 +103,7 @@ class Engine final : private AdmissionListener {
 
   void count_step(const StepResult& result);
   void take_row(Sequence& sequence, const PlannedRows& planned, const SampledRow& row, Instant now);
+  void fail_row(Sequence& sequence, const absl::Status& error);
   FinishReason finish_after(const Sequence& sequence) const;
   void end(Sequence& sequence, FinishReason finish, const std::string& error);
   void remove(Sequence& sequence);

@@ -24,6 +24,39 @@ TEST_F(EngineTest, GivesTheTokensOfAnUndisturbedRun) {
   world().expect_clean();
 }
 
+TEST_F(EngineTest, OneSequenceThatCannotBeSampledEndsAlone) {
+  for (int sick_at : {0, 3}) {
+    auto options = defaults();
+    options.model.sick = RequestId(2);
+    options.model.sick_at = sick_at;
+    make(options, 2);
+    for (uint64_t i = 1; i <= 3; ++i) world().submit(0, request(i, 20, 8, static_cast<TokenId>(100 * i)));
+    world().submit_split(0, 1, request(4, 20, 8, 400));
+    world().run();
+    EXPECT_EQ(world().leg(0, RequestId(2)).finish, FinishReason::kError);
+    EXPECT_EQ(world().leg(0, RequestId(2)).error, "logits are not finite");
+    EXPECT_EQ(world().leg(0, RequestId(2)).tokens.size(), static_cast<size_t>(sick_at));
+    for (uint64_t i : {1, 3})
+      EXPECT_EQ(world().leg(0, RequestId(i)).tokens,
+                reference(request(i, 20, 8, static_cast<TokenId>(100 * i))));
+    EXPECT_EQ(world().split_tokens(0, 1, RequestId(4)), reference(request(4, 20, 8, 400)));
+    world().expect_clean();
+  }
+}
+
+TEST_F(EngineTest, APrefillLegThatCannotBeSampledCancelsItsTransfer) {
+  auto options = defaults();
+  options.model.sick = RequestId(1);
+  make(options, 2);
+  world().submit_split(0, 1, request(1, 20, 8));
+  world().run_for(100ms);
+  EXPECT_EQ(world().leg(0, RequestId(1), Leg::kPrefill).finish, FinishReason::kError);
+  world().release(0, RequestId(1));
+  world().release(1, RequestId(1));
+  world().run();
+  world().expect_clean();
+}
+
 TEST_F(EngineTest, SeededSamplingDependsOnTheSeedOnly) {
   make();
   for (uint64_t i = 1; i <= 3; ++i) {
