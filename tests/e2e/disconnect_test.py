@@ -57,7 +57,7 @@ with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
     c.wait_idle(1)
     c.wait_until(lambda: c.metric("baton_requests_in_flight") == 0, 1, "no request in flight")
     assert c.metric("baton_ledger_entries") == 0, "ledger entries left"
-    c.wait_until(lambda: all(n <= files[name] + 1 for name, n in open_files(c).items()), 2,
+    c.wait_until(lambda: all(n <= files[name] for name, n in open_files(c).items()), 2,
                  "no file descriptor more than before: %s, then %s" % (files, open_files(c)))
     ids, r = c.generate("Once upon a time", 8)
     assert len(ids) == 8 and r.headers["x-baton-path"] == "remote-prefill"
