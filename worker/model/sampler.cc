@@ -130,7 +130,7 @@ absl::Status Sampler::sample(const SamplerInput& input, TokenOutput& out) {
   if (!raw.finite) return absl::InvalidArgumentError("the model's logits are not finite");
   const SamplingParams& sampling = *input.sampling;
   out = TokenOutput{};
-  if (sampling.logprobs >= 0) report(input.logits, raw, sampling.logprobs, out);
+  const double logsumexp = sampling.logprobs >= 0 ? report(input.logits, raw, sampling.logprobs, out) : 0;
   ASSIGN_OR_RETURN(const std::span<const float> logits, adjust(input));
   // Masked tokens are -inf now; NaN and +inf can only come from absurd parameters.
   const Scan adjusted = logits.data() == input.logits.data() ? raw : scan(logits);
@@ -138,7 +138,7 @@ absl::Status Sampler::sample(const SamplerInput& input, TokenOutput& out) {
     return absl::InvalidArgumentError("mask, bias and penalties leave no finite largest logit");
   const bool greedy = !(sampling.temperature >= kGreedyBelow);
   out.token = greedy ? adjusted.argmax : draw(logits, adjusted, input);
-  if (sampling.logprobs >= 0) out.logprob += input.logits[out.token];
+  if (sampling.logprobs >= 0) out.logprob = static_cast<float>(input.logits[out.token] - logsumexp);
   return absl::OkStatus();
 }
 
@@ -147,20 +147,19 @@ absl::Status Sampler::score(std::span<const float> logits, TokenId token, int32_
   const Scan raw = scan(logits);
   if (!raw.finite) return absl::InvalidArgumentError("the model's logits are not finite");
   out = TokenOutput{};
-  report(logits, raw, top, out);
+  const double logsumexp = report(logits, raw, top, out);
   out.token = token;
-  out.logprob += logits[token];
+  out.logprob = static_cast<float>(logits[token] - logsumexp);
   return absl::OkStatus();
 }
 
-// Leaves -logsumexp in out.logprob: the caller adds the chosen token's logit.
-void Sampler::report(std::span<const float> logits, const Scan& scan, int32_t top, TokenOutput& out) {
+// The logsumexp; the alternatives go into out.top.
+double Sampler::report(std::span<const float> logits, const Scan& scan, int32_t top, TokenOutput& out) {
   double sums[4] = {0, 0, 0, 0};
   for (size_t i = 0; i < vocab_; ++i) sums[i % 4] += fixed_exp(double{logits[i]} - scan.max);
   const double logsumexp = double{scan.max} + std::log((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  out.logprob = static_cast<float>(-logsumexp);
   const size_t count = std::min<size_t>(std::max(top, 0), vocab_);
-  if (count == 0) return;
+  if (count == 0) return logsumexp;
   select_top(logits, count);
   std::sort(candidates_.begin(), candidates_.end(),
             [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
@@ -168,6 +167,7 @@ void Sampler::report(std::span<const float> logits, const Scan& scan, int32_t to
   for (size_t i = 0; i < count; ++i)
     out.top[i] = {candidates_[i].id, static_cast<float>(candidates_[i].logit - logsumexp),
                   static_cast<int32_t>(i)};
+  return logsumexp;
 }
 
 absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input) {

@@ -67,7 +67,7 @@ class Sampler {
   void apply_min_p(float min_p);
   void apply_top_p(float top_p);
   Cut cut_in_bin(size_t bin, double target);
-  void report(std::span<const float> logits, const Scan& scan, int32_t top, TokenOutput& out);
+  double report(std::span<const float> logits, const Scan& scan, int32_t top, TokenOutput& out);
 
   size_t vocab_;
   std::vector<float> block_max_;  // of blocks of 256 logits
