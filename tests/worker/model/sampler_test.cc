@@ -297,7 +297,9 @@ TEST(Sampler, LogprobsAreOfTheRawLogits) {
     EXPECT_EQ(out.top[i].rank, i);
     EXPECT_EQ(d.logits[out.top[i].token], sorted[i]);
     EXPECT_NEAR(out.top[i].logprob, sorted[i] - std::log(sum), 1e-5);
-    if (out.top[i].token == out.token) EXPECT_EQ(out.top[i].logprob, out.logprob) << "one token, one value";
+    if (out.top[i].token == out.token) {
+      EXPECT_EQ(out.top[i].logprob, out.logprob) << "one token, one value";
+    }
   }
   d.sampling.logprobs = 0;
   EXPECT_EQ(d.run().logprob, out.logprob);
