@@ -9,7 +9,8 @@ void Ledger::open(RequestId request, const WorkerRef& worker, Leg leg, TransferI
   const LedgerLeg opened{.leg = leg,
                          .state = LegState::kSubmitted,
                          .transfer = transfer,
-                         .transfer_state = leg == Leg::kWhole ? TransferState::kNone : TransferState::kOpen};
+                         .transfer_state = leg == Leg::kWhole ? TransferState::kNone : TransferState::kOpen,
+                         .number = next_number_++};
   const bool is_new = entries_[request].emplace(worker, opened).second;
   BATON_CHECK(is_new, "a request has at most one leg on a worker");
   by_worker_[worker].insert(request);

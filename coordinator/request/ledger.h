@@ -25,6 +25,7 @@ struct LedgerLeg {
   LegState state = LegState::kSubmitted;
   TransferId transfer;  // kPrefill and kDecode
   TransferState transfer_state = TransferState::kNone;
+  uint64_t number = 0;  // tells it from earlier and later legs of the request on that worker
   friend bool operator==(const LedgerLeg&, const LedgerLeg&) = default;
 };
 
@@ -66,6 +67,7 @@ class Ledger {
   std::map<RequestId, Entry> entries_;
   std::map<WorkerRef, std::set<RequestId>> by_worker_;
   size_t legs_ = 0;
+  uint64_t next_number_ = 1;
 };
 
 }  // namespace baton::coordinator

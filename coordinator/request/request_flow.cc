@@ -259,7 +259,7 @@ void RequestFlow::on_tick(Instant now) {
     PendingRelease pending = std::move(releases_.front());
     releases_.pop_front();
     const LedgerLeg* const leg = ledger_.find(pending.request, pending.worker);
-    if (leg == nullptr || leg->state != LegState::kReleasing) continue;
+    if (leg == nullptr || leg->number != pending.leg) continue;  // gone; a later one has its own entry
     ++counters_.release_overdue;
     channel_.send(pending.worker, Release{pending.request});
     pending.due = now + options_.release_again;
@@ -374,7 +374,8 @@ void RequestFlow::leave_workers(RequestId request, Instant now) {
   for (const WorkerRef& worker : ledger_.holders(request)) {
     if (!ledger_.releasing(request, worker)) continue;
     channel_.send(worker, Release{request});
-    releases_.push_back({now + options_.release_again, request, worker});
+    releases_.push_back(
+        {now + options_.release_again, request, worker, ledger_.find(request, worker)->number});
   }
 }
 

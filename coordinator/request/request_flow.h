@@ -94,6 +94,7 @@ class RequestFlow {
     Instant due;
     RequestId request;
     WorkerRef worker;
+    uint64_t leg = 0;  // its number in the ledger
   };
 
   // queue and dispatch

@@ -369,6 +369,21 @@ TEST_F(FlowTest, ReleaseIsRepeatedUntilAnswered) {
   EXPECT_EQ(flow_.next_deadline(), kNever);
 }
 
+TEST_F(FlowTest, ARepeatedReleaseIsMeantForItsOwnLegOnly) {
+  up("a0");
+  submit(1);
+  wait(seconds(1));  // no answer: released, to be sent again once it let go
+  released("a0", 1, Leg::kWhole);
+  EXPECT_EQ(channel_.submits.size(), 2u);
+  wait(seconds(1));  // no answer again
+  channel_.take();
+  wait(milliseconds(1500));  // the first Release would be repeated now, the second is not due
+  EXPECT_THAT(channel_.take(), IsEmpty());
+  EXPECT_EQ(flow_.counters().release_overdue, 0u);
+  wait(milliseconds(500));
+  EXPECT_THAT(channel_.take(), ElementsAre("a0 release r1"));
+}
+
 TEST_F(FlowTest, TheRequestsOwnTimeEndsItInEveryState) {
   pair_up();
   for (int state = 0; state < 4; ++state) {
