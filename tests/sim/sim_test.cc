@@ -50,9 +50,10 @@ class Client : public coordinator::RequestSink {
 struct Scenario {
   SimOptions cluster;
   int requests = 0;
-  Duration between{};      // mean of the arrivals
-  double disconnects = 0;  // share of clients that leave, at any time
-  Duration kill_every{};   // 0: never
+  Duration between{};                // mean of the arrivals
+  double disconnects = 0;            // share of clients that leave, at any time
+  Duration kill_every{};             // 0: never
+  std::vector<std::string> victims;  // who is killed; empty: anybody
   int32_t longest_output = 24;
 };
 
@@ -174,7 +175,7 @@ class Simulation {
   }
   void kill_one() {
     if (all_ended()) return;
-    const auto& names = scenario_.cluster.workers;
+    const auto& names = scenario_.victims.empty() ? scenario_.cluster.workers : scenario_.victims;
     const std::string& name = names[cluster_.rng().below(names.size())];
     const bool frozen = cluster_.rng().below(4) == 0;
     cluster_.kill(name, frozen, milliseconds(50 + cluster_.rng().below(3000)));
@@ -221,7 +222,9 @@ void nothing_impossible(const Outcome& o) {
   EXPECT_EQ(o.other, 0);
   EXPECT_EQ(o.counters.protocol_errors, 0u);
   EXPECT_EQ(o.counters.replay_mismatches, 0u);
-  EXPECT_EQ(o.counters.release_overdue, 0u);
+  // A leg whose source froze is quarantined until the source is fenced (1.5 s, and the fence may stall): only
+  // with a loss may a Release go unanswered for so long.
+  EXPECT_LE(o.counters.release_overdue, o.counters.workers_lost);
 }
 
 TEST(Sim, TenThousandRequestsWithDisconnects) {
@@ -288,6 +291,24 @@ TEST(Sim, KillsAndRestarts) { kills_and_restarts(g_seed + 3, true); }
 
 // What a dead source left half landed is quarantined until its fence comes.
 TEST(Sim, KillsWhereOnlyFencesDrain) { kills_and_restarts(g_seed + 4, false); }
+
+// Only sources die, so nothing but their fences frees what they left half landed in workers that live on.
+TEST(Sim, FencesFreeWhatDeadSourcesLeft) {
+  Scenario s = killing(g_seed + 5, false);
+  s.cluster.workers = {"p0", "p1", "d0", "d1"};
+  s.cluster.stall = 0;
+  s.cluster.transfer_fault = 0;
+  s.victims = {"p0", "p1"};
+  s.requests = 5000;
+  s.between = milliseconds(4);
+  s.kill_every = milliseconds(300);
+  const Outcome o = Simulation(s).go();
+  print("sources die", o);
+  nothing_impossible(o);
+  EXPECT_GE(o.counters.workers_lost, 8u);
+  EXPECT_GE(o.counters.retries, 5u);
+  EXPECT_EQ(o.counters.release_overdue, 0u);
+}
 
 TEST(Sim, ManySmallSeeds) {
   for (uint64_t i = 0; i < 20; ++i) {
