@@ -117,7 +117,8 @@ TEST_F(TlsTest, MembershipAsksForTheNameToo) {
     EXPECT_TRUE(client.ok());
     EXPECT_TRUE(turn_until([&] { (*client)->tick(SteadyClock().now()); },
                            [&] { return events.count<JoinFailed>() + calls.count<JoinCall>() > 0; }));
-    for (const JoinCall& call : calls.all<JoinCall>()) call.reply(JoinAccepted{.lease = 1, .ttl = std::chrono::seconds(3)});
+    for (const JoinCall& call : calls.all<JoinCall>())
+      call.reply(JoinAccepted{.lease = 1, .ttl = std::chrono::seconds(3)});
     const auto failed = events.all<JoinFailed>();
     return failed.empty() ? absl::OkStatus() : failed[0].why;
   };
