@@ -15,6 +15,7 @@ using namespace kernels::cpu;
 
 struct Prepared {
   ThreadPool pool{1, {}};
+  WeightArena arena;
   std::unique_ptr<CpuLinear> linear;
   const Kernels* kernels;
   AlignedBuffer values, codes, groups, out;
@@ -22,7 +23,8 @@ struct Prepared {
 
   Prepared(DType type, int64_t outputs, int64_t cols, int64_t rows, const char* isa) {
     const std::vector<std::byte> bytes = random_weights(type, outputs, cols);
-    linear = std::make_unique<CpuLinear>(LinearSpec{{{type, bytes.data(), outputs, cols}}, {}, 1}, pool);
+    linear =
+        std::make_unique<CpuLinear>(LinearSpec{{{type, bytes.data(), outputs, cols}}, {}, 1}, pool, arena);
     kernels = *choose_kernels(isa);
     values = AlignedBuffer(rows * cols * 4);
     codes = AlignedBuffer(rows * cols);

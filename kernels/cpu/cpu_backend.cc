@@ -42,7 +42,7 @@ std::string CpuBackend::numerics_id(KvType kv) const {
 
 absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec& spec) {
   RETURN_IF_ERROR(check_linear(spec));
-  auto linear = std::make_unique<CpuLinear>(spec, pool_);
+  auto linear = std::make_unique<CpuLinear>(spec, pool_, weights_);
   max_cols_ = std::max(max_cols_, linear->cols());
   return linear;
 }

@@ -69,6 +69,7 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
+  WeightArena weights_;
   AttentionSpec attention_;
   RopeSpec rope_;
   KvPool kv_;

@@ -7,12 +7,13 @@
 
 namespace baton::kernels::cpu {
 
-CpuLinear::CpuLinear(const LinearSpec& spec, ThreadPool& pool) : cols_(spec.parts[0].cols), bias_(spec.bias) {
+CpuLinear::CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& arena)
+    : cols_(spec.parts[0].cols), bias_(spec.bias) {
   for (const WeightView& part : spec.parts) {
     first_row_.push_back(rows_);
     rows_ += part.rows;
     needs_codes_ = needs_codes_ || is_quantised(part.type);
-    parts_.emplace_back(part, spec.k_shards, pool);
+    parts_.emplace_back(part, spec.k_shards, pool, arena);
   }
 }
 

@@ -13,7 +13,7 @@ namespace baton::kernels::cpu {
 // panel. Immutable. Thread: any.
 class CpuLinear final : public Linear {
  public:
-  CpuLinear(const LinearSpec& spec, ThreadPool& pool);
+  CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& arena);
 
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return cols_; }

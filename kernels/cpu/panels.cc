@@ -29,13 +29,13 @@ void put_scale(std::byte* at, int bytes, float value) {
 
 }  // namespace
 
-Panels::Panels(const WeightView& weight, int k_shards, ThreadPool& pool)
+Panels::Panels(const WeightView& weight, int k_shards, ThreadPool& pool, WeightArena& arena)
     : type_(weight.type),
       rows_(weight.rows),
       cols_(weight.cols),
       k_shards_(k_shards),
       panel_bytes_(bytes_of_panel(weight.type, weight.cols, k_shards)),
-      buffer_(panels() * panel_bytes_) {
+      data_(arena.take(panels() * panel_bytes_)) {
   pool.run([&](int thread) {
     const Share share = share_of(panels(), thread, pool.size());
     for (int64_t p = share.begin; p < share.end; ++p) pack_panel(weight, p);
@@ -43,7 +43,7 @@ Panels::Panels(const WeightView& weight, int k_shards, ThreadPool& pool)
 }
 
 void Panels::pack_panel(const WeightView& weight, int64_t index) {
-  std::byte* panel = buffer_.data() + index * panel_bytes_;
+  std::byte* panel = data_.get() + index * panel_bytes_;
   const DTypeTraits traits = traits_of(type_);
   const int64_t stride = cols_ / traits.elements * traits.bytes;
   for (int lane = 0; lane < kPanelRows && index * kPanelRows + lane < rows_; ++lane) {

@@ -5,7 +5,7 @@
 
 #include "base/dtype.h"
 #include "kernels/backend.h"
-#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/weight_arena.h"
 
 namespace baton::kernels::cpu {
 
@@ -75,14 +75,14 @@ struct PanelsView {
 class Panels {
  public:
   // Opens and repacks with every thread of the pool. `weight` was checked (backend_checks.h).
-  Panels(const WeightView& weight, int k_shards, ThreadPool& pool);
+  Panels(const WeightView& weight, int k_shards, ThreadPool& pool, WeightArena& arena);
 
   DType type() const { return type_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   int64_t panels() const { return (rows_ + kPanelRows - 1) / kPanelRows; }
   PanelsView view() const {
-    return {type_, k_shards_, rows_, cols_, buffer_.data(), static_cast<int64_t>(panel_bytes_)};
+    return {type_, k_shards_, rows_, cols_, data_.get(), static_cast<int64_t>(panel_bytes_)};
   }
   size_t bytes() const { return panels() * panel_bytes_; }
 
@@ -97,7 +97,7 @@ class Panels {
   int64_t cols_;
   int k_shards_;
   size_t panel_bytes_;
-  AlignedBuffer buffer_;
+  std::shared_ptr<std::byte> data_;  // a piece of the arena
 };
 
 }  // namespace baton::kernels::cpu

@@ -23,7 +23,7 @@ struct Lanes {
   static constexpr int kAttendPairs = 6;
   static constexpr int kValuePairs = 6;
   static constexpr int kValueDims = 4;
-  static constexpr int kPrefetchBytes = 2048;
+  static constexpr int kPrefetchBytes = 16384;
   static constexpr int64_t kActivationBytes = 512 * 1024;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
