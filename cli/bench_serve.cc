@@ -129,15 +129,10 @@ void print(const BenchServeOptions& o, const Samples& s, double seconds) {
 }  // namespace
 
 int run_bench_serve(const BenchServeOptions& options) {
-  std::string address = options.url;
-  if (address.starts_with("http://")) address = address.substr(7);
-  if (address.empty()) {
-    const auto record = ClusterRecord::read(Home::from_environment());
-    if (!record.ok()) {
-      std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
-      return kExitFailed;
-    }
-    address = record->http_address;
+  const auto address = server_address(options.url);
+  if (!address.ok()) {
+    std::fprintf(stderr, "baton: %s\n", std::string(address.status().message()).c_str());
+    return kExitFailed;
   }
   Samples all;
   std::mutex mutex;
@@ -146,7 +141,7 @@ int run_bench_serve(const BenchServeOptions& options) {
   std::vector<std::jthread> clients;
   for (int c = 0; c < options.clients; ++c)
     clients.emplace_back([&] {
-      HttpClient client(address, std::chrono::seconds(600));
+      HttpClient client(*address, std::chrono::seconds(600));
       Samples own;
       for (int i; (i = next++) < options.requests;) {
         Rng rng(options.seed * 1000003 + i);

@@ -59,17 +59,12 @@ bool answer(HttpClient& client, const ChatOptions& options, json::array& message
 }  // namespace
 
 int run_chat(const ChatOptions& options) {
-  std::string address = options.url;
-  if (address.starts_with("http://")) address = address.substr(7);
-  if (address.empty()) {
-    const auto record = ClusterRecord::read(Home::from_environment());
-    if (!record.ok()) {
-      std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
-      return kExitFailed;
-    }
-    address = record->http_address;
+  const auto address = server_address(options.url);
+  if (!address.ok()) {
+    std::fprintf(stderr, "baton: %s\n", std::string(address.status().message()).c_str());
+    return kExitFailed;
   }
-  HttpClient client(address, std::chrono::seconds(600));
+  HttpClient client(*address, std::chrono::seconds(600));
   json::array messages;
   if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
   const bool terminal = ::isatty(0) != 0;

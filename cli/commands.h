@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
+
 // The user's commands. Each returns the exit code: 0 ok, 1 failed, 2 usage, 3 not ready. Thread: main.
 namespace baton::cli {
 
@@ -49,8 +51,12 @@ struct BenchServeOptions {
   int output_tokens = 64;
   uint64_t seed = 1;
   bool json = false;
+  std::string scenarios;  // "S1..S7,G"; empty: the closed loop that the fields above describe
+  double scale = 1;       // of the scenarios' counts of requests
+  std::string model;      // G: whose tokenizer; empty: the running cluster's, else the default
 };
 int run_bench_serve(const BenchServeOptions& options);
+int run_bench_scenarios(const BenchServeOptions& options);
 
 // ---- the processes that the supervisor starts
 
@@ -71,5 +77,15 @@ struct WorkerOptions {
   std::vector<int> cpus;
 };
 int run_worker(const WorkerOptions& options);
+
+// ---- the process that only the gateway benchmark starts
+
+inline constexpr const char* kMockCluster = "gateway-benchmark";  // the only manifest a mock worker takes
+struct MockWorkerOptions {
+  std::string manifest;
+  std::string join;
+  Duration step{};  // how long a step takes
+};
+int run_mock_worker(const MockWorkerOptions& options);
 
 }  // namespace baton::cli

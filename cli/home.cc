@@ -75,6 +75,12 @@ HomeLock::~HomeLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+absl::StatusOr<std::string> server_address(const std::string& url) {
+  if (!url.empty()) return url.starts_with("http://") ? url.substr(7) : url;
+  ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(Home::from_environment()));
+  return record.http_address;
+}
+
 absl::Status write_file(const std::string& path, const std::string& text) {
   const std::string part = cat(path, ".", ::getpid(), ".part");
   {

@@ -55,6 +55,10 @@ struct ClusterRecord {
   static void remove(const Home& home);  // and the cluster's hash key
 };
 
+// host:port of the server that a user's command talks to: `url` without its http://, or, when it is empty,
+// this home's cluster. kNotFound when there is none.
+absl::StatusOr<std::string> server_address(const std::string& url);
+
 absl::Status write_file(const std::string& path, const std::string& text);  // atomically
 absl::StatusOr<std::string> read_file(const std::string& path);
 

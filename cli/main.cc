@@ -20,6 +20,8 @@ struct Commands {
   BenchServeOptions bench;
   CoordinatorOptions coordinator;
   WorkerOptions worker;
+  MockWorkerOptions mock;
+  int64_t mock_step_us = 0;
   int exit_code = kExitOk;
 };
 
@@ -42,8 +44,9 @@ void add_cluster_commands(CLI::App& app, Commands& c) {
 void add_format_option(CLI::App& command, bool& json) {
   command
       .add_option_function<std::string>(
-          "-o,--output", [&json](const std::string& format) { json = format == "json"; }, "wide or json")
-      ->check(CLI::IsMember({"wide", "json"}));
+          "-o,--output", [&json](const std::string& format) { json = format == "json"; },
+          "wide (table) or json")
+      ->check(CLI::IsMember({"wide", "table", "json"}));
 }
 
 void add_inspect_commands(CLI::App& app, Commands& c) {
@@ -67,7 +70,9 @@ void add_client_commands(CLI::App& app, Commands& c) {
       ->check(CLI::Range(0.0, 2.0));
   chat->add_option("--max-tokens", c.chat.max_tokens, "longest answer")->check(CLI::Range(1, 1000000));
   chat->callback([&c] { c.exit_code = run_chat(c.chat); });
+}
 
+void add_bench_commands(CLI::App& app, Commands& c) {
   auto* bench = app.add_subcommand("bench", "measure")->require_subcommand(1);
   auto* serve =
       bench->add_subcommand("serve", "closed loop against a running cluster: TTFT, ITL, tokens per second");
@@ -79,8 +84,15 @@ void add_client_commands(CLI::App& app, Commands& c) {
   serve->add_option("-n,--output-tokens", c.bench.output_tokens, "output length")
       ->check(CLI::Range(1, 1000000));
   serve->add_option("--seed", c.bench.seed, "of the prompts");
+  serve->add_option("--scenario", c.bench.scenarios,
+                    "instead of one loop: S1 to S7 and G, as S1..S3,G or all (benchmarks/load/README.md)");
+  serve->add_option("--scale", c.bench.scale, "share of the scenarios' requests")
+      ->check(CLI::Range(0.0, 1.0));
+  serve->add_option("-m,--model", c.bench.model, "model of scenario G; default: the cluster's");
   add_format_option(*serve, c.bench.json);
-  serve->callback([&c] { c.exit_code = run_bench_serve(c.bench); });
+  serve->callback([&c] {
+    c.exit_code = c.bench.scenarios.empty() ? run_bench_serve(c.bench) : run_bench_scenarios(c.bench);
+  });
 }
 
 void add_process_commands(CLI::App& app, Commands& c) {
@@ -100,6 +112,15 @@ void add_process_commands(CLI::App& app, Commands& c) {
   worker->add_option("--threads", c.worker.threads)->check(CLI::Range(1, 1024));
   worker->add_option("--cpus", c.worker.cpus, "pin threads to these cores")->delimiter(',');
   worker->callback([&c] { c.exit_code = run_worker(c.worker); });
+
+  auto* mock = app.add_subcommand("bench-mock-worker", "an engine that computes nothing")->group("");
+  mock->add_option("--manifest", c.mock.manifest)->required();
+  mock->add_option("--join", c.mock.join)->required();
+  mock->add_option("--step-us", c.mock_step_us);
+  mock->callback([&c] {
+    c.mock.step = std::chrono::microseconds(c.mock_step_us);
+    c.exit_code = run_mock_worker(c.mock);
+  });
 }
 
 }  // namespace
@@ -111,6 +132,7 @@ int main(int argc, char** argv) {
   add_cluster_commands(app, commands);
   add_inspect_commands(app, commands);
   add_client_commands(app, commands);
+  add_bench_commands(app, commands);
   add_process_commands(app, commands);
   try {
     app.parse(argc, argv);

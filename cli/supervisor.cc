@@ -1,22 +1,18 @@
 #include "cli/supervisor.h"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
 #include <csignal>
-#include <cstring>
-#include <fstream>
 #include <thread>
 
 #include "base/cat.h"
 #include "base/log.h"
 #include "base/timers.h"
 #include "base/units.h"
+#include "cli/child_process.h"
 #include "cli/http_client.h"
 
 namespace baton::cli {
@@ -53,21 +49,6 @@ const char* role_text(WorkerRole role) {
 Duration backoff(int restarts) {
   return restarts == 0 ? Duration{}
                        : std::min<Duration>(milliseconds(250) * (1 << std::min(restarts, 6)), seconds(10));
-}
-
-// One line from `fd`, or what was read when it closes or the deadline passes.
-std::string read_line(int fd, Instant deadline) {
-  std::string line;
-  while (line.find('\n') == std::string::npos) {
-    const auto left = std::chrono::duration_cast<milliseconds>(deadline - now()).count();
-    pollfd p{.fd = fd, .events = POLLIN, .revents = 0};
-    if (left <= 0 || ::poll(&p, 1, static_cast<int>(left)) <= 0) break;
-    char buffer[512];
-    const ssize_t n = ::read(fd, buffer, sizeof buffer);
-    if (n <= 0) break;
-    line.append(buffer, n);
-  }
-  return line.substr(0, line.find('\n'));
 }
 
 int threads_of(const PoolManifest& pool, int cores, int workers) {
@@ -119,64 +100,30 @@ std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, 
   return out;
 }
 
-void Supervisor::spawn(Child& child, int report_fd) {
-  const std::string errors = cat(home_.state, "/logs/", child.name, ".err");
-  std::vector<char*> argv;
-  std::string self = "/proc/self/exe";
-  char path[4096];
-  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path - 1);
-  if (n > 0) self.assign(path, n);
-  argv.push_back(self.data());
-  for (std::string& a : child.arguments) argv.push_back(a.data());
-  argv.push_back(nullptr);
-  const pid_t parent = ::getpid();
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (::getppid() != parent) ::_exit(1);
-    ::setpgid(0, 0);  // a Ctrl-C in the terminal reaches the supervisor alone, which ends children in order
-    sigset_t none;
-    sigemptyset(&none);
-    ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
-    const int err = ::open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    const int null = ::open("/dev/null", O_RDONLY);
-    if (report_fd >= 0) ::dup2(report_fd, 3);
-    ::dup2(null, 0);
-    ::dup2(err, 1);
-    ::dup2(err, 2);
-    ::close_range(report_fd >= 0 ? 4 : 3, ~0U, 0);
-    ::execv(argv[0], argv.data());
-    ::_exit(127);
-  }
+std::string Supervisor::output_file(const Child& child) const {
+  return cat(home_.state, "/logs/", child.name, ".err");
+}
+
+void Supervisor::started(Child& child, int pid) {
   child.pid = pid;
   child.started = now();
   child.restart_at = kNever;
 }
 
-std::string Supervisor::last_words(const Child& child) const {
-  std::ifstream in(cat(home_.state, "/logs/", child.name, ".err"));
-  std::string line, words;
-  while (std::getline(in, line))
-    if (!line.empty()) words = line;
-  return words.empty() ? "it said nothing" : words;
+void Supervisor::spawn(Child& child) {
+  started(child, start_child({.arguments = child.arguments, .output_file = output_file(child)}));
 }
 
-absl::Status Supervisor::start_coordinator() {
-  int fds[2];
-  if (::pipe2(fds, O_CLOEXEC) != 0) return absl::InternalError(cat("pipe: ", std::strerror(errno)));
+absl::Status Supervisor::start_gateway() {
   Child& coordinator = children_.front();
-  spawn(coordinator, fds[1]);
-  ::close(fds[1]);
-  const std::string line = read_line(fds[0], now() + kCoordinatorStartLimit);
-  ::close(fds[0]);
-  boost::system::error_code error;
-  const boost::json::value report = boost::json::parse(line, error);
-  if (error || !report.is_object() || !report.as_object().contains("http") ||
-      !report.as_object().contains("membership"))
-    return absl::UnavailableError(cat("the coordinator did not start: ", last_words(coordinator)));
-  record_.http_address = boost::json::value_to<std::string>(report.at("http"));
-  membership_address_ = boost::json::value_to<std::string>(report.at("membership"));
-  // A restarted coordinator must be found where the first one was.
+  ASSIGN_OR_RETURN(
+      const CoordinatorReport report,
+      start_coordinator({.arguments = coordinator.arguments, .output_file = output_file(coordinator)},
+                        kCoordinatorStartLimit));
+  started(coordinator, report.pid);
+  record_.http_address = report.http;
+  membership_address_ = report.membership;
+  // A restarted coordinator must be found where the first one was; it reports to nobody.
   coordinator.arguments.insert(coordinator.arguments.end(),
                                {"--http", record_.http_address, "--membership", membership_address_});
   return absl::OkStatus();
@@ -186,11 +133,8 @@ absl::Status Supervisor::start() {
   RETURN_IF_ERROR(write_file(manifest_file_, to_yaml(manifest_)));
   children_.push_back({.name = "coordinator",
                        .role = "coordinator",
-                       .arguments = {"coordinator", "--manifest", manifest_file_, "--report-fd", "3"}});
-  RETURN_IF_ERROR(start_coordinator());
-  // From here on a restarted coordinator reports to nobody.
-  auto& arguments = children_.front().arguments;
-  arguments.erase(arguments.begin() + 3, arguments.begin() + 5);
+                       .arguments = {"coordinator", "--manifest", manifest_file_}});
+  RETURN_IF_ERROR(start_gateway());
   int next_cpu = 0;
   for (const PoolManifest& pool : manifest_.pools)
     for (int i = 0; i < pool.replicas; ++i)
@@ -215,7 +159,7 @@ absl::Status Supervisor::wait_until_ready() {
       int status = 0;
       if (c.pid > 0 && ::waitpid(c.pid, &status, WNOHANG) == c.pid) {
         c.pid = 0;
-        return absl::UnavailableError(cat(c.name, " ended while starting: ", last_words(c)));
+        return absl::UnavailableError(cat(c.name, " ended while starting: ", last_words(output_file(c))));
       }
     }
     const auto reply = client.get("/admin/v1/workers");
@@ -257,7 +201,7 @@ void Supervisor::reap(Instant at) {
                               {"signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0},
                               {"code", WIFEXITED(status) ? WEXITSTATUS(status) : 0},
                               {"restart_ms", std::chrono::duration_cast<milliseconds>(pause).count()},
-                              {"last_words", last_words(c)}});
+                              {"last_words", last_words(output_file(c))}});
     c.pid = 0;
     c.restart_at = at + pause;
     changed = true;

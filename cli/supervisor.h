@@ -41,14 +41,15 @@ class Supervisor {
     Instant restart_at = kNever;  // while it is down
   };
 
-  absl::Status start_coordinator();
+  absl::Status start_gateway();
   absl::Status wait_until_ready();
-  void spawn(Child& child, int report_fd = -1);
+  void spawn(Child& child);
+  static void started(Child& child, int pid);
   void reap(Instant now);
   void restart_due(Instant now);
   void write_record();
   void stop_child(Child& child, Instant deadline);
-  std::string last_words(const Child& child) const;
+  std::string output_file(const Child& child) const;
   std::vector<std::string> worker_arguments(const PoolManifest& pool, int index, int& next_cpu) const;
 
   const Home& home_;

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "cli/load/arrivals.h"
+#include "cli/load/process_meter.h"
+#include "cli/load/stream_client.h"
+
+namespace baton::load {
+
+// Requests of one kind and when they start. They are made before the clock starts; an endless group goes
+// through its list again and again.
+struct LoadGroup {
+  std::string name;
+  Arrivals arrivals;
+  std::vector<StreamRequest> requests;
+};
+
+struct GroupResult {
+  std::string name;
+  std::vector<StreamRecord> streams;  // in the order in which they were started
+};
+
+struct LoadResult {
+  std::vector<GroupResult> groups;
+  Duration wall{};  // first request sent to last stream ended
+  Usage usage;
+};
+
+// Runs groups side by side until each has ended. Groups without a count start no more when those with one
+// have ended, and their open streams are read to the end. Thread: one. Borrows client and meter.
+LoadResult run_load(StreamClient& client, ProcessMeter& meter, const std::vector<LoadGroup>& groups);
+
+}  // namespace baton::load
