@@ -19,12 +19,12 @@ struct Lanes {
 
   static constexpr int kTileRows = 6;
   static constexpr int kTilePanels = 2;
-  static constexpr int kFloatStreams = 4;
+  static constexpr int kFloatStreams = 2;
   static constexpr int kAttendPairs = 6;
   static constexpr int kValuePairs = 6;
   static constexpr int kValueDims = 4;
   static constexpr int kPrefetchBytes = 16384;
-  static constexpr int64_t kActivationBytes = 512 * 1024;
+  static constexpr int64_t kActivationBytes = 256 * 1024;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 

@@ -12,6 +12,7 @@
 namespace baton::kernels::cpu::simd {
 
 inline constexpr int kMaxShards = 8;
+inline constexpr int kAheadLines = 8;  // of float weights that are asked for together
 
 template <class V, DType kType>
 [[gnu::always_inline]] inline typename V::F load_weight(const std::byte* at) {
@@ -24,9 +25,15 @@ template <class V, DType kType, int kRows, int kPanels>
 [[gnu::always_inline]] inline void float_shard(const TileSource<kPanels>& from, int64_t first, int64_t count,
                                                TileSums<V, kRows, kPanels>& sums) {
   constexpr int kStep = kPanelRows * (kType == DType::kF32 ? 4 : 2);
+  constexpr int kLineColumns = 64 / kStep;  // columns of a cache line
   sums.clear();
 #pragma GCC unroll 4
   for (int64_t k = first; k < first + count; ++k) {
+    if (k % (kAheadLines * kLineColumns) == 0) {
+      const std::byte* at[kPanels];
+      for (int p = 0; p < kPanels; ++p) at[p] = from.panel[p] + k * kStep;
+      prefetch_lines<kPanels>(at, from.ahead, kAheadLines);
+    }
     typename V::F w[kPanels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) w[p] = load_weight<V, kType>(from.panel[p] + k * kStep);
@@ -82,8 +89,9 @@ template <class V, int kRows, int kPanels>
 }
 
 template <class V, DType kType, int kRows, int kPanels>
-void linear_tile(const LinearTask& task, int64_t panel, int64_t row) {
+void linear_tile(const LinearTask& task, int64_t panel, int64_t row, const Ahead& ahead) {
   TileSource<kPanels> from = {};
+  from.ahead = ahead;
   for (int p = 0; p < kPanels; ++p) from.panel[p] = task.weight.data + (panel + p) * task.weight.panel_bytes;
   const int64_t cols = task.x.cols;
   from.cols = cols;
@@ -108,13 +116,24 @@ void linear_tile(const LinearTask& task, int64_t panel, int64_t row) {
   write_tile<V, kRows, kPanels>(task, panel, row, parts[0]);
 }
 
+// How far ahead of its use a weight is asked for. Many rows: the same place of the panels that follow. Few:
+// a panel may pass faster than memory answers, so a fixed stretch of the stream, unless panels are so short
+// that this would fall into one that is being read already.
+template <class V, int kMaxRows>
+constexpr int64_t ahead_distance(int panels, int64_t panel_bytes) {
+  const bool narrow = kMaxRows <= 2 && (panels == 1 || panel_bytes >= 2 * V::kPrefetchBytes);
+  return narrow ? V::kPrefetchBytes : panels * panel_bytes;
+}
+
 // All rows [first, first + count) against kPanels panels, in tiles as equal as possible.
 template <class V, DType kType, int kPanels, int kMaxRows>
 void linear_rows(const LinearTask& task, int64_t panel, int64_t first, int64_t count) {
-  for (int64_t tiles = (count + kMaxRows - 1) / kMaxRows; tiles > 0; --tiles) {
+  const int64_t all = (count + kMaxRows - 1) / kMaxRows;
+  Ahead ahead = {ahead_distance<V, kMaxRows>(kPanels, task.weight.panel_bytes), 0, static_cast<int>(all)};
+  for (int64_t tiles = all; tiles > 0; --tiles, ++ahead.first) {
     const int64_t rows = (count + tiles - 1) / tiles;
     with_constant<kMaxRows>(static_cast<int>(rows),
-                            [&](auto n) { linear_tile<V, kType, n, kPanels>(task, panel, first); });
+                            [&](auto n) { linear_tile<V, kType, n, kPanels>(task, panel, first, ahead); });
     first += rows;
     count -= rows;
   }

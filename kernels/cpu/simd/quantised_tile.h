@@ -20,6 +20,15 @@ struct TileSums {
   }
 };
 
+// Which lines a tile asks for ahead of their use: of every slab (or row of float weights) it reads, the lines
+// first, first + step, ... of the place `distance` bytes on. The tiles that pass over the same weights share
+// the lines, so that memory is asked at an even rate however many rows there are.
+struct Ahead {
+  int64_t distance = 0;
+  int first = 0;
+  int step = 1;
+};
+
 // Where a tile reads.
 template <int kPanels>
 struct TileSource {
@@ -28,7 +37,16 @@ struct TileSource {
   const int8_t* codes;
   const ActivationGroup* groups;
   int64_t cols;
+  Ahead ahead;
 };
+
+template <int kPanels>
+[[gnu::always_inline]] inline void prefetch_lines(const std::byte* const (&at)[kPanels], const Ahead& ahead,
+                                                  int lines) {
+  for (int line = ahead.first; line < lines; line += ahead.step)
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(at[p] + ahead.distance + line * 64, 0, 2);
+}
 
 template <class V, int kScaleBytes>
 [[gnu::always_inline]] inline typename V::F load_scale(const std::byte* at) {
@@ -137,9 +155,7 @@ template <class V, DType kType, int kRows, int kPanels>
   const ActivationGroup* scales = from.groups + shard * groups;
   sums.clear();
   for (int64_t pair = 0; pair < groups / 2; ++pair, x += kSlabCols, scales += 2) {
-    if constexpr (kRows <= 2)
-      for (int line = 0; line < kSlab; line += 64)
-        __builtin_prefetch(slab[kPanels - 1] + V::kPrefetchBytes + line);
+    prefetch_lines<kPanels>(slab, from.ahead, kSlab / 64);
     add_group<V, kType, kRows, kPanels>(slab, 0, x, scales, from.cols, sums);
     add_group<V, kType, kRows, kPanels>(slab, 1, x + contract::kGroup, scales + 1, from.cols, sums);
     for (int p = 0; p < kPanels; ++p) slab[p] += kSlab;
