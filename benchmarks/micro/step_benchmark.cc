@@ -21,11 +21,21 @@ SyntheticModel& smollm2(int threads) {
   return *model;
 }
 
+// Microseconds of a step in each operation, summed over the layers.
+void count_operations(benchmark::State& state, const SyntheticModel& model,
+                      const std::array<double, kOperations>& before) {
+  for (int i = 0; i < kOperations; ++i)
+    state.counters[std::string(kOperationNames[i])] =
+        1e6 * (model.seconds()[i] - before[i]) / static_cast<double>(state.iterations());
+}
+
 // args: threads, sequences, context
 void decode(benchmark::State& state) {
   SyntheticModel& model = smollm2(static_cast<int>(state.range(0)));
   const auto sequences = static_cast<int>(state.range(1));
+  const auto before = model.seconds();
   for (auto _ : state) model.step(sequences, 1, static_cast<int>(state.range(2)));
+  count_operations(state, model, before);
   const double tokens = static_cast<double>(state.iterations()) * sequences;
   const auto bytes = static_cast<double>(model.layer_bytes() + model.head_bytes());
   state.counters["tok/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
@@ -46,6 +56,8 @@ BENCHMARK(decode)
     ->Args({2, 1, 32})
     ->Args({2, 1, 1024})
     ->Args({2, 8, 32})
+    ->Args({2, 8, 512})
+    ->Args({2, 32, 32})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
@@ -53,7 +65,9 @@ BENCHMARK(decode)
 void prefill(benchmark::State& state) {
   const auto threads = static_cast<int>(state.range(0)), rows = static_cast<int>(state.range(1));
   SyntheticModel& model = smollm2(threads);
+  const auto before = model.seconds();
   for (auto _ : state) model.step(1, rows, 0);
+  count_operations(state, model, before);
   const auto steps = static_cast<double>(state.iterations());
   state.counters["tok/s"] = benchmark::Counter(steps * rows, benchmark::Counter::kIsRate);
   state.counters["of_int8"] = benchmark::Counter(

@@ -1,6 +1,7 @@
 #include "benchmarks/micro/synthetic_model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -136,15 +137,23 @@ void SyntheticModel::step(int sequences, int rows, int first_position) {
   const kernels::NormWeights norm = {norm_, 1e-5f};
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    backend_->norm_linear(norm, *layer.qkv, x_, qkv_);
-    backend_->rope_store(static_cast<int>(i), nullptr, nullptr, qkv_);
-    backend_->attention(static_cast<int>(i), qkv_, attended_);
-    backend_->linear_add(*layer.output, attended_, x_);
-    backend_->gate_up(norm, *layer.gate_up, x_, hidden_);
-    backend_->linear_add(*layer.down, hidden_, x_);
+    const int index = static_cast<int>(i);
+    timed(kQkv, [&] { backend_->norm_linear(norm, *layer.qkv, x_, qkv_); });
+    timed(kRope, [&] { backend_->rope_store(index, nullptr, nullptr, qkv_); });
+    timed(kAttention, [&] { backend_->attention(index, qkv_, attended_); });
+    timed(kOutput, [&] { backend_->linear_add(*layer.output, attended_, x_); });
+    timed(kGateUp, [&] { backend_->gate_up(norm, *layer.gate_up, x_, hidden_); });
+    timed(kDown, [&] { backend_->linear_add(*layer.down, hidden_, x_); });
   }
-  backend_->head(norm, *head_, x_, logits_);
+  timed(kHead, [&] { backend_->head(norm, *head_, x_, logits_); });
   BATON_CHECK(backend_->finish_step().ok());
+}
+
+template <class Work>
+void SyntheticModel::timed(Operation operation, const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  seconds_[operation] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace baton::benchmarks

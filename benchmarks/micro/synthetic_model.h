@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -24,6 +26,10 @@ inline constexpr Shape kSmolLm2 = {};  // SmolLM2-135M as its Q4_1 file is
 // Random weights (never zeros) of `rows` x `cols`.
 std::vector<std::byte> random_weights(DType type, int64_t rows, int64_t cols);
 
+enum Operation : uint8_t { kQkv, kRope, kAttention, kOutput, kGateUp, kDown, kHead, kOperations };
+inline constexpr std::string_view kOperationNames[] = {"qkv",     "rope", "attention", "output",
+                                                       "gate_up", "down", "head"};
+
 // A model of random weights that does the operations of a step in their order. Every layer has memory of its
 // own.
 class SyntheticModel {
@@ -40,6 +46,8 @@ class SyntheticModel {
   // Multiply and add counted apart.
   double layer_ops() const;
   double head_ops() const { return 2.0 * shape_.vocabulary * shape_.hidden; }
+  // Wall time spent in each operation by all steps so far, all layers together.
+  const std::array<double, kOperations>& seconds() const { return seconds_; }
 
  private:
   struct Layer {
@@ -48,7 +56,11 @@ class SyntheticModel {
   void make_layer();
   void make_batch(int sequences, int rows, int first_position);
 
+  template <class Work>
+  void timed(Operation operation, const Work& work);
+
   Shape shape_;
+  std::array<double, kOperations> seconds_{};
   std::unique_ptr<kernels::Backend> backend_;
   std::vector<Layer> layers_;
   std::unique_ptr<kernels::Linear> head_;

@@ -94,10 +94,15 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   // it.
   gate_up_scratch_.grow(std::max(kGateUpFloats, 2 * kPanelRows * rows) * pool_.size() * sizeof(float));
   const int64_t pairs = rope_.inv_freq.size();
-  if (static_cast<int64_t>(rotations_.size()) < rows * pairs) rotations_.resize(rows * pairs);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < pairs; ++i)
-      rotations_[r * pairs + i] = contract::rotation(batch.positions[r], rope_.inv_freq[i], rope_.magnitude);
+  if (static_cast<int64_t>(rotations_.size()) < rows * 2 * pairs) rotations_.resize(rows * 2 * pairs);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* cos = rotations_.data() + r * 2 * pairs;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const auto rotation = contract::rotation(batch.positions[r], rope_.inv_freq[i], rope_.magnitude);
+      cos[i] = rotation.cos;
+      cos[pairs + i] = rotation.sin;
+    }
+  }
   paged_attention_.plan(batch, kv_.geometry());
 }
 
@@ -221,11 +226,12 @@ void CpuBackend::rope_store_row(int layer, const SequenceRows& sequence, int ind
   const int64_t dim = attention_.head_dim, row = sequence.first_row + index;
   float* head = qkv + row * (attention_.heads + 2 * attention_.kv_heads) * dim;
   const auto pairs = static_cast<int64_t>(rope_.inv_freq.size());
+  const float* cos = rotations_.data() + row * 2 * pairs;
   float* keys = head + attention_.heads * dim;
   for (int h = 0; h < attention_.heads + attention_.kv_heads; ++h, head += dim) {
     const NormWeights* norm = norms[h < attention_.heads ? 0 : 1];
     if (norm != nullptr) kernels_.rms_norm({head, norm->weight.data(), dim, norm->eps, head});
-    kernels_.rotate({head, rotations_.data() + row * pairs, pairs, rope_.interleaved});
+    kernels_.rotate({head, cos, cos + pairs, pairs, rope_.interleaved});
   }
   const int position = sequence.first_position + index;
   for (int h = 0; h < attention_.kv_heads; ++h) {

@@ -75,9 +75,9 @@ class CpuBackend final : public Backend {
   KvPool kv_;
   PagedAttention paged_attention_;
   StepBatch batch_;
-  std::vector<contract::Rotation> rotations_;  // [rows][pairs]
-  std::vector<AlignedBuffer> memory_;          // allocate()
-  int64_t max_cols_ = 0;                       // of the linears made so far
+  std::vector<float> rotations_;       // [rows]{ cos [pairs], sin [pairs] }
+  std::vector<AlignedBuffer> memory_;  // allocate()
+  int64_t max_cols_ = 0;               // of the linears made so far
   RowBuffer shared_rows_;
   std::vector<RowBuffer> private_rows_;  // [threads]
   AlignedBuffer gate_up_scratch_;        // [threads][kGateUpFloats]

@@ -99,7 +99,8 @@ struct NormTask {
 
 struct RotateTask {
   float* head = nullptr;
-  const contract::Rotation* rotations = nullptr;
+  const float* cos = nullptr;  // [pairs]
+  const float* sin = nullptr;
   int64_t pairs = 0;
   bool interleaved = false;
 };

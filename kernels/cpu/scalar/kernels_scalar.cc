@@ -40,8 +40,15 @@ void silu_multiply(const float* gate, const float* up, int64_t count, float* out
 }
 
 void rotate(const RotateTask& task) {
-  const auto pairs = static_cast<size_t>(task.pairs);
-  contract::rotate({task.head, 2 * pairs}, {task.rotations, pairs}, task.interleaved);
+  for (int64_t i = 0; i < task.pairs; ++i) {
+    float& a = task.head[task.interleaved ? 2 * i : i];
+    float& b = task.head[task.interleaved ? 2 * i + 1 : i + task.pairs];
+    float pair[2] = {a, b};
+    const contract::Rotation rotation = {task.cos[i], task.sin[i]};
+    contract::rotate(pair, {&rotation, 1}, true);
+    a = pair[0];
+    b = pair[1];
+  }
 }
 
 // --- Linear

@@ -11,7 +11,6 @@
 // changes what is loaded how often, never the order of a sum.
 namespace baton::kernels::cpu::simd {
 
-inline constexpr int kMaxShards = 8;
 inline constexpr int kAheadLines = 8;  // of float weights that are asked for together
 
 template <class V, DType kType>
@@ -57,17 +56,32 @@ template <class V, DType kType, int kRows, int kPanels>
   }
 }
 
-// contract::sum_tree of the shards, in place; the result is parts[0].
+// Adds shards in the order of contract::sum_tree as they come: a stack of sums of 2^i shards, like the digits
+// of a binary counter. Example of 3: p0 waits, p0 + p1 waits, (p0 + p1) + p2.
 template <class V, int kRows, int kPanels>
-void add_tree(TileSums<V, kRows, kPanels>* parts, int n) {
-  if (n == 1) return;
-  int split = 1;
-  while (split * 2 < n) split *= 2;
-  add_tree<V, kRows, kPanels>(parts, split);
-  add_tree<V, kRows, kPanels>(parts + split, n - split);
-  for (int r = 0; r < kRows; ++r)
-    for (int p = 0; p < kPanels; ++p) parts[0].y[r][p] = V::add(parts[0].y[r][p], parts[split].y[r][p]);
-}
+class ShardTree {
+ public:
+  [[gnu::always_inline]] void add(int index, TileSums<V, kRows, kPanels>& sums) {
+    for (; index % 2 != 0; index /= 2) merge(sums);
+    stack_[depth_++] = sums;
+  }
+  // `sums` is the last shard; becomes the sum of all.
+  [[gnu::always_inline]] void finish(TileSums<V, kRows, kPanels>& sums) {
+    while (depth_ > 0) merge(sums);
+  }
+
+ private:
+  [[gnu::always_inline]] void merge(TileSums<V, kRows, kPanels>& sums) {
+    const TileSums<V, kRows, kPanels>& left = stack_[--depth_];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) sums.y[r][p] = V::add(left.y[r][p], sums.y[r][p]);
+  }
+
+  TileSums<V, kRows, kPanels> stack_[4];  // 8 shards at most
+  int depth_ = 0;
+};
 
 template <class V, int kRows, int kPanels>
 [[gnu::always_inline]] inline void write_tile(const LinearTask& task, int64_t panel, int64_t row,
@@ -101,19 +115,19 @@ void linear_tile(const LinearTask& task, int64_t panel, int64_t row, const Ahead
     from.codes = task.x.codes + row * cols;
     from.groups = task.x.groups + row * (cols / contract::kGroup);
   }
-  if (task.weight.k_shards == 1) {
-    TileSums<V, kRows, kPanels> sums;
+  TileSums<V, kRows, kPanels> sums;
+  const int last = task.weight.k_shards - 1;
+  if (last == 0) {
     one_shard<V, kType, kRows, kPanels>(from, 0, 1, sums);
     return write_tile<V, kRows, kPanels>(task, panel, row, sums);
   }
-  TileSums<V, kRows, kPanels> parts[kMaxShards];
-  for (int s = 0; s < task.weight.k_shards; ++s) {
-    TileSums<V, kRows, kPanels> sums;
-    one_shard<V, kType, kRows, kPanels>(from, s, task.weight.k_shards, sums);
-    parts[s] = sums;
+  ShardTree<V, kRows, kPanels> tree;
+  for (int s = 0; s <= last; ++s) {
+    one_shard<V, kType, kRows, kPanels>(from, s, last + 1, sums);
+    if (s < last) tree.add(s, sums);
   }
-  add_tree<V, kRows, kPanels>(parts, task.weight.k_shards);
-  write_tile<V, kRows, kPanels>(task, panel, row, parts[0]);
+  tree.finish(sums);
+  write_tile<V, kRows, kPanels>(task, panel, row, sums);
 }
 
 // How far ahead of its use a weight is asked for. Many rows: the same place of the panels that follow. Few:

@@ -18,27 +18,46 @@ void quantise_special(uint32_t magnitude, int8_t* codes, ActivationGroup* group)
 }
 
 template <class V>
+void quantise_group(const float* x, float scale, float inverse, int8_t* codes, ActivationGroup* group) {
+  const auto by = V::set(inverse);
+  const auto low = V::round(V::mul(V::load(x), by)), high = V::round(V::mul(V::load(x + 16), by));
+  V::store_codes(codes, low, high);
+  const int32_t sum0 = V::sum_i(low), sum1 = V::sum_i(high);
+  *group = {scale,
+            scale * static_cast<float>(sum0 + sum1),
+            {scale * static_cast<float>(sum0), scale * static_cast<float>(sum1)},
+            -(sum0 + sum1),
+            {-sum0, -sum1}};
+}
+
+// The magnitudes of 16 groups first, so that their divisions are done 16 at a time.
+template <class V>
 void quantise(const float* x, int64_t cols, int8_t* codes, ActivationGroup* groups) {
-  for (int64_t k = 0; k < cols; k += contract::kGroup, ++groups) {
-    const auto low = V::load(x + k);
-    const auto high = V::load(x + k + 16);
-    const uint32_t magnitude = V::largest_magnitude(low, high);
-    const float amax = __builtin_bit_cast(float, magnitude);
-    if (magnitude >= 0x7f800000u || amax < contract::kSmallestAmax) {
-      quantise_special<V>(magnitude, codes + k, groups);
-      continue;
+  constexpr int kGroup = contract::kGroup;
+  for (int64_t left = cols / kGroup; left > 0; left -= 16) {
+    const int count = left < 16 ? static_cast<int>(left) : 16;
+    alignas(64) float amax[16];
+    for (int g = 0; g < 16; ++g) amax[g] = 1;
+    uint32_t largest = 0, smallest = ~0u;
+    for (int g = 0; g < count; ++g) {
+      const uint32_t magnitude = V::largest_magnitude(V::load(x + g * kGroup), V::load(x + g * kGroup + 16));
+      largest = magnitude > largest ? magnitude : largest;
+      smallest = magnitude < smallest ? magnitude : smallest;
+      amax[g] = __builtin_bit_cast(float, magnitude);
     }
-    const auto inverse = V::set(127.0f / amax);
-    const auto low_codes = V::round(V::mul(low, inverse));
-    const auto high_codes = V::round(V::mul(high, inverse));
-    V::store_codes(codes + k, low_codes, high_codes);
-    const int32_t sum0 = V::sum_i(low_codes), sum1 = V::sum_i(high_codes);
-    const float scale = amax / 127.0f;
-    *groups = {scale,
-               scale * static_cast<float>(sum0 + sum1),
-               {scale * static_cast<float>(sum0), scale * static_cast<float>(sum1)},
-               -(sum0 + sum1),
-               {-sum0, -sum1}};
+    alignas(64) float scale[16], inverse[16];
+    V::store(scale, V::div(V::load(amax), V::set(127.0f)));
+    V::store(inverse, V::div(V::set(127.0f), V::load(amax)));
+    const bool ordinary =
+        largest < 0x7f800000u && smallest >= __builtin_bit_cast(uint32_t, contract::kSmallestAmax);
+    for (int g = 0; g < count; ++g, x += kGroup, codes += kGroup, ++groups) {
+      const auto magnitude = __builtin_bit_cast(uint32_t, amax[g]);
+      if (ordinary || (magnitude < 0x7f800000u && amax[g] >= contract::kSmallestAmax)) {
+        quantise_group<V>(x, scale[g], inverse[g], codes, groups);
+      } else {
+        quantise_special<V>(magnitude, codes, groups);
+      }
+    }
   }
 }
 
@@ -81,17 +100,26 @@ void silu_multiply(const float* gate, const float* up, int64_t count, float* out
                   silu_times<V>(V::load_some(gate + whole, tail), V::load_some(up + whole, tail)), tail);
 }
 
-// Written on floats: the pairs of interleaved heads lie beside each other, and the compiler knows how to
-// shuffle.
+template <class V>
+void rotate_neighbours(const RotateTask& task) {
+  for (int64_t i = 0; i < task.pairs; ++i) {
+    const float a = task.head[2 * i], b = task.head[2 * i + 1];
+    task.head[2 * i] = __builtin_fmaf(a, task.cos[i], -(b * task.sin[i]));
+    task.head[2 * i + 1] = __builtin_fmaf(b, task.cos[i], a * task.sin[i]);
+  }
+}
+
 template <class V>
 void rotate(const RotateTask& task) {
-  float* head = task.head;
-  const int64_t step = task.interleaved ? 2 : 1, apart = task.interleaved ? 1 : task.pairs;
-  for (int64_t i = 0; i < task.pairs; ++i) {
-    const float cos = task.rotations[i].cos, sin = task.rotations[i].sin;
-    const float a = head[step * i], b = head[step * i + apart];
-    head[step * i] = __builtin_fmaf(a, cos, -(b * sin));
-    head[step * i + apart] = __builtin_fmaf(b, cos, a * sin);
+  if (task.interleaved) return rotate_neighbours<V>(task);
+  for (int64_t i = 0; i < task.pairs; i += 16) {
+    const int64_t left = task.pairs - i;
+    const int lanes = left < 16 ? static_cast<int>(left) : 16;
+    const auto cos = V::load_some(task.cos + i, lanes), sin = V::load_some(task.sin + i, lanes);
+    float *low = task.head + i, *high = task.head + task.pairs + i;
+    const auto a = V::load_some(low, lanes), b = V::load_some(high, lanes);
+    V::store_some(low, V::fma(a, cos, V::sub(V::zero_minus(), V::mul(b, sin))), lanes);
+    V::store_some(high, V::fma(b, cos, V::mul(a, sin)), lanes);
   }
 }
 
