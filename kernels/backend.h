@@ -101,6 +101,12 @@ struct StepBatch {
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
 };
 
+// An activation tensor [rows][width] in memory from allocate().
+struct RowTensor {
+  float* values = nullptr;
+  int64_t width = 0;
+};
+
 struct NormWeights {
   std::span<const float> weight;
   float eps = 1e-5f;
@@ -145,6 +151,10 @@ class Backend {
   virtual void linear_add(const Linear& linear, const float* x, float* residual) = 0;
   // h = gate_up(rms_norm(x)), gate_up.rows = 2F: out[rows][F] = silu(h[:F]) * h[F:]
   virtual void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) = 0;
+  // The rest of the step concerns the logit rows only: moves them to the front of each tensor, in order.
+  // Afterwards row i of x, residual and out is logit row i, and nothing but linear_add, gate_up and head may
+  // follow. After the last layer's attention nobody reads the other rows any more.
+  virtual void keep_logit_rows(std::span<const RowTensor> tensors) = 0;
   // logits[logit_rows.size()][linear.rows], host memory
   virtual void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) = 0;
   virtual absl::Status finish_step() = 0;

@@ -7,6 +7,7 @@
 #include "kernels/backend_checks.h"
 #include "kernels/cpu/cpu_embedding.h"
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/logit_rows.h"
 
 namespace baton::kernels::cpu {
 namespace {
@@ -178,6 +179,10 @@ void CpuBackend::norm_linear(const NormWeights& norm, const Linear& linear, cons
 void CpuBackend::linear_add(const Linear& linear, const float* x, float* residual) {
   const auto& l = static_cast<const CpuLinear&>(linear);
   multiply({.x = x, .rows = batch_.rows()}, l, {.out = residual, .stride = l.rows(), .add = true});
+}
+
+void CpuBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
+  batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
 }
 
 void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {

@@ -37,6 +37,7 @@ class CpuBackend final : public Backend {
   void attention(int layer, const float* qkv, float* out) override;
   void linear_add(const Linear& linear, const float* x, float* residual) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
   absl::Status finish_step() override { return absl::OkStatus(); }
 
@@ -75,6 +76,7 @@ class CpuBackend final : public Backend {
   KvPool kv_;
   PagedAttention paged_attention_;
   StepBatch batch_;
+  std::vector<int32_t> kept_rows_;
   std::vector<float> rotations_;       // [rows]{ cos [pairs], sin [pairs] }
   std::vector<AlignedBuffer> memory_;  // allocate()
   int64_t max_cols_ = 0;               // of the linears made so far

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "kernels/backend_checks.h"
 #include "kernels/dequantize.h"
+#include "kernels/logit_rows.h"
 #include "kernels/reference/reference_matmul.h"
 
 namespace baton::kernels::reference {
@@ -217,6 +218,10 @@ void ReferenceBackend::gate_up(const NormWeights& norm, const Linear& gate_up, c
     const float* h = product_.data() + r * 2 * width;
     for (int64_t i = 0; i < width; ++i) out[r * width + i] = silu(h[i]) * h[width + i];
   }
+}
+
+void ReferenceBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
+  batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
 }
 
 void ReferenceBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {

@@ -4,6 +4,7 @@
 
 #include "kernels/dequantize.h"
 #include "kernels/float16.h"
+#include "kernels/logit_rows.h"
 #include "kernels/quant_block.h"
 
 namespace baton::kernels {
@@ -114,6 +115,10 @@ void OracleBackend::gate_up(const NormWeights& norm, const Linear& gate_up, cons
     const std::vector<float> h = linear_row(gate_up, normed(norm, x + r * gate_up.cols()));
     for (int64_t i = 0; i < width; ++i) out[r * width + i] = contract::silu(h[i]) * h[width + i];
   }
+}
+
+void OracleBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
+  batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
 }
 
 void OracleBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {

@@ -65,6 +65,8 @@ NormWeights LlamaModel::norm(const std::vector<float>& weight) const {
 
 absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on_layer, float* logits) {
   BATON_CHECK(batch.rows() >= 1 && batch.rows() <= options_.max_rows);
+  rows_ = batch.rows();
+  logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
   backend_.begin_step(batch);
   backend_.embed(*embedding_, residual_);
   for (int i = 0; i < spec_.layers; ++i) run_layer(i, on_layer);
@@ -80,9 +82,20 @@ void LlamaModel::run_layer(int index, const LayerListener& on_layer) {
   backend_.rope_store(index, spec_.qk_norm ? &q_norm : nullptr, spec_.qk_norm ? &k_norm : nullptr, qkv_);
   if (on_layer) on_layer(index);
   backend_.attention(index, qkv_, attention_);
+  if (index + 1 == spec_.layers && !keep_logit_rows()) return;
   backend_.linear_add(*layer.o, attention_, residual_);
   backend_.gate_up(norm(layer.ffn_norm), *layer.gate_up, residual_, activated_);
   backend_.linear_add(*layer.down, activated_, residual_);
+}
+
+// Once the last layer's KV is stored, a row matters only for its logits: a prompt of 512 tokens has one such
+// row. False when there is none.
+bool LlamaModel::keep_logit_rows() {
+  if (logit_rows_ == 0) return false;
+  if (logit_rows_ == rows_) return true;
+  const kernels::RowTensor tensors[] = {{residual_, spec_.hidden}, {attention_, spec_.q_width()}};
+  backend_.keep_logit_rows(tensors);
+  return true;
 }
 
 size_t LlamaModel::weight_bytes() const {

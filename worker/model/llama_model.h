@@ -41,7 +41,8 @@ class LlamaModel {
   size_t weight_bytes() const;
 
   // For traces of the computation. Inside on_layer(l): the residual stream before block l (the embedding for
-  // l = 0) and block l's rotated q, k, v. After forward(): the residual stream after the last block.
+  // l = 0) and block l's rotated q, k, v. After forward(): the residual stream after the last block, of the
+  // logit rows only, one after the other.
   std::span<const float> residual() const { return {residual_, options_.max_rows * size_t(spec_.hidden)}; }
   std::span<const float> qkv() const { return {qkv_, options_.max_rows * size_t(spec_.qkv_width())}; }
 
@@ -56,6 +57,7 @@ class LlamaModel {
   absl::Status load(const ModelWeights& weights);
   absl::Status load_layer(const LayerWeights& weights, Layer& layer);
   void run_layer(int index, const LayerListener& on_layer);
+  bool keep_logit_rows();
   kernels::NormWeights norm(const std::vector<float>& weight) const;
 
   ModelSpec spec_;
@@ -65,6 +67,7 @@ class LlamaModel {
   std::vector<Layer> layers_;
   std::vector<float> final_norm_;
   std::unique_ptr<kernels::Linear> head_;
+  int32_t rows_ = 0, logit_rows_ = 0;  // of the running step
   // Activations, [max_rows][...], memory of the backend.
   float* residual_ = nullptr;   // hidden
   float* qkv_ = nullptr;        // qkv_width

@@ -128,6 +128,40 @@ TEST_F(Runner, PromptLogprobsDoNotDependOnChunks) {
   EXPECT_EQ(results[2], results[0]);
 }
 
+// After the last layer's attention only rows whose logits are wanted go on: the same bits as when all do.
+TEST_F(Runner, LogitsDoNotDependOnWhichRowsAreWanted) {
+  for (const char* device : {"reference", "cpu"}) {
+    EngineSetup setup;
+    setup.device = device;
+    setup.threads = 2;
+    setup.blocks = 16;
+    setup.max_rows = 64;
+    auto engine = ModelUnderTest::open(dir_.file("m.gguf"), setup);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    ModelRunner& runner = (*engine)->runner();
+    std::vector<TokenId> prompt(20);
+    for (int i = 0; i < 20; ++i) prompt[i] = 3 * i + 1;
+    Sequence a = (*engine)->make_sequence(prompt), b = (*engine)->make_sequence({7, 8, 9});
+    Sequence c = (*engine)->make_sequence({5, 6});
+    a.request.sampling.prompt_logprobs = 0;
+    const auto copy = [&](size_t i) {
+      return std::vector<float>(runner.logits(i).begin(), runner.logits(i).end());
+    };
+    (*engine)->run({{&a, 0, 20, true, true}, {&b, 0, 3, true, true}});
+    ASSERT_EQ(runner.logit_rows().size(), 23u);
+    const auto all_a = copy(19), middle = copy(6), all_b = copy(22);
+    (*engine)->run({{&c, 0, 2, false, false}, {&a, 0, 20, true, false}, {&b, 0, 3, true, false}});
+    EXPECT_THAT(runner.logit_rows(), ElementsAre(21, 24));
+    EXPECT_EQ(copy(0), all_a) << device;
+    EXPECT_EQ(copy(1), all_b) << device;
+    (*engine)->run({{&a, 0, 7, true, false}, {&c, 0, 2, false, false}});
+    EXPECT_EQ(copy(0), middle) << device;
+    (*engine)->run({{&c, 0, 2, false, false}});  // nobody asks: no logits, and the next step is as ever
+    (*engine)->run({{&b, 0, 3, true, false}});
+    EXPECT_EQ(copy(0), all_b) << device;
+  }
+}
+
 TEST_F(Runner, RefusesImpossibleModels) {
   EngineSetup setup;
   setup.max_rows = 0;
