@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -30,6 +31,7 @@ class Mailbox {
       if (closed_ || queue_.size() >= capacity_) return false;
       was_empty = queue_.empty();
       queue_.push_back(std::move(message));
+      empty_.store(false, std::memory_order_release);
     }
     if (was_empty) {
       ready_.notify_one();
@@ -38,12 +40,15 @@ class Mailbox {
     return true;
   }
 
-  // Appends everything that is there to `out`; returns how many. Thread: owner.
+  // Appends everything that is there to `out`; returns how many. An empty box is seen without its lock.
+  // Thread: owner.
   size_t drain(std::vector<Message>& out) {
+    if (empty_.load(std::memory_order_acquire)) return 0;
     std::lock_guard lock(mutex_);
     const size_t n = queue_.size();
     for (auto& m : queue_) out.push_back(std::move(m));
     queue_.clear();
+    empty_.store(true, std::memory_order_release);
     return n;
   }
 
@@ -67,10 +72,7 @@ class Mailbox {
     if (wake_) wake_();
   }
 
-  bool closed() const {
-    std::lock_guard lock(mutex_);
-    return closed_;
-  }
+  bool closed() const { return closed_.load(std::memory_order_acquire); }
 
  private:
   const size_t capacity_;
@@ -78,7 +80,8 @@ class Mailbox {
   mutable std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<Message> queue_;
-  bool closed_ = false;
+  std::atomic<bool> closed_ = false;  // both are written under the lock
+  std::atomic<bool> empty_ = true;
 };
 
 }  // namespace baton

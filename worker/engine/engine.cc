@@ -256,6 +256,11 @@ const StepPlan* Engine::plan(Instant now) {
   return step_runs_ ? &plan_ : nullptr;
 }
 
+void Engine::prepare() {
+  BATON_CHECK(step_runs_);
+  scheduler_.prepare();
+}
+
 void Engine::on_layer(int layer) {
   BATON_CHECK(step_runs_);
   for (const PlannedRows& rows : plan_.rows) {
@@ -270,6 +275,7 @@ void Engine::on_step_done(const StepResult& result, Instant now) {
   step_runs_ = false;
   last_step_ = plan_.id;
   count_step(result);
+  report_.sequences.reserve(result.sampled.size());
   size_t next = 0;
   for (size_t i = 0; i < plan_.rows.size(); ++i) {
     Sequence& sequence = scheduler_.computed(plan_, i);

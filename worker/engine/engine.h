@@ -62,6 +62,9 @@ class Engine final : private AdmissionListener {
 
   // nullptr when there is nothing to compute. The plan is valid until on_step_done, which must follow.
   const StepPlan* plan(Instant now);
+  // While the step runs, at most once: makes the plan of the next one as far as it is known. Optional: it
+  // changes what the time between two steps is spent on, nothing else.
+  void prepare();
   void on_layer(int layer);
   void on_step_done(const StepResult& result, Instant now);
   // The earliest time at which on_tick and plan must be called although nothing happened.

@@ -4,7 +4,8 @@
 
 namespace baton::worker {
 
-EngineLoop::EngineLoop(const Parts& parts, Publish publish) : parts_(parts), publish_(std::move(publish)) {}
+EngineLoop::EngineLoop(const Parts& parts, Publish publish)
+    : parts_(parts), publish_(std::move(publish)), listener_([this](int layer) { on_layer(layer); }) {}
 
 absl::Status EngineLoop::run(std::stop_token stop) {
   while (!stop.stop_requested() && !parts_.mailbox.closed()) {
@@ -16,17 +17,35 @@ absl::Status EngineLoop::run(std::stop_token stop) {
 }
 
 absl::StatusOr<bool> EngineLoop::do_work(Instant now) {
-  bool worked = drain(now);
+  const bool worked = drain(now);
   parts_.engine.on_tick(now);
-  const StepPlan* plan = parts_.engine.plan(now);
+  const StepPlan* next = plan(now);
   publish();  // replies do not wait for the step
-  copy_status(now, plan != nullptr);
-  if (plan == nullptr) return worked;
-  absl::Status status = step(*plan);
+  copy_status(now, next != nullptr);
+  if (next == nullptr) return worked;
+  const absl::Status status = step(*next);
   publish();
-  copy_status(parts_.clock.now(), false);
-  if (!status.ok()) return status;
-  return true;
+  const Instant end = parts_.clock.now();
+  host_ += end - now - result_.compute;
+  if (status.ok()) return true;
+  copy_status(end, false);
+  return status;
+}
+
+const StepPlan* EngineLoop::plan(Instant now) {
+  const StepPlan* next = parts_.engine.plan(now);
+  if (next != nullptr) planning_ += parts_.clock.now() - now;
+  return next;
+}
+
+void EngineLoop::on_layer(int layer) {
+  parts_.engine.on_layer(layer);
+  if (layer > 0) return;
+  const Instant begun = parts_.clock.now();
+  parts_.engine.prepare();
+  const Duration took = parts_.clock.now() - begun;
+  planning_ += took;
+  host_ += took;  // inside the executor's time, but not arithmetic
 }
 
 bool EngineLoop::drain(Instant now) {
@@ -49,9 +68,9 @@ absl::Status EngineLoop::step(const StepPlan& plan) {
   result_.id = plan.id;
   result_.sampled.clear();
   result_.duration = Duration::zero();
+  result_.compute = Duration::zero();
   const Instant begun = parts_.clock.now();
-  absl::Status status =
-      parts_.executor.run(plan, [this](int layer) { parts_.engine.on_layer(layer); }, result_);
+  absl::Status status = parts_.executor.run(plan, listener_, result_);
   const Instant done = parts_.clock.now();
   if (!status.ok()) {
     parts_.engine.fail_all(std::string(status.message()));
@@ -69,19 +88,16 @@ void EngineLoop::publish() {
 }
 
 void EngineLoop::copy_status(Instant now, bool step_running) {
-  EngineStatus status{.load = parts_.engine.load(),
-                      .counters = parts_.engine.counters(),
-                      .draining = parts_.engine.draining(),
-                      .idle = parts_.engine.idle(),
-                      .last_turn = now,
-                      .step_running = step_running};
-  std::lock_guard lock(mutex_);
-  status_ = status;
+  status_.store({.load = parts_.engine.load(),
+                 .counters = parts_.engine.counters(),
+                 .draining = parts_.engine.draining(),
+                 .idle = parts_.engine.idle(),
+                 .last_turn = now,
+                 .step_running = step_running,
+                 .host_seconds = to_seconds(host_),
+                 .planning_seconds = to_seconds(planning_)});
 }
 
-EngineStatus EngineLoop::status() const {
-  std::lock_guard lock(mutex_);
-  return status_;
-}
+EngineStatus EngineLoop::status() const { return status_.load(); }
 
 }  // namespace baton::worker

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <mutex>
 #include <stop_token>
 #include <variant>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mailbox.h"
 #include "worker/engine/engine.h"
+#include "worker/engine/latest.h"
 #include "worker/schedule/step_plan.h"
 
 namespace baton::worker {
@@ -35,10 +35,14 @@ struct EngineStatus {
   bool idle = true;     // holds nothing but cached blocks
   Instant last_turn{};  // the loop's last turn: readiness is recent progress
   bool step_running = false;
+  double host_seconds = 0;      // of all turns that ran a step: what was not the step's arithmetic
+  double planning_seconds = 0;  // part of it: plan() and prepare()
 };
 
 // The body of the engine thread: drain the mailbox, plan, run, publish. Without work it sleeps on the mailbox
-// until the engine's next deadline, so an idle worker uses no CPU. The plan of step n+1 is made after step n.
+// until the engine's next deadline, so an idle worker uses no CPU. The plan of step n+1 is prepared while
+// step n runs, as soon as its first layer is under way (docs/adr/0008-overlap.md); between the steps remain
+// what the tokens decide and who is admitted.
 //
 // Thread: run() and do_work() on the engine thread; status() anywhere. Borrows everything; the clock is
 // shared with whoever posts. Errors: run() returns the executor's error; every request was ended with it and
@@ -68,6 +72,8 @@ class EngineLoop {
  private:
   bool drain(Instant now);
   void handle(const EngineCommand& command, Instant now);
+  const StepPlan* plan(Instant now);
+  void on_layer(int layer);
   absl::Status step(const StepPlan& plan);
   void publish();
   void copy_status(Instant now, bool step_running);
@@ -77,8 +83,10 @@ class EngineLoop {
   std::vector<EngineCommand> commands_;  // scratch
   std::vector<WorkerMessage> messages_;  // scratch
   StepResult result_;
-  mutable std::mutex mutex_;
-  EngineStatus status_;
+  const LayerListener listener_;
+  Duration host_{};
+  Duration planning_{};
+  Latest<EngineStatus> status_{EngineStatus{}};
 };
 
 }  // namespace baton::worker

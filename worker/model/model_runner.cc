@@ -40,7 +40,9 @@ absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_laye
   batch.positions = positions_;
   batch.sequences = sequences_;
   batch.logit_rows = logit_rows_;
+  const Instant begun = clock_.now();
   RETURN_IF_ERROR(model_.forward(batch, on_layer, logits_.data()));
+  result.compute = clock_.now() - begun;
   size_t logit = 0;
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const int32_t count = logit_count(plan.rows[i]);

@@ -105,6 +105,7 @@ int32_t Scheduler::cached_tokens(const Sequence& sequence) {
 }
 
 void Scheduler::remove(Sequence& sequence) {
+  unprepare(sequence);
   erase_from(running_, sequence);
   erase_from(waiting_, sequence);
   erase_from(reserving_, sequence);
@@ -128,20 +129,77 @@ void Scheduler::drop(Sequence& sequence, const absl::Status& why, AdmissionListe
 
 // ---- planning ------------------------------------------------------------------------------------
 
-void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
+void Scheduler::Draft::clear() {
   plan.rows.clear();
   plan.total_rows = 0;
   plan.prefill_rows = 0;
-  planned_.clear();
-  load_ = StepLoad{};
-  plan_decodes(plan, listener);
-  plan_prefills(now, plan);
-  admit(now, listener, plan);
-  expire_grants(now, listener);
-  if (!plan.rows.empty()) plan.id = StepId(next_step_++);
+  sequences.clear();
+  load = StepLoad{};
+  valid = false;
 }
 
-void Scheduler::plan_decodes(StepPlan& plan, AdmissionListener& listener) {
+void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
+  std::swap(last_.plan, plan);  // the caller's memory is used again
+  last_.clear();
+  for (Sequence* sequence : running_) sequence->rows_running = 0;
+  if (next_.valid) {
+    std::swap(last_, next_);
+    next_.valid = false;
+  } else {
+    plan_decodes(listener);
+    plan_prefills(last_);
+  }
+  admit(now, listener);
+  expire_grants(now, listener);
+  for (size_t i = 0; i < last_.sequences.size(); ++i) {
+    Sequence& sequence = *last_.sequences[i];
+    sequence.rows_running = last_.plan.rows[i].row_count;
+    if (sequence.first_scheduled == kNever) sequence.first_scheduled = now;
+  }
+  if (!last_.plan.rows.empty()) last_.plan.id = StepId(next_step_++);
+  std::swap(last_.plan, plan);
+}
+
+// The running step computes its last known token: a new one comes out.
+bool Scheduler::yields(const Sequence& sequence) {
+  return sequence.computed + sequence.rows_running == static_cast<int32_t>(sequence.tokens.size());
+}
+
+void Scheduler::prepare() {
+  next_.clear();
+  for (Sequence* sequence : running_) {
+    if (!yields(*sequence)) continue;
+    if (sequence->leg == Leg::kPrefill) continue;  // done when its token is known
+    if (sequence->generated() + 1 >= sequence->request.stop.max_tokens) continue;
+    const int32_t position = sequence->computed + sequence->rows_running;
+    const auto wanted = static_cast<size_t>(position / cache_.block_tokens()) + 1;
+    // Who must give way is decided between steps.
+    if (sequence->blocks.size() < wanted && !cache_.allocate(1, sequence->blocks)) return;
+    add_decode(*sequence, position, next_);
+  }
+  plan_prefills(next_);
+  next_.valid = true;
+}
+
+void Scheduler::unprepare(const Sequence& sequence) {
+  const auto found = std::ranges::find(next_.sequences, &sequence);
+  if (!next_.valid || found == next_.sequences.end()) return;
+  const auto row = next_.plan.rows.begin() + (found - next_.sequences.begin());
+  next_.plan.total_rows -= row->row_count;
+  if (sequence.state == SequenceState::kDecoding) {
+    next_.load.decode_rows -= 1;
+    // Nobody waits for a token any more: the chunks may be larger.
+    next_.valid = next_.load.decode_rows > 0 || next_.plan.prefill_rows == 0;
+  } else {
+    next_.plan.prefill_rows -= row->row_count;
+    next_.load.prefill_tokens -= row->row_count;
+    next_.load.attended -= attended_pairs(row->first_position, row->row_count);
+  }
+  next_.plan.rows.erase(row);
+  next_.sequences.erase(found);
+}
+
+void Scheduler::plan_decodes(AdmissionListener& listener) {
   for (size_t i = 0; i < running_.size();) {
     Sequence& sequence = *running_[i];
     if (sequence.state != SequenceState::kDecoding) {
@@ -149,14 +207,7 @@ void Scheduler::plan_decodes(StepPlan& plan, AdmissionListener& listener) {
       continue;
     }
     if (!grow(sequence, i, listener)) continue;  // running_[i] is the next one now
-    plan.rows.push_back({.sequence = &sequence,
-                         .first_position = sequence.computed,
-                         .row_count = 1,
-                         .sample = true,
-                         .prompt_logits = false});
-    planned_.push_back(&sequence);
-    ++plan.total_rows;
-    load_.decode_rows += 1;
+    add_decode(sequence, sequence.computed, last_);
     ++i;
   }
 }
@@ -191,6 +242,7 @@ const Sequence* Scheduler::give_up_youngest(size_t from, AdmissionListener& list
 }
 
 void Scheduler::preempt(Sequence& sequence) {
+  BATON_CHECK(!next_.valid);
   erase_from(running_, sequence);
   cache_.release(sequence.blocks);
   sequence.state = SequenceState::kWaiting;
@@ -201,52 +253,62 @@ void Scheduler::preempt(Sequence& sequence) {
   insert_by_age(waiting_, sequence);
 }
 
-void Scheduler::plan_prefills(Instant now, StepPlan& plan) {
+void Scheduler::add_decode(Sequence& sequence, int32_t position, Draft& draft) {
+  draft.plan.rows.push_back({.sequence = &sequence,
+                             .first_position = position,
+                             .row_count = 1,
+                             .sample = true,
+                             .prompt_logits = false});
+  draft.sequences.push_back(&sequence);
+  ++draft.plan.total_rows;
+  draft.load.decode_rows += 1;
+}
+
+void Scheduler::plan_prefills(Draft& draft) {
   for (Sequence* sequence : running_) {
-    if (sequence->state != SequenceState::kPrefilling) continue;
-    const int32_t left = static_cast<int32_t>(sequence->tokens.size()) - sequence->computed;
-    const int32_t count = chunk_for(sequence->computed, left, plan);
+    if (sequence->state != SequenceState::kPrefilling || yields(*sequence)) continue;
+    const int32_t first = sequence->computed + sequence->rows_running;
+    const int32_t count = chunk_for(first, static_cast<int32_t>(sequence->tokens.size()) - first, draft);
     if (count == 0) return;
-    add_chunk(*sequence, count, now, plan);
+    add_chunk(*sequence, first, count, draft);
   }
 }
 
 // How many of the `left` tokens from position `first` this step should take. The first prefill of a step
 // always gets min_chunk; later ones get nothing rather than less.
-int32_t Scheduler::chunk_for(int32_t first, int32_t left, const StepPlan& plan) const {
-  const int32_t limit = std::min(left, options_.token_budget - plan.total_rows);
+int32_t Scheduler::chunk_for(int32_t first, int32_t left, const Draft& draft) const {
+  const int32_t limit = std::min(left, options_.token_budget - draft.plan.total_rows);
   if (limit <= 0) return 0;
-  const Duration objective = load_.decode_rows > 0 ? options_.itl_objective : options_.step_objective;
-  const int32_t count = step_time_.largest_chunk(load_, first, limit, to_seconds(objective));
+  const Duration objective = draft.load.decode_rows > 0 ? options_.itl_objective : options_.step_objective;
+  const int32_t count = step_time_.largest_chunk(draft.load, first, limit, to_seconds(objective));
   const int32_t least = std::min(limit, options_.min_chunk);
   if (count >= least) return count;
-  return plan.prefill_rows == 0 ? least : 0;
+  return draft.plan.prefill_rows == 0 ? least : 0;
 }
 
-void Scheduler::add_chunk(Sequence& sequence, int32_t count, Instant now, StepPlan& plan) {
-  if (sequence.first_scheduled == kNever) sequence.first_scheduled = now;
-  plan.rows.push_back({.sequence = &sequence,
-                       .first_position = sequence.computed,
-                       .row_count = count,
-                       .sample = sequence.computed + count == static_cast<int32_t>(sequence.tokens.size()),
-                       .prompt_logits = sequence.wants_prompt_logits()});
-  planned_.push_back(&sequence);
-  plan.total_rows += count;
-  plan.prefill_rows += count;
-  load_.prefill_tokens += count;
-  load_.attended += attended_pairs(sequence.computed, count);
+void Scheduler::add_chunk(Sequence& sequence, int32_t first, int32_t count, Draft& draft) {
+  draft.plan.rows.push_back({.sequence = &sequence,
+                             .first_position = first,
+                             .row_count = count,
+                             .sample = first + count == static_cast<int32_t>(sequence.tokens.size()),
+                             .prompt_logits = sequence.wants_prompt_logits()});
+  draft.sequences.push_back(&sequence);
+  draft.plan.total_rows += count;
+  draft.plan.prefill_rows += count;
+  draft.load.prefill_tokens += count;
+  draft.load.attended += attended_pairs(first, count);
 }
 
 // ---- admission -----------------------------------------------------------------------------------
 
-void Scheduler::admit(Instant now, AdmissionListener& listener, StepPlan& plan) {
+void Scheduler::admit(Instant now, AdmissionListener& listener) {
   bool compute_left = true;
   while (static_cast<int32_t>(running_.size()) + landing_ < options_.max_running) {
     Sequence* next = reserving_.empty() ? nullptr : reserving_.front();
     if (compute_left && !waiting_.empty() && (next == nullptr || older(waiting_.front(), next)))
       next = waiting_.front();
     if (next == nullptr) return;
-    if (!next->wants_grant() && chunk_for(0, static_cast<int32_t>(next->tokens.size()), plan) == 0) {
+    if (!next->wants_grant() && chunk_for(0, static_cast<int32_t>(next->tokens.size()), last_) == 0) {
       compute_left = false;  // decode legs may still reserve
       continue;
     }
@@ -254,7 +316,7 @@ void Scheduler::admit(Instant now, AdmissionListener& listener, StepPlan& plan) 
     if (next->wants_grant()) {
       admit_decode_leg(*next, now, listener);
     } else {
-      admit_prefill(*next, now, listener, plan);
+      admit_prefill(*next, listener);
     }
   }
 }
@@ -274,7 +336,7 @@ bool Scheduler::take_blocks(Sequence& sequence) {
   match(sequence);
   const int32_t fresh = blocks_wanted(sequence) - static_cast<int32_t>(matched_.size());
   // Each decoding sequence may want a block in the next steps: do not admit only to preempt.
-  const auto spare = static_cast<int64_t>(load_.decode_rows);
+  const auto spare = static_cast<int64_t>(last_.load.decode_rows);
   if (fresh + spare > cache_.available(matched_)) {
     blocked_ = sequence.id;
     blocked_version_ = cache_.version();
@@ -309,7 +371,7 @@ void Scheduler::admit_decode_leg(Sequence& sequence, Instant now, AdmissionListe
   cache_.drained(transfer);  // nothing was started, nobody writes
 }
 
-void Scheduler::admit_prefill(Sequence& sequence, Instant now, AdmissionListener& listener, StepPlan& plan) {
+void Scheduler::admit_prefill(Sequence& sequence, AdmissionListener& listener) {
   erase_from(waiting_, sequence);
   sequence.state = SequenceState::kPrefilling;
   insert_by_age(running_, sequence);
@@ -321,8 +383,8 @@ void Scheduler::admit_prefill(Sequence& sequence, Instant now, AdmissionListener
     return;
   }
   const int32_t left = static_cast<int32_t>(sequence.tokens.size()) - sequence.computed;
-  const int32_t count = chunk_for(sequence.computed, left, plan);
-  if (count > 0) add_chunk(sequence, count, now, plan);
+  const int32_t count = chunk_for(sequence.computed, left, last_);
+  if (count > 0) add_chunk(sequence, sequence.computed, count, last_);
 }
 
 void Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
@@ -334,9 +396,10 @@ void Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
 
 Sequence& Scheduler::computed(const StepPlan& plan, size_t index) {
   const PlannedRows& rows = plan.rows[index];
-  Sequence& sequence = *planned_[index];
+  Sequence& sequence = *last_.sequences[index];
   BATON_CHECK(rows.sequence == &sequence && rows.first_position == sequence.computed);
   sequence.computed += rows.row_count;
+  sequence.rows_running = 0;
   BATON_CHECK(sequence.computed <= static_cast<int32_t>(sequence.tokens.size()));
   publish(sequence);
   if (rows.sample) {
@@ -356,6 +419,7 @@ void Scheduler::landed(Sequence& sequence, TokenId first_token) {
   sequence.tokens.push_back(first_token);
   sequence.state = SequenceState::kDecoding;
   insert_by_age(running_, sequence);
+  next_.valid = false;  // it wants a row in the order of age
 }
 
 void Scheduler::extend_hashes(Sequence& sequence, int32_t blocks) {

@@ -76,12 +76,20 @@ class Scheduler {
   int32_t cached_tokens(const Sequence& sequence);
 
   void plan(Instant now, AdmissionListener& listener, StepPlan& plan);
+  // While the last plan runs: makes most of the next one, as far as it does not depend on which tokens come
+  // out. A decoding sequence will have one row more at a known position; only whether it goes on is not known
+  // yet, and whoever leaves takes its row out again (remove()). plan() then only adds whom it admits. Takes
+  // no more than blocks for running sequences, which are theirs either way: calling it or not changes no
+  // token and no order of admission. Chunks are cut for the decodes expected now.
+  void prepare();
   // plan.rows[index] was computed: positions advance, full blocks become findable, and when the row samples
   // the sequence is kDecoding (kSending on a prefill leg). The caller then appends the token.
   Sequence& computed(const StepPlan& plan, size_t index);
   // The KV of a decode leg came, with its first token: kDecoding.
   void landed(Sequence& sequence, TokenId first_token);
-  void observe_step(double seconds) { step_time_.observe(load_, seconds); }  // how long the last plan took
+  void observe_step(double seconds) {
+    step_time_.observe(last_.load, seconds);
+  }  // how long the last plan took
 
   // Takes the sequence out wherever it is: lets go of its blocks (transfers keep theirs) and forgets it.
   void remove(Sequence& sequence);
@@ -102,20 +110,32 @@ class Scheduler {
   void check_invariants() const;
 
  private:
+  // A step in the making: the plan, who stands behind each row, and what it weighs.
+  struct Draft {
+    StepPlan plan;
+    std::vector<Sequence*> sequences;
+    StepLoad load;
+    bool valid = false;
+    void clear();
+  };
+
   int32_t blocks_for(int32_t tokens) const;
   int32_t blocks_wanted(const Sequence& sequence) const;
-  void plan_decodes(StepPlan& plan, AdmissionListener& listener);
+  static bool yields(const Sequence& sequence);
+  void unprepare(const Sequence& sequence);
+  void plan_decodes(AdmissionListener& listener);
+  static void add_decode(Sequence& sequence, int32_t position, Draft& draft);
   bool grow(Sequence& sequence, size_t index, AdmissionListener& listener);
   const Sequence* give_up_youngest(size_t from, AdmissionListener& listener);
   void preempt(Sequence& sequence);
-  void plan_prefills(Instant now, StepPlan& plan);
-  int32_t chunk_for(int32_t first, int32_t left, const StepPlan& plan) const;
-  void add_chunk(Sequence& sequence, int32_t count, Instant now, StepPlan& plan);
-  void admit(Instant now, AdmissionListener& listener, StepPlan& plan);
+  void plan_prefills(Draft& draft);
+  int32_t chunk_for(int32_t first, int32_t left, const Draft& draft) const;
+  static void add_chunk(Sequence& sequence, int32_t first, int32_t count, Draft& draft);
+  void admit(Instant now, AdmissionListener& listener);
   void match(const Sequence& sequence);  // into matched_
   bool take_blocks(Sequence& sequence);
   void admit_decode_leg(Sequence& sequence, Instant now, AdmissionListener& listener);
-  void admit_prefill(Sequence& sequence, Instant now, AdmissionListener& listener, StepPlan& plan);
+  void admit_prefill(Sequence& sequence, AdmissionListener& listener);
   void expire_grants(Instant now, AdmissionListener& listener);
   void drop(Sequence& sequence, const absl::Status& why, AdmissionListener& listener);
   void publish(Sequence& sequence);
@@ -131,9 +151,9 @@ class Scheduler {
   std::vector<Sequence*> waiting_;    // kWaiting, to be computed here
   std::vector<Sequence*> reserving_;  // kWaiting, decode legs without blocks
   int32_t landing_ = 0;               // sequences in kLanding
-  std::vector<Sequence*> planned_;    // of each row of the last plan
+  Draft last_;                        // of the last plan, whose rows lie with the caller
+  Draft next_;                        // prepared
   std::vector<BlockId> matched_;      // scratch
-  StepLoad load_;                     // of the last plan
   uint64_t next_sequence_ = 1;
   uint64_t next_step_ = 1;
   uint64_t preemptions_ = 0;

@@ -32,6 +32,7 @@ struct Sequence {
   std::vector<TokenId> tokens;  // prompt, then generated
   int32_t prompt_tokens = 0;    // request.prompt.size()
   int32_t computed = 0;         // positions [0, computed) have valid KV in `blocks`
+  int32_t rows_running = 0;     // positions that the running step adds to them
   std::vector<BlockId> blocks;  // block table
   int32_t cached_tokens = 0;    // taken from the prefix cache at first admission
 

@@ -10,7 +10,7 @@ namespace baton::worker {
 
 // Feeds tokens [first_position, first_position + row_count) of `sequence` through the model.
 struct PlannedRows {
-  const Sequence* sequence = nullptr;  // borrowed; unchanged while the step runs
+  const Sequence* sequence = nullptr;  // borrowed; while the step runs only its block table may grow
   int32_t first_position = 0;
   int32_t row_count = 0;
   bool sample = false;         // the last row yields a token (position first_position + row_count)
@@ -41,6 +41,7 @@ struct StepResult {
   StepId id;
   std::vector<SampledRow> sampled;  // in plan order, only rows that yield something
   Duration duration{};
+  Duration compute{};  // part of it: the arithmetic, without laying out and sampling; 0 = not measured
 };
 
 // Called on the engine thread after each layer of a step: the KV of all the plan's rows is in the pool for

@@ -1,0 +1,111 @@
+#include <benchmark/benchmark.h>
+
+#include "base/check.h"
+#include "worker/engine/engine_loop.h"
+
+// The host's part of a step: EngineLoop with an executor that takes no time. Time per iteration is what one
+// turn (drain, plan, publish, account) costs beside the arithmetic. Counters: planning alone (plan_us).
+namespace baton::benchmarks {
+namespace {
+
+using namespace worker;
+
+constexpr int kBlock = 16;
+constexpr int kPrompt = 64;
+
+// Yields the position as token, at once.
+class Instantaneous final : public StepExecutor {
+ public:
+  absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
+    result.sampled.clear();
+    on_layer(0);
+    for (size_t i = 0; i < plan.rows.size(); ++i) {
+      const PlannedRows& rows = plan.rows[i];
+      if (!rows.sample) continue;
+      SampledRow& row = result.sampled.emplace_back();
+      row.planned = i;
+      row.token.emplace().token = (rows.first_position + rows.row_count) % 1000;
+    }
+    result.duration = std::chrono::milliseconds(2);
+    return absl::OkStatus();
+  }
+};
+
+class NoExchange final : public KvExchange {
+ public:
+  absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("one worker"); }
+  void abandon(TransferId) override {}
+  absl::Status send(const KvSend&) override { return absl::UnimplementedError("one worker"); }
+  void layer_ready(TransferId, int, int32_t) override {}
+  void finish(TransferId, const TokenOutput&, FinishReason) override {}
+  void cancel(TransferId) override {}
+  int open_transfers() const override { return 0; }
+};
+
+EngineOptions engine_options(int64_t blocks) {
+  EngineOptions options{.blocks = blocks, .block_tokens = kBlock};
+  options.scheduler.context_tokens = 1 << 24;
+  options.scheduler.token_budget = 1 << 16;
+  options.scheduler.max_running = 512;
+  options.scheduler.itl_objective = std::chrono::hours(1);
+  options.scheduler.step_objective = std::chrono::hours(1);
+  return options;
+}
+
+class Turns {
+ public:
+  explicit Turns(int64_t blocks)
+      : engine_(engine_options(blocks), exchange_),
+        loop_({engine_, executor_, mailbox_, clock_}, [](std::vector<WorkerMessage>&) {}) {
+    post(SetHashKey{{1, 2}});
+  }
+
+  void submit(int prompt, int max_tokens) {
+    GenerateRequest request{.id = RequestId(++requests_)};
+    for (int i = 0; i < prompt; ++i) request.prompt.push_back((static_cast<int>(requests_) * 7 + i) % 900);
+    request.sampling.temperature = 0;
+    request.stop.max_tokens = max_tokens;
+    post(CoordinatorMessage(Submit{.request = request}));
+  }
+  // Leaves `blocks` blocks in the prefix cache that nobody holds.
+  void fill_cache(int64_t blocks) {
+    while (engine_.cache().blocks_cached() < blocks) {
+      submit(4096, 1);
+      while (turn()) continue;
+    }
+  }
+  bool turn() { return loop_.do_work(clock_.now()).value(); }
+  const Engine& engine() const { return engine_; }
+
+ private:
+  void post(EngineCommand command) { BATON_CHECK(mailbox_.post(std::move(command))); }
+
+  SteadyClock clock_;
+  NoExchange exchange_;
+  Instantaneous executor_;
+  EngineMailbox mailbox_{1000};
+  Engine engine_;
+  EngineLoop loop_;
+  uint64_t requests_ = 0;
+};
+
+// args: sequences that decode, cached blocks beside them
+void decode_turn(benchmark::State& state) {
+  Turns turns(250'000);
+  turns.fill_cache(state.range(1));
+  for (int i = 0; i < state.range(0); ++i) turns.submit(kPrompt, 4096);
+  for (int i = 0; i < 64; ++i) turns.turn();
+  for (auto _ : state) turns.turn();
+  state.counters["sequences"] = turns.engine().load().running;
+  state.counters["cached"] = static_cast<double>(turns.engine().cache().blocks_cached());
+}
+BENCHMARK(decode_turn)
+    ->ArgNames({"sequences", "cached"})
+    ->ArgsProduct({{1, 8, 64, 256}, {0, 100'000}})
+    ->Iterations(2000)
+    ->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+}  // namespace baton::benchmarks
+
+BENCHMARK_MAIN();
