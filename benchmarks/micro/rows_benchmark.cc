@@ -73,7 +73,7 @@ void attend_chunk(benchmark::State& state) {
   AlignedBuffer out(rows * kShare * kDim * 4), scratch(attend_scratch_floats(rows * kShare, kDim) * 4);
   std::vector<int32_t> first(rows, 0), last(rows, contract::kChunk - 1);
   std::vector<ChunkState> states(rows * kShare);
-  AttendTask task = {{KvType::kBF16, keys.data(), values.data()}, 0, rows, kShare, kDim, 0.125f};
+  AttendTask task = {{KvType::kBF16, keys.data(), values.data(), nullptr}, 0, rows, kShare, kDim, 0.125f};
   task.q = q.as<float>();
   task.q_stride = kShare * kDim;
   task.first = first.data();

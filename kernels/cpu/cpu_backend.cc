@@ -68,6 +68,8 @@ absl::Status CpuBackend::attach_kv(std::span<std::byte> pool, const KvGeometry& 
   if (geometry.block_tokens % 16 != 0)
     return absl::InvalidArgumentError(
         absl::StrCat("block_tokens ", geometry.block_tokens, ": want a multiple of 16"));
+  if (geometry.type == KvType::kBF16 && geometry.head_dim % 2 != 0)
+    return absl::InvalidArgumentError("a bf16 KV pool wants an even head_dim: take f32 or f16");
   if (reinterpret_cast<uintptr_t>(pool.data()) % alignof(float) != 0)
     return absl::InvalidArgumentError("KV pool is not aligned");
   kv_ = KvPool(pool, geometry);

@@ -22,7 +22,7 @@ class CpuBackend final : public Backend {
 
   std::string description() const override;
   std::string numerics_id(KvType kv) const override;
-  std::string kv_layout_name() const override { return "kv-head-k16t-v"; }
+  std::string kv_layout_name() const override { return "kv-head-k16t-v-pairs"; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
   absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;

@@ -44,20 +44,31 @@ struct LinearTask {
   bool add = false;
 };
 
-// Where the KV of one layer, head and chunk lies: tile t of the chunk (16 tokens) has its keys at keys[t],
-// [head_dim][16], and its values at values[t], [16][head_dim]. Tiles outside the task's positions are not
-// read.
+// Where the KV of one layer, head and chunk lies: tile t of the chunk (16 tokens) has its keys at keys[t] and
+// its values at values[t], in the order of key_index and value_index. Tiles outside the task's positions are
+// not read.
 struct KvTiles {
   KvType type = KvType::kF32;
   const std::byte* const* keys = nullptr;
   const std::byte* const* values = nullptr;
+  const std::byte* const* next_keys =
+      nullptr;  // [16] of the chunk to be read after this one; entries may be null
 };
+
+// Elements of a tile. f32 and f16: keys [head_dim][16 tokens], values [16 tokens][head_dim]. bf16, in pairs
+// that fill a word: keys [head_dim/2][16 tokens][2], values [8][head_dim][2 tokens] (head_dim is even).
+constexpr int64_t key_index(KvType type, int token, int d) {
+  return type == KvType::kBF16 ? d / 2 * 32 + token * 2 + d % 2 : d * 16 + token;
+}
+constexpr int64_t value_index(KvType type, int token, int d, int head_dim) {
+  return type == KvType::kBF16 ? token / 2 * 2 * head_dim + d * 2 + token % 2 : token * head_dim + d;
+}
 
 // Unnormalised attention of one (row, head) over some chunks. out[head_dim] follows in scratch.
 struct ChunkState {
-  float max = 0;
-  float sum = 0;
-  bool started = false;
+  float max;
+  float sum;
+  bool started;
 };
 
 // One chunk of 256 positions for a tile of (row, head) pairs that share a KV head. Pair i: row i / share,
@@ -69,6 +80,7 @@ struct AttendTask {
   int share = 1;
   int head_dim = 0;
   float scale = 0;
+  bool brain_dots = false;  // contract::attend_brain instead of contract::attend (bf16 KV)
   const float* q = nullptr;
   int64_t q_stride = 0;
   const int32_t* first = nullptr;
@@ -83,9 +95,10 @@ inline constexpr int kAttendPairs = 24;      // (row, head) pairs of a tile, unl
 inline constexpr int kMaxAttendPairs = 256;  // query heads per KV head
 
 constexpr int padded_dim(int head_dim) { return (head_dim + kPanelRows - 1) / kPanelRows * kPanelRows; }
-// Scores of the pairs, the chunk's output of one pair block, and room for opened values of odd head sizes.
+inline constexpr int kScoreStride = contract::kChunk + 16;  // floats from one pair's scores to the next one's
+// Scores and sums of the pairs, their rounded queries, copied values.
 constexpr int64_t attend_scratch_floats(int pairs, int head_dim) {
-  return int64_t{pairs} * contract::kChunk + int64_t{pairs} * padded_dim(head_dim) +
+  return int64_t{pairs} * (kScoreStride + 2 * padded_dim(head_dim)) +
          int64_t{contract::kChunk} * padded_dim(head_dim);
 }
 

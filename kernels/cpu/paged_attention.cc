@@ -82,12 +82,26 @@ void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* o
     const int count = static_cast<int>(items_.size());
     for (int i = next_.fetch_add(1, std::memory_order_relaxed); i < count;
          i = next_.fetch_add(1, std::memory_order_relaxed))
-      run_item(items_[i], call, scratch);
+      run_item(i, call, scratch);
   });
   for (const Group& group : groups_) merge_group(group, call);
 }
 
-void PagedAttention::run_item(const Item& item, const Call& call, float* scratch) {
+void PagedAttention::find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const {
+  const SequenceRows& sequence = batch_.sequences[item.sequence];
+  const int first = first_seen(sequence.first_position + item.row);
+  const int last = sequence.first_position + item.row + item.rows - 1;
+  std::fill_n(out.keys, kChunkTiles, nullptr);
+  const int end = std::min(last / 16, chunk * kChunkTiles + kChunkTiles - 1);
+  for (int t = std::max(first / 16, chunk * kChunkTiles); t <= end; ++t) {
+    const KvPool::Tile tile = call.kv->tile(call.layer, sequence.blocks, item.kv_head, t);
+    out.keys[t % kChunkTiles] = tile.keys;
+    out.values[t % kChunkTiles] = tile.values;
+  }
+}
+
+void PagedAttention::run_item(int index, const Call& call, float* scratch) {
+  const Item& item = items_[index];
   const SequenceRows& sequence = batch_.sequences[item.sequence];
   const int pairs = item.rows * share(), padded = padded_dim(spec_.head_dim);
   const int width = (spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim;
@@ -111,17 +125,15 @@ void PagedAttention::run_item(const Item& item, const Call& call, float* scratch
   task.out = sums;
   task.out_stride = padded;
   task.scratch = scratch + int64_t{pairs} * padded;
-  const std::byte* keys[kChunkTiles];
-  const std::byte* values[kChunkTiles];
-  task.kv = {call.kv->geometry().type, keys, values};
+  Tiles tiles[2];  // of this chunk and of what is probably next: the next chunk or item
+  find_tiles(item, item.first_chunk, call, tiles[0]);
+  const int after = std::min<int>(index + pool_.size(), items_.size() - 1);
   for (task.chunk = item.first_chunk; task.chunk <= item.last_chunk; ++task.chunk) {
-    const int begin = std::max(first[0] / 16, task.chunk * kChunkTiles);
-    const int end = std::min(last[item.rows - 1] / 16, task.chunk * kChunkTiles + kChunkTiles - 1);
-    for (int t = begin; t <= end; ++t) {
-      const KvPool::Tile tile = call.kv->tile(call.layer, sequence.blocks, item.kv_head, t);
-      keys[t % kChunkTiles] = tile.keys;
-      values[t % kChunkTiles] = tile.values;
-    }
+    const Tiles& now = tiles[(task.chunk - item.first_chunk) % 2];
+    Tiles& next = tiles[(task.chunk - item.first_chunk + 1) % 2];
+    const bool same = task.chunk < item.last_chunk;
+    find_tiles(same ? item : items_[after], same ? task.chunk + 1 : items_[after].first_chunk, call, next);
+    task.kv = {call.kv->geometry().type, now.keys, now.values, next.keys};
     kernels_.attend(task);
   }
   if (!partial) finish(item, call, states, sums);

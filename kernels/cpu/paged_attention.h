@@ -11,9 +11,9 @@
 
 namespace baton::kernels::cpu {
 
-// Addresses inside the KV pool. A piece is [kv_head]{ K [tokens/16][head_dim][16], V [tokens][head_dim] }:
-// lanes are tokens where scores are made and dimensions where values are summed, and one head's bytes are
-// adjacent.
+// Addresses inside the KV pool. A piece is [kv_head]{ K [tokens/16][tile], V [tokens/16][tile] }, tiles as in
+// kernels.h: lanes are tokens where scores are made and dimensions where values are summed, and one head's
+// bytes are adjacent.
 class KvPool {
  public:
   KvPool() = default;
@@ -70,7 +70,13 @@ class PagedAttention {
   int share() const { return spec_.heads / spec_.kv_heads; }
   int first_seen(int position) const;
   void add_items(const StepBatch& batch, bool split);
-  void run_item(const Item& item, const Call& call, float* scratch);
+  // The tiles of a chunk that the item sees.
+  struct Tiles {
+    const std::byte* keys[contract::kChunk / 16];
+    const std::byte* values[contract::kChunk / 16];
+  };
+  void find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const;
+  void run_item(int index, const Call& call, float* scratch);
   void merge_group(const Group& group, const Call& call);
   void finish(const Item& item, const Call& call, const ChunkState* states, const float* sums);
   size_t scratch_floats() const;

@@ -127,6 +127,11 @@ TEST_P(AttentionDifferential, EveryInstructionSetAndThreadCount) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionDifferential,
                          testing::Values(Shape{64, 3, 3, KvType::kBF16, 16, 0, true, false},
+                                         Shape{40, 2, 5, KvType::kBF16, 32, 90, false, false},
+                                         Shape{80, 1, 2, KvType::kF16, 16, 0, false, false},
+                                         Shape{96, 1, 3, KvType::kBF16, 16, 0, false, true},
+                                         Shape{256, 1, 2, KvType::kBF16, 16, 0, true, false},
+                                         Shape{7, 1, 3, KvType::kF16, 16, 0, false, false},
                                          Shape{64, 1, 4, KvType::kF32, 32, 0, false, false},
                                          Shape{8, 4, 2, KvType::kF32, 16, 0, true, false},
                                          Shape{8, 1, 1, KvType::kBF16, 16, 40, false, false},

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/simd/flush_denormals.h"
 
 namespace baton::kernels::cpu::avx2 {
 
@@ -24,8 +25,8 @@ struct Lanes {
   static constexpr int kTilePanels = 1;
   static constexpr int kFloatStreams = 2;
   static constexpr int kAttendPairs = 2;
-  static constexpr int kValuePairs = 2;
-  static constexpr int kValueDims = 2;
+  static constexpr int kScoreTiles = 2;
+  static constexpr int kValueVectors = 2;
   static constexpr int kPrefetchBytes = 1024;
   static constexpr int64_t kActivationBytes = 256 * 1024;
 
@@ -178,6 +179,25 @@ struct Lanes {
   static void store_codes(int8_t* p, I low, I high) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes_of(low));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), codes_of(high));
+  }
+
+  // Words of two bfloat16: the first is the low half.
+  static F low_brain(I v) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(v.low, 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(v.high, 16))};
+  }
+  static F high_brain(I v) {
+    const __m256i mask = _mm256_set1_epi32(-65536);
+    return as_float({_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)});
+  }
+  static I low_halves(I v) {
+    const __m256i mask = _mm256_set1_epi32(65535);
+    return {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
+  }
+  // contract::brain_dot; inside a BrainMode.
+  using BrainMode = simd::FlushDenormals;
+  static F brain_dot(F sum, I a, I b) {
+    return fma(low_brain(a), low_brain(b), fma(high_brain(a), high_brain(b), sum));
   }
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.

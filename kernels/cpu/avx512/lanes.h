@@ -6,11 +6,18 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/simd/flush_denormals.h"
 
 namespace baton::kernels::cpu::avx512 {
 
-// Sixteen lanes in one 512-bit register. kVnni: integer dots by vpdpbusd, else by 16-bit products.
-template <bool kVnni>
+struct NoMode {
+  NoMode() {}
+};
+
+// Sixteen lanes in one 512-bit register. kVnni: integer dots by vpdpbusd, else by 16-bit products. kBrain:
+// bf16 dots by vdpbf16ps, which multiplies and adds the high halves, then the low ones, and takes denormals
+// for zeros; else by that definition.
+template <bool kVnni, bool kBrain = false>
 struct Lanes {
   using F = __m512;
   using I = __m512i;
@@ -21,8 +28,8 @@ struct Lanes {
   static constexpr int kTilePanels = 2;
   static constexpr int kFloatStreams = 2;
   static constexpr int kAttendPairs = 6;
-  static constexpr int kValuePairs = 6;
-  static constexpr int kValueDims = 4;
+  static constexpr int kScoreTiles = 4;
+  static constexpr int kValueVectors = 4;
   static constexpr int kPrefetchBytes = 16384;
   static constexpr int64_t kActivationBytes = 256 * 1024;
 
@@ -127,6 +134,17 @@ struct Lanes {
   static void store_codes(int8_t* p, I low, I high) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(low));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), _mm512_cvtepi32_epi8(high));
+  }
+
+  // Words of two bfloat16: the first is the low half.
+  static F low_brain(I v) { return as_float(_mm512_slli_epi32(v, 16)); }
+  static F high_brain(I v) { return as_float(_mm512_and_si512(v, _mm512_set1_epi32(-65536))); }
+  static I low_halves(I v) { return _mm512_and_si512(v, _mm512_set1_epi32(65535)); }
+  // contract::brain_dot; inside a BrainMode.
+  using BrainMode = std::conditional_t<kBrain, NoMode, simd::FlushDenormals>;
+  static F brain_dot(F sum, I a, I b) {
+    if constexpr (kBrain) return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+    return fma(low_brain(a), low_brain(b), fma(high_brain(a), high_brain(b), sum));
   }
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.

@@ -169,8 +169,8 @@ void store_one(KvType type, std::byte* tile, int64_t index, float value) {
 
 void store_kv(const StoreTask& task) {
   for (int d = 0; d < task.head_dim; ++d) {
-    store_one(task.type, task.key_tile, d * 16 + task.lane, task.key[d]);
-    store_one(task.type, task.value_tile, task.lane * task.head_dim + d, task.value[d]);
+    store_one(task.type, task.key_tile, key_index(task.type, task.lane, d), task.key[d]);
+    store_one(task.type, task.value_tile, value_index(task.type, task.lane, d, task.head_dim), task.value[d]);
   }
 }
 
@@ -196,8 +196,10 @@ ChunkState attend_pair(const AttendTask& task, const float* q, int first, int la
   for (int j = first; j <= last; ++j) {
     float score = 0;
     for (int d = 0; d < task.head_dim; ++d)
-      score = std::fma(q[d], stored(task.kv.type, task.kv.keys[j % contract::kChunk / 16], d * 16 + j % 16),
-                       score);
+      score = std::fma(
+          q[d],
+          stored(task.kv.type, task.kv.keys[j % contract::kChunk / 16], key_index(task.kv.type, j % 16, d)),
+          score);
     weights[j - first] = score * task.scale;
     state.max = std::max(state.max, weights[j - first]);
   }
@@ -206,8 +208,8 @@ ChunkState attend_pair(const AttendTask& task, const float* q, int first, int la
     const float p = contract::exponential(weights[j - first] - state.max);
     lanes[j % 16] += p;
     for (int d = 0; d < task.head_dim; ++d) {
-      const float v =
-          stored(task.kv.type, task.kv.values[j % contract::kChunk / 16], j % 16 * task.head_dim + d);
+      const float v = stored(task.kv.type, task.kv.values[j % contract::kChunk / 16],
+                             value_index(task.kv.type, j % 16, d, task.head_dim));
       out[d] = std::fma(p, v, out[d]);
     }
   }

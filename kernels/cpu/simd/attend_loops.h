@@ -2,166 +2,128 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/kernels.h"
-#include "kernels/cpu/simd/constants.h"
-#include "kernels/cpu/simd/exponential.h"
+#include "kernels/cpu/simd/attend_values.h"
 
-// Attention of one chunk: scores (lanes = tokens), weights, values (lanes = head_dim), merge.
+// Attention of one chunk: scores, weights, values, merge. Pairs go in blocks that share what is loaded; a
+// chunk's keys (and then its values) stay in the first caches while the blocks of pairs pass.
 namespace baton::kernels::cpu::simd {
 
 inline constexpr int kChunkTiles = contract::kChunk / 16;
 
-// Positions of the chunk that some pair of the task sees, counted from the chunk's start.
-struct Seen {
-  int begin;  // first position
-  int end;    // one past the last
-};
-
-inline constexpr int kElementBytes[] = {4, 2, 2};  // by KvType
-
-// scores[pair][16 t ..] for kPairs pairs and kTiles tiles.
-template <class V, KvType kType, int kPairs, int kTiles>
-[[gnu::always_inline]] inline void score_tiles(const AttendTask& task, int pair, int tile, float* scores) {
-  constexpr int kStep = 16 * kElementBytes[static_cast<int>(kType)];
-  const float* q[kPairs];
-#pragma GCC unroll 8
-  for (int i = 0; i < kPairs; ++i)
-    q[i] = task.q + (pair + i) / task.share * task.q_stride + (pair + i) % task.share * task.head_dim;
-  const std::byte* keys[kTiles];
-#pragma GCC unroll 2
-  for (int t = 0; t < kTiles; ++t) keys[t] = task.kv.keys[tile + t];
-  typename V::F sum[kPairs][kTiles];
-#pragma GCC unroll 8
-  for (int i = 0; i < kPairs; ++i)
-#pragma GCC unroll 2
-    for (int t = 0; t < kTiles; ++t) sum[i][t] = V::zero();
-  for (int d = 0; d < task.head_dim; ++d) {
-    typename V::F k[kTiles];
-#pragma GCC unroll 2
-    for (int t = 0; t < kTiles; ++t) k[t] = V::template widen<kType>(keys[t] + d * kStep);
-#pragma GCC unroll 8
-    for (int i = 0; i < kPairs; ++i) {
-      const auto x = V::set(q[i][d]);
-#pragma GCC unroll 2
-      for (int t = 0; t < kTiles; ++t) sum[i][t] = V::fma(x, k[t], sum[i][t]);
-    }
-  }
-  const auto scale = V::set(task.scale);
-#pragma GCC unroll 8
-  for (int i = 0; i < kPairs; ++i)
-#pragma GCC unroll 2
-    for (int t = 0; t < kTiles; ++t)
-      V::store(scores + (pair + i) * contract::kChunk + (tile + t) * 16, V::mul(sum[i][t], scale));
-}
-
-template <class V, KvType kType>
-void all_scores(const AttendTask& task, const Seen& seen, float* scores) {
-  const int pairs = task.rows * task.share;
-  const int last = (seen.end + 15) / 16;
-  for (int pair = 0; pair < pairs; pair += V::kAttendPairs) {
-    const int count = pairs - pair < V::kAttendPairs ? pairs - pair : V::kAttendPairs;
-    with_constant<V::kAttendPairs>(count, [&](auto n) {
-      int tile = seen.begin / 16;
-      for (; tile + 2 <= last; tile += 2) score_tiles<V, kType, n, 2>(task, pair, tile, scores);
-      if (tile < last) score_tiles<V, kType, n, 1>(task, pair, tile, scores);
-    });
-  }
-}
-
-// Scores of one pair become weights in place; positions of `seen` outside `own` become 0. Returns the chunk's
-// state.
+// What the passes over a chunk share.
 template <class V>
-ChunkState weigh(float* scores, const Seen& seen, const Seen& own) {
-  ChunkState state;
-  const int first = seen.begin / 16, last = (seen.end + 15) / 16;
-  if (own.begin >= own.end) {
-    for (int t = first; t < last; ++t) V::store(scores + t * 16, V::zero());
-    return state;
-  }
-  const auto lowest = V::set(-__builtin_inff());
-  auto top = lowest;
-  for (int t = own.begin / 16; t < (own.end + 15) / 16; ++t)
-    top = V::max(top, V::between(V::load(scores + t * 16), own.begin - t * 16, own.end - t * 16, lowest));
-  state.max = V::largest(top);
-  state.started = true;
-  const auto shift = V::set(state.max);
-  auto sums = V::zero();
-  for (int t = first; t < last; ++t) {
-    const auto p = V::between(exponential<V>(V::sub(V::load(scores + t * 16), shift)), own.begin - t * 16,
-                              own.end - t * 16, V::zero());
-    sums = V::add(sums, p);
-    V::store(scores + t * 16, p);
-  }
-  state.sum = V::sum(sums);
-  return state;
-}
+struct ChunkWork {
+  const AttendTask& task;
+  int pairs;
+  int padded;                         // head_dim in whole vectors
+  Seen seen = {contract::kChunk, 0};  // by any pair
+  float* scores;                      // [pairs][kScoreStride]
+  float* sums;                        // [pairs][padded]
+  float* rest;                        // rounded queries; copied values
+  const std::byte* queries[kMaxAttendPairs];
+  Seen own[kMaxAttendPairs];
+  Seen blocks[kMaxAttendPairs];  // by pair / V::kAttendPairs
 
-// Values of the chunk as the value loop reads them: a pointer per tile and the elements from token to token.
-struct ValueRows {
-  const std::byte* const* tiles;
-  int64_t stride;
+  explicit ChunkWork(const AttendTask& t)
+      : task(t), pairs(t.rows * t.share), padded(padded_dim(t.head_dim)), scores(t.scratch) {
+    sums = scores + pairs * kScoreStride;
+    rest = sums + pairs * padded;
+    const int start = task.chunk * contract::kChunk;
+    for (int row = 0, pair = 0; row < task.rows; ++row) {
+      const int begin = task.first[row] > start ? task.first[row] - start : 0;
+      const int end = task.last[row] + 1 - start;
+      const Seen sees = {begin, end < contract::kChunk ? end : contract::kChunk};
+      seen.include(sees);
+      for (int head = 0; head < task.share; ++head, ++pair) {
+        own[pair] = sees;
+        queries[pair] =
+            reinterpret_cast<const std::byte*>(task.q + row * task.q_stride + head * task.head_dim);
+        Seen& block = blocks[pair / V::kAttendPairs];
+        if (pair % V::kAttendPairs == 0) block = {contract::kChunk, 0};
+        block.include(sees);
+      }
+    }
+  }
+
+  // Calls f(pair, number of pairs as a constant, what they see) for each block that sees some of the chunk.
+  template <class Function>
+  [[gnu::always_inline]] void each_block(const Function& f) {
+    for (int pair = 0; pair < pairs; pair += V::kAttendPairs) {
+      const Seen& block = blocks[pair / V::kAttendPairs];
+      if (block.empty()) continue;
+      const int left = pairs - pair;
+      with_constant<V::kAttendPairs>(left < V::kAttendPairs ? left : V::kAttendPairs,
+                                     [&](auto n) { f(pair, n, block); });
+    }
+  }
+  // Calls f(tile) for each tile that some pair sees.
+  template <class Function>
+  void each_tile(const Function& f) {
+    for (int t = seen.begin / 16; t * 16 < seen.end; ++t) f(t);
+  }
 };
 
-// o[pair][dims of kDims vectors] = sum over seen positions of weight * value.
-template <class V, KvType kType, int kPairs, int kDims>
-[[gnu::always_inline]] inline void add_values(const ValueRows& values, const Seen& seen, const float* weights,
-                                              int vector, float* out, int64_t out_stride) {
-  constexpr int kBytes = kElementBytes[static_cast<int>(kType)];
-  typename V::F sum[kPairs][kDims];
-#pragma GCC unroll 8
-  for (int i = 0; i < kPairs; ++i)
-#pragma GCC unroll 8
-    for (int d = 0; d < kDims; ++d) sum[i][d] = V::zero();
-  for (int j = seen.begin; j < seen.end; ++j) {
-    const std::byte* row = values.tiles[j / 16] + (j % 16 * values.stride + vector * 16) * kBytes;
-    typename V::F v[kDims];
-#pragma GCC unroll 8
-    for (int d = 0; d < kDims; ++d) v[d] = V::template widen<kType>(row + d * 16 * kBytes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kPairs; ++i) {
-      const auto p = V::set(weights[i * contract::kChunk + j]);
-#pragma GCC unroll 8
-      for (int d = 0; d < kDims; ++d) sum[i][d] = V::fma(p, v[d], sum[i][d]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kPairs; ++i)
-#pragma GCC unroll 8
-    for (int d = 0; d < kDims; ++d)
-      V::store(out + i * out_stride + (vector + d) * 16, V::add(sum[i][d], V::zero()));
+// Asks for the lines of a tile that will be wanted next. Many pairs give the memory time without being asked.
+template <class V, class Dot>
+void ask_for(const ChunkWork<V>& work, const std::byte* tile) {
+  if (tile == nullptr || work.pairs > V::kAttendPairs) return;
+  for (int at = 0; at < work.task.head_dim * Dot::kVectorBytes / Dot::kDims; at += 64)
+    __builtin_prefetch(tile + at);
 }
 
-template <class V, KvType kType>
-void all_values(const AttendTask& task, const ValueRows& values, const Seen& seen, const float* weights,
-                float* out) {
-  const int pairs = task.rows * task.share;
-  const int vectors = padded_dim(task.head_dim) / 16;
-  for (int pair = 0; pair < pairs; pair += V::kValuePairs) {
-    const int count = pairs - pair < V::kValuePairs ? pairs - pair : V::kValuePairs;
-    with_constant<V::kValuePairs>(count, [&](auto n) {
-      for (int vector = 0; vector < vectors; vector += V::kValueDims) {
-        const int dims = vectors - vector < V::kValueDims ? vectors - vector : V::kValueDims;
-        with_constant<V::kValueDims>(dims, [&](auto d) {
-          add_values<V, kType, n, d>(values, seen, weights + pair * contract::kChunk, vector,
-                                     out + pair * task.out_stride, task.out_stride);
-        });
-      }
-    });
+template <class V, class Dot>
+void score_pass(ChunkWork<V>& work) {
+  const AttendTask& task = work.task;
+  work.each_tile([&](int t) { ask_for<V, Dot>(work, task.kv.values[t]); });
+  work.each_block([&](int pair, auto n, const Seen& seen) {
+    const int tile = seen.begin / 16;
+    score_row<V, Dot, n, V::kScoreTiles>(work.queries + pair, task.kv.keys + tile,
+                                         (seen.end + 15) / 16 - tile, task.head_dim / Dot::kDims, task.scale,
+                                         work.scores + pair * kScoreStride + tile * 16);
+  });
+}
+
+// One tile of values in rows of whole vectors, without what is stored behind its `tokens`.
+template <class Dot>
+void copy_values(const std::byte* tile, int tokens, int head_dim, std::byte* to) {
+  const int64_t row = int64_t{head_dim} * Dot::kVectorBytes / 16;
+  const int64_t padded = int64_t{padded_dim(head_dim)} * Dot::kVectorBytes / 16;
+  for (int at = 0; at < tokens; at += Dot::kDims, tile += row, to += padded) {
+    __builtin_memcpy(to, tile, row);
+    __builtin_memset(to + row, 0, padded - row);
+    if (at + Dot::kDims > tokens)
+      for (int64_t i = 0; i < row; i += 4) to[i + 2] = to[i + 3] = std::byte{0};
   }
 }
 
-// Head sizes that do not fill vectors: the chunk's values are opened into padded floats first.
-template <class V, KvType kType>
-void open_values(const AttendTask& task, const Seen& seen, float* opened) {
-  constexpr int kBytes = kElementBytes[static_cast<int>(kType)];
-  const int padded = padded_dim(task.head_dim);
-  for (int j = seen.begin; j < seen.end; ++j) {
-    const std::byte* row = task.kv.values[j / 16] + j % 16 * task.head_dim * kBytes;
-    for (int d = 0; d < task.head_dim; d += 16) {
-      const int count = task.head_dim - d < 16 ? task.head_dim - d : 16;
-      V::store(opened + j * padded + d, V::template widen_some<kType>(row + d * kBytes, count));
-    }
-  }
+template <class V, class Dot>
+void value_pass(ChunkWork<V>& work) {
+  const AttendTask& task = work.task;
+  const std::byte* tiles[kChunkTiles];
+  const int64_t step = int64_t{work.padded} * Dot::kVectorBytes / 16;
+  auto* copy = reinterpret_cast<std::byte*>(work.rest);
+  work.each_tile([&](int t) {
+    if (task.kv.next_keys != nullptr) ask_for<V, Dot>(work, task.kv.next_keys[t]);
+    tiles[t] = task.kv.values[t];
+    const int tokens = work.seen.end - t * 16 < 16 ? work.seen.end - t * 16 : 16;
+    if (task.head_dim % 16 == 0 && tokens % Dot::kDims == 0) return;
+    copy_values<Dot>(tiles[t], tokens, task.head_dim, copy);
+    tiles[t] = copy;
+    copy += 16 / Dot::kDims * step;
+  });
+  work.each_block([&](int pair, auto n, const Seen& seen) {
+    add_all_values<V, Dot, n>({tiles, step}, seen, work.scores + pair * kScoreStride, work.padded / 16,
+                              work.sums + pair * work.padded);
+  });
+}
+
+// A vector of merged sums.
+template <class V>
+[[gnu::always_inline]] inline void merge_sums(float* total, const float* next, float a, float b,
+                                              int vectors) {
+  const auto old_factor = V::set(a), new_factor = V::set(b);
+  for (int d = 0; d < vectors * 16; d += 16)
+    V::store(total + d, V::fma(V::load(total + d), old_factor, V::mul(V::load(next + d), new_factor)));
 }
 
 template <class V>
@@ -178,64 +140,102 @@ void merge_attend(ChunkState& total, float* total_out, const ChunkState& next, c
   V::store(factor, exponential<V>(V::two(total.max - max, next.max - max)));
   total.max = max;
   total.sum = __builtin_fmaf(total.sum, factor[0], next.sum * factor[1]);
-  const auto a = V::set(factor[0]), b = V::set(factor[1]);
-  for (int d = 0; d < vectors; ++d) {
-    const auto merged = V::fma(V::load(total_out + d * 16), a, V::mul(V::load(next_out + d * 16), b));
-    V::store(total_out + d * 16, merged);
-  }
+  merge_sums<V>(total_out, next_out, factor[0], factor[1], vectors);
 }
 
-// Positions of the chunk that pairs of row `row` see.
-inline __attribute__((always_inline)) Seen seen_by(const AttendTask& task, int row) {
-  const int start = task.chunk * contract::kChunk;
-  const int begin = task.first[row] > start ? task.first[row] - start : 0;
-  const int end = task.last[row] + 1 - start;
-  return {begin, end < contract::kChunk ? end : contract::kChunk};
-}
-
-template <class V, KvType kType>
-void attend_typed(const AttendTask& task) {
-  Seen seen = {contract::kChunk, 0};
-  for (int row = 0; row < task.rows; ++row) {
-    const Seen own = seen_by(task, row);
-    if (own.begin >= own.end) continue;
-    if (own.begin < seen.begin) seen.begin = own.begin;
-    if (own.end > seen.end) seen.end = own.end;
-  }
-  if (seen.begin >= seen.end) return;
-  const int pairs = task.rows * task.share;
-  float* scores = task.scratch;
-  float* out = scores + pairs * contract::kChunk;
-  all_scores<V, kType>(task, seen, scores);
-  ChunkState states[kMaxAttendPairs];
-  for (int pair = 0; pair < pairs; ++pair)
-    states[pair] = weigh<V>(scores + pair * contract::kChunk, seen, seen_by(task, pair / task.share));
-  if (task.head_dim % 16 == 0) {
-    all_values<V, kType>(task, {task.kv.values, task.head_dim}, seen, scores, out);
-  } else {
-    const int padded = padded_dim(task.head_dim);
-    float* opened = out + pairs * padded;
-    open_values<V, kType>(task, seen, opened);
-    const std::byte* tiles[kChunkTiles];
-    for (int t = 0; t < kChunkTiles; ++t)
-      tiles[t] = reinterpret_cast<const std::byte*>(opened + t * 16 * padded);
-    all_values<V, KvType::kF32>(task, {tiles, padded}, seen, scores, out);
-  }
-  for (int pair = 0; pair < pairs; ++pair)
+template <class V, bool kBrain>
+void weigh_all(ChunkWork<V>& work, ChunkState* states) {
+  for (int pair = 0; pair < work.pairs; ++pair) {
+    states[pair].started = !work.own[pair].empty();
     if (states[pair].started)
-      merge_attend<V>(task.states[pair], task.out + pair * task.out_stride, states[pair],
-                      out + pair * task.out_stride, task.head_dim);
+      states[pair].max = largest_score<V>(work.scores + pair * kScoreStride, work.own[pair]);
+  }
+  for (int pair = 0; pair < work.pairs; ++pair)
+    states[pair].sum = weigh<V, kBrain>(work.scores + pair * kScoreStride, states[pair].max,
+                                        work.blocks[pair / V::kAttendPairs], work.own[pair]);
+}
+
+// Eight pairs at a time: their factors are one vector of exponentials.
+template <class V>
+void merge_all(ChunkWork<V>& work, const ChunkState* states) {
+  const AttendTask& task = work.task;
+  const int vectors = work.padded / 16;
+  for (int first = 0; first < work.pairs; first += 8) {
+    const int count = work.pairs - first < 8 ? work.pairs - first : 8;
+    alignas(64) float factor[16] = {};
+    for (int i = 0; i < count; ++i) {
+      const ChunkState &next = states[first + i], &total = task.states[first + i];
+      if (!next.started || !total.started) continue;
+      const float max = total.max < next.max ? next.max : total.max;
+      factor[i] = total.max - max;
+      factor[i + 8] = next.max - max;
+    }
+    V::store(factor, exponential<V>(V::load(factor)));
+    for (int i = 0; i < count; ++i) {
+      const ChunkState& next = states[first + i];
+      if (!next.started) continue;
+      ChunkState& total = task.states[first + i];
+      float* out = task.out + (first + i) * task.out_stride;
+      const float* sums = work.sums + (first + i) * work.padded;
+      if (!total.started) {
+        total = next;
+        for (int d = 0; d < vectors * 16; d += 16) V::store(out + d, V::load(sums + d));
+        continue;
+      }
+      total.max = total.max < next.max ? next.max : total.max;
+      total.sum = __builtin_fmaf(total.sum, factor[i], next.sum * factor[i + 8]);
+      merge_sums<V>(out, sums, factor[i], factor[i + 8], vectors);
+    }
+  }
+}
+
+template <class V, class Dot>
+void attend_floats(const AttendTask& task) {
+  ChunkWork<V> work(task);
+  if (work.seen.empty()) return;
+  ChunkState states[kMaxAttendPairs];
+  score_pass<V, Dot>(work);
+  weigh_all<V, false>(work, states);
+  value_pass<V, Dot>(work);
+  merge_all<V>(work, states);
+}
+
+// Queries and weights rounded to bfloat16, dots by pairs.
+template <class V>
+void attend_brain(const AttendTask& task) {
+  ChunkWork<V> work(task);
+  if (work.seen.empty()) return;
+  auto* rounded = reinterpret_cast<uint16_t*>(work.rest);
+  for (int pair = 0; pair < work.pairs; ++pair, rounded += work.padded) {
+    const auto* q = reinterpret_cast<const float*>(work.queries[pair]);
+    for (int d = 0; d < task.head_dim; d += 16)
+      V::template narrow<KvType::kBF16>(rounded + d,
+                                        V::load_some(q + d, task.head_dim - d < 16 ? task.head_dim - d : 16));
+    work.queries[pair] = reinterpret_cast<const std::byte*>(rounded);
+  }
+  work.rest += work.pairs * work.padded / 2;
+  ChunkState states[kMaxAttendPairs];
+  {
+    const typename V::BrainMode mode;
+    score_pass<V, BrainDot<V>>(work);
+  }
+  weigh_all<V, true>(work, states);
+  {
+    const typename V::BrainMode mode;
+    value_pass<V, BrainDot<V>>(work);
+  }
+  merge_all<V>(work, states);
 }
 
 template <class V>
 void attend(const AttendTask& task) {
   switch (task.kv.type) {
     case KvType::kF32:
-      return attend_typed<V, KvType::kF32>(task);
+      return attend_floats<V, FloatDot<V>>(task);
     case KvType::kBF16:
-      return attend_typed<V, KvType::kBF16>(task);
+      return attend_floats<V, WidenedDot<V>>(task);
     case KvType::kF16:
-      return attend_typed<V, KvType::kF16>(task);
+      return attend_floats<V, HalfDot<V>>(task);
   }
 }
 

@@ -17,4 +17,11 @@ template <int kMax, class Function>
   }
 }
 
+// Calls f with 0 .. kSteps - 1 as compile-time constants.
+template <int kSteps, class Function>
+[[gnu::always_inline]] inline void each_step(const Function& f) {
+  f(std::integral_constant<int, 0>{});
+  if constexpr (kSteps == 2) f(std::integral_constant<int, 1>{});
+}
+
 }  // namespace baton::kernels::cpu::simd

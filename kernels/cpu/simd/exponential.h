@@ -4,11 +4,12 @@
 
 namespace baton::kernels::cpu::simd {
 
-// contract::exponential on 16 lanes.
-template <class V>
+// contract::exponential on 16 lanes. kNotPositive: x is known not to be above 0, which saves its upper bound.
+template <class V, bool kNotPositive = false>
 [[gnu::always_inline]] inline typename V::F exponential(typename V::F x) {
   using namespace contract;
-  const auto clamped = V::min(V::set(kExpMax), V::max(V::set(kExpMin), x));
+  auto clamped = V::max(V::set(kExpMin), x);
+  if constexpr (!kNotPositive) clamped = V::min(V::set(kExpMax), clamped);
   const auto shifted = V::fma(clamped, V::set(kLog2E), V::set(kRoundMagic));
   const auto n = V::sub_i(V::as_int(shifted), V::set_i(kRoundMagicBits - 127));
   const auto whole = V::sub(shifted, V::set(kRoundMagic));

@@ -126,15 +126,17 @@ void rotate(const RotateTask& task) {
 template <class V, KvType kType>
 void store_typed(const StoreTask& task) {
   using Element = typename V::template Stored<kType>;
-  auto* keys = reinterpret_cast<Element*>(task.key_tile) + task.lane;
-  auto* values = reinterpret_cast<Element*>(task.value_tile) + task.lane * task.head_dim;
+  auto* keys = reinterpret_cast<Element*>(task.key_tile) + key_index(kType, task.lane, 0);
+  auto* values =
+      reinterpret_cast<Element*>(task.value_tile) + value_index(kType, task.lane, 0, task.head_dim);
+  constexpr int64_t kValueStep = value_index(kType, 0, 1, 2);
   alignas(64) Element rounded[16];
   for (int d = 0; d < task.head_dim; d += 16) {
     const int count = task.head_dim - d < 16 ? task.head_dim - d : 16;
     V::template narrow<kType>(rounded, V::load_some(task.key + d, count));
-    for (int i = 0; i < count; ++i) keys[(d + i) * 16] = rounded[i];
+    for (int i = 0; i < count; ++i) keys[key_index(kType, 0, d + i)] = rounded[i];
     V::template narrow<kType>(rounded, V::load_some(task.value + d, count));
-    for (int i = 0; i < count; ++i) values[d + i] = rounded[i];
+    for (int i = 0; i < count; ++i) values[(d + i) * kValueStep] = rounded[i];
   }
 }
 

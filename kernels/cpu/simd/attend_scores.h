@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/simd/attend_dots.h"
+#include "kernels/cpu/simd/constants.h"
+#include "kernels/cpu/simd/exponential.h"
+
+// Scores of one chunk (lanes = tokens) and the weights made of them.
+namespace baton::kernels::cpu::simd {
+
+// Positions of the chunk that a row, or some row of a group, sees, counted from the chunk's start.
+struct Seen {
+  int begin;  // first position
+  int end;    // one past the last
+
+  bool empty() const { return begin >= end; }
+  void include(const Seen& other) {
+    if (other.empty()) return;
+    if (other.begin < begin) begin = other.begin;
+    if (other.end > end) end = other.end;
+  }
+};
+
+// scores[pair][16 t ..] of kPairs pairs and kTiles tiles of keys.
+template <class V, class Dot, int kPairs, int kTiles>
+[[gnu::always_inline]] inline void score_tiles(const std::byte* const* queries, const std::byte* const* tiles,
+                                               int steps, float scale, float* scores) {
+  const std::byte *q[kPairs], *keys[kTiles];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPairs; ++i) q[i] = queries[i];
+#pragma GCC unroll 4
+  for (int t = 0; t < kTiles; ++t) keys[t] = tiles[t];
+  typename V::F sum[kPairs][kTiles];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPairs; ++i)
+#pragma GCC unroll 4
+    for (int t = 0; t < kTiles; ++t) sum[i][t] = V::zero();
+#pragma GCC unroll 2
+  for (int64_t s = 0; s < steps; ++s)
+    each_step<Dot::kSteps>([&](auto step) __attribute__((always_inline)) {
+      decltype(Dot::template load<step>(nullptr)) k[kTiles];
+#pragma GCC unroll 4
+      for (int t = 0; t < kTiles; ++t) k[t] = Dot::template load<step>(keys[t] + s * Dot::kVectorBytes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kPairs; ++i) {
+        const auto x = Dot::template query<step>(q[i] + s * Dot::kQueryBytes);
+#pragma GCC unroll 4
+        for (int t = 0; t < kTiles; ++t) sum[i][t] = Dot::add(sum[i][t], x, k[t]);
+      }
+    });
+  const auto factor = V::set(scale);
+#pragma GCC unroll 8
+  for (int i = 0; i < kPairs; ++i)
+#pragma GCC unroll 4
+    for (int t = 0; t < kTiles; ++t) V::store(scores + i * kScoreStride + t * 16, V::mul(sum[i][t], factor));
+}
+
+// Scores of kPairs pairs and any number of tiles, in tiles of kMost.
+template <class V, class Dot, int kPairs, int kMost>
+void score_row(const std::byte* const* queries, const std::byte* const* tiles, int count, int steps,
+               float scale, float* scores) {
+  for (; count >= kMost; count -= kMost, tiles += kMost, scores += kMost * 16)
+    score_tiles<V, Dot, kPairs, kMost>(queries, tiles, steps, scale, scores);
+  if constexpr (kMost > 1) {
+    if (count > 0) score_row<V, Dot, kPairs, kMost / 2>(queries, tiles, count, steps, scale, scores);
+  }
+}
+
+// The largest score of the positions `own`.
+template <class V>
+float largest_score(const float* scores, const Seen& own) {
+  const auto lowest = V::set(-__builtin_inff());
+  const int first = (own.begin + 15) / 16, last = own.end / 16;
+  auto top = lowest, other = lowest;
+  if (own.begin % 16 != 0) {
+    const int t = own.begin / 16;
+    top = V::between(V::load(scores + t * 16), own.begin - t * 16, own.end - t * 16, lowest);
+  }
+  int t = first;
+  for (; t + 2 <= last; t += 2) {
+    top = V::max(top, V::load(scores + t * 16));
+    other = V::max(other, V::load(scores + t * 16 + 16));
+  }
+  if (t < last) top = V::max(top, V::load(scores + t * 16));
+  if (own.end % 16 != 0 && last >= first)
+    other = V::max(other, V::between(V::load(scores + last * 16), 0, own.end - last * 16, lowest));
+  return V::largest(V::max(top, other));
+}
+
+// Scores of one pair become weights in place (kBrain: as bfloat16, densely from the row's start); positions
+// of `seen` outside `own` become 0. Returns their sum.
+template <class V, bool kBrain>
+float weigh(float* scores, float max, const Seen& seen, const Seen& own) {
+  auto* brain = reinterpret_cast<uint16_t*>(scores);
+  const auto put = [&](int t, typename V::F p) {
+    if constexpr (kBrain) {
+      V::template narrow<KvType::kBF16>(brain + t * 16, p);
+      return V::load_brain(reinterpret_cast<const std::byte*>(brain + t * 16));
+    } else {
+      V::store(scores + t * 16, p);
+      return p;
+    }
+  };
+  const int first = seen.begin / 16, last = (seen.end + 15) / 16;
+  if (own.empty()) {
+    for (int t = first; t < last; ++t) put(t, V::zero());
+    return 0;
+  }
+  const auto shift = V::set(max);
+  const auto weight = [&](int t) { return exponential<V, true>(V::sub(V::load(scores + t * 16), shift)); };
+  const auto edge = [&](int t) {
+    return V::between(weight(t), own.begin - t * 16, own.end - t * 16, V::zero());
+  };
+  auto sums = V::zero();
+  const int whole_end = own.end / 16;
+  int t = first;
+  for (; t * 16 < own.begin && t < last; ++t) sums = V::add(sums, put(t, edge(t)));
+#pragma GCC unroll 4
+  for (; t < whole_end; ++t) sums = V::add(sums, put(t, weight(t)));
+  for (; t < last; ++t) sums = V::add(sums, put(t, edge(t)));
+  return V::sum(sums);
+}
+
+}  // namespace baton::kernels::cpu::simd
