@@ -58,6 +58,22 @@ struct BenchServeOptions {
 int run_bench_serve(const BenchServeOptions& options);
 int run_bench_scenarios(const BenchServeOptions& options);
 
+// Every combination of the lists is one row of the report.
+struct BenchEngineOptions {
+  std::string model = "default";
+  std::vector<int> prompt_tokens{512};  // 0: no prefill
+  std::vector<int> output_tokens{128};  // 0: no decode
+  std::vector<int> batches{1};
+  std::vector<int> depths{0};
+  std::vector<int> threads;  // empty: every core
+  int repetitions = 5;
+  int chunk = 512;  // rows of the largest step, as a worker's maxBatchTokens
+  std::string kv_type = "bf16";
+  std::string isa;  // tests only
+  bool json = false;
+};
+int run_bench_engine(const BenchEngineOptions& options);
+
 // ---- the processes that the supervisor starts
 
 struct CoordinatorOptions {

@@ -18,6 +18,7 @@ struct Commands {
   std::string manifest;
   ChatOptions chat;
   BenchServeOptions bench;
+  BenchEngineOptions bench_engine;
   CoordinatorOptions coordinator;
   WorkerOptions worker;
   MockWorkerOptions mock;
@@ -62,6 +63,32 @@ void add_inspect_commands(CLI::App& app, Commands& c) {
   app.add_subcommand("version", "print the version")->callback([] { std::printf("baton %s\n", kVersion); });
 }
 
+void add_bench_engine(CLI::App& bench, Commands& c) {
+  BenchEngineOptions& o = c.bench_engine;
+  auto* engine = bench.add_subcommand(
+      "engine", "steps of the engine without scheduler and network, as ratios to the machine's ceilings");
+  engine->add_option("-m,--model", o.model, "GGUF file or Hugging Face directory; default: the cached one");
+  const auto list = [engine](const char* names, std::vector<int>& values, const char* text, int least) {
+    engine->add_option(names, values, text)->delimiter(',')->check(CLI::Range(least, 1'000'000));
+  };
+  list("-p,--prompt-tokens", o.prompt_tokens, "prefill of so many tokens; 0: none", 0);
+  list("-n,--output-tokens", o.output_tokens, "decode of so many tokens; 0: none", 0);
+  list("-b,--batch", o.batches, "sequences that decode at once", 1);
+  list("-d,--depth", o.depths, "positions computed before", 0);
+  list("-t,--threads", o.threads, "default: every core", 1);
+  engine->add_option("-r,--repetitions", o.repetitions, "of each row; the median is printed")
+      ->check(CLI::Range(1, 10000));
+  engine->add_option("--chunk", o.chunk, "rows of the largest step (a worker's maxBatchTokens)")
+      ->check(CLI::Range(1, 65536));
+  engine->add_option("--kv-type", o.kv_type, "f32, bf16, f16")->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  engine->add_option("--isa", o.isa, "tests only: scalar, avx2, avx512")->group("");
+  engine
+      ->add_option_function<std::string>(
+          "-o,--output", [&o](const std::string& format) { o.json = format == "json"; }, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  engine->callback([&c] { c.exit_code = run_bench_engine(c.bench_engine); });
+}
+
 void add_client_commands(CLI::App& app, Commands& c) {
   auto* chat = app.add_subcommand("chat", "talk to the running cluster in the terminal");
   chat->add_option("--url", c.chat.url, "host:port; default: this home's cluster");
@@ -93,6 +120,7 @@ void add_bench_commands(CLI::App& app, Commands& c) {
   serve->callback([&c] {
     c.exit_code = c.bench.scenarios.empty() ? run_bench_serve(c.bench) : run_bench_scenarios(c.bench);
   });
+  add_bench_engine(*bench, c);
 }
 
 void add_process_commands(CLI::App& app, Commands& c) {

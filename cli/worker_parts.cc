@@ -8,6 +8,7 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/units.h"
+#include "cli/kv_type.h"
 #include "cli/version.h"
 #include "transport/data/host_id.h"
 #include "transport/data/ucx_data_plane.h"
@@ -18,12 +19,6 @@ namespace {
 
 // What may wait for the engine: a burst of submits and the events of every open transfer.
 constexpr size_t kMailboxCapacity = 65536;
-
-kernels::KvType kv_type(const std::string& name) {
-  return name == "f32"   ? kernels::KvType::kF32
-         : name == "f16" ? kernels::KvType::kF16
-                         : kernels::KvType::kBF16;
-}
 
 Incarnation new_incarnation() {
   using namespace std::chrono;
@@ -64,7 +59,8 @@ int32_t WorkerParts::context_tokens() const {
 }
 
 kernels::KvGeometry WorkerParts::geometry() const {
-  kernels::KvGeometry g = worker::kv_geometry(file->spec(), pool.block_tokens, kv_type(pool.kv_dtype), 0);
+  kernels::KvGeometry g =
+      worker::kv_geometry(file->spec(), pool.block_tokens, *parse_kv_type(pool.kv_dtype), 0);
   g.blocks = static_cast<int64_t>(pool.kv_memory_bytes / (g.piece_bytes() * g.layers));
   return g;
 }

@@ -1,6 +1,6 @@
 #include <benchmark/benchmark.h>
 
-#include "benchmarks/micro/ceilings.h"
+#include "benchmarks/micro/machine.h"
 #include "benchmarks/micro/synthetic_model.h"
 #include "kernels/cpu/cpu_linear.h"
 #include "kernels/cpu/instruction_set.h"
@@ -48,12 +48,11 @@ void matrix(benchmark::State& state, DType type, const char* isa) {
   for (auto _ : state) p.multiply();
   const auto calls = static_cast<double>(state.iterations());
   const bool floats = type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
-  const double peak = floats ? ceilings().float_ops_per_second : ceilings().int8_ops_per_second;
+  const double peak = floats ? ceilings().f32 : ceilings().int8;
   const double ops = 2.0 * static_cast<double>(rows * cols * outputs) * calls;
   const double bytes = static_cast<double>(p.linear->bytes()) * calls;
   state.counters["of_peak"] = benchmark::Counter(ops / peak, benchmark::Counter::kIsRate);
-  state.counters["of_read"] =
-      benchmark::Counter(bytes / ceilings().read_bytes_per_second, benchmark::Counter::kIsRate);
+  state.counters["of_read"] = benchmark::Counter(bytes / ceilings().read, benchmark::Counter::kIsRate);
 }
 
 void sizes(benchmark::internal::Benchmark* b) {

@@ -1,6 +1,6 @@
 #include <benchmark/benchmark.h>
 
-#include "benchmarks/micro/ceilings.h"
+#include "benchmarks/micro/machine.h"
 #include "benchmarks/micro/synthetic_model.h"
 
 // Whole steps of a model with SmolLM2's shapes and random weights, without scheduler and sampler.
@@ -39,9 +39,8 @@ void decode(benchmark::State& state) {
   const double tokens = static_cast<double>(state.iterations()) * sequences;
   const auto bytes = static_cast<double>(model.layer_bytes() + model.head_bytes());
   state.counters["tok/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
-  state.counters["of_read"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * bytes / ceilings().read_bytes_per_second,
-                         benchmark::Counter::kIsRate);
+  state.counters["of_read"] = benchmark::Counter(
+      static_cast<double>(state.iterations()) * bytes / ceilings().read, benchmark::Counter::kIsRate);
 }
 BENCHMARK(decode)
     ->ArgNames({"threads", "sequences", "context"})
@@ -70,9 +69,9 @@ void prefill(benchmark::State& state) {
   count_operations(state, model, before);
   const auto steps = static_cast<double>(state.iterations());
   state.counters["tok/s"] = benchmark::Counter(steps * rows, benchmark::Counter::kIsRate);
-  state.counters["of_int8"] = benchmark::Counter(
-      steps * (model.layer_ops() * rows + model.head_ops()) / (ceilings().int8_ops_per_second * threads),
-      benchmark::Counter::kIsRate);
+  state.counters["of_int8"] =
+      benchmark::Counter(steps * (model.layer_ops() * rows + model.head_ops()) / (ceilings(threads).int8),
+                         benchmark::Counter::kIsRate);
 }
 BENCHMARK(prefill)
     ->ArgNames({"threads", "rows"})

@@ -1,18 +1,22 @@
 #include <immintrin.h>
 
-#include "benchmarks/micro/peak_loops.h"
+#include "kernels/roofline/peak_loops.h"
 
-namespace baton::benchmarks {
+namespace baton::kernels::roofline {
 namespace {
 
 constexpr int kChains = 12;
+constexpr size_t kAhead = 1024;
 
 uint64_t read_all(const std::byte* data, size_t bytes) {
   __m256i sum[8] = {};
   for (size_t at = 0; at < bytes; at += 256) {
-    const auto* line = reinterpret_cast<const __m256i*>(data + at);
+#pragma GCC unroll 4
+    for (size_t line = 0; line < 256; line += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(data + at + line + kAhead), _MM_HINT_T0);
+    const auto* words = reinterpret_cast<const __m256i*>(data + at);
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) sum[i] = _mm256_add_epi64(sum[i], _mm256_load_si256(line + i));
+    for (int i = 0; i < 8; ++i) sum[i] = _mm256_add_epi64(sum[i], _mm256_load_si256(words + i));
   }
   uint64_t total = 0;
   for (const __m256i& part : sum) total += static_cast<uint64_t>(_mm256_extract_epi64(part, 0));
@@ -20,7 +24,7 @@ uint64_t read_all(const std::byte* data, size_t bytes) {
 }
 
 // maddubs, madd, add: the exact signed dot without VNNI.
-int64_t int8_dots(int64_t rounds) {
+float int8_dots(int64_t rounds) {
   __m256i acc[kChains];
   for (int i = 0; i < kChains; ++i) acc[i] = _mm256_set1_epi32(i);
   __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2);
@@ -34,10 +38,10 @@ int64_t int8_dots(int64_t rounds) {
   }
   int64_t sum = 0;
   for (int i = 0; i < kChains; ++i) sum += _mm256_extract_epi32(acc[i], 0);
-  return sum;
+  return static_cast<float>(sum);
 }
 
-float float_fmas(int64_t rounds) {
+float f32_fmas(int64_t rounds) {
   __m256 acc[kChains];
   for (int i = 0; i < kChains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
   __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-3f);
@@ -53,10 +57,7 @@ float float_fmas(int64_t rounds) {
 
 }  // namespace
 
-constinit const PeakLoops kAvx2PeakLoops = {.read = read_all,
-                                            .int8_dots = int8_dots,
-                                            .int8_ops_per_round = kChains * 64,
-                                            .float_fmas = float_fmas,
-                                            .float_ops_per_round = kChains * 16};
+constinit const PeakLoops kAvx2PeakLoops = {
+    .name = "avx2", .read = read_all, .int8 = {int8_dots, kChains * 64}, .f32 = {f32_fmas, kChains * 16}};
 
-}  // namespace baton::benchmarks
+}  // namespace baton::kernels::roofline

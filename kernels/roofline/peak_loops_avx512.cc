@@ -1,18 +1,19 @@
 #include <immintrin.h>
 
-#include "benchmarks/micro/peak_loops.h"
+#include "kernels/roofline/peak_loops.h"
 
-namespace baton::benchmarks {
+namespace baton::kernels::roofline {
 namespace {
 
 constexpr int kChains = 16;
+constexpr size_t kAhead = 1024;
 
 uint64_t read_all(const std::byte* data, size_t bytes) {
   __m512i sum[8] = {};
   for (size_t at = 0; at < bytes; at += 512) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(data + at + i * 64 + 1024), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(data + at + i * 64 + kAhead), _MM_HINT_T0);
       sum[i] = _mm512_add_epi64(sum[i], _mm512_load_si512(data + at + i * 64));
     }
   }
@@ -21,7 +22,7 @@ uint64_t read_all(const std::byte* data, size_t bytes) {
   return static_cast<uint64_t>(_mm512_reduce_add_epi64(total));
 }
 
-int64_t int8_dots(int64_t rounds) {
+float int8_dots(int64_t rounds) {
   __m512i acc[kChains];
   for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_epi32(i);
   __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2);
@@ -32,10 +33,10 @@ int64_t int8_dots(int64_t rounds) {
   }
   int64_t sum = 0;
   for (int i = 0; i < kChains; ++i) sum += _mm512_reduce_add_epi32(acc[i]);
-  return sum;
+  return static_cast<float>(sum);
 }
 
-float float_fmas(int64_t rounds) {
+float f32_fmas(int64_t rounds) {
   __m512 acc[kChains];
   for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
   __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-3f);
@@ -51,10 +52,9 @@ float float_fmas(int64_t rounds) {
 
 }  // namespace
 
-constinit const PeakLoops kAvx512PeakLoops = {.read = read_all,
-                                              .int8_dots = int8_dots,
-                                              .int8_ops_per_round = kChains * 128,
-                                              .float_fmas = float_fmas,
-                                              .float_ops_per_round = kChains * 32};
+constinit const PeakLoops kAvx512PeakLoops = {.name = "avx512-vnni",
+                                              .read = read_all,
+                                              .int8 = {int8_dots, kChains * 128},
+                                              .f32 = {f32_fmas, kChains * 32}};
 
-}  // namespace baton::benchmarks
+}  // namespace baton::kernels::roofline

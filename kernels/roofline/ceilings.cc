@@ -1,0 +1,71 @@
+#include "kernels/roofline/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+namespace baton::kernels::roofline {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+
+constexpr size_t kReadBytes = size_t{256} << 20;
+constexpr int64_t kRounds = 4'000'000;  // of any loop: about 8 ms
+
+const PeakLoops& best_loops() {
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512dq")) return kAvx512PeakLoops;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2PeakLoops;
+  return kScalarPeakLoops;
+}
+
+double seconds_since(Steady::time_point start) {
+  return std::chrono::duration<double>(Steady::now() - start).count();
+}
+
+}  // namespace
+
+Ceilings::Ceilings(int threads, const std::vector<int>& cpus)
+    : loops_(best_loops()), pool_(threads, cpus), buffer_(kReadBytes + kReadUnit), sums_(threads * 8) {
+  if (__builtin_cpu_supports("avx512bf16")) bf16_ = kAvx512BFloat16;
+  pool_.pin_caller();
+  std::memset(buffer_.data(), 1, kReadBytes);  // pages of zeros may all be one page
+}
+
+double Ceilings::read() {
+  pool_.run([](int) {});  // everybody awake
+  const auto start = Steady::now();
+  pool_.run([this](int thread) {
+    const cpu::Share units = cpu::share_of(kReadBytes / kReadUnit, thread, pool_.size());
+    sums_[thread * 8] += static_cast<double>(
+        loops_.read(buffer_.data() + units.begin * kReadUnit, (units.end - units.begin) * kReadUnit));
+  });
+  return kReadBytes / seconds_since(start);
+}
+
+double Ceilings::rate(const PeakLoop& loop) {
+  if (loop.run == nullptr) return 0;
+  pool_.run([](int) {});
+  const auto start = Steady::now();
+  pool_.run([&](int thread) { sums_[thread * 8] += loop.run(kRounds); });
+  return static_cast<double>(kRounds * loop.operations_per_round * pool_.size()) / seconds_since(start);
+}
+
+double Ceilings::peak(Kind kind) {
+  return rate(kind == Kind::kInt8 ? loops_.int8 : kind == Kind::kF32 ? loops_.f32 : bf16_);
+}
+
+Peaks Ceilings::measure(int tries) {
+  Peaks best;
+  std::vector<double> reads;
+  for (int i = 0; i < tries; ++i) {
+    best.int8 = std::max(best.int8, peak(Kind::kInt8));
+    best.bf16 = std::max(best.bf16, peak(Kind::kBFloat16));
+    best.f32 = std::max(best.f32, peak(Kind::kF32));
+    reads.push_back(read());
+  }
+  std::ranges::nth_element(reads, reads.begin() + tries / 2);
+  best.read = reads[tries / 2];
+  return best;
+}
+
+}  // namespace baton::kernels::roofline

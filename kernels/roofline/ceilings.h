@@ -1,0 +1,50 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/roofline/peak_loops.h"
+
+namespace baton::kernels::roofline {
+
+// What the machine does at most with a number of threads, in operations or bytes a second.
+struct Peaks {
+  double int8 = 0;  // multiply and add counted apart; the widest exact dot there is
+  double bf16 = 0;  // 0: this processor has no bf16 dot
+  double f32 = 0;   // fused multiply-add, counted as two
+  double read = 0;  // one contiguous run per thread, from memory
+};
+
+// The ceilings of the machine, measured beside the work that is to be held against them: bandwidth floats on
+// virtual machines, so read() is called between the pieces of a measurement, and so is peak(). Owns a thread
+// pool (pinned as the backend's is) and 256 MiB of huge pages. Thread: one. Example, two threads of Zen 5:
+// int8 2.0e12, bf16 9.9e11, f32 4.9e11 operations/s, read 4.5e10 bytes/s.
+class Ceilings {
+ public:
+  enum class Kind { kInt8, kBFloat16, kF32 };
+
+  Ceilings(int threads, const std::vector<int>& cpus);
+
+  // One pass over the whole buffer (about 6 ms), wall time of all threads.
+  double read();
+  // One run of a few milliseconds; 0 for what the processor does not have.
+  double peak(Kind kind);
+  // Best of `tries` of each peak, median of as many reads.
+  Peaks measure(int tries);
+
+  int threads() const { return pool_.size(); }
+  const char* instruction_set() const { return loops_.name; }
+
+ private:
+  double rate(const PeakLoop& loop);
+
+  const PeakLoops& loops_;
+  PeakLoop bf16_;
+  cpu::ThreadPool pool_;
+  cpu::AlignedBuffer buffer_;
+  std::vector<double> sums_;  // [threads * 8]: keeps the work alive
+};
+
+}  // namespace baton::kernels::roofline
