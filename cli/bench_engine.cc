@@ -51,7 +51,7 @@ struct Bench {
 
 // The samples of one row, one of each repetition.
 struct Samples {
-  std::vector<double> seconds, reads, peaks, of_read, of_peak;
+  std::vector<double> seconds, reads, peaks, of_read, of_peak, host;
 };
 
 // Pieces of work with ceilings measured in between: of_read and of_peak of a repetition are held against
@@ -65,6 +65,7 @@ absl::Status repeat(Bench& bench, const Counted& counted, int slices,
     reads.push_back(bench.ceilings.read());
     out.reads.push_back(reads.back());
   };
+  const Duration computed = bench.model.computed();
   double seconds = 0;
   for (int slice = 0; slice < slices; ++slice) {
     look();
@@ -77,6 +78,7 @@ absl::Status repeat(Bench& bench, const Counted& counted, int slices,
   if (counted.bf16 > 0) peaks.bf16 = bench.ceilings.peak(Ceilings::Kind::kBFloat16);
   if (counted.f32 > 0 || peaks.bf16 == 0) peaks.f32 = bench.ceilings.peak(Ceilings::Kind::kF32);
   out.seconds.push_back(seconds);
+  out.host.push_back(1 - to_seconds(bench.model.computed() - computed) / seconds);
   out.peaks.push_back(peak_of(counted, peaks));
   out.of_read.push_back(counted.bytes / median(reads) / seconds);
   out.of_peak.push_back(compute_seconds(counted, peaks) / seconds);
@@ -89,6 +91,7 @@ EngineRow summary(EngineRow row, const Counted& counted, const Samples& samples)
   row.tok_s = tokens / seconds;
   row.tok_s_best = tokens / std::ranges::min(samples.seconds);
   row.ms_per_step = seconds * 1e3 / static_cast<double>(row.steps);
+  row.host_share = median(samples.host);
   row.of_read = median(samples.of_read);
   row.of_peak = median(samples.of_peak);
   row.ratio = row.decode ? row.of_read : row.of_peak;

@@ -22,10 +22,11 @@ struct EngineRow {
   double tok_s = 0;   // of all sequences together; median over the repetitions
   double tok_s_best = 0;
   double ms_per_step = 0;
-  double ratio = 0;      // of_read for decode, of_peak for prefill
-  std::string ratio_of;  // read, int8, bf16, f32
-  double of_read = 0;    // share of the time that `bytes` need at the read bandwidth measured in between
-  double of_peak = 0;    // share of the time that `operations` need at the peaks measured in between
+  double host_share = 0;  // of the time: laying out, sampling and bookkeeping, not the arithmetic
+  double ratio = 0;       // of_read for decode, of_peak for prefill
+  std::string ratio_of;   // read, int8, bf16, f32
+  double of_read = 0;     // share of the time that `bytes` need at the read bandwidth measured in between
+  double of_peak = 0;     // share of the time that `operations` need at the peaks measured in between
   double read_bytes_s = 0;
   double peak_ops_s = 0;  // of the kind most operations are
   double bytes = 0;

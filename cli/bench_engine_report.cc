@@ -63,6 +63,7 @@ json::object row_of(const EngineRow& r) {
           {"tok_s", r.tok_s},
           {"tok_s_best", r.tok_s_best},
           {"ms_per_step", r.ms_per_step},
+          {"host_share", r.host_share},
           {"ratio", r.ratio},
           {"ratio_of", r.ratio_of},
           {"of_read", r.of_read},
@@ -119,10 +120,10 @@ std::string to_table(const EngineReport& report) {
   out += line("%-8s %7s %6s %6s %8s %9s %9s %9s %14s %8s %8s\n", "test", "tokens", "batch", "depth",
               "threads", "tok/s", "best", "ms/step", "ratio", "of read", "of peak");
   for (const EngineRow& r : report.rows)
-    out += line("%-8s %7lld %6d %6lld %8d %9.1f %9.1f %9.3f %6.1f %% of %-4s %6.1f %% %6.1f %%\n",
+    out += line("%-8s %7lld %6d %6lld %8d %9.1f %9.1f %9.3f %4.1f %% %6.1f %% of %-4s %6.1f %% %6.1f %%\n",
                 r.decode ? "decode" : "prefill", static_cast<long long>(r.tokens), r.batch,
                 static_cast<long long>(r.depth), r.threads, r.tok_s, r.tok_s_best, r.ms_per_step,
-                100 * r.ratio, r.ratio_of.c_str(), 100 * r.of_read, 100 * r.of_peak);
+                100 * r.host_share, 100 * r.ratio, r.ratio_of.c_str(), 100 * r.of_read, 100 * r.of_peak);
   return out;
 }
 

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/cat.h"
+#include "kernels/dequantize.h"
 #include "kernels/quant_block.h"
 
 namespace baton::cli {
@@ -16,6 +17,7 @@ double elements(const WeightView& w) { return static_cast<double>(w.rows) * stat
 void count(const WeightView& w, Counted& to) {
   double& kind = kernels::is_quantised(w.type) ? to.int8 : w.type == DType::kBF16 ? to.bf16 : to.f32;
   kind += 2 * elements(w);
+  to.bytes += static_cast<double>(*kernels::row_bytes(w.type, w.cols)) * static_cast<double>(w.rows);
 }
 
 }  // namespace
@@ -43,14 +45,17 @@ StepCost::StepCost(const worker::ModelSpec& spec, const worker::ModelWeights& we
       kv_bytes_(static_cast<double>(kv.piece_bytes()) * kv.layers / kv.block_tokens),
       window_(spec.window) {
   std::map<DType, double> by_type;
-  for (const worker::LayerWeights& layer : weights.layers)
+  for (const worker::LayerWeights& layer : weights.layers) {
+    for (const WeightView* w : {&layer.q, &layer.k, &layer.v}) count(*w, layers_);
+    for (const WeightView* w : {&layer.o, &layer.gate, &layer.up, &layer.down})
+      count(*w, &layer == &weights.layers.back() ? end_ : layers_);
     for (const WeightView* w :
          {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-      count(*w, layers_);
       by_type[w->type] += elements(*w);
       parameters_ += elements(*w);
     }
-  count(weights.head, head_);
+  }
+  count(weights.head, end_);
   parameters_ += elements(weights.embedding) + (spec.tied_head ? 0 : elements(weights.head));
   const DType most = std::ranges::max_element(by_type, {}, [](const auto& e) { return e.second; })->first;
   format_ = traits_of(most).name;
@@ -59,10 +64,11 @@ StepCost::StepCost(const worker::ModelSpec& spec, const worker::ModelWeights& we
 
 Counted StepCost::step(int64_t rows, int64_t logit_rows, int64_t attended) const {
   const auto r = static_cast<double>(rows), l = static_cast<double>(logit_rows);
-  return {.bytes = weight_bytes_ + static_cast<double>(attended) * kv_bytes_,
-          .int8 = layers_.int8 * r + head_.int8 * l,
-          .bf16 = layers_.bf16 * r + head_.bf16 * l,
-          .f32 = layers_.f32 * r + head_.f32 * l};
+  const double weights = logit_rows > 0 ? weight_bytes_ : weight_bytes_ - end_.bytes;
+  return {.bytes = weights + static_cast<double>(attended) * kv_bytes_,
+          .int8 = layers_.int8 * r + end_.int8 * l,
+          .bf16 = layers_.bf16 * r + end_.bf16 * l,
+          .f32 = layers_.f32 * r + end_.f32 * l};
 }
 
 int64_t StepCost::attended(int64_t positions) const {

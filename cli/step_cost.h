@@ -39,7 +39,8 @@ class StepCost {
   StepCost(const worker::ModelSpec& spec, const worker::ModelWeights& weights, size_t weight_bytes,
            const kernels::KvGeometry& kv);
 
-  // `rows` through the layers, `logit_rows` of them through the head, `attended` KV positions read.
+  // `rows` through the layers, `logit_rows` of them through the head, `attended` KV positions read. Behind
+  // the last layer's attention only the logit rows go on.
   Counted step(int64_t rows, int64_t logit_rows, int64_t attended) const;
   // KV positions that the last of `positions` reads: all of them, or those of the window.
   int64_t attended(int64_t positions) const;
@@ -54,7 +55,7 @@ class StepCost {
   double kv_bytes_;
   int32_t window_;
   double parameters_ = 0;
-  Counted layers_, head_;  // of one row
+  Counted layers_, end_;  // of one row: up to the last layer's attention, and from there on
   std::string format_;
 };
 

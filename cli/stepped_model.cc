@@ -121,6 +121,7 @@ absl::Status SteppedModel::decode() {
 absl::Status SteppedModel::step() {
   plan_.id = StepId(plan_.id.value() + 1);
   RETURN_IF_ERROR(runner_->run(plan_, nullptr, result_));
+  compute_ += result_.compute;
   for (const worker::SampledRow& row : result_.sampled) RETURN_IF_ERROR(row.error);
   return absl::OkStatus();
 }

@@ -43,6 +43,8 @@ class SteppedModel {
   // One token of every sequence.
   absl::Status decode();
 
+  // Arithmetic of all steps so far, without laying out and sampling.
+  Duration computed() const { return compute_; }
   const worker::LlamaModel& model() const { return *model_; }
   const kernels::Backend& backend() const { return *backend_; }
   const kernels::KvGeometry& geometry() const { return geometry_; }
@@ -67,6 +69,7 @@ class SteppedModel {
   int64_t computed_ = 0;  // prompt positions whose KV is in the blocks of sequence 0
   worker::StepPlan plan_;
   worker::StepResult result_;
+  Duration compute_{};
 };
 
 }  // namespace baton::cli

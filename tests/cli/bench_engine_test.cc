@@ -115,12 +115,14 @@ TEST_F(BenchEngine, CountsWhatAStepReadsAndComputes) {
   ASSERT_TRUE(file.ok()) << file.status();
   const auto kv = worker::kv_geometry((*file)->spec(), 16, kernels::KvType::kBF16, 1);
   const StepCost cost((*file)->spec(), (*file)->weights(), 1000, kv);
-  const double layer = 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 96 * 64), head = 160 * 64;
+  const double qkv = 64 * 64 + 2 * 32 * 64, rest = 64 * 64 + 3 * 96 * 64, head = 160 * 64;
   const Counted step = cost.step(3, 1, 50);
-  EXPECT_EQ(step.int8, 2 * (3 * layer + head));
+  EXPECT_EQ(step.int8, 2 * (3 * (2 * qkv + rest) + rest + head))
+      << "the last layer's rest: the logit row only";
   EXPECT_EQ(step.bf16 + step.f32, 0);
   EXPECT_EQ(step.bytes, 1000 + 50 * 2 * 2 * 2 * 16 * 2);  // K and V, layers, KV heads, head size, two bytes
-  EXPECT_EQ(cost.parameters(), layer + 2 * head);
+  EXPECT_EQ(cost.parameters(), 2 * (qkv + rest) + 2 * head);
+  EXPECT_EQ(cost.step(3, 0, 0).bytes, 1000 - rest * 18 / 32 - head * 34 / 32) << "neither read nor computed";
   EXPECT_EQ(compute_seconds(step, {.int8 = 1e6}), step.int8 / 1e6);
 }
 
