@@ -112,7 +112,7 @@ void add_bench_commands(CLI::App& app, Commands& c) {
       ->check(CLI::Range(1, 1000000));
   serve->add_option("--seed", c.bench.seed, "of the prompts");
   serve->add_option("--scenario", c.bench.scenarios,
-                    "instead of one loop: S1 to S7 and G, as S1..S3,G or all (benchmarks/load/README.md)");
+                    "instead of one loop: S1 to S7, G, idle, as S1..S3,G or all (benchmarks/load/README.md)");
   serve->add_option("--scale", c.bench.scale, "share of the scenarios' requests")
       ->check(CLI::Range(0.0, 1.0));
   serve->add_option("-m,--model", c.bench.model, "model of scenario G; default: the cluster's");

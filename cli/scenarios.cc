@@ -256,6 +256,28 @@ ScenarioResult exactness(ScenarioWorld& world) {
   return out;
 }
 
+// ---- idle: what a cluster costs that nobody asks
+
+ScenarioResult idle(ScenarioWorld& world) {
+  constexpr auto kSettle = seconds(1);
+  const auto watched = std::chrono::milliseconds(scaled(5000, world.scale, 500));
+  std::this_thread::sleep_for(kSettle);
+  world.meter.start();
+  std::this_thread::sleep_for(watched);
+  ScenarioResult out;
+  out.what = "nobody asks anything";
+  out.settings = {{"seconds", to_seconds(watched)}};
+  Phase phase{.name = "idle", .samples = {}, .seconds = 0, .usage = world.meter.stop()};
+  phase.seconds = phase.usage.wall_seconds;
+  double rss = 0;
+  for (const load::ProcessUse& p : phase.usage.processes)
+    if (p.process.role != "supervisor" && p.process.role != "coordinator")
+      rss = std::max(rss, static_cast<double>(p.rss_bytes) / (1 << 20));
+  out.summary = {{"cpu_cores", phase.usage.servers_cpu_seconds / phase.seconds}, {"worker_rss_mib", rss}};
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
 }  // namespace
 
 int ScenarioResult::failed() const {
@@ -283,8 +305,9 @@ ScenarioResult run_scenario(const std::string& name, ScenarioWorld& world) {
     if (name == "S4") return long_prompts(world);
     if (name == "S5") return shared_prefix(world);
     if (name == "S6") return disconnects(world);
-    BATON_CHECK(name == "S7");
-    return exactness(world);
+    if (name == "S7") return exactness(world);
+    BATON_CHECK(name == "idle");
+    return idle(world);
   };
   ScenarioResult out = make();
   out.name = name;
@@ -309,8 +332,13 @@ absl::StatusOr<std::vector<std::string>> parse_scenarios(const std::string& list
     auto first = place(item.substr(0, dots));
     auto last = dots == std::string::npos ? first : place(item.substr(dots + 2));
     if (item == "all") first = all.begin(), last = std::prev(all.end());
+    if (item == "idle") {
+      out.push_back(item);
+      continue;
+    }
     if (first == all.end() || last == all.end() || last < first)
-      return absl::InvalidArgumentError(cat("'", item, "': want S1 to S7, G, a range like S1..S3, or all"));
+      return absl::InvalidArgumentError(
+          cat("'", item, "': want S1 to S7, G, idle, a range like S1..S3, or all"));
     out.insert(out.end(), first, last + 1);
   }
   return out;

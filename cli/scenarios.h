@@ -40,14 +40,14 @@ struct ScenarioWorld {
   std::string salt;  // prompts of this run share cached blocks with no other run's
 };
 
-// The scenarios of benchmarks/load/README.md: S1 to S7. Each is a pure function of the seed but for what the
-// server does. Thread: one.
+// The scenarios of benchmarks/load/README.md: S1 to S7 and idle. Each is a pure function of the seed but for
+// what the server does. Thread: one.
 ScenarioResult run_scenario(const std::string& name, ScenarioWorld& world);
 
 // One request that is not measured: the first one of a cluster touches its memory.
 absl::Status warm_up(ScenarioWorld& world);
 
-// "S1..S3,G" -> {S1, S2, S3, G}; "all" is every one. kInvalidArgument for a name that is none.
+// "S1..S3,G" -> {S1, S2, S3, G}; "all" is every one but idle. kInvalidArgument for a name that is none.
 absl::StatusOr<std::vector<std::string>> parse_scenarios(const std::string& list);
 
 // The streams of a finished group as a phase.

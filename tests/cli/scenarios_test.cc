@@ -18,6 +18,7 @@ TEST(Scenarios, ListsAndRanges) {
   EXPECT_EQ(parsed("S6..G"), "S6 S7 G");
   EXPECT_EQ(parsed("all"), "S1 S2 S3 S4 S5 S6 S7 G");
   EXPECT_EQ(parsed("S4,S1"), "S4 S1");
+  EXPECT_EQ(parsed("idle,S1..S2"), "idle S1 S2");
 }
 
 TEST(Scenarios, WhatIsNoScenario) {

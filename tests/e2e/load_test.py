@@ -39,6 +39,8 @@ def check_closed_loop(s, requests, out):
 
 def check_served(name, pools_of, path, workers):
     with Cluster(STORIES, manifest(pools(pools_of, kv={"memory": "16Mi"}))) as c:
+        idle = bench(c, "idle", "--scale", "0.1")["scenarios"][0]
+        assert idle["requests"] == 0 and 0 <= idle["summary"]["cpu_cores"] and idle["summary"]["worker_rss_mib"] > 1, idle
         result = bench(c, "S1,S2,S6,S7", "--scale", "0.1", "--seed", "5")
         assert result["seed"] == 5 and result["scale"] == 0.1 and result["machine"]["cores"] >= 1, result
         s1, s2, s6, s7 = result["scenarios"]
