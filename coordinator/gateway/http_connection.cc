@@ -20,6 +20,7 @@ using boost::system::error_code;
 
 constexpr auto kLinger = std::chrono::seconds(2);
 constexpr size_t kLingerBytes = 1 << 20;
+constexpr size_t kFlushBytes = 32 * 1024;  // more than this is written without waiting for more
 
 std::string date_text(int64_t unix_seconds) {
   const time_t t = static_cast<time_t>(unix_seconds);
@@ -330,7 +331,7 @@ void HttpConnection::send(std::string_view bytes) {
   if (closed_) return;
   if (unsent() == 0) output_progress_ = now();
   out_ += bytes;
-  flush();
+  unsent() < kFlushBytes ? flush_soon() : flush();
   if (!streaming_ || unsent() <= server_.options.output_bytes) {
     over_limit_since_ = kNever;
   } else if (unsent() > 4 * server_.options.output_bytes) {
@@ -338,6 +339,17 @@ void HttpConnection::send(std::string_view bytes) {
   } else if (over_limit_since_ == kNever) {
     over_limit_since_ = now();
   }
+}
+
+// After what is queued on this thread already: the events that have come together leave in one write. A write
+// is the dearest part of a token here (it runs the receiver's half of the loopback, too).
+void HttpConnection::flush_soon() {
+  if (flush_posted_ || waiting_write_) return;
+  flush_posted_ = true;
+  asio::post(*server_.io, [self = shared_from_this()] {
+    self->flush_posted_ = false;
+    self->flush();
+  });
 }
 
 void HttpConnection::flush() {

@@ -62,6 +62,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::string head_text(const HttpAnswer& answer, std::string_view framing) const;
   // ---- output
   void send(std::string_view bytes);
+  void flush_soon();
   void flush();
   void close_soon();  // from inside a call of the exchange: not before that call has returned
   void begin_linger();
@@ -90,6 +91,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool lingering_ = false;
   bool closed_ = false;
   bool waiting_write_ = false;
+  bool flush_posted_ = false;
   bool end_of_input_ = false;
   bool said_continue_ = false;
   size_t drained_ = 0;
