@@ -57,6 +57,7 @@ json::object phase_json(const Phase& phase) {
           {"servers_cpu_s", u.servers_cpu_seconds},
           {"client_cpu_s", u.client_cpu_seconds},
           {"client_cpu_share", u.wall_seconds > 0 ? u.client_cpu_seconds / u.wall_seconds : 0},
+          {"client_first", phase.client_first},
           {"others_cpu_s", u.others_cpu_seconds},
           {"steal_s", u.steal_seconds}};
 }

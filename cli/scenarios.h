@@ -18,6 +18,7 @@ struct Phase {
   load::Samples samples;
   double seconds = 0;
   load::Usage usage;
+  bool client_first = false;  // the client went before all ordinary threads
 };
 
 struct ScenarioResult {

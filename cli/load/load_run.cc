@@ -92,8 +92,10 @@ class Run {
 
 LoadResult run_load(StreamClient& client, ProcessMeter& meter, const std::vector<LoadGroup>& groups) {
   Run run(client, groups);
+  const FirstInTurn first;
   meter.start();
   LoadResult result = run.run();
+  result.first_in_turn = first.granted();
   result.usage = meter.stop();
   return result;
 }

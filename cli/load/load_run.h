@@ -27,6 +27,7 @@ struct LoadResult {
   std::vector<GroupResult> groups;
   Duration wall{};  // first request sent to last stream ended
   Usage usage;
+  bool first_in_turn = false;  // the client did not have to wait for a core
 };
 
 // Runs groups side by side until each has ended. Groups without a count start no more when those with one

@@ -1,5 +1,6 @@
 #include "cli/load/process_meter.h"
 
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -66,6 +67,16 @@ Usage ProcessMeter::stop() const {
   out.others_cpu_seconds =
       std::max(0.0, ended.busy - begun_.busy - out.servers_cpu_seconds - out.client_cpu_seconds);
   return out;
+}
+
+FirstInTurn::FirstInTurn() {
+  const sched_param priority{.sched_priority = 1};
+  granted_ = ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &priority) == 0;
+}
+
+FirstInTurn::~FirstInTurn() {
+  const sched_param none{};
+  if (granted_) ::sched_setscheduler(0, SCHED_OTHER, &none);
 }
 
 }  // namespace baton::load
