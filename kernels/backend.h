@@ -151,9 +151,16 @@ class Backend {
   virtual void linear_add(const Linear& linear, const float* x, float* residual) = 0;
   // h = gate_up(rms_norm(x)), gate_up.rows = 2F: out[rows][F] = silu(h[:F]) * h[F:]
   virtual void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) = 0;
+  // residual[rows] += down(gate_up(rms_norm(residual))): the bits of gate_up and linear_add, which a backend
+  // may do in one go. scratch[rows][F]; its content afterwards is undefined.
+  virtual void feed_forward(const NormWeights& norm, const Linear& first, const Linear& down, float* residual,
+                            float* scratch) {
+    gate_up(norm, first, residual, scratch);
+    linear_add(down, scratch, residual);
+  }
   // The rest of the step concerns the logit rows only: moves them to the front of each tensor, in order.
-  // Afterwards row i of x, residual and out is logit row i, and nothing but linear_add, gate_up and head may
-  // follow. After the last layer's attention nobody reads the other rows any more.
+  // Afterwards row i of x, residual and out is logit row i, and nothing but linear_add, feed_forward and head
+  // may follow. After the last layer's attention nobody reads the other rows any more.
   virtual void keep_logit_rows(std::span<const RowTensor> tensors) = 0;
   // logits[logit_rows.size()][linear.rows], host memory
   virtual void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) = 0;

@@ -142,8 +142,7 @@ void SyntheticModel::step(int sequences, int rows, int first_position) {
     timed(kRope, [&] { backend_->rope_store(index, nullptr, nullptr, qkv_); });
     timed(kAttention, [&] { backend_->attention(index, qkv_, attended_); });
     timed(kOutput, [&] { backend_->linear_add(*layer.output, attended_, x_); });
-    timed(kGateUp, [&] { backend_->gate_up(norm, *layer.gate_up, x_, hidden_); });
-    timed(kDown, [&] { backend_->linear_add(*layer.down, hidden_, x_); });
+    timed(kFeedForward, [&] { backend_->feed_forward(norm, *layer.gate_up, *layer.down, x_, hidden_); });
   }
   timed(kHead, [&] { backend_->head(norm, *head_, x_, logits_); });
   BATON_CHECK(backend_->finish_step().ok());

@@ -26,9 +26,9 @@ inline constexpr Shape kSmolLm2 = {};  // SmolLM2-135M as its Q4_1 file is
 // Random weights (never zeros) of `rows` x `cols`.
 std::vector<std::byte> random_weights(DType type, int64_t rows, int64_t cols);
 
-enum Operation : uint8_t { kQkv, kRope, kAttention, kOutput, kGateUp, kDown, kHead, kOperations };
-inline constexpr std::string_view kOperationNames[] = {"qkv",     "rope", "attention", "output",
-                                                       "gate_up", "down", "head"};
+enum Operation : uint8_t { kQkv, kRope, kAttention, kOutput, kFeedForward, kHead, kOperations };
+inline constexpr std::string_view kOperationNames[] = {"qkv",    "rope",         "attention",
+                                                       "output", "feed_forward", "head"};
 
 // A model of random weights that does the operations of a step in their order. Every layer has memory of its
 // own.

@@ -14,7 +14,10 @@ namespace {
 
 constexpr int64_t kPrivateRows = 2;
 constexpr int64_t kGateUpFloats = 64 * 1024;  // a thread's gate and up outputs before they are multiplied
-constexpr int64_t kSerialRows = 8;            // fewer rows of rope or embedding are not worth waking anyone
+constexpr int64_t kSerialRows = 2;            // fewer rows of rope or embedding are not worth waking anyone
+
+// One thread's: two panel pairs of every row at least.
+constexpr int64_t gate_up_floats(int64_t rows) { return std::max(kGateUpFloats, 4 * kPanelRows * rows); }
 constexpr int kMaxThreads = 1024;
 
 }  // namespace
@@ -82,6 +85,10 @@ float* CpuBackend::allocate(size_t floats) {
 
 void CpuBackend::RowBuffer::grow(int64_t rows, int64_t cols) {
   values.grow(rows * cols * sizeof(float));
+  grow_codes(rows, cols);
+}
+
+void CpuBackend::RowBuffer::grow_codes(int64_t rows, int64_t cols) {
   codes.grow(rows * cols);
   groups.grow(rows * (cols / contract::kGroup) * sizeof(ActivationGroup));
 }
@@ -93,9 +100,8 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   const int64_t rows = batch.rows();
   shared_rows_.grow(rows, max_cols_);
   for (RowBuffer& buffer : private_rows_) buffer.grow(std::min(rows, kPrivateRows), max_cols_);
-  // One panel pair of every row at least; and a layer that cannot be cut into halves needs room for all of
-  // it.
-  gate_up_scratch_.grow(std::max(kGateUpFloats, 2 * kPanelRows * rows) * pool_.size() * sizeof(float));
+  hidden_rows_.grow_codes(rows, max_cols_);
+  gate_up_scratch_.grow(gate_up_floats(rows) * pool_.size() * sizeof(float));
   const int64_t pairs = rope_.inv_freq.size();
   if (static_cast<int64_t>(rotations_.size()) < rows * 2 * pairs) rotations_.resize(rows * 2 * pairs);
   for (int64_t r = 0; r < rows; ++r) {
@@ -196,35 +202,65 @@ void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float
 
 // gate in the first half of the outputs, up in the second; `share` counts panels of one half.
 void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
-                                float* out) const {
+                                const ActivatedRows& out) const {
   const int64_t width = linear.rows() / 2;
   const bool two_parts = linear.parts() == 2;
   const int64_t up_offset = two_parts ? 0 : width / kPanelRows;
-  const int64_t block = std::max<int64_t>(1, kGateUpFloats / (2 * kPanelRows * x.rows));
+  const int64_t block = std::max<int64_t>(2, kGateUpFloats / (2 * kPanelRows * x.rows) / 2 * 2);
   for (int64_t panel = share.begin; panel < share.end; panel += block) {
     const int64_t end = std::min(panel + block, share.end);
-    const int64_t half = (end - panel) * kPanelRows;
+    const int64_t half = (end - panel) * kPanelRows, column = panel * kPanelRows;
     const CpuLinear::Output gate = {.out = scratch, .stride = 2 * half};
     const CpuLinear::Output up = {.out = scratch + half, .stride = 2 * half};
     linear.multiply_part(kernels_, 0, {panel, end}, x, gate);
     linear.multiply_part(kernels_, two_parts ? 1 : 0, {panel + up_offset, end + up_offset}, x, up);
-    const int64_t count = std::min(half, width - panel * kPanelRows);
-    for (int64_t r = 0; r < x.rows; ++r)
-      kernels_.silu_multiply(gate.out + r * 2 * half, up.out + r * 2 * half, count,
-                             out + r * width + panel * kPanelRows);
+    const int64_t count = std::min(half, width - column);
+    for (int64_t r = 0; r < x.rows; ++r) {
+      float* row = gate.out + r * 2 * half;
+      float* to = out.codes != nullptr ? row : out.values + r * width + column;
+      kernels_.silu_multiply(row, row + half, count, to);
+      if (out.codes != nullptr)
+        kernels_.quantise(row, count, out.codes + r * width + column,
+                          out.groups + (r * width + column) / contract::kGroup);
+    }
   }
 }
 
+void CpuBackend::run_gate_up(const NormWeights& norm, const CpuLinear& linear, const float* x,
+                             const ActivatedRows& out) {
+  const int64_t width = linear.rows() / 2, half_panels = (width + kPanelRows - 1) / kPanelRows;
+  const bool halves = (linear.parts() == 2 && linear.part(0).rows() == width) ||
+                      (linear.parts() == 1 && width % kPanelRows == 0);
+  BATON_CHECK(halves && linear.rows() % 2 == 0,
+              "gate_up: want the parts gate and up, or one part of 32 n rows");
+  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, linear, [&](int thread, const Activations& rows) {
+    float* scratch = gate_up_scratch_.as<float>() + thread * gate_up_floats(batch_.rows());
+    // Whole groups of 32: two panels.
+    const Share pairs = share_of((half_panels + 1) / 2, thread, pool_.size());
+    gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows, scratch, out);
+  });
+}
+
 void CpuBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
-  const auto& l = static_cast<const CpuLinear&>(gate_up);
-  const int64_t width = l.rows() / 2, half_panels = (width + kPanelRows - 1) / kPanelRows;
-  const bool halves =
-      (l.parts() == 2 && l.part(0).rows() == width) || (l.parts() == 1 && width % kPanelRows == 0);
-  BATON_CHECK(halves && l.rows() % 2 == 0, "gate_up: want the parts gate and up, or one part of 32 n rows");
-  const int64_t floats = std::max(kGateUpFloats, 2 * kPanelRows * int64_t{batch_.rows()});
-  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, l, [&](int thread, const Activations& rows) {
-    float* scratch = gate_up_scratch_.as<float>() + thread * floats;
-    gate_up_panels(l, share_of(half_panels, thread, pool_.size()), rows, scratch, out);
+  run_gate_up(norm, static_cast<const CpuLinear&>(gate_up), x, {.values = out});
+}
+
+void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, const Linear& down,
+                              float* residual, float* scratch) {
+  const auto& d = static_cast<const CpuLinear&>(down);
+  if (d.needs_values()) return Backend::feed_forward(norm, first, down, residual, scratch);
+  const int64_t rows = batch_.rows();
+  const Activations hidden = {.rows = rows,
+                              .cols = d.cols(),
+                              .codes = hidden_rows_.codes.as<int8_t>(),
+                              .groups = hidden_rows_.groups.as<ActivationGroup>()};
+  BATON_CHECK(first.rows() == 2 * d.cols());
+  run_gate_up(
+      norm, static_cast<const CpuLinear&>(first), residual,
+      {.codes = hidden_rows_.codes.as<int8_t>(), .groups = hidden_rows_.groups.as<ActivationGroup>()});
+  pool_.run([&](int thread) {
+    d.multiply(kernels_, share_of(d.panels(), thread, pool_.size()), hidden,
+               {.out = residual, .stride = d.rows(), .add = true});
   });
 }
 

@@ -38,6 +38,8 @@ class CpuBackend final : public Backend {
   void linear_add(const Linear& linear, const float* x, float* residual) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
+  void feed_forward(const NormWeights& norm, const Linear& first, const Linear& down, float* residual,
+                    float* scratch) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
   absl::Status finish_step() override { return absl::OkStatus(); }
 
@@ -54,6 +56,7 @@ class CpuBackend final : public Backend {
     AlignedBuffer codes;
     AlignedBuffer groups;
     void grow(int64_t rows, int64_t cols);
+    void grow_codes(int64_t rows, int64_t cols);
   };
 
   Activations activations(const RowBuffer& buffer, const RowSource& source, const CpuLinear& linear) const;
@@ -63,8 +66,16 @@ class CpuBackend final : public Backend {
   template <class Work>
   void with_rows(const RowSource& source, const CpuLinear& linear, const Work& work);
   void multiply(const RowSource& source, const CpuLinear& linear, const CpuLinear::Output& to);
+  // Where activated rows go: floats, or quantised for the layer that reads them.
+  struct ActivatedRows {
+    float* values = nullptr;            // [rows][width], or
+    int8_t* codes = nullptr;            // [rows][width]
+    ActivationGroup* groups = nullptr;  // [rows][width / 32]
+  };
+  void run_gate_up(const NormWeights& norm, const CpuLinear& linear, const float* x,
+                   const ActivatedRows& out);
   void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
-                      float* out) const;
+                      const ActivatedRows& out) const;
   void rope_store_row(int layer, const SequenceRows& sequence, int index,
                       const NormWeights* const (&norms)[2], float* qkv) const;
 
@@ -81,8 +92,9 @@ class CpuBackend final : public Backend {
   std::vector<AlignedBuffer> memory_;  // allocate()
   int64_t max_cols_ = 0;               // of the linears made so far
   RowBuffer shared_rows_;
+  RowBuffer hidden_rows_;                // of feed_forward, codes only
   std::vector<RowBuffer> private_rows_;  // [threads]
-  AlignedBuffer gate_up_scratch_;        // [threads][kGateUpFloats]
+  AlignedBuffer gate_up_scratch_;        // [threads][gate_up_floats()]
 };
 
 }  // namespace baton::kernels::cpu

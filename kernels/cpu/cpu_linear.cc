@@ -12,7 +12,7 @@ CpuLinear::CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& aren
   for (const WeightView& part : spec.parts) {
     first_row_.push_back(rows_);
     rows_ += part.rows;
-    needs_codes_ = needs_codes_ || is_quantised(part.type);
+    (is_quantised(part.type) ? needs_codes_ : needs_values_) = true;
     parts_.emplace_back(part, spec.k_shards, pool, arena);
   }
 }

@@ -20,7 +20,8 @@ class CpuLinear final : public Linear {
   size_t bytes() const override;
 
   int64_t panels() const;
-  bool needs_codes() const { return needs_codes_; }
+  bool needs_codes() const { return needs_codes_; }    // a part is quantised
+  bool needs_values() const { return needs_values_; }  // a part is not
   size_t parts() const { return parts_.size(); }
   const Panels& part(size_t index) const { return parts_[index]; }
 
@@ -39,6 +40,7 @@ class CpuLinear final : public Linear {
   int64_t rows_ = 0;
   int64_t cols_ = 0;
   bool needs_codes_ = false;
+  bool needs_values_ = false;
   std::vector<Panels> parts_;
   std::vector<int64_t> first_row_;  // of each part
   std::vector<float> bias_;

@@ -210,6 +210,41 @@ TEST(LinearDifferentialMixed, GateUpOfTwoPartsAndOfOne) {
   }
 }
 
+// The whole feed-forward block, which the backend may do without writing the activated rows as floats.
+TEST(LinearDifferentialMixed, FeedForward) {
+  RandomModel random(RandomModel::seed_or(29));
+  std::vector<std::byte> pool;
+  for (int threads = 1; threads <= 3; ++threads) {
+    OracleBackend oracle;
+    prepare(oracle, pool);
+    for (NamedBackend& b : cpu_backends(threads)) {
+      prepare(*b.backend, pool);
+      for (const int rows : {1, 2, 3, 20}) {
+        const int width = 256 * random.between(1, 2);
+        LinearSpec first, down;
+        first.parts = {random.weight(random.one_of(all_types()), width, 256),
+                       random.weight(random.one_of(all_types()), width, 256)};
+        down.parts = {random.weight(random.one_of(all_types()), 256, width)};
+        down.k_shards = random.between(0, 1) == 0 ? 1 : 4;
+        const std::vector<float> weight = random.floats(256);
+        std::vector<float> want = random.floats(rows * 256), got = want, scratch(rows * width);
+        OwnedBatch owned = rows_of(rows);
+        const StepBatch batch = owned.batch();
+        auto want_first = oracle.make_linear(first), want_down = oracle.make_linear(down);
+        auto got_first = b.backend->make_linear(first), got_down = b.backend->make_linear(down);
+        ASSERT_TRUE(got_first.ok() && got_down.ok());
+        oracle.begin_step(batch);
+        oracle.feed_forward({weight, 1e-6f}, **want_first, **want_down, want.data(), scratch.data());
+        b.backend->begin_step(batch);
+        b.backend->feed_forward({weight, 1e-6f}, **got_first, **got_down, got.data(), scratch.data());
+        expect_same_bits(want, got,
+                         b.name + ", " + std::string(traits_of(down.parts[0].type).name) + ", width " +
+                             std::to_string(width) + ", rows " + std::to_string(rows));
+      }
+    }
+  }
+}
+
 // A row's result does not depend on the rows it is computed with: 300 rows at once and one by one.
 TEST(LinearDifferentialMixed, RowsDoNotSeeTheirNeighbours) {
   RandomModel random(17);

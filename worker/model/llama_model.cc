@@ -84,8 +84,7 @@ void LlamaModel::run_layer(int index, const LayerListener& on_layer) {
   backend_.attention(index, qkv_, attention_);
   if (index + 1 == spec_.layers && !keep_logit_rows()) return;
   backend_.linear_add(*layer.o, attention_, residual_);
-  backend_.gate_up(norm(layer.ffn_norm), *layer.gate_up, residual_, activated_);
-  backend_.linear_add(*layer.down, activated_, residual_);
+  backend_.feed_forward(norm(layer.ffn_norm), *layer.gate_up, *layer.down, residual_, activated_);
 }
 
 // Once the last layer's KV is stored, a row matters only for its logits: a prompt of 512 tokens has one such
