@@ -123,6 +123,26 @@ void rotate(const RotateTask& task) {
   }
 }
 
+// 64 elements are rounded before they are spread over the tile, so that no load waits for the store before
+// it.
+inline constexpr int kRoundedTogether = 64;
+
+template <class V, KvType kType>
+void round_some(const float* from, int count, typename V::template Stored<kType>* rounded) {
+  for (int d = 0; d < count; d += 16)
+    V::template narrow<kType>(rounded + d, V::load_some(from + d, count - d < 16 ? count - d : 16));
+}
+
+// Keys of bf16 lie in pairs: a word each.
+template <KvType kType, class Element>
+[[gnu::always_inline]] inline void spread_keys(const Element* rounded, int count, Element* keys) {
+  if constexpr (kType == KvType::kBF16) {
+    for (int d = 0; d < count; d += 2) __builtin_memcpy(keys + key_index(kType, 0, d), rounded + d, 4);
+  } else {
+    for (int d = 0; d < count; ++d) keys[key_index(kType, 0, d)] = rounded[d];
+  }
+}
+
 template <class V, KvType kType>
 void store_typed(const StoreTask& task) {
   using Element = typename V::template Stored<kType>;
@@ -130,13 +150,13 @@ void store_typed(const StoreTask& task) {
   auto* values =
       reinterpret_cast<Element*>(task.value_tile) + value_index(kType, task.lane, 0, task.head_dim);
   constexpr int64_t kValueStep = value_index(kType, 0, 1, 2);
-  alignas(64) Element rounded[16];
-  for (int d = 0; d < task.head_dim; d += 16) {
-    const int count = task.head_dim - d < 16 ? task.head_dim - d : 16;
-    V::template narrow<kType>(rounded, V::load_some(task.key + d, count));
-    for (int i = 0; i < count; ++i) keys[key_index(kType, 0, d + i)] = rounded[i];
-    V::template narrow<kType>(rounded, V::load_some(task.value + d, count));
-    for (int i = 0; i < count; ++i) values[(d + i) * kValueStep] = rounded[i];
+  alignas(64) Element key[kRoundedTogether], value[kRoundedTogether];
+  for (int d = 0; d < task.head_dim; d += kRoundedTogether) {
+    const int left = task.head_dim - d, count = left < kRoundedTogether ? left : kRoundedTogether;
+    round_some<V, kType>(task.key + d, count, key);
+    round_some<V, kType>(task.value + d, count, value);
+    spread_keys<kType>(key, count, keys + key_index(kType, 0, d));
+    for (int i = 0; i < count; ++i) values[(d + i) * kValueStep] = value[i];
   }
 }
 
