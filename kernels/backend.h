@@ -171,7 +171,7 @@ struct BackendOptions {
   std::string device = "cpu";  // cpu, reference
   int threads = 1;
   std::vector<int> cpus;  // pin thread i to cpus[i]; empty = not pinned
-  std::string isa_limit;  // tests only: "scalar", "avx2", "avx512" (no VNNI); empty = the best there is
+  std::string isa_limit;  // tests only: "scalar", "avx2", "avx2-vnni", "avx512" (no VNNI); empty = the best there is
 };
 
 // Defined in select_cpu.cc (later also select_cuda.cc; CMake links one).

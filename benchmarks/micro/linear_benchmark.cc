@@ -75,6 +75,7 @@ BENCHMARK_CAPTURE(matrix, q6_k, DType::kQ6_K, "")
     ->Args({512, 2048});
 BENCHMARK_CAPTURE(matrix, q4_1_avx2, DType::kQ4_1, "avx2")->Apply(sizes);
 BENCHMARK_CAPTURE(matrix, q8_0_avx2, DType::kQ8_0, "avx2")->Apply(sizes);
+BENCHMARK_CAPTURE(matrix, q4_1_avx2_vnni, DType::kQ4_1, "avx2-vnni")->Apply(sizes);
 
 }  // namespace
 }  // namespace baton::benchmarks

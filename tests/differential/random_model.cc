@@ -65,7 +65,7 @@ StepBatch OwnedBatch::batch(int vocabulary) {
 
 std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar) {
   std::vector<NamedBackend> out;
-  for (const char* limit : {"scalar", "avx2", "avx512", ""}) {
+  for (const char* limit : {"scalar", "avx2", "avx2-vnni", "avx512", ""}) {
     if (scalar == Scalar::kLeftOut && std::string_view(limit) == "scalar") continue;
     auto backend = make_backend({.device = "cpu", .threads = threads, .isa_limit = limit});
     if (!backend.ok()) {

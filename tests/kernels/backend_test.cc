@@ -32,7 +32,7 @@ TEST(MakeBackend, RefusesWhatItDoesNotKnow) {
 
 TEST(MakeBackend, NumericsIdNamesBitsNotMachines) {
   std::set<std::string> ids;
-  for (const char* limit : {"scalar", "avx2", "avx512", ""}) {
+  for (const char* limit : {"scalar", "avx2", "avx2-vnni", "avx512", ""}) {
     auto backend = make_backend({.threads = 2, .isa_limit = limit});
     ASSERT_TRUE(backend.ok());
     ids.insert((*backend)->numerics_id(KvType::kBF16));

@@ -10,7 +10,9 @@
 
 namespace baton::kernels::cpu::avx2 {
 
-// Sixteen lanes in two 256-bit registers: lanes 0..7 in low, 8..15 in high.
+// Sixteen lanes in two 256-bit registers: lanes 0..7 in low, 8..15 in high. kVnni: integer dots by the
+// 256-bit vpdpbusd of processors without AVX-512, else by 16-bit products.
+template <bool kVnni>
 struct Lanes {
   struct F {
     __m256 low, high;
@@ -217,15 +219,21 @@ struct Lanes {
     __builtin_memcpy(&four, p, 4);
     return set_i(four);
   }
-  // Wide codes (biased by 128, shift 7) are made signed in dot(), so their sum starts at zero.
+  // Without VNNI wide codes (biased by 128, shift 7) are made signed in dot(), so their sum starts at zero.
   template <int kShift>
   static I seed(const int32_t* minus_sum) {
-    if constexpr (kShift < 0 || kShift == 7) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    if constexpr (kShift < 0 || (kShift == 7 && !kVnni))
+      return {_mm256_setzero_si256(), _mm256_setzero_si256()};
     return shift_left < kShift<0 ? 0 : kShift>(set_i(*minus_sum));
   }
   // acc + w . x, exact. kWide: w is the code + 128; else the unsigned code, at most 127.
   template <bool kWide>
   static I dot(I acc, I w, I x) {
+#ifdef __AVXVNNI__
+    if constexpr (kVnni)
+      return {_mm256_dpbusd_avx_epi32(acc.low, w.low, x.low),
+              _mm256_dpbusd_avx_epi32(acc.high, w.high, x.high)};
+#endif
     return {dot16<kWide>(acc.low, w.low, x.low), dot16<kWide>(acc.high, w.high, x.high)};
   }
 
