@@ -21,13 +21,6 @@ using kernels::float_to_bfloat16;
 using kernels::float_to_half;
 using kernels::half_to_float;
 
-// A seed of its own for every tensor, so that one tensor does not change when another is added.
-uint64_t seed_of(uint64_t seed, std::string_view name) {
-  uint64_t h = seed * 0x9E3779B97F4A7C15u;
-  for (const unsigned char c : name) h = (h ^ c) * 0x100000001B3u;
-  return h;
-}
-
 void put_u16(std::string& out, uint16_t v) { out.append(reinterpret_cast<const char*>(&v), 2); }
 
 // Each encoder appends the bytes of 32 values and overwrites them with what the bytes mean.
@@ -132,76 +125,53 @@ bool quantised_here(DType type) {
 
 }  // namespace
 
-RandomModel::RandomModel(const RandomModelOptions& options) : options_(options) {
-  const auto& o = options_;
+uint64_t tensor_seed(uint64_t model_seed, std::string_view name) {
+  uint64_t h = model_seed * 0x9E3779B97F4A7C15u;
+  for (const unsigned char c : name) h = (h ^ c) * 0x100000001B3u;
+  return h;
+}
+
+std::vector<RandomTensor> random_tensors(const RandomModelOptions& o) {
   const int64_t q = int64_t{o.heads} * o.head_dim;
   const int64_t kv = int64_t{o.kv_heads} * o.head_dim;
-  add_matrix("token_embd.weight", o.vocab, o.hidden, o.embedding, 1.0);
-  if (!o.tied) add_matrix("output.weight", o.vocab, o.hidden, o.embedding, 3.0 / std::sqrt(o.hidden));
-  add_vector("output_norm.weight", o.hidden, 1.0f, 0.3f);
-  if (!o.rope_freqs.empty()) {
-    Tensor& t = tensors_["rope_freqs.weight"];
-    t.cols = static_cast<int64_t>(o.rope_freqs.size());
-    t.values = o.rope_freqs;
-    encode(DType::kF32, t.values, t.stored);
-  }
+  std::vector<RandomTensor> out;
+  const auto matrix = [&](std::string name, int64_t rows, int64_t cols, DType type, double spread) {
+    BATON_CHECK(cols % traits_of(type).elements == 0, "columns do not fill the format's blocks");
+    out.push_back({.name = std::move(name), .rows = rows, .cols = cols, .type = type, .spread = spread});
+  };
+  const auto vector = [&](std::string name, int64_t size, float centre, float spread) {
+    out.push_back({.name = std::move(name), .cols = size, .spread = spread, .centre = centre});
+  };
+  matrix("token_embd.weight", o.vocab, o.hidden, o.embedding, 1.0);
+  if (!o.tied) matrix("output.weight", o.vocab, o.hidden, o.embedding, 3.0 / std::sqrt(o.hidden));
+  vector("output_norm.weight", o.hidden, 1.0f, 0.3f);
   for (int32_t i = 0; i < o.layers; ++i) {
     const std::string p = cat("blk.", i, ".");
     const double in = 1.0 / std::sqrt(o.hidden);
-    add_vector(p + "attn_norm.weight", o.hidden, 1.0f, 0.3f);
-    add_vector(p + "ffn_norm.weight", o.hidden, 1.0f, 0.3f);
-    add_matrix(p + "attn_q.weight", q, o.hidden, o.matrix, 1.5 * in);
-    add_matrix(p + "attn_k.weight", kv, o.hidden, o.matrix, 1.5 * in);
-    add_matrix(p + "attn_v.weight", kv, o.hidden, o.matrix, in);
-    add_matrix(p + "attn_output.weight", o.hidden, q, o.matrix, 1.0 / std::sqrt(q));
-    add_matrix(p + "ffn_gate.weight", o.ffn, o.hidden, o.matrix, in);
-    add_matrix(p + "ffn_up.weight", o.ffn, o.hidden, o.matrix, in);
-    add_matrix(p + "ffn_down.weight", o.hidden, o.ffn, o.matrix, 1.0 / std::sqrt(o.ffn));
+    vector(p + "attn_norm.weight", o.hidden, 1.0f, 0.3f);
+    vector(p + "ffn_norm.weight", o.hidden, 1.0f, 0.3f);
+    matrix(p + "attn_q.weight", q, o.hidden, o.matrix, 1.5 * in);
+    matrix(p + "attn_k.weight", kv, o.hidden, o.matrix, 1.5 * in);
+    matrix(p + "attn_v.weight", kv, o.hidden, o.matrix, in);
+    matrix(p + "attn_output.weight", o.hidden, q, o.matrix, 1.0 / std::sqrt(q));
+    matrix(p + "ffn_gate.weight", o.ffn, o.hidden, o.matrix, in);
+    matrix(p + "ffn_up.weight", o.ffn, o.hidden, o.matrix, in);
+    matrix(p + "ffn_down.weight", o.hidden, o.ffn, o.matrix, 1.0 / std::sqrt(o.ffn));
     if (o.architecture == "qwen2") {
-      add_vector(p + "attn_q.bias", q, 0.0f, 0.5f);
-      add_vector(p + "attn_k.bias", kv, 0.0f, 0.5f);
-      add_vector(p + "attn_v.bias", kv, 0.0f, 0.5f);
+      vector(p + "attn_q.bias", q, 0.0f, 0.5f);
+      vector(p + "attn_k.bias", kv, 0.0f, 0.5f);
+      vector(p + "attn_v.bias", kv, 0.0f, 0.5f);
     }
     if (o.architecture == "qwen3") {
-      add_vector(p + "attn_q_norm.weight", o.head_dim, 1.0f, 0.5f);
-      add_vector(p + "attn_k_norm.weight", o.head_dim, 1.0f, 0.5f);
+      vector(p + "attn_q_norm.weight", o.head_dim, 1.0f, 0.5f);
+      vector(p + "attn_k_norm.weight", o.head_dim, 1.0f, 0.5f);
     }
   }
+  return out;
 }
 
-// spread: standard deviation of the uniform values.
-void RandomModel::add_matrix(const std::string& name, int64_t rows, int64_t cols, DType type, double spread) {
-  BATON_CHECK(cols % traits_of(type).elements == 0, "columns do not fill the format's blocks");
-  Tensor& t = tensors_[name];
-  t.rows = rows;
-  t.cols = cols;
-  t.type = type;
-  t.values.resize(rows * cols);
-  Rng rng(seed_of(options_.seed, name));
-  if (!quantised_here(type)) return random_blocks(type, rows, cols, rng, spread, t.stored, t.values);
-  for (float& v : t.values) v = static_cast<float>((2 * rng.next_double() - 1) * spread * std::sqrt(3.0));
-  encode(type, t.values, t.stored);
-}
-
-void RandomModel::add_vector(const std::string& name, int64_t size, float centre, float spread) {
-  Tensor& t = tensors_[name];
-  t.cols = size;
-  t.values.resize(size);
-  Rng rng(seed_of(options_.seed, name));
-  for (float& v : t.values) v = centre + static_cast<float>((2 * rng.next_double() - 1) * spread);
-  encode(DType::kF32, t.values, t.stored);
-}
-
-const std::vector<float>& RandomModel::values(std::string_view name) const {
-  const auto it = tensors_.find(std::string(name));
-  BATON_CHECK(it != tensors_.end(), "no such tensor");
-  return it->second.values;
-}
-
-bool RandomModel::write_gguf(const std::string& path) const {
-  const auto& o = options_;
+void describe_model(const RandomModelOptions& o, GgufWriter& w) {
   const std::string p = o.architecture + ".";
-  GgufWriter w;
   w.add("general.architecture", o.architecture).add("general.name", "random");
   w.add_u32(p + "block_count", o.layers).add_u32(p + "embedding_length", static_cast<uint32_t>(o.hidden));
   w.add_u32(p + "feed_forward_length", static_cast<uint32_t>(o.ffn))
@@ -212,6 +182,54 @@ bool RandomModel::write_gguf(const std::string& path) const {
   w.add_f32(p + "attention.layer_norm_rms_epsilon", static_cast<float>(o.norm_eps));
   w.add_f32(p + "rope.freq_base", static_cast<float>(o.rope_base));
   if (o.window > 0) w.add_u32(p + "attention.sliding_window", o.window);
+}
+
+RandomModel::RandomModel(const RandomModelOptions& options) : options_(options) {
+  for (const RandomTensor& tensor : random_tensors(options)) {
+    if (tensor.rows > 0) {
+      add_matrix(tensor);
+    } else {
+      add_vector(tensor);
+    }
+  }
+  if (options.rope_freqs.empty()) return;
+  Tensor& t = tensors_["rope_freqs.weight"];
+  t.cols = static_cast<int64_t>(options.rope_freqs.size());
+  t.values = options.rope_freqs;
+  encode(DType::kF32, t.values, t.stored);
+}
+
+void RandomModel::add_matrix(const RandomTensor& m) {
+  Tensor& t = tensors_[m.name];
+  t.rows = m.rows;
+  t.cols = m.cols;
+  t.type = m.type;
+  t.values.resize(m.rows * m.cols);
+  Rng rng(tensor_seed(options_.seed, m.name));
+  if (!quantised_here(m.type))
+    return random_blocks(m.type, m.rows, m.cols, rng, m.spread, t.stored, t.values);
+  for (float& v : t.values) v = static_cast<float>((2 * rng.next_double() - 1) * m.spread * std::sqrt(3.0));
+  encode(m.type, t.values, t.stored);
+}
+
+void RandomModel::add_vector(const RandomTensor& v) {
+  Tensor& t = tensors_[v.name];
+  t.cols = v.cols;
+  t.values.resize(v.cols);
+  Rng rng(tensor_seed(options_.seed, v.name));
+  for (float& x : t.values) x = v.centre + static_cast<float>((2 * rng.next_double() - 1) * v.spread);
+  encode(DType::kF32, t.values, t.stored);
+}
+
+const std::vector<float>& RandomModel::values(std::string_view name) const {
+  const auto it = tensors_.find(std::string(name));
+  BATON_CHECK(it != tensors_.end(), "no such tensor");
+  return it->second.values;
+}
+
+bool RandomModel::write_gguf(const std::string& path) const {
+  GgufWriter w;
+  describe_model(options_, w);
   for (const auto& [name, t] : tensors_) {
     std::vector<uint64_t> dims = {static_cast<uint64_t>(t.cols)};
     if (t.rows > 0) dims.push_back(static_cast<uint64_t>(t.rows));

@@ -10,6 +10,8 @@
 
 namespace baton::testing {
 
+class GgufWriter;
+
 struct RandomModelOptions {
   std::string architecture = "llama";  // llama, qwen2 (q, k, v biases), qwen3 (QK-norm)
   int64_t vocab = 160;
@@ -29,6 +31,22 @@ struct RandomModelOptions {
   std::vector<float> rope_freqs;  // [head_dim / 2] divisors, or empty
   uint64_t seed = 1;
 };
+
+// One tensor of such a model, under its GGUF name. Values are uniform: spread is their standard deviation in
+// a matrix, their largest distance from the centre in a vector.
+struct RandomTensor {
+  std::string name;
+  int64_t rows = 0;  // 0: a vector
+  int64_t cols = 0;
+  DType type = DType::kF32;
+  double spread = 0;
+  float centre = 0;
+};
+std::vector<RandomTensor> random_tensors(const RandomModelOptions& options);
+// A seed of its own for every tensor, so that one tensor does not change when another is added.
+uint64_t tensor_seed(uint64_t model_seed, std::string_view name);
+// The metadata of the model's GGUF file.
+void describe_model(const RandomModelOptions& options, GgufWriter& writer);
 
 // A made-up model of the Llama family with uniform random weights, large enough that logits are not flat. Any
 // shape and any weight format: F32, F16, BF16, Q8_0, Q4_0, Q4_1 are quantised here from the random values;
@@ -62,8 +80,8 @@ class RandomModel {
     std::string stored;
     std::vector<float> values;
   };
-  void add_matrix(const std::string& name, int64_t rows, int64_t cols, DType type, double spread);
-  void add_vector(const std::string& name, int64_t size, float centre, float spread);
+  void add_matrix(const RandomTensor& matrix);
+  void add_vector(const RandomTensor& vector);
   std::string hugging_face_bytes(const std::string& name, const Tensor& tensor) const;
 
   RandomModelOptions options_;
