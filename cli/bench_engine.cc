@@ -204,6 +204,7 @@ void describe(const worker::ModelFile& file, const SteppedModel& model, const St
   report.numerics = model.backend().numerics_id(kv.type);
   report.parameters = cost.parameters();
   report.weight_bytes = static_cast<double>(model.model().weight_bytes());
+  report.file_bytes = cost.file_bytes();
   report.kv_bytes_per_token = cost.kv_bytes_per_token();
 }
 

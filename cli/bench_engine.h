@@ -36,7 +36,9 @@ struct EngineRow {
 
 struct EngineReport {
   std::string model, architecture, format, backend, numerics, kv_type;
-  double parameters = 0, weight_bytes = 0, kv_bytes_per_token = 0;
+  double parameters = 0, kv_bytes_per_token = 0;
+  double weight_bytes = 0;  // packed, read by a step
+  double file_bytes = 0;    // the same matrices in the file
   struct ThreadCeilings {
     int threads = 0;
     kernels::roofline::Peaks peaks;

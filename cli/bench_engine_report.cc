@@ -96,6 +96,7 @@ std::string to_json(const EngineReport& report) {
                          {"format", report.format},
                          {"parameters", report.parameters},
                          {"weight_bytes", report.weight_bytes},
+                         {"file_bytes", report.file_bytes},
                          {"kv_type", report.kv_type},
                          {"kv_bytes_per_token", report.kv_bytes_per_token},
                          {"backend", report.backend},

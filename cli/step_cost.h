@@ -46,6 +46,8 @@ class StepCost {
   int64_t attended(int64_t positions) const;
 
   double kv_bytes_per_token() const { return kv_bytes_; }
+  // The matrices as the file holds them; packed they may take more (K formats).
+  double file_bytes() const { return layers_.bytes + end_.bytes; }
   double parameters() const { return parameters_; }
   // The type of most layer weights, and the head's: "Q4_1", or "Q4_1, head Q8_0".
   const std::string& format() const { return format_; }
