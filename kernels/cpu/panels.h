@@ -46,7 +46,7 @@ constexpr PanelFormat panel_format(DType type) {
     case DType::kQ8_0:
       return {.code_bits = 8, .group = 32, .scale_bytes = 2, .has_min = false, .zero_shift = 7};
     case DType::kQ2_K:
-      return {.code_bits = 8, .group = 16, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+      return {.code_bits = 4, .group = 16, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
     case DType::kQ4_K:
       return {.code_bits = 4, .group = 32, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
     case DType::kQ5_K:

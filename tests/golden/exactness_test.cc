@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "tests/golden/model_under_test.h"
+#include "tests/support/random_model.h"
 
 namespace baton {
 namespace {
@@ -127,6 +128,7 @@ struct Variant {
   int threads;
   Schedule schedule;
   uint64_t block_seed;
+  std::string isa_limit;
 };
 
 void check_grid(const std::string& path, EngineSetup setup, const std::vector<Job>& jobs,
@@ -138,15 +140,17 @@ void check_grid(const std::string& path, EngineSetup setup, const std::vector<Jo
   int threads = 0;
   std::unique_ptr<ModelUnderTest> engine;
   for (const Variant& v : variants) {
-    if (engine == nullptr || threads != v.threads || setup.block_seed != v.block_seed) {
+    if (engine == nullptr || threads != v.threads || setup.block_seed != v.block_seed ||
+        setup.isa_limit != v.isa_limit) {
       setup.threads = threads = v.threads;
+      setup.isa_limit = v.isa_limit;
       setup.block_seed = v.block_seed;
       engine.reset();
       auto opened = ModelUnderTest::open(path, setup);
       ASSERT_TRUE(opened.ok()) << opened.status();
       engine = std::move(*opened);
     }
-    const std::string what = std::to_string(v.threads) + " threads, chunks of " +
+    const std::string what = v.isa_limit + " " + std::to_string(v.threads) + " threads, chunks of " +
                              std::to_string(v.schedule.chunk) +
                              (v.schedule.together ? ", together" : ", alone");
     expect_same_bits(run_jobs(*engine, jobs, v.schedule), want, what);
@@ -186,6 +190,41 @@ INSTANTIATE_TEST_SUITE_P(Devices, StoriesGrid,
                                            std::tuple{"cpu", kernels::KvType::kBF16},
                                            std::tuple{"cpu", kernels::KvType::kF16}),
                          grid_name);
+
+// Every weight format, by every instruction set this machine has: one set of bits.
+class FormatGrid : public ::testing::TestWithParam<DType> {};
+
+TEST_P(FormatGrid, SameBits) {
+  const testing::RandomModel model({.hidden = 256,
+                                    .ffn = 512,
+                                    .heads = 8,
+                                    .kv_heads = 2,
+                                    .head_dim = 32,
+                                    .matrix = GetParam(),
+                                    .embedding = GetParam(),
+                                    .seed = 5});
+  const std::string path =
+      ::testing::TempDir() + "/format_" + std::string(traits_of(GetParam()).name) + ".gguf";
+  ASSERT_TRUE(model.write_gguf(path));
+  EngineSetup setup;
+  setup.device = "cpu";
+  setup.kv = kernels::KvType::kBF16;
+  const auto jobs = make_jobs({1, 2, 16, 17, 33, 70, 130}, 4, model.options().vocab);
+  std::vector<Variant> variants = {
+      {1, {1, true}, 31}, {2, {7, true}, 62}, {3, {64, true}, 93}, {2, {512, true}, 62}};
+  for (const char* isa : {"avx512", "avx2-vnni", "avx2", "scalar"}) {
+    variants.push_back({1, {64, true}, 31, isa});
+    variants.push_back({3, {7, true}, 93, isa});
+  }
+  check_grid(path, setup, jobs, variants);
+  std::remove(path.c_str());
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, FormatGrid,
+                         ::testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0,
+                                           DType::kQ4_1, DType::kQ2_K, DType::kQ4_K, DType::kQ5_K,
+                                           DType::kQ6_K, DType::kIQ2_XXS),
+                         [](const auto& info) { return std::string(traits_of(info.param).name); });
 
 TEST(SmolLm2Grid, SameBits) {
   if (smollm2_path().empty()) GTEST_SKIP() << "the default model is not here (BATON_SMOLLM2)";
