@@ -171,14 +171,15 @@ struct BackendOptions {
   std::string device = "cpu";  // cpu, reference
   int threads = 1;
   std::vector<int> cpus;  // pin thread i to cpus[i]; empty = not pinned
-  std::string isa_limit;  // tests only: "scalar", "avx2", "avx2-vnni", "avx512" (no VNNI); empty = the best there is
+  std::string
+      isa_limit;  // tests only: "scalar", "avx2", "avx2-vnni", "avx512" (no VNNI); empty = the best there is
 };
 
 // Defined in select_cpu.cc (later also select_cuda.cc; CMake links one).
 absl::StatusOr<std::unique_ptr<Backend>> make_backend(const BackendOptions& options);
 
 // R of the numeric contract for a row-parallel layer with `cols` inputs: KV heads, at most 8, lowered until
-// cols/R is a multiple of 32. SmolLM2: o_proj 3 x 192, down_proj 3 x 512.
+// cols/R is a multiple of 64. SmolLM2: o_proj 3 x 192, down_proj 3 x 512.
 int k_shards_for(int kv_heads, int64_t cols);
 
 }  // namespace baton::kernels

@@ -3,8 +3,10 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "base/cat.h"
 #include "base/check.h"
 #include "kernels/dequantize.h"
+#include "kernels/quant_block.h"
 
 namespace baton::kernels {
 
@@ -40,6 +42,10 @@ absl::Status check_linear(const LinearSpec& spec) {
       (spec.k_shards > 1 && (cols / spec.k_shards) % 32 != 0))
     return absl::InvalidArgumentError(
         absl::StrCat(cols, " columns do not divide into ", spec.k_shards, " K shards"));
+  for (const WeightView& part : spec.parts)
+    if (is_quantised(part.type) && has_multipliers(part.type) && (cols / spec.k_shards) % 64 != 0)
+      return absl::InvalidArgumentError(cat(traits_of(part.type).name, ", ", cols, " columns in ",
+                                            spec.k_shards, " K shards: want multiples of 64"));
   return absl::OkStatus();
 }
 

@@ -34,10 +34,23 @@ constexpr std::array<uint16_t, 256> kIq2Grid = {
 };
 constexpr std::array<int8_t, 4> kIq2Magnitude = {8, 25, 43, 0};
 
-float half_at(const uint8_t* p) {
+uint16_t half_bits_at(const uint8_t* p) {
   uint16_t bits;
   std::memcpy(&bits, p, 2);
-  return half_to_float(bits);
+  return bits;
+}
+
+float half_at(const uint8_t* p) { return half_to_float(half_bits_at(p)); }
+
+// The factors of a K format and, once its multipliers stand in `out`, the float scales of `groups` groups.
+void open_factors(const uint8_t* d, const uint8_t* dmin, int groups, QuantBlock& out) {
+  out.factor = half_bits_at(d);
+  out.min_factor = dmin == nullptr ? 0 : half_bits_at(dmin) ^ 0x8000u;
+  const float scale = half_to_float(out.factor), min = half_to_float(out.min_factor);
+  for (int g = 0; g < groups; ++g) {
+    out.scale[g] = scale * static_cast<float>(out.multiplier[g]);
+    if (dmin != nullptr) out.min[g] = min * static_cast<float>(out.min_multiplier[g]);
+  }
 }
 
 void open_q8_0(const uint8_t* b, QuantBlock& out) {
@@ -66,12 +79,11 @@ void open_q4_1(const uint8_t* b, QuantBlock& out) {
 
 // scales[16] (low nibble scale, high nibble min), qs[64], d, dmin.
 void open_q2_k(const uint8_t* b, QuantBlock& out) {
-  const float d = half_at(b + 80);
-  const float dmin = half_at(b + 82);
   for (int g = 0; g < 16; ++g) {
-    out.scale[g] = d * static_cast<float>(b[g] & 15);
-    out.min[g] = -(dmin * static_cast<float>(b[g] >> 4));
+    out.multiplier[g] = static_cast<int8_t>(b[g] & 15);
+    out.min_multiplier[g] = static_cast<int8_t>(b[g] >> 4);
   }
+  open_factors(b + 80, b + 82, 16, out);
   for (int e = 0; e < 256; ++e) {
     const uint8_t byte = b[16 + (e / 128) * 32 + e % 32];
     out.codes[e] = static_cast<int8_t>((byte >> (2 * ((e / 32) % 4))) & 3);
@@ -80,15 +92,14 @@ void open_q2_k(const uint8_t* b, QuantBlock& out) {
 
 // The eight 6-bit (scale, min) pairs of Q4_K and Q5_K in 12 bytes.
 void open_k_scales(const uint8_t* b, QuantBlock& out) {
-  const float d = half_at(b);
-  const float dmin = half_at(b + 2);
   const uint8_t* s = b + 4;
   for (int g = 0; g < 8; ++g) {
     const int scale = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | ((s[g - 4] >> 6) << 4);
     const int min = g < 4 ? s[g + 4] & 63 : (s[g + 4] >> 4) | ((s[g] >> 6) << 4);
-    out.scale[g] = d * static_cast<float>(scale);
-    out.min[g] = -(dmin * static_cast<float>(min));
+    out.multiplier[g] = static_cast<int8_t>(scale);
+    out.min_multiplier[g] = static_cast<int8_t>(min);
   }
+  open_factors(b, b + 2, 8, out);
 }
 
 int k_nibble(const uint8_t* packed, int e) {
@@ -113,8 +124,8 @@ void open_q5_k(const uint8_t* b, QuantBlock& out) {
 // ql[128], qh[64], int8 scales[16], d. Half h holds elements 128 h + 32 r + l: low bits in ql[64 h + 32 (r %
 // 2) + l], nibble r / 2; high bits in qh[32 h + l], shift 2 r.
 void open_q6_k(const uint8_t* b, QuantBlock& out) {
-  const float d = half_at(b + 208);
-  for (int g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(static_cast<int8_t>(b[192 + g]));
+  std::memcpy(out.multiplier.data(), b + 192, 16);
+  open_factors(b + 208, nullptr, 16, out);
   for (int e = 0; e < 256; ++e) {
     const int h = e / 128, r = (e / 32) % 4, l = e % 32;
     const int low = (b[64 * h + 32 * (r % 2) + l] >> (4 * (r / 2))) & 15;

@@ -24,10 +24,21 @@ struct QuantBlock {
   alignas(64) std::array<int8_t, 256> codes;
   std::array<float, 16> scale;
   std::array<float, 16> min;  // zeros where the format has none
+  // The K formats once more as they stand in the file: scale[g] = factor * multiplier[g], min[g] = min_factor
+  // * min_multiplier[g], factors as fp16 bits. Both products are exact in float.
+  uint16_t factor;
+  uint16_t min_factor;  // -dmin
+  std::array<int8_t, 16> multiplier;
+  std::array<int8_t, 16> min_multiplier;
 };
 
 constexpr bool is_quantised(DType type) {
   return type != DType::kF32 && type != DType::kF16 && type != DType::kBF16;
+}
+
+// Scales are an 8-bit integer times one fp16 per block (QuantBlock::multiplier).
+constexpr bool has_multipliers(DType type) {
+  return type == DType::kQ2_K || type == DType::kQ4_K || type == DType::kQ5_K || type == DType::kQ6_K;
 }
 
 // `type` must be quantised.

@@ -41,7 +41,7 @@ std::string CpuBackend::description() const {
 
 std::string CpuBackend::numerics_id(KvType kv) const {
   constexpr const char* kNames[] = {"f32", "bf16", "f16"};
-  return absl::StrCat("cpu-int8g32-v1/kv-", kNames[static_cast<int>(kv)]);
+  return absl::StrCat("cpu-int8g32-v2/kv-", kNames[static_cast<int>(kv)]);
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec& spec) {

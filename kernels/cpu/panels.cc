@@ -18,12 +18,29 @@ size_t bytes_of_panel(DType type, int64_t cols, int k_shards) {
   return k_shards * slabs * panel_format(type).slab_bytes();
 }
 
-void put_scale(std::byte* at, int bytes, float value) {
-  if (bytes == 4) {
-    std::memcpy(at, &value, 4);
-  } else {
-    const uint16_t half = float_to_half(value);  // exact: it was one in the file
-    std::memcpy(at, &half, 2);
+template <class T>
+void put(std::byte* at, T value) {
+  std::memcpy(at, &value, sizeof(value));
+}
+
+// The scale (or minimum) `from` of an opened block becomes that of group `index` of a slab.
+struct ScaleSource {
+  const QuantBlock& block;
+  int64_t from;
+  bool min;
+};
+void put_scale(const PanelFormat& format, const ScaleSource& source, int index, int lane, std::byte* slab) {
+  const auto& [block, from, min] = source;
+  std::byte* at = slab + format.scale_offset(index, min) + lane * format.scale_bytes();
+  const float value = min ? block.min[from] : block.scale[from];
+  switch (format.form) {
+    case ScaleForm::kHalf:
+      return put(at, float_to_half(value));  // exact: it was one in the file
+    case ScaleForm::kFloat:
+      return put(at, value);
+    case ScaleForm::kMultiplier:
+      put(at, min ? block.min_multiplier[from] : block.multiplier[from]);
+      put(slab + format.factor_offset(min) + lane * 2, min ? block.min_factor : block.factor);
   }
 }
 
@@ -78,10 +95,8 @@ void Panels::pack_quantised_row(const std::byte* row, int lane, std::byte* panel
     const int parts = kGroup / format.group;  // scales of this group of 32
     for (int s = 0; s < parts; ++s) {
       const int64_t from = in_block / format.group + s;
-      std::byte* at =
-          slab + format.code_bytes() + ((half * parts + s) * kPanelRows + lane) * format.scale_bytes;
-      put_scale(at, format.scale_bytes, block.scale[from]);
-      if (format.has_min) put_scale(at + format.scales_bytes(), format.scale_bytes, block.min[from]);
+      put_scale(format, {block, from, false}, half * parts + s, lane, slab);
+      if (format.has_min) put_scale(format, {block, from, true}, half * parts + s, lane, slab);
     }
   }
 }

@@ -18,43 +18,63 @@ inline constexpr int kSlabCols = 64;   // columns of a slab
 //   quantised: [K shard][slab of 64 columns]{ codes of 2 groups of 32 | scales | minima }, all on 64-byte
 //   lines
 //     8-bit codes [K/4][16 rows][4 B], 4-bit codes [K/8][16 rows][4 B] (low nibbles the first four columns)
-//     scales, minima: [64/group][16 rows] as fp16 (types whose file scale is one fp16) or f32
+//     scales, then minima, in one of three forms
+//       fp16: [64/group][16 rows], types whose file scale is one fp16
+//       f32: [64/group][16 rows]
+//       multipliers: int8 [64/group][16 rows], scales and minima; then the block's fp16 factor [16 rows], of
+//       the scales and of the minima. A slab lies in one block of 256, since shards are whole slabs.
 //     a shard of an odd number of groups leaves the second half of its last slab unused
 //   float types: [K][16 rows] in the file's own element type
 // Codes are stored unsigned, code + zero; the kernel starts its integer sum at -zero * (sum of the
 // activations). Example Q4_1: slab = 512 + 64 + 64 B for 1,024 weights; gate and up of SmolLM2 (3072 x 576):
-// 192 panels x 9 slabs.
+// 192 panels x 9 slabs. Q4_K: 512 + 2 * 32 + 2 * 32 B, 5 bits a weight.
+enum class ScaleForm : uint8_t { kHalf, kFloat, kMultiplier };
+
 struct PanelFormat {
-  int code_bits = 0;    // 4, 8; 0 = float type
-  int group = 0;        // 16 or 32
-  int scale_bytes = 0;  // 2 or 4
+  int code_bits = 0;  // 4, 8; 0 = float type
+  int group = 0;      // 16 or 32
+  ScaleForm form = ScaleForm::kHalf;
   bool has_min = false;
   int zero_shift = -1;  // zero = 1 << zero_shift; -1 = zero is 0
 
   constexpr int zero() const { return zero_shift < 0 ? 0 : 1 << zero_shift; }
   constexpr int code_bytes() const { return kPanelRows * kSlabCols * code_bits / 8; }
-  constexpr int scales_bytes() const { return kSlabCols / group * kPanelRows * scale_bytes; }
-  constexpr int slab_bytes() const { return code_bytes() + scales_bytes() * (has_min ? 2 : 1); }
+  constexpr int scale_bytes() const {
+    return form == ScaleForm::kMultiplier ? 1 : form == ScaleForm::kHalf ? 2 : 4;
+  }
+  // Offset in the slab of the 16 scales (or minima) of group `index` of the slab, and of their fp16 factors.
+  constexpr int scale_offset(int index, bool min) const {
+    const int all = kSlabCols / group * kPanelRows * scale_bytes();
+    return code_bytes() + (min ? all : 0) + index * kPanelRows * scale_bytes();
+  }
+  constexpr int factor_offset(bool min) const {
+    return scale_offset(has_min ? 2 * kSlabCols / group : kSlabCols / group, false) +
+           (min ? 2 * kPanelRows : 0);
+  }
+  constexpr int slab_bytes() const {
+    const int factors = form == ScaleForm::kMultiplier ? 2 * kPanelRows * (has_min ? 2 : 1) : 0;
+    return (factor_offset(false) + factors + 63) / 64 * 64;
+  }
 };
 
 constexpr PanelFormat panel_format(DType type) {
   switch (type) {
     case DType::kQ4_0:
-      return {.code_bits = 4, .group = 32, .scale_bytes = 2, .has_min = false, .zero_shift = 3};
+      return {.code_bits = 4, .group = 32, .form = ScaleForm::kHalf, .has_min = false, .zero_shift = 3};
     case DType::kQ4_1:
-      return {.code_bits = 4, .group = 32, .scale_bytes = 2, .has_min = true, .zero_shift = -1};
+      return {.code_bits = 4, .group = 32, .form = ScaleForm::kHalf, .has_min = true, .zero_shift = -1};
     case DType::kQ8_0:
-      return {.code_bits = 8, .group = 32, .scale_bytes = 2, .has_min = false, .zero_shift = 7};
+      return {.code_bits = 8, .group = 32, .form = ScaleForm::kHalf, .has_min = false, .zero_shift = 7};
     case DType::kQ2_K:
-      return {.code_bits = 4, .group = 16, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+      return {.code_bits = 4, .group = 16, .form = ScaleForm::kMultiplier, .has_min = true, .zero_shift = -1};
     case DType::kQ4_K:
-      return {.code_bits = 4, .group = 32, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+      return {.code_bits = 4, .group = 32, .form = ScaleForm::kMultiplier, .has_min = true, .zero_shift = -1};
     case DType::kQ5_K:
-      return {.code_bits = 8, .group = 32, .scale_bytes = 4, .has_min = true, .zero_shift = -1};
+      return {.code_bits = 8, .group = 32, .form = ScaleForm::kMultiplier, .has_min = true, .zero_shift = -1};
     case DType::kQ6_K:
-      return {.code_bits = 8, .group = 16, .scale_bytes = 4, .has_min = false, .zero_shift = 5};
+      return {.code_bits = 8, .group = 16, .form = ScaleForm::kMultiplier, .has_min = false, .zero_shift = 5};
     case DType::kIQ2_XXS:
-      return {.code_bits = 8, .group = 32, .scale_bytes = 4, .has_min = false, .zero_shift = 6};
+      return {.code_bits = 8, .group = 32, .form = ScaleForm::kFloat, .has_min = false, .zero_shift = 6};
     default:
       return {};
   }

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/dequantize.h"
+#include "kernels/quant_block.h"
 #include "tests/differential/oracle_backend.h"
 #include "tests/differential/random_model.h"
 
@@ -21,7 +22,8 @@ struct LinearCase {
 
 // Columns that the type allows and k_shards divides into whole groups.
 int64_t columns(RandomModel& random, DType type, int k_shards) {
-  const int step = std::lcm(traits_of(type).elements, k_shards == 1 ? 1 : 32 * k_shards);
+  const int step =
+      std::lcm(traits_of(type).elements, k_shards == 1 ? 1 : (has_multipliers(type) ? 64 : 32) * k_shards);
   const int most = std::max(1, 640 / step);
   return int64_t{step} * random.between(1, most);
 }

@@ -151,7 +151,7 @@ TEST(KShards, LoweredUntilSegmentsAreWholeGroups) {
   EXPECT_EQ(k_shards_for(3, 1536), 3);
   EXPECT_EQ(k_shards_for(8, 2048), 8);
   EXPECT_EQ(k_shards_for(32, 4096), 8);
-  EXPECT_EQ(k_shards_for(5, 896), 4);
+  EXPECT_EQ(k_shards_for(5, 896), 2);
   EXPECT_EQ(k_shards_for(4, 172), 1);
   EXPECT_EQ(k_shards_for(1, 64), 1);
 }

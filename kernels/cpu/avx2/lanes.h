@@ -207,6 +207,11 @@ struct Lanes {
     const auto* v = reinterpret_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
   }
+  // 16 signed bytes, widened.
+  static I load_bytes(const std::byte* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+  }
   static I low_nibbles(I v) {
     const __m256i mask = _mm256_set1_epi8(15);
     return {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};

@@ -149,6 +149,10 @@ struct Lanes {
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.
   static I load_codes(const std::byte* p) { return _mm512_loadu_si512(p); }
+  // 16 signed bytes, widened.
+  static I load_bytes(const std::byte* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static I low_nibbles(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static I high_nibbles(I v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
   static I set_four(const int8_t* p) {

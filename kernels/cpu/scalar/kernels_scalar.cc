@@ -72,17 +72,21 @@ struct PanelRow {
     return (k % 8 < 4 ? both & 15 : both >> 4) - format.zero();
   }
   float scale(int64_t shard, int64_t col, bool min) const {
-    const std::byte* at = slab(shard, col / contract::kGroup) + format.code_bytes() +
-                          (min ? format.scales_bytes() : 0) +
-                          (col % kSlabCols / format.group * kPanelRows + lane) * format.scale_bytes;
+    const std::byte* from = slab(shard, col / contract::kGroup);
+    const int index = static_cast<int>(col % kSlabCols / format.group);
+    const std::byte* at = from + format.scale_offset(index, min) + lane * format.scale_bytes();
     float whole;
-    uint16_t half;
-    if (format.scale_bytes == 2) {
-      std::memcpy(&half, at, 2);
-      return half_to_float(half);
-    }
+    if (format.form == ScaleForm::kMultiplier)
+      return half_at(from + format.factor_offset(min) + lane * 2) *
+             static_cast<float>(static_cast<int8_t>(*at));
+    if (format.form == ScaleForm::kHalf) return half_at(at);
     std::memcpy(&whole, at, 4);
     return whole;
+  }
+  static float half_at(const std::byte* at) {
+    uint16_t half;
+    std::memcpy(&half, at, 2);
+    return half_to_float(half);
   }
 };
 

@@ -48,10 +48,14 @@ template <int kPanels>
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(at[p] + ahead.distance + line * 64, 0, 2);
 }
 
-template <class V, int kScaleBytes>
-[[gnu::always_inline]] inline typename V::F load_scale(const std::byte* at) {
-  if constexpr (kScaleBytes == 2) return V::load_half(at);
-  return V::load(reinterpret_cast<const float*>(at));
+// The 16 scales or minima of group `index` of a slab.
+template <class V, DType kType, bool kMin>
+[[gnu::always_inline]] inline typename V::F load_scale(const std::byte* slab, int index) {
+  constexpr PanelFormat kFormat = panel_format(kType);
+  const std::byte* at = slab + kFormat.scale_offset(index, kMin);
+  if constexpr (kFormat.form == ScaleForm::kHalf) return V::load_half(at);
+  if constexpr (kFormat.form == ScaleForm::kFloat) return V::load(reinterpret_cast<const float*>(at));
+  return V::mul(V::load_half(slab + kFormat.factor_offset(kMin)), V::to_float(V::load_bytes(at)));
 }
 
 // The integer dots of the group `part` (of 32 / group) of a slab's half: acc[r][p] = w . x in 16 lanes of
@@ -123,16 +127,15 @@ template <class V, DType kType, int kRows, int kPanels>
     group_dots<V, kType, kRows, kPanels>(codes, x + part * kFormat.group, cols, acc);
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      const std::byte* at =
-          slab[p] + kFormat.code_bytes() + (half * kParts + part) * kPanelRows * kFormat.scale_bytes;
-      const auto scale = load_scale<V, kFormat.scale_bytes>(at);
+      const int index = half * kParts + part;
+      const auto scale = load_scale<V, kType, false>(slab[p], index);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const ActivationGroup& g = groups[r * (cols / contract::kGroup)];
         sums.y[r][p] = V::fma(V::to_float(acc[r][p]), V::mul(scale, V::set(g.scale)), sums.y[r][p]);
       }
       if constexpr (kFormat.has_min) {
-        const auto min = load_scale<V, kFormat.scale_bytes>(at + kFormat.scales_bytes());
+        const auto min = load_scale<V, kType, true>(slab[p], index);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const ActivationGroup& g = groups[r * (cols / contract::kGroup)];
