@@ -1,5 +1,6 @@
 #include "kernels/cpu/panels.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/contract.h"
@@ -110,7 +111,8 @@ void Panels::put_group(std::byte* slab, int half, int lane, const int8_t* codes)
     return;
   }
   for (int k = 0; k < kGroup; ++k) {
-    const int code = codes[k] + format.zero();
+    const int code = format.indexed ? static_cast<int>(std::ranges::find(kIq2Codes, codes[k]) - kIq2Codes)
+                                    : codes[k] + format.zero();
     bytes[k / 8 * 64 + k % 4] |= static_cast<uint8_t>(k % 8 < 4 ? code : code << 4);
   }
 }

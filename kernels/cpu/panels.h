@@ -28,6 +28,9 @@ inline constexpr int kSlabCols = 64;   // columns of a slab
 // Codes are stored unsigned, code + zero; the kernel starts its integer sum at -zero * (sum of the
 // activations). Example Q4_1: slab = 512 + 64 + 64 B for 1,024 weights; gate and up of SmolLM2 (3072 x 576):
 // 192 panels x 9 slabs. Q4_K: 512 + 2 * 32 + 2 * 32 B, 5 bits a weight.
+// IQ2_XXS knows six codes; four bits hold their index in this table.
+inline constexpr int8_t kIq2Codes[16] = {-43, -25, -8, 8, 25, 43};
+
 enum class ScaleForm : uint8_t { kHalf, kFloat, kMultiplier };
 
 struct PanelFormat {
@@ -35,7 +38,8 @@ struct PanelFormat {
   int group = 0;      // 16 or 32
   ScaleForm form = ScaleForm::kHalf;
   bool has_min = false;
-  int zero_shift = -1;  // zero = 1 << zero_shift; -1 = zero is 0
+  int zero_shift = -1;   // zero = 1 << zero_shift; -1 = zero is 0
+  bool indexed = false;  // four bits are an index into kIq2Codes
 
   constexpr int zero() const { return zero_shift < 0 ? 0 : 1 << zero_shift; }
   constexpr int code_bytes() const { return kPanelRows * kSlabCols * code_bits / 8; }
@@ -74,7 +78,7 @@ constexpr PanelFormat panel_format(DType type) {
     case DType::kQ6_K:
       return {.code_bits = 8, .group = 16, .form = ScaleForm::kMultiplier, .has_min = false, .zero_shift = 5};
     case DType::kIQ2_XXS:
-      return {.code_bits = 8, .group = 32, .form = ScaleForm::kFloat, .has_min = false, .zero_shift = 6};
+      return {.code_bits = 4, .group = 32, .form = ScaleForm::kFloat, .zero_shift = 6, .indexed = true};
     default:
       return {};
   }

@@ -207,6 +207,12 @@ struct Lanes {
     const auto* v = reinterpret_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
   }
+  // table[index] of each byte; indices are below 16.
+  static I look_up(const uint8_t* table, I index) {
+    const __m256i entries =
+        _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(entries, index.low), _mm256_shuffle_epi8(entries, index.high)};
+  }
   // 16 signed bytes, widened.
   static I load_bytes(const std::byte* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));

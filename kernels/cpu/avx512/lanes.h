@@ -149,6 +149,11 @@ struct Lanes {
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.
   static I load_codes(const std::byte* p) { return _mm512_loadu_si512(p); }
+  // table[index] of each byte; indices are below 16.
+  static I look_up(const uint8_t* table, I index) {
+    const __m128i entries = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), index);
+  }
   // 16 signed bytes, widened.
   static I load_bytes(const std::byte* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -69,7 +69,8 @@ struct PanelRow {
     const int64_t k = col % kSlabCols;
     if (format.code_bits == 8) return at[k / 4 * 64 + lane * 4 + k % 4] - format.zero();
     const uint8_t both = at[k / 8 * 64 + lane * 4 + k % 4];
-    return (k % 8 < 4 ? both & 15 : both >> 4) - format.zero();
+    const int nibble = k % 8 < 4 ? both & 15 : both >> 4;
+    return format.indexed ? kIq2Codes[nibble] : nibble - format.zero();
   }
   float scale(int64_t shard, int64_t col, bool min) const {
     const std::byte* from = slab(shard, col / contract::kGroup);

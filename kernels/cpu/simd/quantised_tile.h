@@ -58,6 +58,16 @@ template <class V, DType kType, bool kMin>
   return V::mul(V::load_half(slab + kFormat.factor_offset(kMin)), V::to_float(V::load_bytes(at)));
 }
 
+// kIq2Codes as the kernels multiply them.
+struct Iq2Unsigned {
+  alignas(16) uint8_t code[16];
+  constexpr Iq2Unsigned() : code() {
+    for (int i = 0; i < 16; ++i)
+      code[i] = static_cast<uint8_t>(kIq2Codes[i] + panel_format(DType::kIQ2_XXS).zero());
+  }
+};
+inline constexpr Iq2Unsigned kIq2Unsigned;
+
 // The integer dots of the group `part` (of 32 / group) of a slab's half: acc[r][p] = w . x in 16 lanes of
 // outputs.
 template <class V, DType kType, int kRows, int kPanels>
@@ -87,6 +97,10 @@ template <class V, DType kType, int kRows, int kPanels>
         const auto both = V::load_codes(codes[p] + k * 8);
         low[p] = V::low_nibbles(both);
         high[p] = V::high_nibbles(both);
+        if constexpr (kFormat.indexed) {
+          low[p] = V::look_up(kIq2Unsigned.code, low[p]);
+          high[p] = V::look_up(kIq2Unsigned.code, high[p]);
+        }
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
