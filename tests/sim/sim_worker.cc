@@ -50,7 +50,7 @@ void SimWorker::turn() {
   if (plan != nullptr) {
     step_runs_ = true;
     const absl::Status ran = executor_.run(*plan, [this](int layer) { engine_->on_layer(layer); }, result_);
-    engine_->prepare();  // as EngineLoop does
+    engine_->prepare();                             // as EngineLoop does
     BATON_CHECK(ran.ok(), ran.ToString().c_str());  // somebody else's bytes in a block
     schedule_(clock_.now() + result_.duration, [this] { step_done(); });
   }

@@ -3,6 +3,6 @@
 
 namespace baton::kernels::cpu {
 
-constinit const Kernels kAvx2Kernels = simd::table_of<avx2::Lanes<false>>("avx2");
+constinit const Kernels kAvx2Kernels = simd::table_of<avx2::Lanes<avx2::ProductDots>>("avx2");
 
 }  // namespace baton::kernels::cpu

@@ -10,9 +10,17 @@
 
 namespace baton::kernels::cpu::avx2 {
 
-// Sixteen lanes in two 256-bit registers: lanes 0..7 in low, 8..15 in high. kVnni: integer dots by the
-// 256-bit vpdpbusd of processors without AVX-512, else by 16-bit products.
-template <bool kVnni>
+// Integer dots of unsigned codes up to 127 with signed ones, by 16-bit products: 2 * 127 * 127 fits, and
+// 2 * 128 * 127 (|w| times the signed x) too.
+struct ProductDots {
+  static constexpr bool kAllCodes = false;  // codes above 127 must be made signed first
+  static __m256i dot(__m256i acc, __m256i w, __m256i x) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+  }
+};
+
+// Sixteen lanes in two 256-bit registers: lanes 0..7 in low, 8..15 in high.
+template <class Dots>
 struct Lanes {
   struct F {
     __m256 low, high;
@@ -230,35 +238,29 @@ struct Lanes {
     __builtin_memcpy(&four, p, 4);
     return set_i(four);
   }
-  // Without VNNI wide codes (biased by 128, shift 7) are made signed in dot(), so their sum starts at zero.
+  // Where dots do not take all codes, wide ones (biased by 128, shift 7) are made signed in dot(), so their
+  // sum starts at zero.
   template <int kShift>
   static I seed(const int32_t* minus_sum) {
-    if constexpr (kShift < 0 || (kShift == 7 && !kVnni))
+    if constexpr (kShift < 0 || (kShift == 7 && !Dots::kAllCodes))
       return {_mm256_setzero_si256(), _mm256_setzero_si256()};
     return shift_left < kShift<0 ? 0 : kShift>(set_i(*minus_sum));
   }
   // acc + w . x, exact. kWide: w is the code + 128; else the unsigned code, at most 127.
   template <bool kWide>
   static I dot(I acc, I w, I x) {
-#ifdef __AVXVNNI__
-    if constexpr (kVnni)
-      return {_mm256_dpbusd_avx_epi32(acc.low, w.low, x.low),
-              _mm256_dpbusd_avx_epi32(acc.high, w.high, x.high)};
-#endif
-    return {dot16<kWide>(acc.low, w.low, x.low), dot16<kWide>(acc.high, w.high, x.high)};
+    return {dot_half<kWide>(acc.low, w.low, x.low), dot_half<kWide>(acc.high, w.high, x.high)};
   }
 
  private:
-  // Pairs of 8-bit products must fit 16 bits: 2 * 127 * 127 does, and 2 * 128 * 127 (|w| times the signed x)
-  // too.
   template <bool kWide>
-  static __m256i dot16(__m256i acc, __m256i w, __m256i x) {
-    if constexpr (kWide) {
+  static __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
+    if constexpr (kWide && !Dots::kAllCodes) {
       const __m256i code = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
       x = _mm256_sign_epi8(x, code);
       w = _mm256_abs_epi8(code);
     }
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+    return Dots::dot(acc, w, x);
   }
 };
 
