@@ -19,6 +19,9 @@ namespace {
 
 // What may wait for the engine: a burst of submits and the events of every open transfer.
 constexpr size_t kMailboxCapacity = 65536;
+// What a step may take of the time between two tokens that was promised: predictions are wrong by a tenth
+// now and then, and the way to the client takes its part.
+constexpr double kStepShareOfItl = 0.85;
 
 Incarnation new_incarnation() {
   using namespace std::chrono;
@@ -116,7 +119,8 @@ absl::Status WorkerParts::make_engine() {
   options.scheduler.context_tokens = description.context_tokens;
   options.scheduler.token_budget = pool.max_batch_tokens;
   options.scheduler.max_running = std::min(pool.max_sequences, pool.max_batch_tokens);
-  options.scheduler.itl_objective = manifest.itl_objective;
+  options.scheduler.itl_objective =
+      std::chrono::duration_cast<Duration>(manifest.itl_objective * kStepShareOfItl);
   engine = std::make_unique<worker::Engine>(options, *exchange);
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
@@ -59,7 +60,11 @@ absl::Status listen_error(const std::string& address, uint16_t port, const error
 class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Listener> {
  public:
   Listener(HttpServerOptions options, RouteTable routes, HttpServerDeps deps)
-      : io_(std::make_shared<asio::io_context>(1)), acceptor_(*io_), retry_(*io_), tick_(*io_) {
+      : io_(std::make_shared<asio::io_context>(1)),
+        until_stop_(asio::make_work_guard(*io_)),
+        acceptor_(*io_),
+        retry_(*io_),
+        tick_(*io_) {
     state_.options = std::move(options);
     state_.routes = std::move(routes);
     state_.deps = std::move(deps);
@@ -86,7 +91,6 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
 
   void run() {
     accept();
-    schedule_tick();
     io_->run();
   }
 
@@ -107,6 +111,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     for (const auto& c : snapshot()) c->close();
     stopped_ = true;
     tick_.cancel();
+    until_stop_.reset();
   }
 
   uint16_t port() const { return port_; }
@@ -156,6 +161,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     auto connection = std::make_shared<HttpConnection>(state_, std::move(socket), std::move(client));
     connections_.emplace(connection.get(), connection);
     connection->start();
+    schedule_tick();
   }
 
   void refuse(tcp::socket socket) {
@@ -185,9 +191,13 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     return all;
   }
 
+  // While there are connections: a server at rest does not wake.
   void schedule_tick() {
+    if (ticking_ || connections_.empty()) return;
+    ticking_ = true;
     tick_.expires_after(state_.options.tick);
     tick_.async_wait([self = shared_from_this()](error_code ec) {
+      self->ticking_ = false;
       if (ec || self->stopped_) return;
       const Instant now = self->state_.deps.clock->now();
       for (const auto& c : self->snapshot()) c->on_tick(now);
@@ -196,6 +206,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
   }
 
   std::shared_ptr<asio::io_context> io_;
+  asio::executor_work_guard<asio::io_context::executor_type> until_stop_;
   HttpServerState state_;
   tcp::acceptor acceptor_;
   asio::steady_timer retry_;
@@ -204,6 +215,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
   std::map<HttpConnection*, std::shared_ptr<HttpConnection>> connections_;
   absl::flat_hash_map<std::string, size_t> per_client_;
   std::atomic<bool> stopped_ = false;
+  bool ticking_ = false;
   uint16_t port_ = 0;
 };
 

@@ -279,7 +279,9 @@ void Scheduler::plan_prefills(Draft& draft) {
 int32_t Scheduler::chunk_for(int32_t first, int32_t left, const Draft& draft) const {
   const int32_t limit = std::min(left, options_.token_budget - draft.plan.total_rows);
   if (limit <= 0) return 0;
-  const Duration objective = draft.load.decode_rows > 0 ? options_.itl_objective : options_.step_objective;
+  // A stream that is being handed over here waits for this step with its second token.
+  const bool somebody_waits = draft.load.decode_rows > 0 || landing_ > 0;
+  const Duration objective = somebody_waits ? options_.itl_objective : options_.step_objective;
   const int32_t count = step_time_.largest_chunk(draft.load, first, limit, to_seconds(objective));
   const int32_t least = std::min(limit, options_.min_chunk);
   if (count >= least) return count;

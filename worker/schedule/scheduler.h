@@ -28,8 +28,8 @@ struct SchedulerOptions {
   int32_t max_waiting = 1024;     // submitted and not begun; more are refused
   int32_t min_chunk = 16;         // the oldest prefill gets this much even when the objective is missed
   int32_t headroom_tokens = 64;   // room for output that must fit at admission beside the whole prompt
-  Duration itl_objective = std::chrono::milliseconds(50);    // of a step with decodes in it
-  Duration step_objective = std::chrono::milliseconds(250);  // of a step without: messages wait that long
+  Duration itl_objective = std::chrono::milliseconds(50);    // of a step with decodes in it, or landing
+  Duration step_objective = std::chrono::milliseconds(100);  // of a step without: messages wait that long
   Duration grant_wait = std::chrono::milliseconds(500);  // a decode leg that cannot reserve is refused after
   PreemptionPolicy preemption = PreemptionPolicy::kRecompute;
   StepTimeOptions step_time;

@@ -145,6 +145,20 @@ TEST_F(SchedulerTest, WithDecodesTheChunkMeetsTheObjective) {
   EXPECT_FALSE(rows_of(second)->sample);
 }
 
+// Its second token would otherwise wait for a step as long as one that nobody watches.
+TEST_F(SchedulerTest, WithALandingTheChunkMeetsTheObjective) {
+  auto options = small_options();
+  options.itl_objective = from_seconds(0.0032);  // base 1 ms + 22 tokens
+  make(64, options);
+  const Sequence& leg = add(request(1, 20, 8), Leg::kDecode);
+  EXPECT_FALSE(plan());
+  EXPECT_EQ(leg.state, SequenceState::kLanding);
+  const Sequence& prefill = add(request(2, 60, 2, 100));
+  ASSERT_TRUE(plan());
+  ASSERT_NE(rows_of(prefill), nullptr);
+  EXPECT_EQ(rows_of(prefill)->row_count, 22);
+}
+
 TEST_F(SchedulerTest, TheOldestPrefillAlwaysAdvances) {
   auto options = small_options();
   options.itl_objective = from_seconds(0.0001);  // cannot be met
