@@ -129,6 +129,8 @@ class Backend {
   virtual std::string kv_layout_name() const = 0;
 
   virtual absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) = 0;
+  // Memory that make_linear() will take.
+  virtual size_t packed_bytes(const LinearSpec& spec) const = 0;
   // The view (and its file mapping) must outlive the embedding.
   virtual absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) = 0;
   virtual absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) = 0;

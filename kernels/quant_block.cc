@@ -32,7 +32,27 @@ constexpr std::array<uint16_t, 256> kIq2Grid = {
     0x9004, 0x9010, 0x9024, 0x9040, 0x90a1, 0x9116, 0x9180, 0x9245, 0x9400, 0x9422, 0x9444, 0x9551, 0x9881,
     0x9920, 0xa002, 0xa050, 0xa085, 0xa109, 0xa200, 0xa418, 0xa850, 0xa904,
 };
-constexpr std::array<int8_t, 4> kIq2Magnitude = {8, 25, 43, 0};
+constexpr std::array<uint8_t, 4> kIq2Magnitude = {8, 25, 43, 0};
+
+// The eight magnitudes of each pattern, and the eight signs (0 or 0xff) of each 7-bit pattern whose eighth
+// makes the count of minuses even: byte i is element i.
+constexpr std::array<uint64_t, 256> iq2_magnitudes() {
+  std::array<uint64_t, 256> out{};
+  for (size_t i = 0; i < out.size(); ++i)
+    for (int e = 0; e < 8; ++e) out[i] |= uint64_t{kIq2Magnitude[(kIq2Grid[i] >> (2 * e)) & 3]} << (8 * e);
+  return out;
+}
+constexpr std::array<uint64_t, 128> iq2_signs() {
+  std::array<uint64_t, 128> out{};
+  for (unsigned i = 0; i < out.size(); ++i) {
+    const unsigned signs = i | (static_cast<unsigned>(std::popcount(i) & 1) << 7);
+    for (int e = 0; e < 8; ++e)
+      if ((signs >> e) & 1) out[i] |= uint64_t{0xff} << (8 * e);
+  }
+  return out;
+}
+constexpr std::array<uint64_t, 256> kIq2Magnitudes = iq2_magnitudes();
+constexpr std::array<uint64_t, 128> kIq2Signs = iq2_signs();
 
 uint16_t half_bits_at(const uint8_t* p) {
   uint16_t bits;
@@ -84,9 +104,13 @@ void open_q2_k(const uint8_t* b, QuantBlock& out) {
     out.min_multiplier[g] = static_cast<int8_t>(b[g] >> 4);
   }
   open_factors(b + 80, b + 82, 16, out);
-  for (int e = 0; e < 256; ++e) {
-    const uint8_t byte = b[16 + (e / 128) * 32 + e % 32];
-    out.codes[e] = static_cast<int8_t>((byte >> (2 * ((e / 32) % 4))) & 3);
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* packed = b + 16 + 32 * half;
+    int8_t* codes = out.codes.data() + 128 * half;
+    for (int l = 0; l < 32; ++l) codes[l] = static_cast<int8_t>(packed[l] & 3);
+    for (int l = 0; l < 32; ++l) codes[32 + l] = static_cast<int8_t>((packed[l] >> 2) & 3);
+    for (int l = 0; l < 32; ++l) codes[64 + l] = static_cast<int8_t>((packed[l] >> 4) & 3);
+    for (int l = 0; l < 32; ++l) codes[96 + l] = static_cast<int8_t>(packed[l] >> 6);
   }
 }
 
@@ -102,22 +126,37 @@ void open_k_scales(const uint8_t* b, QuantBlock& out) {
   open_factors(b, b + 2, 8, out);
 }
 
-int k_nibble(const uint8_t* packed, int e) {
-  const uint8_t byte = packed[(e / 64) * 32 + e % 32];
-  return (e / 32) % 2 == 0 ? byte & 15 : byte >> 4;
+// qs[128]: 32 bytes hold two groups of 32, the first in their low nibbles.
+void open_k_nibbles(const uint8_t* packed, int8_t* codes) {
+  for (int pair = 0; pair < 4; ++pair, packed += 32, codes += 64)
+    for (int l = 0; l < 32; ++l) {
+      codes[l] = static_cast<int8_t>(packed[l] & 15);
+      codes[32 + l] = static_cast<int8_t>(packed[l] >> 4);
+    }
 }
 
 void open_q4_k(const uint8_t* b, QuantBlock& out) {
   open_k_scales(b, out);
-  for (int e = 0; e < 256; ++e) out.codes[e] = static_cast<int8_t>(k_nibble(b + 16, e));
+  open_k_nibbles(b + 16, out.codes.data());
 }
 
 // ... qh[32] (bit g of byte l = fifth bit of element 32 g + l), qs[128].
 void open_q5_k(const uint8_t* b, QuantBlock& out) {
   open_k_scales(b, out);
-  for (int e = 0; e < 256; ++e) {
-    const int high = (b[16 + e % 32] >> (e / 32)) & 1;
-    out.codes[e] = static_cast<int8_t>(k_nibble(b + 48, e) | (high << 4));
+  open_k_nibbles(b + 48, out.codes.data());
+  for (int g = 0; g < 8; ++g)
+    for (int l = 0; l < 32; ++l) {
+      const int high = (b[16 + l] >> g) & 1;
+      out.codes[32 * g + l] = static_cast<int8_t>(out.codes[32 * g + l] | (high << 4));
+    }
+}
+
+// Elements of a nibble and two bits; the shifts are constants, so that loops of it become vectors.
+template <int kLowShift, int kHighShift>
+void open_six_bits(const uint8_t* lows, const uint8_t* highs, int8_t* codes) {
+  for (int l = 0; l < 32; ++l) {
+    const int low = (lows[l] >> kLowShift) & 15, high = (highs[l] >> kHighShift) & 3;
+    codes[l] = static_cast<int8_t>((low | (high << 4)) - 32);
   }
 }
 
@@ -126,11 +165,13 @@ void open_q5_k(const uint8_t* b, QuantBlock& out) {
 void open_q6_k(const uint8_t* b, QuantBlock& out) {
   std::memcpy(out.multiplier.data(), b + 192, 16);
   open_factors(b + 208, nullptr, 16, out);
-  for (int e = 0; e < 256; ++e) {
-    const int h = e / 128, r = (e / 32) % 4, l = e % 32;
-    const int low = (b[64 * h + 32 * (r % 2) + l] >> (4 * (r / 2))) & 15;
-    const int high = (b[128 + 32 * h + l] >> (2 * r)) & 3;
-    out.codes[e] = static_cast<int8_t>((low | (high << 4)) - 32);
+  for (int h = 0; h < 2; ++h) {
+    const uint8_t *lows = b + 64 * h, *highs = b + 128 + 32 * h;
+    int8_t* codes = out.codes.data() + 128 * h;
+    open_six_bits<0, 0>(lows, highs, codes);
+    open_six_bits<0, 2>(lows + 32, highs, codes + 32);
+    open_six_bits<4, 4>(lows, highs, codes + 64);
+    open_six_bits<4, 6>(lows + 32, highs, codes + 96);
   }
 }
 
@@ -143,11 +184,11 @@ void open_iq2_xxs(const uint8_t* b, QuantBlock& out) {
     uint32_t word;
     std::memcpy(&word, index + 4, 4);
     out.scale[g] = d * (0.5f + static_cast<float>(word >> 28)) * 0.25f;
-    for (int e = 0; e < 32; ++e) {
-      const uint32_t seven = (word >> (7 * (e / 8))) & 127u;
-      const uint32_t signs = seven | (static_cast<uint32_t>(std::popcount(seven) & 1) << 7);
-      const int8_t magnitude = kIq2Magnitude[(kIq2Grid[index[e / 8]] >> (2 * (e % 8))) & 3];
-      out.codes[32 * g + e] = ((signs >> (e % 8)) & 1) != 0 ? static_cast<int8_t>(-magnitude) : magnitude;
+    for (int eight = 0; eight < 4; ++eight) {
+      // Minus m is ~m + 1; magnitudes are at least 8, so no byte carries into the next.
+      const uint64_t minus = kIq2Signs[(word >> (7 * eight)) & 127u];
+      const uint64_t codes = (kIq2Magnitudes[index[eight]] ^ minus) + (minus & 0x0101010101010101u);
+      std::memcpy(out.codes.data() + 32 * g + 8 * eight, &codes, 8);
     }
   }
 }

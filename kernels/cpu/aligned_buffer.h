@@ -9,7 +9,8 @@
 
 namespace baton::kernels::cpu {
 
-// Zeroed bytes on a 64-byte boundary, freed with the object. Moves, does not copy.
+// Zeroed bytes on a 64-byte boundary, freed with the object. From 2 MiB on they are huge pages of their own,
+// which take memory at the first touch: let the thread that will read them write them. Moves, does not copy.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -27,7 +28,8 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+    size_t mapped;  // bytes of a mapping of its own; 0 = from the heap
+    void operator()(std::byte* p) const;
   };
   std::unique_ptr<std::byte, Free> data_;
   size_t size_ = 0;

@@ -51,6 +51,12 @@ absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec
   return linear;
 }
 
+size_t CpuBackend::packed_bytes(const LinearSpec& spec) const {
+  size_t sum = 0;
+  for (const WeightView& part : spec.parts) sum += cpu::packed_bytes(part, spec.k_shards);
+  return sum;
+}
+
 absl::StatusOr<std::unique_ptr<Embedding>> CpuBackend::make_embedding(const WeightView& table) {
   return TableEmbedding::create(table);
 }

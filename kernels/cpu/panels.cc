@@ -1,9 +1,9 @@
 #include "kernels/cpu/panels.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cpu/pack_sixteen.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/float16.h"
 #include "kernels/quant_block.h"
@@ -23,6 +23,14 @@ template <class T>
 void put(std::byte* at, T value) {
   std::memcpy(at, &value, sizeof(value));
 }
+
+// The place of a code in kIq2Codes, which ascend.
+constexpr uint8_t iq2_index(int8_t code) {
+  uint8_t index = 0;
+  for (int i = 1; i < 6; ++i) index = static_cast<uint8_t>(index + (code >= kIq2Codes[i]));
+  return index;
+}
+static_assert(iq2_index(kIq2Codes[0]) == 0 && iq2_index(kIq2Codes[5]) == 5);
 
 // The scale (or minimum) `from` of an opened block becomes that of group `index` of a slab.
 struct ScaleSource {
@@ -47,13 +55,17 @@ void put_scale(const PanelFormat& format, const ScaleSource& source, int index, 
 
 }  // namespace
 
+size_t packed_bytes(const WeightView& weight, int k_shards) {
+  return (weight.rows + kPanelRows - 1) / kPanelRows * bytes_of_panel(weight.type, weight.cols, k_shards);
+}
+
 Panels::Panels(const WeightView& weight, int k_shards, ThreadPool& pool, WeightArena& arena)
     : type_(weight.type),
       rows_(weight.rows),
       cols_(weight.cols),
       k_shards_(k_shards),
       panel_bytes_(bytes_of_panel(weight.type, weight.cols, k_shards)),
-      data_(arena.take(panels() * panel_bytes_)) {
+      data_(arena.take(packed_bytes(weight, k_shards))) {
   pool.run([&](int thread) {
     const Share share = share_of(panels(), thread, pool.size());
     for (int64_t p = share.begin; p < share.end; ++p) pack_panel(weight, p);
@@ -64,6 +76,9 @@ void Panels::pack_panel(const WeightView& weight, int64_t index) {
   std::byte* panel = data_.get() + index * panel_bytes_;
   const DTypeTraits traits = traits_of(type_);
   const int64_t stride = cols_ / traits.elements * traits.bytes;
+  if ((index + 1) * kPanelRows <= rows_)
+    return pack_sixteen({type_, weight.data + index * kPanelRows * stride, stride, cols_, k_shards_}, panel);
+  // The last rows of a matrix, when they are no whole panel.
   for (int lane = 0; lane < kPanelRows && index * kPanelRows + lane < rows_; ++lane) {
     const std::byte* row = weight.data + (index * kPanelRows + lane) * stride;
     if (is_quantised(type_)) {
@@ -102,18 +117,21 @@ void Panels::pack_quantised_row(const std::byte* row, int lane, std::byte* panel
   }
 }
 
+// Four columns of a row are one word of the panel, four of low and four of high nibbles in 4-bit formats.
 void Panels::put_group(std::byte* slab, int half, int lane, const int8_t* codes) const {
   const PanelFormat format = panel_format(type_);
-  auto* bytes = reinterpret_cast<uint8_t*>(slab) + half * format.code_bytes() / 2 + lane * 4;
+  std::byte* lines = slab + half * format.code_bytes() / 2 + lane * 4;
+  uint8_t stored[kGroup];
+  const auto zero = static_cast<uint8_t>(format.zero());
+  for (int k = 0; k < kGroup; ++k)
+    stored[k] =
+        format.indexed ? iq2_index(codes[k]) : static_cast<uint8_t>(static_cast<uint8_t>(codes[k]) + zero);
+  uint32_t words[kGroup / 4];
+  std::memcpy(words, stored, sizeof words);
   if (format.code_bits == 8) {
-    for (int k = 0; k < kGroup; ++k)
-      bytes[k / 4 * 64 + k % 4] = static_cast<uint8_t>(codes[k] + format.zero());
-    return;
-  }
-  for (int k = 0; k < kGroup; ++k) {
-    const int code = format.indexed ? static_cast<int>(std::ranges::find(kIq2Codes, codes[k]) - kIq2Codes)
-                                    : codes[k] + format.zero();
-    bytes[k / 8 * 64 + k % 4] |= static_cast<uint8_t>(k % 8 < 4 ? code : code << 4);
+    for (int i = 0; i < kGroup / 4; ++i) put(lines + i * 64, words[i]);
+  } else {
+    for (int i = 0; i < kGroup / 8; ++i) put(lines + i * 64, words[2 * i] | words[2 * i + 1] << 4);
   }
 }
 

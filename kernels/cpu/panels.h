@@ -29,6 +29,7 @@ inline constexpr int kSlabCols = 64;   // columns of a slab
 // activations). Example Q4_1: slab = 512 + 64 + 64 B for 1,024 weights; gate and up of SmolLM2 (3072 x 576):
 // 192 panels x 9 slabs. Q4_K: 512 + 2 * 32 + 2 * 32 B, 5 bits a weight.
 // IQ2_XXS knows six codes; four bits hold their index in this table.
+inline constexpr int kIq2CodeCount = 6;
 inline constexpr int8_t kIq2Codes[16] = {-43, -25, -8, 8, 25, 43};
 
 enum class ScaleForm : uint8_t { kHalf, kFloat, kMultiplier };
@@ -94,6 +95,9 @@ struct PanelsView {
   const std::byte* data = nullptr;
   int64_t panel_bytes = 0;
 };
+
+// Memory that the panels of a matrix will take.
+size_t packed_bytes(const WeightView& weight, int k_shards);
 
 // A weight matrix repacked into panels. Immutable after packing; owned by the linear.
 class Panels {

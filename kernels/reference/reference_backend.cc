@@ -70,6 +70,12 @@ absl::StatusOr<std::unique_ptr<Linear>> ReferenceBackend::make_linear(const Line
   return linear;
 }
 
+size_t ReferenceBackend::packed_bytes(const LinearSpec& spec) const {
+  size_t rows = 0;
+  for (const WeightView& part : spec.parts) rows += part.rows;
+  return rows * spec.parts[0].cols * sizeof(float);
+}
+
 absl::StatusOr<std::unique_ptr<Embedding>> ReferenceBackend::make_embedding(const WeightView& table) {
   RETURN_IF_ERROR(check_weight(table));
   ASSIGN_OR_RETURN(const size_t stride, row_bytes(table.type, table.cols));

@@ -18,6 +18,7 @@ class ReferenceBackend final : public Backend {
   std::string kv_layout_name() const override { return "kv-rows"; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
+  size_t packed_bytes(const LinearSpec& spec) const override;
   absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;
   absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) override;
   absl::Status attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) override;

@@ -19,6 +19,7 @@ class OracleBackend final : public Backend {
   std::string kv_layout_name() const override { return "oracle"; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
+  size_t packed_bytes(const LinearSpec&) const override { return 0; }  // it computes from the file
   absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;
   absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) override;
   absl::Status attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) override;
