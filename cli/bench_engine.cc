@@ -211,12 +211,15 @@ void describe(const worker::ModelFile& file, const SteppedModel& model, const St
 absl::Status measure_threads(const BenchEngineOptions& options, const worker::ModelFile& file, int threads,
                              EngineReport& report) {
   const SteppedModelOptions parts = model_options(options, threads);
+  const SteadyClock clock;
+  const Instant begun = clock.now();
   ASSIGN_OR_RETURN(const auto model, SteppedModel::open(file, parts));
+  const double load_seconds = to_seconds(clock.now() - begun);
   const StepCost cost(file.spec(), file.weights(), model->model().weight_bytes(), model->geometry());
   Ceilings ceilings(threads, parts.backend.cpus);
   describe(file, *model, cost, report);
   report.peak_loops = ceilings.instruction_set();
-  report.ceilings.push_back({threads, ceilings.measure(kCeilingTries)});
+  report.ceilings.push_back({threads, load_seconds, ceilings.measure(kCeilingTries)});
   Bench bench{options, ceilings, *model, cost};
   return measure_rows(bench, report.rows);
 }

@@ -41,6 +41,7 @@ struct EngineReport {
   double file_bytes = 0;    // the same matrices in the file
   struct ThreadCeilings {
     int threads = 0;
+    double load_seconds = 0;  // from the open file to a model that can step: packing, mostly
     kernels::roofline::Peaks peaks;
   };
   std::string peak_loops;  // the instruction set of the ceilings

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/home.h"
 #include "cli/http_client.h"
+#include "cli/memory_plan.h"
 
 namespace baton::cli {
 namespace {
@@ -42,7 +43,7 @@ std::map<std::string, json::object> workers_of(const std::string& address) {
   return out;
 }
 
-json::array process_list(const ClusterRecord& record) {
+json::array process_list(const Home& home, const ClusterRecord& record) {
   const auto workers = workers_of(record.http_address);
   const bool coordinator_answers = [&] {
     const auto reply = HttpClient(record.http_address, std::chrono::seconds(2)).get("/live");
@@ -64,6 +65,7 @@ json::array process_list(const ClusterRecord& record) {
       row["kv_blocks"] = json::object{{"total", 0}, {"free", 0}, {"cached", 0}, {"active", 0}};
       row["transfers_open"] = 0;
     }
+    if (const auto plan = read_file(home.file(memory_plan_file(p.name))); plan.ok()) row["memory"] = *plan;
     out.push_back(std::move(row));
   }
   return out;
@@ -88,7 +90,8 @@ void print_table(const json::array& rows) {
 }  // namespace
 
 int run_ps(const PsOptions& options) {
-  const auto record = ClusterRecord::read(Home::from_environment());
+  const Home home = Home::from_environment();
+  const auto record = ClusterRecord::read(home);
   if (!record.ok()) {
     if (options.json && absl::IsNotFound(record.status())) {
       std::puts("[]");
@@ -97,7 +100,7 @@ int run_ps(const PsOptions& options) {
     std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
     return kExitFailed;
   }
-  const json::array rows = process_list(*record);
+  const json::array rows = process_list(home, *record);
   if (options.json) {
     std::printf("%s\n", json::serialize(rows).c_str());
   } else {

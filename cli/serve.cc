@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/home.h"
 #include "cli/local_manifest.h"
+#include "cli/memory_plan.h"
 #include "cli/supervisor.h"
 
 namespace baton::cli {
@@ -37,10 +38,20 @@ absl::StatusOr<ClusterManifest> manifest_for(const ServeOptions& options) {
   return manifest;
 }
 
-std::string banner(const Supervisor& supervisor, const ClusterManifest& manifest, bool detached) {
+// What each worker's memory goes to, as it reported it.
+std::string memory_text(const Home& home, const Supervisor& supervisor) {
+  std::string out;
+  for (const ProcessRecord& process : supervisor.record().processes)
+    if (const auto plan = read_file(home.file(memory_plan_file(process.name))); plan.ok())
+      out += cat("  ", process.name, ": ", *plan, "\n");
+  return out;
+}
+
+std::string banner(const Home& home, const Supervisor& supervisor, const ClusterManifest& manifest,
+                   bool detached) {
   const std::string url = cat("http://", supervisor.record().http_address);
   return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),
-             "\nTry it:\n  curl -N ", url,
+             memory_text(home, supervisor), "\nTry it:\n  curl -N ", url,
              "/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d "
              "'{\"model\":\"default\",\"stream\":true,\"temperature\":0.2,"
              "\"messages\":[{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n"
@@ -61,7 +72,7 @@ int supervise(const Home& home, const ClusterManifest& manifest, int ready_fd) {
     ::close(ready_fd);
     return kExitNotReady;
   }
-  const std::string text = banner(supervisor, manifest, ready_fd >= 0);
+  const std::string text = banner(home, supervisor, manifest, ready_fd >= 0);
   if (ready_fd < 0) {
     std::fputs(text.c_str(), stdout);
     std::fflush(stdout);
@@ -118,6 +129,8 @@ int run_serve(const ServeOptions& options) {
   if (manifest->model_names.empty() && manifest->model_source == "default")
     manifest->model_names = {"smollm2-135m-instruct"};
   manifest->model_source = *model;
+  if (const absl::Status s = check_cluster_memory(*manifest, read_memory_limit()); !s.ok())
+    return complain(s, kExitFailed);
   ClusterRecord::remove(home);  // of a supervisor that was killed
   log_open({.role = "supervisor", .file = home.file("logs/supervisor.log")});
   if (options.detach) return serve_detached(home, *manifest);

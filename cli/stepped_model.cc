@@ -22,9 +22,11 @@ absl::StatusOr<std::unique_ptr<SteppedModel>> SteppedModel::open(const worker::M
                                                                  const SteppedModelOptions& options) {
   std::unique_ptr<SteppedModel> m(new SteppedModel);
   ASSIGN_OR_RETURN(m->backend_, kernels::make_backend(options.backend));
-  ASSIGN_OR_RETURN(m->model_, worker::LlamaModel::create(
-                                  file.spec(), file.weights(), *m->backend_,
-                                  {.max_rows = options.step_rows, .max_positions = options.max_positions}));
+  const worker::LlamaModelOptions model{
+      .max_rows = options.step_rows,
+      .max_positions = options.max_positions,
+      .on_packed = [&file](const kernels::WeightView& matrix) { file.release(matrix); }};
+  ASSIGN_OR_RETURN(m->model_, worker::LlamaModel::create(file.spec(), file.weights(), *m->backend_, model));
   m->geometry_ =
       worker::kv_geometry(file.spec(), kBlockTokens, options.kv, blocks_for(options.pool_positions));
   ASSIGN_OR_RETURN(m->pool_, transport::SharedPool::create(m->geometry_.pool_bytes(), /*prefault=*/false));

@@ -33,8 +33,10 @@ Incarnation new_incarnation() {
 absl::StatusOr<std::unique_ptr<WorkerParts>> WorkerParts::make(const WorkerOptions& options,
                                                                worker::PeerReportSink on_peer) {
   auto parts = std::make_unique<WorkerParts>();
+  const Instant begun = parts->clock.now();
   RETURN_IF_ERROR(parts->read(options));
   RETURN_IF_ERROR(parts->load(options, std::move(on_peer)));
+  parts->load_time = parts->clock.now() - begun;
   RETURN_IF_ERROR(parts->make_engine());
   return parts;
 }
@@ -68,6 +70,17 @@ kernels::KvGeometry WorkerParts::geometry() const {
   return g;
 }
 
+MemoryPlan WorkerParts::plan_memory(const kernels::KvGeometry& g) const {
+  const int32_t logit_rows = std::min(pool.max_sequences, pool.max_batch_tokens);
+  const worker::ModelMemory sizes =
+      worker::model_memory(file->spec(), file->weights(), *backend, pool.max_batch_tokens, logit_rows);
+  return {.weights = sizes.weights,
+          .kv_blocks = static_cast<uint64_t>(g.blocks),
+          .kv_block_bytes = g.piece_bytes() * g.layers,
+          .activations = sizes.activations,
+          .mapped_file = file->mapped_bytes()};
+}
+
 absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportSink on_peer) {
   const kernels::KvGeometry g = geometry();
   if (g.blocks < 2)
@@ -76,6 +89,9 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
             " blocks of ", format_bytes(g.piece_bytes() * g.layers), "; want 2 at least"));
   ASSIGN_OR_RETURN(backend, kernels::make_backend(
                                 {.device = pool.device, .threads = options.threads, .cpus = options.cpus}));
+  memory = plan_memory(g);
+  memory_limit = read_memory_limit();
+  RETURN_IF_ERROR(memory.check(memory_limit, pool.name));
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
   data.pool_bytes = g.pool_bytes();
@@ -87,9 +103,11 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
                    .model_hash = file->hash(),
                    .numerics_id = backend->numerics_id(g.type)};
   ASSIGN_OR_RETURN(plane, transport::make_ucx_data_plane(data));
-  ASSIGN_OR_RETURN(model, worker::LlamaModel::create(
-                              file->spec(), file->weights(), *backend,
-                              {.max_rows = pool.max_batch_tokens, .max_positions = context_tokens()}));
+  const worker::LlamaModelOptions model_options{
+      .max_rows = pool.max_batch_tokens,
+      .max_positions = context_tokens(),
+      .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); }};
+  ASSIGN_OR_RETURN(model, worker::LlamaModel::create(file->spec(), file->weights(), *backend, model_options));
   RETURN_IF_ERROR(backend->attach_kv(plane->pool(), g));
   runner = std::make_unique<worker::ModelRunner>(*model, clock);
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
@@ -123,12 +141,6 @@ absl::Status WorkerParts::make_engine() {
       std::chrono::duration_cast<Duration>(manifest.itl_objective * kStepShareOfItl);
   engine = std::make_unique<worker::Engine>(options, *exchange);
   return absl::OkStatus();
-}
-
-std::string WorkerParts::memory_plan() const {
-  const kernels::KvGeometry g = geometry();
-  return cat("weights ", format_bytes(model->weight_bytes()), ", KV ", format_bytes(g.pool_bytes()), " = ",
-             g.blocks, " blocks of ", g.block_tokens, " tokens (", g.blocks * g.block_tokens, " tokens)");
 }
 
 }  // namespace baton::cli

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "cli/commands.h"
 #include "cli/manifest.h"
+#include "cli/memory_plan.h"
 #include "kernels/backend.h"
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"
@@ -33,12 +34,13 @@ struct WorkerParts {
   std::unique_ptr<worker::KvExchangeAgent> exchange;
   std::unique_ptr<worker::Engine> engine;
 
-  // Reads the manifest, maps the model, packs the weights, takes the KV pool. `on_peer` is called on the
-  // progress thread.
+  // Reads the manifest, maps the model, refuses what the memory cannot hold, packs the weights, takes the KV
+  // pool. `on_peer` is called on the progress thread.
   static absl::StatusOr<std::unique_ptr<WorkerParts>> make(const WorkerOptions& options,
                                                            worker::PeerReportSink on_peer);
-  // One line: what the memory goes to.
-  std::string memory_plan() const;
+  MemoryPlan memory;
+  MemoryLimit memory_limit;
+  Duration load_time{};  // of opening the file, packing the weights and taking the pool
 
  private:
   absl::Status read(const WorkerOptions& options);
@@ -46,6 +48,7 @@ struct WorkerParts {
   absl::Status make_engine();
   int32_t context_tokens() const;
   kernels::KvGeometry geometry() const;
+  MemoryPlan plan_memory(const kernels::KvGeometry& geometry) const;
 };
 
 }  // namespace baton::cli

@@ -131,7 +131,8 @@ int WorkerProcess::run() {
                                     {"incarnation", parts->description.ref.incarnation.value()},
                                     {"control", control->worker().control_address},
                                     {"numerics", parts->description.numerics_id},
-                                    {"memory", parts->memory_plan()}});
+                                    {"load_ms", 1e3 * to_seconds(parts->load_time)},
+                                    {"memory", parts->memory.text(parts->memory_limit)}});
   absl::Status engine_end;
   AgentThread progress("progress", [this](std::stop_token stop) {
     while (!stop.stop_requested())
@@ -174,6 +175,11 @@ int run_worker(const WorkerOptions& options) {
     log_error("worker could not start", {{"why", s.ToString()}});
     return kExitFailed;
   }
+  const MemoryPlan& memory = process.parts->memory;
+  if (const absl::Status s =
+          write_file(home.file(memory_plan_file(name)), memory.text(process.parts->memory_limit));
+      !s.ok())
+    log_warn("memory plan not written", {{"why", s.ToString()}});
   return process.run();
 }
 

@@ -1,5 +1,7 @@
 #include "worker/model/llama_model.h"
 
+#include <algorithm>
+
 #include "base/cat.h"
 #include "base/check.h"
 
@@ -8,6 +10,45 @@ namespace baton::worker {
 using kernels::LinearSpec;
 using kernels::NormWeights;
 using kernels::StepBatch;
+
+namespace {
+
+struct LayerLinears {
+  LinearSpec qkv, o, gate_up, down;
+};
+
+// The row-parallel products (o, down) are summed in the canonical shards of the numeric contract.
+LayerLinears layer_linears(const ModelSpec& spec, const LayerWeights& w) {
+  const int o_shards = kernels::k_shards_for(spec.kv_heads, spec.q_width());
+  const int down_shards = kernels::k_shards_for(spec.kv_heads, spec.ffn);
+  return {.qkv = {.parts = {w.q, w.k, w.v}, .bias = w.qkv_bias, .k_shards = 1},
+          .o = {.parts = {w.o}, .bias = w.o_bias, .k_shards = o_shards},
+          .gate_up = {.parts = {w.gate, w.up}, .bias = w.gate_up_bias, .k_shards = 1},
+          .down = {.parts = {w.down}, .bias = w.down_bias, .k_shards = down_shards}};
+}
+
+LinearSpec head_linear(const ModelWeights& weights) {
+  return {.parts = {weights.head}, .bias = {}, .k_shards = 1};
+}
+
+}  // namespace
+
+ModelMemory model_memory(const ModelSpec& spec, const ModelWeights& weights, const kernels::Backend& backend,
+                         int32_t max_rows, int32_t logit_rows) {
+  ModelMemory out;
+  out.weights = backend.packed_bytes(head_linear(weights));
+  for (const LayerWeights& layer : weights.layers) {
+    const LayerLinears linears = layer_linears(spec, layer);
+    for (const LinearSpec* linear : {&linears.qkv, &linears.o, &linears.gate_up, &linears.down})
+      out.weights += backend.packed_bytes(*linear);
+  }
+  const size_t widest = std::max({spec.hidden, spec.q_width(), spec.ffn});
+  const size_t own = spec.hidden + spec.qkv_width() + spec.q_width() + spec.ffn;
+  // The backend's: normed rows, twice the codes with their groups, gate and up before they are one.
+  const size_t scratch = 4 * widest + 2 * (widest + widest / 4) + 4 * widest;
+  out.activations = max_rows * (4 * own + scratch) + logit_rows * 4 * static_cast<size_t>(spec.vocab_size);
+  return out;
+}
 
 absl::StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::create(const ModelSpec& spec,
                                                                const ModelWeights& weights,
@@ -31,7 +72,7 @@ absl::Status LlamaModel::load(const ModelWeights& weights) {
   layers_.resize(spec_.layers);
   for (int i = 0; i < spec_.layers; ++i) RETURN_IF_ERROR(load_layer(weights.layers[i], layers_[i]));
   final_norm_ = weights.final_norm;
-  ASSIGN_OR_RETURN(head_, backend_.make_linear({.parts = {weights.head}, .bias = {}, .k_shards = 1}));
+  ASSIGN_OR_RETURN(head_, pack(head_linear(weights)));
   const size_t rows = options_.max_rows;
   residual_ = backend_.allocate(rows * spec_.hidden);
   qkv_ = backend_.allocate(rows * spec_.qkv_width());
@@ -40,18 +81,19 @@ absl::Status LlamaModel::load(const ModelWeights& weights) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<kernels::Linear>> LlamaModel::pack(const LinearSpec& spec) {
+  auto linear = backend_.make_linear(spec);
+  if (options_.on_packed != nullptr && linear.ok())
+    for (const kernels::WeightView& part : spec.parts) options_.on_packed(part);
+  return linear;
+}
+
 absl::Status LlamaModel::load_layer(const LayerWeights& weights, Layer& layer) {
-  // The row-parallel products (o, down) are summed in the canonical shards of the numeric contract.
-  const int o_shards = kernels::k_shards_for(spec_.kv_heads, spec_.q_width());
-  const int down_shards = kernels::k_shards_for(spec_.kv_heads, spec_.ffn);
-  const LinearSpec qkv{.parts = {weights.q, weights.k, weights.v}, .bias = weights.qkv_bias, .k_shards = 1};
-  const LinearSpec o{.parts = {weights.o}, .bias = weights.o_bias, .k_shards = o_shards};
-  const LinearSpec gate_up{.parts = {weights.gate, weights.up}, .bias = weights.gate_up_bias, .k_shards = 1};
-  const LinearSpec down{.parts = {weights.down}, .bias = weights.down_bias, .k_shards = down_shards};
-  ASSIGN_OR_RETURN(layer.qkv, backend_.make_linear(qkv));
-  ASSIGN_OR_RETURN(layer.o, backend_.make_linear(o));
-  ASSIGN_OR_RETURN(layer.gate_up, backend_.make_linear(gate_up));
-  ASSIGN_OR_RETURN(layer.down, backend_.make_linear(down));
+  const LayerLinears linears = layer_linears(spec_, weights);
+  ASSIGN_OR_RETURN(layer.qkv, pack(linears.qkv));
+  ASSIGN_OR_RETURN(layer.o, pack(linears.o));
+  ASSIGN_OR_RETURN(layer.gate_up, pack(linears.gate_up));
+  ASSIGN_OR_RETURN(layer.down, pack(linears.down));
   layer.attention_norm = weights.attention_norm;
   layer.ffn_norm = weights.ffn_norm;
   layer.q_norm = weights.q_norm;

@@ -16,7 +16,18 @@ namespace baton::worker {
 struct LlamaModelOptions {
   int32_t max_rows = 0;       // rows of the largest step: activations are allocated for them
   int64_t max_positions = 0;  // longest sequence: size of the table of angles; 0 = the model's context
+  // Called with each matrix that was repacked: its bytes in the file are not needed any more, except rows of
+  // the embedding table.
+  std::function<void(const kernels::WeightView&)> on_packed = nullptr;
 };
+
+// Memory of a model before it is made, on this backend.
+struct ModelMemory {
+  size_t weights = 0;      // packed
+  size_t activations = 0;  // of the largest step, the backend's scratch and the logits included; about right
+};
+ModelMemory model_memory(const ModelSpec& spec, const ModelWeights& weights, const kernels::Backend& backend,
+                         int32_t max_rows, int32_t logit_rows);
 
 // The forward pass of every model of the Llama family, driven by its spec over a backend: embedding; per
 // layer norm + q,k,v, rotation and KV write, attention, output projection, norm + gated feed-forward; norm +
@@ -56,6 +67,7 @@ class LlamaModel {
       : spec_(spec), backend_(backend), options_(options) {}
   absl::Status load(const ModelWeights& weights);
   absl::Status load_layer(const LayerWeights& weights, Layer& layer);
+  absl::StatusOr<std::unique_ptr<kernels::Linear>> pack(const kernels::LinearSpec& spec);
   void run_layer(int index, const LayerListener& on_layer);
   bool keep_logit_rows();
   kernels::NormWeights norm(const std::vector<float>& weight) const;

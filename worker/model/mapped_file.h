@@ -26,6 +26,10 @@ class MappedFile {
   size_t size_;
 };
 
+// The whole pages of `bytes`, which lie in a mapped file, leave this process; reading them again is allowed
+// and takes them from the page cache or the disk.
+void release_mapped_pages(std::span<const std::byte> bytes);
+
 // The whole file as text, refused beyond `limit` bytes: for configuration files.
 absl::StatusOr<std::string> read_text_file(const std::string& path, size_t limit);
 

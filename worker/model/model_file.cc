@@ -7,6 +7,8 @@
 
 #include "base/block_hash.h"
 #include "base/cat.h"
+#include "kernels/dequantize.h"
+#include "worker/model/mapped_file.h"
 
 namespace baton::worker {
 namespace {
@@ -91,6 +93,17 @@ absl::Status ModelFile::open_directory() {
     tensors.push_back(std::move(stored));
   }
   return finish(WeightNames::kHuggingFace, std::move(tensors));
+}
+
+size_t ModelFile::mapped_bytes() const {
+  return gguf_ != nullptr ? gguf_->file_bytes() : safetensors_->total_bytes();
+}
+
+void ModelFile::release(const kernels::WeightView& matrix) const {
+  for (const auto& copy : realigned_)
+    if (copy.data() == matrix.data) return;  // memory of our own
+  const auto stride = kernels::row_bytes(matrix.type, matrix.cols);
+  if (stride.ok()) release_mapped_pages({matrix.data, *stride * static_cast<size_t>(matrix.rows)});
 }
 
 absl::Status ModelFile::finish(WeightNames names, std::vector<StoredTensor> tensors) {

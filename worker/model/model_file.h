@@ -30,6 +30,10 @@ class ModelFile {
   const ModelSpec& spec() const { return spec_; }
   const ModelWeights& weights() const { return weights_; }
   const std::string& hash() const { return hash_; }
+  // Bytes of the files, all mapped.
+  size_t mapped_bytes() const;
+  // The matrix was repacked: its pages leave this process (a look-up brings them back one by one).
+  void release(const kernels::WeightView& matrix) const;
   // The container, for who needs more than weights (vocabulary, chat template); nullptr for a directory.
   const GgufFile* gguf() const { return gguf_.get(); }
 
