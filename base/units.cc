@@ -33,8 +33,9 @@ std::string format_scaled(double value, std::span<const Unit> units) {
   const Unit* chosen = &units.front();
   for (const Unit& u : units)
     if (value >= u.factor) chosen = &u;
+  const double scaled = value / chosen->factor;
   char buffer[48];
-  std::snprintf(buffer, sizeof buffer, "%.3g %.*s", value / chosen->factor,
+  std::snprintf(buffer, sizeof buffer, scaled < 999.5 ? "%.3g %.*s" : "%.0f %.*s", scaled,
                 static_cast<int>(chosen->name.size()), chosen->name.data());
   return buffer;
 }

@@ -29,16 +29,18 @@ void pack(benchmark::State& state, DType type) {
   state.counters["of_read"] = benchmark::Counter(bytes / ceilings(threads).read, benchmark::Counter::kIsRate);
 }
 
-void threads(benchmark::internal::Benchmark* b) { b->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime(); }
-BENCHMARK_CAPTURE(pack, q4_0, DType::kQ4_0)->Apply(threads);
-BENCHMARK_CAPTURE(pack, q4_1, DType::kQ4_1)->Apply(threads);
-BENCHMARK_CAPTURE(pack, q8_0, DType::kQ8_0)->Apply(threads);
-BENCHMARK_CAPTURE(pack, bf16, DType::kBF16)->Apply(threads);
-BENCHMARK_CAPTURE(pack, f32, DType::kF32)->Apply(threads);
-BENCHMARK_CAPTURE(pack, q2_k, DType::kQ2_K)->Apply(threads);
-BENCHMARK_CAPTURE(pack, q4_k, DType::kQ4_K)->Apply(threads);
-BENCHMARK_CAPTURE(pack, q6_k, DType::kQ6_K)->Apply(threads);
-BENCHMARK_CAPTURE(pack, iq2_xxs, DType::kIQ2_XXS)->Apply(threads);
+#define PACK(name, type)                                           \
+  BENCHMARK_CAPTURE(pack, name, type)->ArgName("threads")->Arg(1); \
+  BENCHMARK_CAPTURE(pack, name, type)->ArgName("threads")->Arg(2)->UseRealTime()
+PACK(q4_0, DType::kQ4_0);
+PACK(q4_1, DType::kQ4_1);
+PACK(q8_0, DType::kQ8_0);
+PACK(bf16, DType::kBF16);
+PACK(f32, DType::kF32);
+PACK(q2_k, DType::kQ2_K);
+PACK(q4_k, DType::kQ4_K);
+PACK(q6_k, DType::kQ6_K);
+PACK(iq2_xxs, DType::kIQ2_XXS);
 
 }  // namespace
 }  // namespace baton::benchmarks

@@ -4,9 +4,8 @@
 
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/instruction_set.h"
-#include "kernels/cpu/thread_pool.h"
 
-// What a step does besides matrices: quantisation, norms, activations, attention of one chunk, fork and join.
+// What a step does besides matrices: quantisation, norms, activations, attention of one chunk.
 namespace baton::benchmarks {
 namespace {
 
@@ -30,7 +29,7 @@ void quantise(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations() * cols);
 }
-BENCHMARK(quantise)->Arg(576)->Arg(1536);
+BENCHMARK(quantise)->Arg(576)->Arg(1536)->Arg(2048)->Arg(8192);
 
 void rms_norm(benchmark::State& state) {
   const Kernels* kernels = *choose_kernels("");
@@ -89,13 +88,6 @@ void attend_chunk(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * rows * kShare * contract::kChunk * kDim * 2);
 }
 BENCHMARK(attend_chunk)->Arg(1)->Arg(8);
-
-void fork_join(benchmark::State& state) {
-  ThreadPool pool(static_cast<int>(state.range(0)), {});
-  std::vector<int> counts(64 * state.range(0));
-  for (auto _ : state) pool.run([&](int thread) { ++counts[64 * thread]; });
-}
-BENCHMARK(fork_join)->Arg(1)->Arg(2)->UseRealTime();
 
 }  // namespace
 }  // namespace baton::benchmarks

@@ -6,28 +6,27 @@
 #include "base/rng.h"
 #include "worker/model/sampler.h"
 
-// One token from the logits of SmolLM2's vocabulary. Random logits of a real model's spread (most of the mass
-// on a few dozen tokens).
+// One token from the logits of a vocabulary: SmolLM2's (49,152) and that of a 1B Llama (128,256). Random
+// logits of a real model's spread (most of the mass on a few dozen tokens).
 namespace baton::benchmarks {
 namespace {
 
-constexpr size_t kVocabulary = 49152;
-
-std::vector<float> logits_like_a_model(uint64_t seed) {
+std::vector<float> logits_like_a_model(size_t vocabulary, uint64_t seed) {
   Rng rng(seed);
-  std::vector<float> logits(kVocabulary);
+  std::vector<float> logits(vocabulary);
   for (float& x : logits) {
     const double u = (rng.next_double() + rng.next_double() + rng.next_double() + rng.next_double()) - 2;
     x = static_cast<float>(4.5 * u);
   }
-  for (int i = 0; i < 40; ++i) logits[rng.below(kVocabulary)] += static_cast<float>(12 * rng.next_double());
+  for (int i = 0; i < 40; ++i) logits[rng.below(vocabulary)] += static_cast<float>(12 * rng.next_double());
   return logits;
 }
 
 void sample(benchmark::State& state, const SamplingParams& sampling) {
+  const auto vocabulary = static_cast<size_t>(state.range(0));
   std::vector<std::vector<float>> rows;
-  for (uint64_t i = 0; i < 4; ++i) rows.push_back(logits_like_a_model(i));
-  worker::Sampler sampler(kVocabulary);
+  for (uint64_t i = 0; i < 4; ++i) rows.push_back(logits_like_a_model(vocabulary, i));
+  worker::Sampler sampler(static_cast<int64_t>(vocabulary));
   const StopParams stop;
   const std::vector<TokenId> tokens(100, 5);
   TokenOutput out;
@@ -40,16 +39,17 @@ void sample(benchmark::State& state, const SamplingParams& sampling) {
     benchmark::DoNotOptimize(out.token);
   }
 }
-BENCHMARK_CAPTURE(sample, greedy, SamplingParams{.temperature = 0})->Unit(benchmark::kMicrosecond);
+void vocabularies(benchmark::internal::Benchmark* b) {
+  b->ArgName("vocabulary")->Arg(49152)->Arg(128256)->Unit(benchmark::kMicrosecond);
+}
+BENCHMARK_CAPTURE(sample, greedy, SamplingParams{.temperature = 0})->Apply(vocabularies);
 BENCHMARK_CAPTURE(sample, greedy_logprobs_5, SamplingParams{.temperature = 0, .logprobs = 5})
-    ->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(sample, temperature_1, SamplingParams{.temperature = 1})->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(sample, top_p_0_9, SamplingParams{.temperature = 0.7f, .top_p = 0.9f})
-    ->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(sample, top_k_50, SamplingParams{.temperature = 0.7f, .top_k = 50})
-    ->Unit(benchmark::kMicrosecond);
+    ->Apply(vocabularies);
+BENCHMARK_CAPTURE(sample, temperature_1, SamplingParams{.temperature = 1})->Apply(vocabularies);
+BENCHMARK_CAPTURE(sample, top_p_0_9, SamplingParams{.temperature = 0.7f, .top_p = 0.9f})->Apply(vocabularies);
+BENCHMARK_CAPTURE(sample, top_k_50, SamplingParams{.temperature = 0.7f, .top_k = 50})->Apply(vocabularies);
 BENCHMARK_CAPTURE(sample, top_k_50_top_p_0_9, SamplingParams{.temperature = 0.7f, .top_p = 0.9f, .top_k = 50})
-    ->Unit(benchmark::kMicrosecond);
+    ->Apply(vocabularies);
 
 }  // namespace
 }  // namespace baton::benchmarks

@@ -1,13 +1,11 @@
 #include "kernels/roofline/ceilings.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
+#include <ctime>
 
 namespace baton::kernels::roofline {
 namespace {
-
-using Steady = std::chrono::steady_clock;
 
 constexpr size_t kReadBytes = size_t{256} << 20;
 constexpr int64_t kRounds = 4'000'000;  // of any loop: about 8 ms
@@ -18,36 +16,42 @@ const PeakLoops& best_loops() {
   return kScalarPeakLoops;
 }
 
-double seconds_since(Steady::time_point start) {
-  return std::chrono::duration<double>(Steady::now() - start).count();
-}
-
 }  // namespace
 
-Ceilings::Ceilings(int threads, const std::vector<int>& cpus)
-    : loops_(best_loops()), pool_(threads, cpus), buffer_(kReadBytes + kReadUnit), sums_(threads * 8) {
+Ceilings::Ceilings(int threads, const std::vector<int>& cpus, Timing timing)
+    : timing_(timing),
+      loops_(best_loops()),
+      pool_(threads, cpus),
+      buffer_(kReadBytes + kReadUnit),
+      sums_(threads * 8) {
   if (__builtin_cpu_supports("avx512bf16")) bf16_ = kAvx512BFloat16;
   pool_.pin_caller();
   std::memset(buffer_.data(), 1, kReadBytes);  // pages of zeros may all be one page
 }
 
+double Ceilings::now() const {
+  timespec t{};
+  clock_gettime(timing_ == Timing::kWall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
 double Ceilings::read() {
   pool_.run([](int) {});  // everybody awake
-  const auto start = Steady::now();
+  const double start = now();
   pool_.run([this](int thread) {
     const cpu::Share units = cpu::share_of(kReadBytes / kReadUnit, thread, pool_.size());
     sums_[thread * 8] += static_cast<double>(
         loops_.read(buffer_.data() + units.begin * kReadUnit, (units.end - units.begin) * kReadUnit));
   });
-  return kReadBytes / seconds_since(start);
+  return kReadBytes / (now() - start);
 }
 
 double Ceilings::rate(const PeakLoop& loop) {
   if (loop.run == nullptr) return 0;
   pool_.run([](int) {});
-  const auto start = Steady::now();
+  const double start = now();
   pool_.run([&](int thread) { sums_[thread * 8] += loop.run(kRounds); });
-  return static_cast<double>(kRounds * loop.operations_per_round * pool_.size()) / seconds_since(start);
+  return static_cast<double>(kRounds * loop.operations_per_round * pool_.size()) / (now() - start);
 }
 
 double Ceilings::peak(Kind kind) {

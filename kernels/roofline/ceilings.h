@@ -24,10 +24,12 @@ struct Peaks {
 class Ceilings {
  public:
   enum class Kind { kInt8, kBFloat16, kF32 };
+  // CPU time of the calling thread leaves out what other processes take away: for work that is timed so, too.
+  enum class Timing { kWall, kThreadCpu };
 
-  Ceilings(int threads, const std::vector<int>& cpus);
+  Ceilings(int threads, const std::vector<int>& cpus, Timing timing = Timing::kWall);
 
-  // One pass over the whole buffer (about 6 ms), wall time of all threads.
+  // One pass over the whole buffer (about 6 ms).
   double read();
   // One run of a few milliseconds; 0 for what the processor does not have.
   double peak(Kind kind);
@@ -39,7 +41,9 @@ class Ceilings {
 
  private:
   double rate(const PeakLoop& loop);
+  double now() const;  // seconds
 
+  const Timing timing_;
   const PeakLoops& loops_;
   PeakLoop bf16_;
   cpu::ThreadPool pool_;

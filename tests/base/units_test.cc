@@ -29,7 +29,9 @@ TEST(Units, ReadsDurationsOnlyWithAUnit) {
 TEST(Units, WritesForPeople) {
   EXPECT_EQ(format_bytes(512ull << 20), "512 MiB");
   EXPECT_EQ(format_bytes(12), "12 B");
+  EXPECT_EQ(format_bytes(1023 * 1024), "1023 KiB");
   EXPECT_EQ(format_duration(1500ms), "1.5 s");
+  EXPECT_EQ(format_duration(30min), "1800 s");
   EXPECT_EQ(format_duration(12ms), "12 ms");
 }
 

@@ -2,6 +2,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -47,6 +48,17 @@ def check_serving(c):
     assert text == r.json()["choices"][0]["text"] and finish == "length", (text, finish)
 
 
+def check_memory(c):
+    """A worker takes what its plan says: weights and KV, and 100 MB for everything else."""
+    for w in c.ps()[2:]:
+        plan = re.match(r"weights ([\d.]+) (\w+) \+ KV .* limit .*\(.*\)$", w["memory"])
+        assert plan, w["memory"]
+        weights = float(plan[1]) * {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[plan[2]]
+        used = dict(re.findall(r"(\w+):\s+(\d+) kB", open("/proc/%d/status" % w["pid"]).read()))
+        beside_kv = 1024 * (int(used["VmRSS"]) - int(used["RssShmem"]))
+        assert beside_kv <= weights + 100e6, (w["memory"], beside_kv)
+
+
 def check_choices(c):
     """Several choices differ from each other and come again under the same seed."""
     body = {"model": "default", "prompt": "One day", "max_tokens": 24, "n": 3, "temperature": 1.0, "seed": 5}
@@ -77,6 +89,7 @@ def test_life():
     with Cluster(STORIES) as c:
         check_serving(c)
         check_choices(c)
+        check_memory(c)
         check_metrics(c)
         pids = [r["pid"] for r in c.ps()]
         second = c.command("serve", STORIES, "--port", "0", "--detach")
