@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/dtype.h"
 #include "base/ids.h"
 #include "base/status.h"
@@ -167,6 +168,14 @@ class Backend {
   // logits[logit_rows.size()][linear.rows], host memory
   virtual void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) = 0;
   virtual absl::Status finish_step() = 0;
+
+  // For what the host does with the logits (sampling): work(i, thread) for every i in [0, count), on up to
+  // host_threads() threads at once, which compute nothing else between two operations. Returns when all is
+  // done.
+  virtual int host_threads() const { return 1; }
+  virtual void run_on_host(int count, absl::FunctionRef<void(int i, int thread)> work) {
+    for (int i = 0; i < count; ++i) work(i, 0);
+  }
 };
 
 struct BackendOptions {

@@ -195,6 +195,13 @@ void CpuBackend::linear_add(const Linear& linear, const float* x, float* residua
   multiply({.x = x, .rows = batch_.rows()}, l, {.out = residual, .stride = l.rows(), .add = true});
 }
 
+void CpuBackend::run_on_host(int count, absl::FunctionRef<void(int i, int thread)> work) {
+  if (count <= 1 || pool_.size() == 1) return Backend::run_on_host(count, work);
+  pool_.run([&](int thread) {
+    for (int i = thread; i < count; i += pool_.size()) work(i, thread);
+  });
+}
+
 void CpuBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
   batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
 }

@@ -43,6 +43,8 @@ class CpuBackend final : public Backend {
                     float* scratch) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
   absl::Status finish_step() override { return absl::OkStatus(); }
+  int host_threads() const override { return pool_.size(); }
+  void run_on_host(int count, absl::FunctionRef<void(int i, int thread)> work) override;
 
  private:
   // The rows an operation starts from: x[index[r]] or x[r], normed when `norm` is given.

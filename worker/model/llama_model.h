@@ -46,6 +46,7 @@ class LlamaModel {
   absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer, float* logits);
 
   const ModelSpec& spec() const { return spec_; }
+  kernels::Backend& backend() { return backend_; }
   int32_t max_rows() const { return options_.max_rows; }
   int64_t max_positions() const { return options_.max_positions; }
   // Bytes of weights that one step reads (the embedding table, read by row, is not counted; the head is).

@@ -23,11 +23,13 @@ absl::Status name_sequence(const Sequence& sequence, const absl::Status& status)
 }  // namespace
 
 ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock)
-    : model_(model), clock_(clock), vocab_(model.spec().vocab_size), sampler_(model.spec().vocab_size) {
+    : model_(model), clock_(clock), vocab_(model.spec().vocab_size) {
+  for (int i = 0; i < model.backend().host_threads(); ++i) samplers_.emplace_back(model.spec().vocab_size);
   tokens_.reserve(model.max_rows());
   positions_.reserve(model.max_rows());
   sequences_.reserve(model.max_rows());
   logit_rows_.reserve(model.max_rows());
+  first_logits_.reserve(model.max_rows());
 }
 
 absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
@@ -43,15 +45,20 @@ absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_laye
   const Instant begun = clock_.now();
   RETURN_IF_ERROR(model_.forward(batch, on_layer, logits_.data()));
   result.compute = clock_.now() - begun;
+  first_logits_.clear();
   size_t logit = 0;
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const int32_t count = logit_count(plan.rows[i]);
     if (count == 0) continue;
-    SampledRow& row = result.sampled.emplace_back();
-    row.planned = i;
-    finish_rows(plan.rows[i], logit, row);
+    result.sampled.emplace_back().planned = i;
+    first_logits_.push_back(logit);
     logit += count;
   }
+  // Each row is a function of its own logits: which thread draws it does not matter.
+  model_.backend().run_on_host(static_cast<int>(result.sampled.size()), [&](int i, int thread) {
+    SampledRow& row = result.sampled[i];
+    finish_rows(plan.rows[row.planned], first_logits_[i], samplers_[thread], row);
+  });
   result.duration = clock_.now() - start;
   return absl::OkStatus();
 }
@@ -93,13 +100,15 @@ bool ModelRunner::tokens_valid(const PlannedRows& rows) const {
                      [this](TokenId t) { return t >= 0 && static_cast<size_t>(t) < vocab_; });
 }
 
-void ModelRunner::finish_rows(const PlannedRows& rows, size_t first_logit, SampledRow& out) {
+void ModelRunner::finish_rows(const PlannedRows& rows, size_t first_logit, Sampler& sampler,
+                              SampledRow& out) const {
   absl::Status status;
   if (!tokens_valid(rows)) {
     status = absl::InvalidArgumentError(cat("a token is not in the vocabulary of ", vocab_));
   } else {
-    if (rows.prompt_logits) status = score_prompt(rows, first_logit, out);
-    if (status.ok() && rows.sample) status = sample_last(rows, first_logit + logit_count(rows) - 1, out);
+    if (rows.prompt_logits) status = score_prompt(rows, first_logit, sampler, out);
+    if (status.ok() && rows.sample)
+      status = sample_last(rows, first_logit + logit_count(rows) - 1, sampler, out);
   }
   if (status.ok()) return;
   out.token.reset();
@@ -107,19 +116,20 @@ void ModelRunner::finish_rows(const PlannedRows& rows, size_t first_logit, Sampl
 }
 
 // The logits of position p score the prompt token at p + 1.
-absl::Status ModelRunner::score_prompt(const PlannedRows& rows, size_t first_logit, SampledRow& out) {
+absl::Status ModelRunner::score_prompt(const PlannedRows& rows, size_t first_logit, Sampler& sampler,
+                                       SampledRow& out) const {
   const Sequence& sequence = *rows.sequence;
   const int32_t top = std::max(sequence.request.sampling.prompt_logprobs, 0);
   const int32_t end = std::min(rows.first_position + rows.row_count, sequence.prompt_tokens - 1);
   for (int32_t position = rows.first_position; position < end; ++position) {
     const auto row = logits(first_logit + (position - rows.first_position));
-    RETURN_IF_ERROR(
-        sampler_.score(row, sequence.tokens[position + 1], top, out.prompt_tokens.emplace_back()));
+    RETURN_IF_ERROR(sampler.score(row, sequence.tokens[position + 1], top, out.prompt_tokens.emplace_back()));
   }
   return absl::OkStatus();
 }
 
-absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, SampledRow& out) {
+absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler,
+                                      SampledRow& out) const {
   const Sequence& sequence = *rows.sequence;
   SamplerInput input;
   input.logits = logits(logit);
@@ -127,7 +137,7 @@ absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sam
   input.prompt_tokens = std::min<int32_t>(sequence.prompt_tokens, rows.first_position + rows.row_count);
   input.sampling = &sequence.request.sampling;
   input.stop = &sequence.request.stop;
-  return sampler_.sample(input, out.token.emplace());
+  return sampler.sample(input, out.token.emplace());
 }
 
 }  // namespace baton::worker

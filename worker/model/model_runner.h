@@ -32,19 +32,21 @@ class ModelRunner final : public StepExecutor {
  private:
   void lay_out(const StepPlan& plan);
   void lay_out_rows(const PlannedRows& rows);
-  void finish_rows(const PlannedRows& rows, size_t first_logit, SampledRow& out);
-  absl::Status score_prompt(const PlannedRows& rows, size_t first_logit, SampledRow& out);
-  absl::Status sample_last(const PlannedRows& rows, size_t logit, SampledRow& out);
+  void finish_rows(const PlannedRows& rows, size_t first_logit, Sampler& sampler, SampledRow& out) const;
+  absl::Status score_prompt(const PlannedRows& rows, size_t first_logit, Sampler& sampler,
+                            SampledRow& out) const;
+  absl::Status sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler, SampledRow& out) const;
   bool tokens_valid(const PlannedRows& rows) const;
 
   LlamaModel& model_;
   const Clock& clock_;
   size_t vocab_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one for each of the backend's host threads
   std::vector<TokenId> tokens_;
   std::vector<int32_t> positions_;
   std::vector<kernels::SequenceRows> sequences_;
   std::vector<int32_t> logit_rows_;
+  std::vector<size_t> first_logits_;  // of each sampled row
   std::vector<float> logits_;
 };
 

@@ -8,52 +8,18 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/rng.h"
+#include "worker/model/logit_loops.h"
 
 namespace baton::worker {
 namespace {
 
-constexpr size_t kBlock = 256;
+using logit_loops::kBlock;
 constexpr float kGreedyBelow = 1e-5f;
 // Without top-k, tokens less likely than e^-40 of the best are never drawn: 53 random bits could not reach
 // them.
 constexpr double kFarBelow = 40.0;
 constexpr size_t kBins = 512;  // 8 per power of two below the weight 1 of the best; the last takes the rest
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-
-using Lanes = float __attribute__((vector_size(16)));
-using Bits = int32_t __attribute__((vector_size(16)));
-
-Lanes load(const float* p) {
-  Lanes v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-
-// Largest of kBlock floats; `bad` collects lanes whose exponent is all ones (infinite or not a number).
-float max_of_block(const float* x, Bits& bad) {
-  const Bits exponent = {0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000};
-  Lanes best[2] = {load(x), load(x + 4)};
-  for (size_t i = 0; i < kBlock; i += 8) {
-    for (int h = 0; h < 2; ++h) {
-      const Lanes v = load(x + i + 4 * h);
-      best[h] = v > best[h] ? v : best[h];
-      bad |= (std::bit_cast<Bits>(v) & exponent) == exponent;
-    }
-  }
-  float max = best[0][0];
-  for (int h = 0; h < 2; ++h)
-    for (int i = 0; i < 4; ++i) max = best[h][i] > max ? best[h][i] : max;
-  return max;
-}
-
-float max_of_tail(std::span<const float> x, Bits& bad) {
-  float max = x[0];
-  for (const float v : x) {
-    max = v > max ? v : max;
-    if (!std::isfinite(v)) bad[0] = -1;
-  }
-  return max;
-}
 
 // Bins of weights in (0, 1], most likely first: the exponent and three mantissa bits, counted down from 1.
 size_t bin_of(double weight) {
@@ -67,40 +33,14 @@ bool before(float logit_a, TokenId a, float logit_b, TokenId b) {
 
 }  // namespace
 
-double fixed_exp(double x) {
-  if (!(x > -700.0)) return 0.0;
-  constexpr double kInvLn2 = 1.4426950408889634074;
-  constexpr double kLn2High = 6.93147180369123816490e-01;  // fdlibm's split of ln 2
-  constexpr double kLn2Low = 1.90821492927058770002e-10;
-  constexpr double kRound = 0x1.8p52;  // adding it rounds to an integer, held in the low mantissa bits
-  const double shifted = x * kInvLn2 + kRound;
-  const double n = shifted - kRound;
-  const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= ln(2)/2
-  double p = 1.0 / 6227020800.0;                      // Taylor, degree 13
-  constexpr double kFactors[] = {1.0 / 479001600.0,
-                                 1.0 / 39916800.0,
-                                 1.0 / 3628800.0,
-                                 1.0 / 362880.0,
-                                 1.0 / 40320.0,
-                                 1.0 / 5040.0,
-                                 1.0 / 720.0,
-                                 1.0 / 120.0,
-                                 1.0 / 24.0,
-                                 1.0 / 6.0,
-                                 0.5,
-                                 1.0,
-                                 1.0};
-  for (const double factor : kFactors) p = p * r + factor;
-  const auto exponent = static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52;
-  return p * std::bit_cast<double>(exponent);
-}
-
 Sampler::Sampler(int64_t vocab_size)
     : vocab_(vocab_size),
       block_max_((vocab_ + kBlock - 1) / kBlock),
       adjusted_(vocab_),
       counts_(vocab_),
       seen_(vocab_),
+      values_(vocab_),
+      ids_(vocab_),
       bin_mass_(kBins) {
   candidates_.reserve(vocab_);
   weights_.reserve(vocab_);
@@ -108,17 +48,11 @@ Sampler::Sampler(int64_t vocab_size)
 }
 
 Sampler::Scan Sampler::scan(std::span<const float> logits) {
-  Bits bad = {0, 0, 0, 0};
-  size_t best = 0;
-  for (size_t b = 0; b < block_max_.size(); ++b) {
-    const auto block = logits.subspan(b * kBlock, std::min(kBlock, vocab_ - b * kBlock));
-    block_max_[b] = block.size() == kBlock ? max_of_block(block.data(), bad) : max_of_tail(block, bad);
-    if (block_max_[b] > block_max_[best]) best = b;
-  }
   Scan result;
-  result.max = block_max_[best];
-  result.finite = (bad[0] | bad[1] | bad[2] | bad[3]) == 0;
-  size_t i = best * kBlock;
+  result.finite = logit_loops::block_maxima(logits, block_max_.data());
+  const auto best = std::ranges::max_element(block_max_);  // the first of equals
+  result.max = *best;
+  size_t i = static_cast<size_t>(best - block_max_.begin()) * kBlock;
   while (i + 1 < vocab_ && logits[i] != result.max) ++i;
   result.argmax = static_cast<TokenId>(i);
   return result;
@@ -155,8 +89,8 @@ absl::Status Sampler::score(std::span<const float> logits, TokenId token, int32_
 
 // The logsumexp; the alternatives go into out.top.
 double Sampler::report(std::span<const float> logits, const Scan& scan, int32_t top, TokenOutput& out) {
-  double sums[4] = {0, 0, 0, 0};
-  for (size_t i = 0; i < vocab_; ++i) sums[i % 4] += fixed_exp(double{logits[i]} - scan.max);
+  double sums[4];
+  logit_loops::exp_sums(logits, scan.max, sums);
   const double logsumexp = double{scan.max} + std::log((sums[0] + sums[1]) + (sums[2] + sums[3]));
   const size_t count = std::min<size_t>(std::max(top, 0), vocab_);
   if (count == 0) return logsumexp;
@@ -217,13 +151,7 @@ void Sampler::penalise(const SamplerInput& input) {
 }
 
 void Sampler::select_above(std::span<const float> logits, float floor) {
-  candidates_.clear();
-  for (size_t b = 0; b < block_max_.size(); ++b) {
-    if (!(block_max_[b] >= floor)) continue;
-    const size_t end = std::min(vocab_, (b + 1) * kBlock);
-    for (size_t i = b * kBlock; i < end; ++i)
-      if (logits[i] >= floor) candidates_.push_back({logits[i], static_cast<TokenId>(i)});
-  }
+  kept_ = logit_loops::gather_above(logits, block_max_.data(), floor, values_.data(), ids_.data());
 }
 
 void Sampler::select_top(std::span<const float> logits, size_t k) {
@@ -235,14 +163,17 @@ void Sampler::select_top(std::span<const float> logits, size_t k) {
     floor = static_cast<float>(weights_[k - 1]);
   }
   select_above(logits, floor);
-  if (candidates_.size() > k) {
-    std::nth_element(
-        candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(),
-        [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
-    candidates_.resize(k);
-  }
+  candidates_.clear();
+  for (size_t i = 0; i < kept_; ++i) candidates_.push_back({values_[i], ids_[i]});
+  if (kept_ <= k) return;
+  std::nth_element(
+      candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(),
+      [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
+  candidates_.resize(k);
   std::sort(candidates_.begin(), candidates_.end(),
             [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  kept_ = k;
+  for (size_t i = 0; i < k; ++i) values_[i] = candidates_[i].logit, ids_[i] = candidates_[i].id;
 }
 
 TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const SamplerInput& input) {
@@ -252,11 +183,8 @@ TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const Sam
   } else {
     select_above(logits, static_cast<float>(scan.max - kFarBelow * s.temperature));
   }
-  weights_.resize(candidates_.size());
-  const double max = scan.max;
-  const double temperature = s.temperature;
-  for (size_t i = 0; i < candidates_.size(); ++i)
-    weights_[i] = fixed_exp((candidates_[i].logit - max) / temperature);
+  weights_.resize(kept_);
+  logit_loops::exp_weights({values_.data(), kept_}, scan.max, s.temperature, weights_.data());
   if (s.min_p > 0) apply_min_p(s.min_p);
   if (s.top_p < 1) apply_top_p(s.top_p);
   double total = 0;
@@ -270,7 +198,7 @@ TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const Sam
     sum += weights_[i];
     if (sum > target) break;
   }
-  return candidates_[last].id;
+  return ids_[last];
 }
 
 void Sampler::apply_min_p(float min_p) {
@@ -296,7 +224,7 @@ void Sampler::apply_top_p(float top_p) {
   while (bin + 1 < kBins && above + bin_mass_[bin] < target) above += bin_mass_[bin++];
   const Cut cut = cut_in_bin(bin, target - above);
   for (size_t i = 0; i < weights_.size(); ++i) {
-    const bool keep = weights_[i] > cut.weight || (weights_[i] == cut.weight && candidates_[i].id <= cut.id);
+    const bool keep = weights_[i] > cut.weight || (weights_[i] == cut.weight && ids_[i] <= cut.id);
     if (!keep) weights_[i] = 0;
   }
 }
@@ -307,12 +235,12 @@ Sampler::Cut Sampler::cut_in_bin(size_t bin, double target) {
   for (size_t i = 0; i < weights_.size(); ++i)
     if (weights_[i] > 0 && bin_of(weights_[i]) == bin) crossing_.push_back(static_cast<uint32_t>(i));
   std::sort(crossing_.begin(), crossing_.end(), [this](uint32_t a, uint32_t b) {
-    return weights_[a] != weights_[b] ? weights_[a] > weights_[b] : candidates_[a].id < candidates_[b].id;
+    return weights_[a] != weights_[b] ? weights_[a] > weights_[b] : ids_[a] < ids_[b];
   });
   Cut cut{0, std::numeric_limits<TokenId>::max()};  // everything stays, when rounding left the bin empty
   double mass = 0;
   for (const uint32_t i : crossing_) {
-    cut = {weights_[i], candidates_[i].id};
+    cut = {weights_[i], ids_[i]};
     mass += weights_[i];
     if (mass >= target) break;
   }

@@ -60,7 +60,8 @@ class Sampler {
   absl::StatusOr<std::span<const float>> adjust(const SamplerInput& input);
   absl::Status mask_and_bias(const SamplerInput& input);
   void penalise(const SamplerInput& input);
-  // The `k` largest logits, ascending id, into candidates_. block_max_ must be that of `logits`.
+  // The `k` largest logits, ascending id, into values_, ids_ and candidates_. block_max_ must be that of
+  // `logits`.
   void select_top(std::span<const float> logits, size_t k);
   void select_above(std::span<const float> logits, float floor);
   TokenId draw(std::span<const float> logits, const Scan& scan, const SamplerInput& input);
@@ -74,14 +75,13 @@ class Sampler {
   std::vector<float> adjusted_;
   std::vector<int32_t> counts_;  // [vocab] zero between calls: occurrences in the output
   std::vector<uint8_t> seen_;    // [vocab] zero between calls: in prompt or output
-  std::vector<Candidate> candidates_;
-  std::vector<double> weights_;     // parallel to candidates_
-  std::vector<uint32_t> crossing_;  // candidates of one bin
+  std::vector<float> values_;    // the first kept_: logits that may be drawn, by ascending id
+  std::vector<int32_t> ids_;     // parallel to values_
+  size_t kept_ = 0;
+  std::vector<Candidate> candidates_;  // scratch of select_top()
+  std::vector<double> weights_;        // parallel to values_
+  std::vector<uint32_t> crossing_;     // candidates of one bin
   std::vector<double> bin_mass_;
 };
-
-// e^x for x <= 0 in double from additions and multiplications alone (relative error below 1e-14): equal on
-// every machine, unlike libm's, which picks its code by the CPU. 0 below -700.
-double fixed_exp(double x);
 
 }  // namespace baton::worker

@@ -3,18 +3,23 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <iostream>
 #include <limits>
 #include <map>
 #include <numeric>
 
 #include "base/rng.h"
 #include "tests/worker/model/allocation_count.h"
+#include "worker/model/logit_loops.h"
 
 namespace baton::worker {
 namespace {
 
 using ::testing::HasSubstr;
+
+using logit_loops::fixed_exp;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -91,6 +96,82 @@ TEST(FixedExp, FollowsExp) {
   EXPECT_EQ(fixed_exp(-std::numeric_limits<double>::infinity()), 0.0);
   EXPECT_EQ(fixed_exp(std::nan("")), 0.0);
   for (double x = 0; x > -600; x -= 0.0371) EXPECT_NEAR(fixed_exp(x) / std::exp(x), 1.0, 1e-14) << x;
+}
+
+// The clones for vector units against the plain loops, element by element and bit by bit.
+TEST(LogitLoops, AreThePlainLoops) {
+  constexpr uint64_t kSeed = 31;
+  std::cout << "seed " << kSeed << "\n";
+  Rng rng(kSeed);
+  for (const size_t size : {1, 3, 7, 8, 9, 255, 256, 257, 1000, 49152}) {
+    std::vector<float> logits = random_logits(rng, size, 700);
+    logits[rng.below(size)] = -0.0f;
+    std::vector<float> maxima((size + 255) / 256);
+    ASSERT_TRUE(logit_loops::block_maxima(logits, maxima.data()));
+    for (size_t b = 0; b < maxima.size(); ++b) {
+      const auto end = logits.begin() + std::min(size, 256 * (b + 1));
+      ASSERT_EQ(maxima[b], *std::max_element(logits.begin() + 256 * b, end));
+    }
+    const double max = *std::ranges::max_element(maxima);
+    const float floor = static_cast<float>(max) - 300;
+    std::vector<float> values(size), plain_values;
+    std::vector<int32_t> ids(size), plain_ids;
+    const size_t count = logit_loops::gather_above(logits, maxima.data(), floor, values.data(), ids.data());
+    for (size_t i = 0; i < size; ++i)
+      if (logits[i] >= floor) plain_values.push_back(logits[i]), plain_ids.push_back(int32_t(i));
+    values.resize(count), ids.resize(count);
+    ASSERT_EQ(values, plain_values);
+    ASSERT_EQ(ids, plain_ids);
+    std::vector<double> weights(size);
+    logit_loops::exp_weights(logits, max, 0.8f, weights.data());
+    double sums[4], plain[4] = {0, 0, 0, 0};
+    logit_loops::exp_sums(logits, max, sums);
+    for (size_t i = 0; i < size; ++i) {
+      ASSERT_EQ(weights[i], fixed_exp((logits[i] - max) / double{0.8f})) << logits[i];
+      plain[i % 4] += fixed_exp(logits[i] - max);
+    }
+    for (int k = 0; k < 4; ++k) ASSERT_EQ(sums[k], plain[k]);
+    for (const float bad : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
+      logits[rng.below(size)] = bad;
+      EXPECT_FALSE(logit_loops::block_maxima(logits, maxima.data()));
+    }
+  }
+}
+
+// The tokens of 400 draws of all kinds, as one number: what it has been since the sampler was first written.
+uint64_t tokens_of_many_draws(int64_t vocabulary) {
+  Rng rng(99);
+  Sampler sampler(vocabulary);
+  const std::vector<TokenId> tokens = {1, 2, 3, 2, 1};
+  const StopParams stop;
+  uint64_t hash = 0xCBF29CE484222325u;
+  const auto add = [&](uint64_t value) { hash = (hash ^ value) * 0x100000001B3u; };
+  for (int i = 0; i < 400; ++i) {
+    std::vector<float> logits(vocabulary);
+    for (float& x : logits) x = static_cast<float>((rng.next_double() + rng.next_double() - 1) * 12);
+    if (i % 5 == 0)
+      for (float& x : logits) x = static_cast<float>(static_cast<int>(x));  // many ties
+    SamplingParams sampling{.temperature = i % 3 == 0 ? 0.0f : 0.3f + 0.05f * static_cast<float>(i % 31)};
+    if (i % 4 == 1) sampling.top_k = 1 + i % 90;
+    if (i % 7 == 2) sampling.top_p = 0.5f + 0.01f * static_cast<float>(i % 50);
+    if (i % 11 == 3) sampling.min_p = 0.02f;
+    if (i % 6 == 4) sampling.repetition_penalty = 1.2f;
+    if (i % 9 == 5) sampling.logprobs = i % 4;
+    sampling.seed = rng.next();
+    TokenOutput out;
+    const SamplerInput input{logits, tokens, 3, &sampling, &stop};
+    EXPECT_TRUE(sampler.sample(input, out).ok());
+    add(static_cast<uint64_t>(out.token));
+    add(std::bit_cast<uint32_t>(out.logprob));
+    for (const TokenLogprob& t : out.top)
+      add(static_cast<uint64_t>(t.token) << 32 | std::bit_cast<uint32_t>(t.logprob));
+  }
+  return hash;
+}
+
+TEST(Sampler, DrawsTheTokensItHasAlwaysDrawn) {
+  EXPECT_EQ(tokens_of_many_draws(3000), 16285368877532333313u);
+  EXPECT_EQ(tokens_of_many_draws(49), 179969160627333477u);
 }
 
 TEST(Sampler, GreedyTakesTheLargestAndTheLowerIdOnTies) {
