@@ -31,6 +31,15 @@ using coordinator::Exchange;
 using coordinator::HttpAnswer;
 using coordinator::RouteRole;
 
+void set_prediction(Metrics& m, const worker::EngineCounters& c) {
+  m.raise(Metric::kStepPredictedSeconds, c.predicted_seconds);
+  m.set(Metric::kStepPredictionError, c.prediction_error_p50, {"0.5"});
+  m.set(Metric::kStepPredictionError, c.prediction_error_p95, {"0.95"});
+  for (size_t i = 0; i < c.step_coefficients.size(); ++i)
+    m.set(Metric::kStepCoefficient, c.step_coefficients[i], {worker::StepTime::kTermNames[i]});
+  m.set(Metric::kChunkTokens, c.last_chunk_tokens);
+}
+
 // The engine's counters as metrics, each time somebody asks.
 std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::EngineLoop& loop) {
   const worker::EngineStatus status = loop.status();
@@ -40,6 +49,9 @@ std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::Eng
   m.set(Metric::kBuildInfo, 1, {kVersion});
   m.raise(Metric::kSteps, c.steps);
   m.raise(Metric::kStepSeconds, c.step_seconds);
+  m.raise(Metric::kHostSeconds, status.host_seconds);
+  m.raise(Metric::kPlanningSeconds, status.planning_seconds);
+  set_prediction(m, c);
   m.set(Metric::kBatchSize, c.last_batch_rows);
   m.raise(Metric::kEnginePrefillTokens, c.prefill_tokens);
   m.raise(Metric::kEngineDecodeTokens, c.decode_tokens);

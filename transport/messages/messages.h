@@ -122,6 +122,8 @@ struct LoadSnapshot {
   double step_base_seconds = 0;
   double prefill_seconds_per_token = 0;
   double decode_seconds_per_sequence = 0;
+  double step_error_p95 = 0;  // |predicted - measured| / measured of recent steps
+  int32_t chunk_tokens = 0;   // prompt tokens of the last step
   friend bool operator==(const LoadSnapshot&, const LoadSnapshot&) = default;
 };
 

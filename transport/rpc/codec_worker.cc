@@ -19,6 +19,8 @@ void encode_load(const LoadSnapshot& from, wire::LoadSnapshot& to) {
   to.set_step_base_seconds(from.step_base_seconds);
   to.set_prefill_seconds_per_token(from.prefill_seconds_per_token);
   to.set_decode_seconds_per_sequence(from.decode_seconds_per_sequence);
+  to.set_step_error_p95(from.step_error_p95);
+  to.set_chunk_tokens(from.chunk_tokens);
 }
 
 LoadSnapshot decode_load(const wire::LoadSnapshot& from, FieldCheck& check) {
@@ -37,6 +39,8 @@ LoadSnapshot decode_load(const wire::LoadSnapshot& from, FieldCheck& check) {
   to.prefill_seconds_per_token = check.finite("prefill_seconds_per_token", from.prefill_seconds_per_token());
   to.decode_seconds_per_sequence =
       check.finite("decode_seconds_per_sequence", from.decode_seconds_per_sequence());
+  to.step_error_p95 = check.finite("step_error_p95", from.step_error_p95());
+  to.chunk_tokens = check.at_least("chunk_tokens", from.chunk_tokens(), 0);
   return to;
 }
 

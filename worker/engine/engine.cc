@@ -301,6 +301,7 @@ void Engine::count_step(const StepResult& result) {
   counters_.step_seconds += seconds;
   counters_.last_step_seconds = seconds;
   counters_.last_batch_rows = plan_.total_rows;
+  counters_.last_chunk_tokens = plan_.prefill_rows;
   counters_.last_batch_sequences = static_cast<int32_t>(plan_.rows.size());
 }
 
@@ -454,6 +455,12 @@ EngineCounters Engine::counters() const {
   counters.prefix_query_tokens = scheduler_.prefix_query_tokens();
   counters.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
   counters.evictions = cache_.evictions();
+  const StepTime& model = scheduler_.step_time();
+  counters.predicted_seconds = model.predicted_total();
+  counters.last_predicted_seconds = model.predicted_seconds();
+  counters.prediction_error_p50 = model.error_p50();
+  counters.prediction_error_p95 = model.error_p95();
+  counters.step_coefficients = model.coefficients();
   return counters;
 }
 

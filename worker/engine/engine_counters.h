@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "worker/schedule/step_time.h"
+
 namespace baton::worker {
 
 // What an engine has done since it began, and how large its last step was. Plain numbers: the owner turns
@@ -14,6 +16,12 @@ struct EngineCounters {
   double last_step_seconds = 0;
   int32_t last_batch_rows = 0;
   int32_t last_batch_sequences = 0;
+  double predicted_seconds = 0;  // sum of what the step-time model said before each step
+  double last_predicted_seconds = 0;
+  double prediction_error_p50 = 0;  // |predicted - measured| / measured of recent steps
+  double prediction_error_p95 = 0;
+  StepTime::Coefficients step_coefficients{};  // of the model now
+  int32_t last_chunk_tokens = 0;               // prompt tokens of the last step
   uint64_t preemptions = 0;
   uint64_t prefix_query_tokens = 0;  // prompt tokens of admitted sequences
   uint64_t prefix_hit_tokens = 0;

@@ -188,6 +188,7 @@ void Scheduler::unprepare(const Sequence& sequence) {
   next_.plan.total_rows -= row->row_count;
   if (sequence.state == SequenceState::kDecoding) {
     next_.load.decode_rows -= 1;
+    next_.load.decode_context -= row->first_position + 1;
     // Nobody waits for a token any more: the chunks may be larger.
     next_.valid = next_.load.decode_rows > 0 || next_.plan.prefill_rows == 0;
   } else {
@@ -262,6 +263,7 @@ void Scheduler::add_decode(Sequence& sequence, int32_t position, Draft& draft) {
   draft.sequences.push_back(&sequence);
   ++draft.plan.total_rows;
   draft.load.decode_rows += 1;
+  draft.load.decode_context += position + 1;
 }
 
 void Scheduler::plan_prefills(Draft& draft) {
@@ -472,6 +474,8 @@ void Scheduler::fill(LoadSnapshot& load) const {
   load.step_base_seconds = step_time_.base_seconds();
   load.prefill_seconds_per_token = step_time_.prefill_seconds_per_token();
   load.decode_seconds_per_sequence = step_time_.decode_seconds_per_sequence();
+  load.step_error_p95 = step_time_.error_p95();
+  load.chunk_tokens = static_cast<int32_t>(last_.load.prefill_tokens);
 }
 
 void Scheduler::check_invariants() const {

@@ -14,26 +14,24 @@ constexpr double kMeanContextDecay = 0.98;
 
 using Terms = StepTime::Coefficients;
 
-Terms terms_of(const StepLoad& load) { return {1.0, load.prefill_tokens, load.attended, load.decode_rows}; }
-
 // Solves the active rows of m u = v by elimination; inactive entries are 0. m is symmetric positive definite.
 Terms solve_active(std::array<Terms, StepTime::kTerms> m, Terms v,
                    const std::array<bool, StepTime::kTerms>& active) {
-  constexpr int n = StepTime::kTerms;
-  for (int i = 0; i < n; ++i) {
+  constexpr size_t n = StepTime::kTerms;
+  for (size_t i = 0; i < n; ++i) {
     if (!active[i]) continue;
-    for (int r = i + 1; r < n; ++r) {
+    for (size_t r = i + 1; r < n; ++r) {
       if (!active[r]) continue;
       const double factor = m[r][i] / m[i][i];
-      for (int c = i; c < n; ++c) m[r][c] -= factor * m[i][c];
+      for (size_t c = i; c < n; ++c) m[r][c] -= factor * m[i][c];
       v[r] -= factor * v[i];
     }
   }
   Terms u{};
-  for (int i = n - 1; i >= 0; --i) {
+  for (size_t i = n; i-- > 0;) {
     if (!active[i]) continue;
     double rest = v[i];
-    for (int c = i + 1; c < n; ++c) rest -= active[c] ? m[i][c] * u[c] : 0.0;
+    for (size_t c = i + 1; c < n; ++c) rest -= active[c] ? m[i][c] * u[c] : 0.0;
     u[i] = rest / m[i][i];
   }
   return u;
@@ -41,31 +39,54 @@ Terms solve_active(std::array<Terms, StepTime::kTerms> m, Terms v,
 
 }  // namespace
 
+void RunningQuantile::add(double value) {
+  constexpr double kRate = 0.1;
+  constexpr double kLeast = 1e-4;  // it grows by factors, so it must not reach zero
+  value_ = std::max(value_, kLeast);
+  value_ *= value > value_ ? 1 + kRate * p_ : 1 - kRate * (1 - p_);
+}
+
 StepTime::StepTime(const StepTimeOptions& options)
-    : decay_(std::exp(-1.0 / options.memory_steps)),
-      coefficients_{options.base_seconds, options.seconds_per_prefill_token, options.seconds_per_attended,
-                    options.seconds_per_decode_row} {
-  BATON_CHECK(options.memory_steps >= 1 && options.base_seconds > 0 &&
-              options.seconds_per_prefill_token > 0 && options.seconds_per_decode_row > 0 &&
-              options.seconds_per_attended >= 0);
+    : decay_(std::exp(-1.0 / options.memory_steps)), few_rows_(options.few_rows) {
+  const double row = options.seconds_per_prefill_token;
+  BATON_CHECK(options.memory_steps >= 1 && options.base_seconds > 0 && row > 0 && options.few_rows >= 0 &&
+              options.seconds_per_decode_row >= row && options.seconds_per_attended >= 0);
+  coefficients_ = {options.base_seconds,         row, row, options.seconds_per_decode_row - row,
+                   options.seconds_per_attended, 0};
   // Unknowns are multiples of these, so that all are near 1: attention costs as much as the rest at 2,000
   // tokens.
-  scale_ = coefficients_;
-  scale_[2] = options.seconds_per_prefill_token / 2000;
+  scale_ = {options.base_seconds, row, row, row, row / 2000, row / 2000};
+}
+
+Terms StepTime::terms_of(const StepLoad& load) const {
+  const double rows = load.prefill_tokens + load.decode_rows;
+  const double few = std::min(rows, few_rows_);
+  return {1.0, few, rows - few, load.decode_rows, load.attended, load.decode_context};
+}
+
+void StepTime::note_error(const StepLoad& load, double seconds) {
+  predicted_ = predict(load);
+  predicted_total_ += predicted_;
+  const double error = std::min(std::abs(predicted_ - seconds) / seconds, 1.0);
+  error_p50_.add(error);
+  error_p95_.add(error);
 }
 
 void StepTime::observe(const StepLoad& load, double seconds) {
   if (!(seconds > 0) || !std::isfinite(seconds)) return;
+  note_error(load, seconds);
   const Terms x = terms_of(load);
   Terms z;
-  for (int i = 0; i < kTerms; ++i) z[i] = x[i] * scale_[i] / seconds;
-  for (int r = 0; r < kTerms; ++r) {
-    for (int c = 0; c < kTerms; ++c) normal_[r][c] = decay_ * normal_[r][c] + z[r] * z[c];
+  for (size_t i = 0; i < kTerms; ++i) z[i] = x[i] * scale_[i] / seconds;
+  for (size_t r = 0; r < kTerms; ++r) {
+    for (size_t c = 0; c < kTerms; ++c) normal_[r][c] = decay_ * normal_[r][c] + z[r] * z[c];
     moment_[r] = decay_ * moment_[r] + z[r];
   }
-  if (load.prefill_tokens > 0)
-    mean_context_ =
-        kMeanContextDecay * mean_context_ + (1 - kMeanContextDecay) * load.attended / load.prefill_tokens;
+  const auto follow = [](double& mean, double sum, double count) {
+    if (count > 0) mean = kMeanContextDecay * mean + (1 - kMeanContextDecay) * sum / count;
+  };
+  follow(mean_context_, load.attended, load.prefill_tokens);
+  follow(mean_decode_context_, load.decode_context, load.decode_rows);
   solve();
 }
 
@@ -74,27 +95,27 @@ void StepTime::observe(const StepLoad& load, double seconds) {
 void StepTime::solve() {
   auto m = normal_;
   Terms v = moment_;
-  for (int i = 0; i < kTerms; ++i) {
+  for (size_t i = 0; i < kTerms; ++i) {
     m[i][i] += kInertia;
     v[i] += kInertia * coefficients_[i] / scale_[i];
   }
   std::array<bool, kTerms> active;
   active.fill(true);
   Terms u{};
-  for (int round = 0; round < kTerms; ++round) {
+  for (size_t round = 0; round < kTerms; ++round) {
     u = solve_active(m, v, active);
     const auto least = std::min_element(u.begin(), u.end());
     if (*least >= 0) break;
     active[least - u.begin()] = false;
     *least = 0;
   }
-  for (int i = 0; i < kTerms; ++i) coefficients_[i] = std::max(0.0, u[i]) * scale_[i];
+  for (size_t i = 0; i < kTerms; ++i) coefficients_[i] = std::max(0.0, u[i]) * scale_[i];
 }
 
 double StepTime::predict(const StepLoad& load) const {
   const Terms x = terms_of(load);
   double seconds = 0;
-  for (int i = 0; i < kTerms; ++i) seconds += coefficients_[i] * x[i];
+  for (size_t i = 0; i < kTerms; ++i) seconds += coefficients_[i] * x[i];
   return seconds;
 }
 
@@ -118,7 +139,12 @@ int32_t StepTime::largest_chunk(const StepLoad& load, int32_t first, int32_t lim
 }
 
 double StepTime::prefill_seconds_per_token() const {
-  return coefficients_[1] + coefficients_[2] * mean_context_;
+  return coefficients_[kManyRows] + coefficients_[kAttended] * mean_context_;
+}
+
+double StepTime::decode_seconds_per_sequence() const {
+  return coefficients_[kFewRows] + coefficients_[kDecodeRow] +
+         coefficients_[kDecodeContext] * mean_decode_context_;
 }
 
 }  // namespace baton::worker

@@ -2,21 +2,27 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/rng.h"
 
 namespace baton::worker {
 namespace {
 
+// A machine on which up to 16 rows are nearly free beside the weights.
 struct Truth {
-  double base = 0.004, prefill = 80e-6, attended = 4e-9, decode = 300e-6;
+  double base = 0.004, few = 10e-6, prefill = 80e-6, attended = 4e-9, decode = 200e-6, context = 30e-9;
   double operator()(const StepLoad& l) const {
-    return base + prefill * l.prefill_tokens + attended * l.attended + decode * l.decode_rows;
+    const double rows = l.prefill_tokens + l.decode_rows;
+    return base + few * std::min(rows, 16.0) + prefill * std::max(rows - 16, 0.0) + attended * l.attended +
+           decode * l.decode_rows + context * l.decode_context;
   }
 };
 
 StepLoad random_load(Rng& rng) {
   StepLoad load;
   if (rng.below(3) != 0) load.decode_rows = static_cast<double>(rng.below(64));
+  load.decode_context = load.decode_rows * static_cast<double>(rng.below(2000));
   if (rng.below(2) == 0 || load.decode_rows == 0) {
     const auto count = static_cast<int32_t>(1 + rng.below(1024));
     load.prefill_tokens = count;
@@ -55,7 +61,7 @@ TEST(StepTime, FollowsAMachineThatSlowsDown) {
     const StepLoad load = random_load(rng);
     model.observe(load, truth(load));
   }
-  EXPECT_NEAR(model.coefficients()[1] / truth.prefill, 1.0, 0.1);
+  EXPECT_NEAR(model.coefficients()[StepTime::kManyRows] / truth.prefill, 1.0, 0.1);
 }
 
 TEST(StepTime, KeepsWhatTheLastStepsDidNotTell) {
@@ -66,12 +72,45 @@ TEST(StepTime, KeepsWhatTheLastStepsDidNotTell) {
     const StepLoad load = random_load(rng);
     model.observe(load, truth(load));
   }
-  const double before = model.coefficients()[1];
+  const double before = model.coefficients()[StepTime::kManyRows];
   for (int i = 0; i < 5000; ++i) {
     const StepLoad load{.decode_rows = 8};
     model.observe(load, truth(load));
   }
-  EXPECT_NEAR(model.coefficients()[1] / before, 1.0, 0.05);
+  EXPECT_NEAR(model.coefficients()[StepTime::kManyRows] / before, 1.0, 0.05);
+}
+
+TEST(StepTime, TellsHowWrongItIs) {
+  Rng rng(9);
+  StepTime model;
+  const Truth truth;
+  StepLoad load = random_load(rng);
+  model.observe(load, truth(load));
+  EXPECT_GT(model.error_p95(), 0);
+  for (int i = 0; i < 3000; ++i) {
+    load = random_load(rng);
+    model.observe(load, truth(load) * (rng.below(20) == 0 ? 1.5 : 1.0));
+  }
+  EXPECT_LT(model.error_p50(), 0.1);
+  EXPECT_GT(model.error_p95(), model.error_p50());
+  EXPECT_LT(model.error_p95(), 0.5);
+  const double before = model.predict(load), total = model.predicted_total();
+  model.observe(load, truth(load));
+  EXPECT_DOUBLE_EQ(model.predicted_seconds(), before);
+  EXPECT_DOUBLE_EQ(model.predicted_total(), total + before);
+}
+
+TEST(RunningQuantile, RestsWhereTheShareIsAbove) {
+  Rng rng(10);
+  RunningQuantile p95(0.95), p50(0.5);
+  double sum95 = 0, sum50 = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    const double x = rng.next_double();
+    p95.add(x), p50.add(x);
+    if (i >= 10'000) sum95 += p95.value(), sum50 += p50.value();
+  }
+  EXPECT_NEAR(sum95 / 10'000, 0.95, 0.05);
+  EXPECT_NEAR(sum50 / 10'000, 0.5, 0.05);
 }
 
 TEST(StepTime, CoefficientsAreNeverNegative) {
