@@ -1,6 +1,5 @@
 #include "cli/supervisor.h"
 
-#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,13 +34,6 @@ sigset_t watched_signals() {
   return set;
 }
 
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
-}
-
 const char* role_text(WorkerRole role) {
   return role == WorkerRole::kPrefill ? "prefill" : role == WorkerRole::kDecode ? "decode" : "any";
 }
@@ -51,14 +43,10 @@ Duration backoff(int restarts) {
                        : std::min<Duration>(milliseconds(250) * (1 << std::min(restarts, 6)), seconds(10));
 }
 
-int threads_of(const PoolManifest& pool, int cores, int workers) {
-  return pool.cpu > 0 ? pool.cpu : std::max(1, cores / workers);
-}
-
 }  // namespace
 
 Supervisor::Supervisor(const Home& home, const ClusterManifest& manifest)
-    : home_(home), manifest_(manifest), manifest_file_(home.file("manifest.yaml")), cores_(usable_cores()) {
+    : home_(home), manifest_(manifest), manifest_file_(home.file("manifest.yaml")), cores_(allowed_cores()) {
   const sigset_t set = watched_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
@@ -67,17 +55,24 @@ Supervisor::~Supervisor() { stop(); }
 
 std::string Supervisor::plan_text() const {
   std::string out;
-  for (const PoolManifest& p : manifest_.pools) {
-    const int threads = threads_of(p, cores_, manifest_.workers());
-    out += cat("  ", p.name, ": ", p.replicas, " x ", role_text(p.role), ", ", p.device, ", ", threads,
-               threads == 1 ? " core, " : " cores, ", format_bytes(p.kv_memory_bytes), " of KV each\n");
-  }
+  const std::vector<WorkerCores> split = split_cores(manifest_, cores_);
+  size_t worker = 0;
+  int threads = 0;
+  for (const PoolManifest& p : manifest_.pools)
+    for (int i = 0; i < p.replicas; ++i, ++worker) {
+      out += cat("  ", p.name, "-", i, ": ", role_text(p.role), ", ", p.device, ", ",
+                 cores_text(split[worker].threads, split[worker].cpus), ", ", format_bytes(p.kv_memory_bytes),
+                 " of KV\n");
+      threads += split[worker].threads;
+    }
+  if (threads > static_cast<int>(cores_.size()))
+    out += cat("  ", threads, " threads share ", cores_.size(), cores_.size() == 1 ? " core" : " cores",
+               ": each step waits for the others'\n");
   return out;
 }
 
 std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, int index,
-                                                      int& next_cpu) const {
-  const int threads = threads_of(pool, cores_, manifest_.workers());
+                                                      const WorkerCores& cores) const {
   std::vector<std::string> out{"worker",
                                "--manifest",
                                manifest_file_,
@@ -88,15 +83,10 @@ std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, 
                                "--join",
                                membership_address_,
                                "--threads",
-                               std::to_string(threads)};
-  int wanted = 0;
-  for (const PoolManifest& p : manifest_.pools)
-    wanted += p.replicas * threads_of(p, cores_, manifest_.workers());
-  if (wanted <= cores_) {  // every worker gets cores of its own
-    std::string cpus;
-    for (int i = 0; i < threads; ++i) cpus += cat(i ? "," : "", next_cpu++);
-    out.insert(out.end(), {"--cpus", cpus});
-  }
+                               std::to_string(cores.threads)};
+  std::string cpus;
+  for (const int cpu : cores.cpus) cpus += cat(cpus.empty() ? "" : ",", cpu);
+  if (!cpus.empty()) out.insert(out.end(), {"--cpus", cpus});
   return out;
 }
 
@@ -135,12 +125,13 @@ absl::Status Supervisor::start() {
                        .role = "coordinator",
                        .arguments = {"coordinator", "--manifest", manifest_file_}});
   RETURN_IF_ERROR(start_gateway());
-  int next_cpu = 0;
+  const std::vector<WorkerCores> split = split_cores(manifest_, cores_);
+  size_t worker = 0;
   for (const PoolManifest& pool : manifest_.pools)
     for (int i = 0; i < pool.replicas; ++i)
       children_.push_back({.name = cat(pool.name, "-", i),
                            .role = role_text(pool.role),
-                           .arguments = worker_arguments(pool, i, next_cpu)});
+                           .arguments = worker_arguments(pool, i, split[worker++])});
   for (size_t i = 1; i < children_.size(); ++i) spawn(children_[i]);
   write_record();
   return wait_until_ready();

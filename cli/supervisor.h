@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "cli/cores.h"
 #include "cli/home.h"
 #include "cli/manifest.h"
 
@@ -27,7 +28,7 @@ class Supervisor {
   void stop();
 
   const ClusterRecord& record() const { return record_; }
-  // One line a worker: role, cores, KV.
+  // One line a worker: role, threads and cores, KV.
   std::string plan_text() const;
 
  private:
@@ -50,7 +51,8 @@ class Supervisor {
   void write_record();
   void stop_child(Child& child, Instant deadline);
   std::string output_file(const Child& child) const;
-  std::vector<std::string> worker_arguments(const PoolManifest& pool, int index, int& next_cpu) const;
+  std::vector<std::string> worker_arguments(const PoolManifest& pool, int index,
+                                            const WorkerCores& cores) const;
 
   const Home& home_;
   ClusterManifest manifest_;
@@ -58,7 +60,7 @@ class Supervisor {
   std::string membership_address_;
   std::vector<Child> children_;  // the coordinator first
   ClusterRecord record_;
-  int cores_ = 1;
+  const std::vector<int> cores_;  // that this machine lets us use
   bool ready_ = false;
 };
 

@@ -8,6 +8,7 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/units.h"
+#include "cli/cores.h"
 #include "cli/kv_type.h"
 #include "cli/version.h"
 #include "transport/data/host_id.h"
@@ -120,6 +121,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
                                           .peers = std::move(on_peer)}));
   description.data_address = plane->address();
   description.device = backend->description();
+  description.device += on_cores(options.cpus);
   description.model_hash = data.identity.model_hash;
   description.kv_layout_hash = data.identity.kv_layout_hash;
   description.numerics_id = data.identity.numerics_id;

@@ -33,8 +33,8 @@ using coordinator::RouteRole;
 
 void set_prediction(Metrics& m, const worker::EngineCounters& c) {
   m.raise(Metric::kStepPredictedSeconds, c.predicted_seconds);
-  m.set(Metric::kStepPredictionError, c.prediction_error_p50, {"0.5"});
-  m.set(Metric::kStepPredictionError, c.prediction_error_p95, {"0.95"});
+  m.set(Metric::kStepPredictionError, c.prediction_error_p50, {"50"});
+  m.set(Metric::kStepPredictionError, c.prediction_error_p95, {"95"});
   for (size_t i = 0; i < c.step_coefficients.size(); ++i)
     m.set(Metric::kStepCoefficient, c.step_coefficients[i], {worker::StepTime::kTermNames[i]});
   m.set(Metric::kChunkTokens, c.last_chunk_tokens);

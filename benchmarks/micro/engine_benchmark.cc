@@ -4,7 +4,8 @@
 #include "worker/engine/engine_loop.h"
 
 // The host's part of a step: EngineLoop with an executor that takes no time. Time per iteration is what one
-// turn (drain, plan, publish, account) costs beside the arithmetic. Counters: planning alone (plan_us).
+// turn (drain, plan, publish, account) costs beside the arithmetic; plan_us is planning alone. And what a
+// prompt costs that the prefix cache holds.
 namespace baton::benchmarks {
 namespace {
 
@@ -60,9 +61,11 @@ class Turns {
     post(SetHashKey{{1, 2}});
   }
 
-  void submit(int prompt, int max_tokens) {
+  void submit(int prompt, int max_tokens) { submit(prompt, max_tokens, static_cast<int>(requests_) + 1); }
+  void submit(int prompt, int max_tokens, int variant) {
     GenerateRequest request{.id = RequestId(++requests_)};
-    for (int i = 0; i < prompt; ++i) request.prompt.push_back((static_cast<int>(requests_) * 7 + i) % 900);
+    request.prompt.push_back(variant);
+    for (int i = 1; i < prompt; ++i) request.prompt.push_back((variant * 7 + i) % 900);
     request.sampling.temperature = 0;
     request.stop.max_tokens = max_tokens;
     post(CoordinatorMessage(Submit{.request = request}));
@@ -76,6 +79,7 @@ class Turns {
   }
   bool turn() { return loop_.do_work(clock_.now()).value(); }
   const Engine& engine() const { return engine_; }
+  double planning_seconds() const { return loop_.status().planning_seconds; }
 
  private:
   void post(EngineCommand command) { BATON_CHECK(mailbox_.post(std::move(command))); }
@@ -95,7 +99,10 @@ void decode_turn(benchmark::State& state) {
   turns.fill_cache(state.range(1));
   for (int i = 0; i < state.range(0); ++i) turns.submit(kPrompt, 4096);
   for (int i = 0; i < 64; ++i) turns.turn();
+  const double planned = turns.planning_seconds();
   for (auto _ : state) turns.turn();
+  state.counters["plan_us"] =
+      1e6 * (turns.planning_seconds() - planned) / static_cast<double>(state.iterations());
   state.counters["sequences"] = turns.engine().load().running;
   state.counters["cached"] = static_cast<double>(turns.engine().cache().blocks_cached());
 }
@@ -103,6 +110,26 @@ BENCHMARK(decode_turn)
     ->ArgNames({"sequences", "cached"})
     ->ArgsProduct({{1, 8, 64, 256}, {0, 100'000}})
     ->Iterations(2000)
+    ->Unit(benchmark::kMicrosecond);
+
+// args: tokens of the prompt, cached blocks. Submit to Released: hashes, look-up, holding and letting go.
+void cached_prompt(benchmark::State& state) {
+  const auto prompt = static_cast<int>(state.range(0));
+  Turns turns(250'000);
+  turns.fill_cache(state.range(1));
+  turns.submit(prompt, 1, 1'000'000);
+  while (turns.turn()) continue;
+  for (auto _ : state) {
+    turns.submit(prompt, 1, 1'000'000);
+    while (turns.turn()) continue;
+  }
+  state.counters["ns/block"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * prompt / kBlock * 1e-9,
+                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+BENCHMARK(cached_prompt)
+    ->ArgNames({"tokens", "cached"})
+    ->ArgsProduct({{256, 4096}, {1'000, 100'000}})
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace

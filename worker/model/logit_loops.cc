@@ -5,11 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-// Sanitizers cannot look into the resolvers that choose a clone before they have started themselves.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
-    !defined(__clang__)
-#define BATON_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
+// CMakeLists.txt says for which instruction sets a loop is compiled beside the build's own.
+#ifndef BATON_CLONES
 #define BATON_CLONES
 #endif
 #define BATON_INLINE __attribute__((always_inline)) inline

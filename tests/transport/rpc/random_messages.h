@@ -91,15 +91,18 @@ class RandomMessages {
   LoadSnapshot load() {
     LoadSnapshot l;
     auto& [running, waiting, waiting_prompt_tokens, blocks_free, blocks_cached, blocks_active,
-           blocks_inflight, blocks_quarantined, transfers_open, step_base, per_token, per_sequence] = l;
+           blocks_inflight, blocks_quarantined, transfers_open, step_base, per_token, per_sequence, error_p95,
+           chunk_tokens] = l;
     running = count();
     waiting = count();
     transfers_open = count();
+    chunk_tokens = count();
     for (int64_t* n : {&waiting_prompt_tokens, &blocks_free, &blocks_cached, &blocks_active, &blocks_inflight,
                        &blocks_quarantined}) {
       *n = static_cast<int64_t>(rng_.next() >> 1);
     }
-    for (double* x : {&step_base, &per_token, &per_sequence}) *x = (rng_.next_double() - 0.5) * 1e3;
+    for (double* x : {&step_base, &per_token, &per_sequence, &error_p95})
+      *x = (rng_.next_double() - 0.5) * 1e3;
     return l;
   }
 
