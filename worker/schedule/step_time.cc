@@ -42,6 +42,10 @@ Terms solve_active(std::array<Terms, StepTime::kTerms> m, Terms v,
 void RunningQuantile::add(double value) {
   constexpr double kRate = 0.1;
   constexpr double kLeast = 1e-4;  // it grows by factors, so it must not reach zero
+  if (value_ == 0) {
+    value_ = std::max(value, kLeast);
+    return;
+  }
   value_ = std::max(value_, kLeast);
   value_ *= value > value_ ? 1 + kRate * p_ : 1 - kRate * (1 - p_);
 }

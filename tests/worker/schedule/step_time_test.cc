@@ -103,6 +103,9 @@ TEST(StepTime, TellsHowWrongItIs) {
 TEST(RunningQuantile, RestsWhereTheShareIsAbove) {
   Rng rng(10);
   RunningQuantile p95(0.95), p50(0.5);
+  RunningQuantile first(0.95);
+  first.add(0.3);
+  EXPECT_EQ(first.value(), 0.3);
   double sum95 = 0, sum50 = 0;
   for (int i = 0; i < 20'000; ++i) {
     const double x = rng.next_double();
