@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -141,6 +142,11 @@ class Backend {
   virtual float* allocate(size_t floats) = 0;
 
   virtual void begin_step(const StepBatch& batch) = 0;
+  // The operations of a step, called in `body`, without waking and collecting the backend's threads for each
+  // of them: body may run on several threads at once, which must make the same calls. What is not an
+  // operation belongs to the one for which leads() is true.
+  virtual void run_together(const std::function<void()>& body) { body(); }
+  virtual bool leads() const { return true; }
   // out[rows][cols of the table]
   virtual void embed(const Embedding& table, float* out) = 0;
   // out[rows][linear.rows] = linear(rms_norm(x[rows][linear.cols]))

@@ -133,18 +133,20 @@ void SyntheticModel::make_batch(int sequences, int rows, int first_position) {
 void SyntheticModel::step(int sequences, int rows, int first_position) {
   make_batch(sequences, rows, first_position);
   backend_->begin_step({tokens_, positions_, sequences_, logit_rows_});
-  backend_->embed(*embedding_, x_);
-  const kernels::NormWeights norm = {norm_, 1e-5f};
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
-    const int index = static_cast<int>(i);
-    timed(kQkv, [&] { backend_->norm_linear(norm, *layer.qkv, x_, qkv_); });
-    timed(kRope, [&] { backend_->rope_store(index, nullptr, nullptr, qkv_); });
-    timed(kAttention, [&] { backend_->attention(index, qkv_, attended_); });
-    timed(kOutput, [&] { backend_->linear_add(*layer.output, attended_, x_); });
-    timed(kFeedForward, [&] { backend_->feed_forward(norm, *layer.gate_up, *layer.down, x_, hidden_); });
-  }
-  timed(kHead, [&] { backend_->head(norm, *head_, x_, logits_); });
+  backend_->run_together([&] {
+    backend_->embed(*embedding_, x_);
+    const kernels::NormWeights norm = {norm_, 1e-5f};
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& layer = layers_[i];
+      const int index = static_cast<int>(i);
+      timed(kQkv, [&] { backend_->norm_linear(norm, *layer.qkv, x_, qkv_); });
+      timed(kRope, [&] { backend_->rope_store(index, nullptr, nullptr, qkv_); });
+      timed(kAttention, [&] { backend_->attention(index, qkv_, attended_); });
+      timed(kOutput, [&] { backend_->linear_add(*layer.output, attended_, x_); });
+      timed(kFeedForward, [&] { backend_->feed_forward(norm, *layer.gate_up, *layer.down, x_, hidden_); });
+    }
+    timed(kHead, [&] { backend_->head(norm, *head_, x_, logits_); });
+  });
   BATON_CHECK(backend_->finish_step().ok());
 }
 
@@ -152,6 +154,7 @@ template <class Work>
 void SyntheticModel::timed(Operation operation, const Work& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
+  if (!backend_->leads()) return;
   seconds_[operation] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

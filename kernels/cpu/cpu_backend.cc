@@ -128,7 +128,7 @@ void CpuBackend::embed(const Embedding& table, float* out) {
       embedding.look_up(batch_.tokens[r],
                         {out + r * embedding.cols(), static_cast<size_t>(embedding.cols())});
   };
-  if (batch_.rows() < kSerialRows) return copy({0, batch_.rows()});
+  if (batch_.rows() < kSerialRows) return pool_.alone([&] { copy({0, batch_.rows()}); });
   pool_.run([&](int thread) { copy(share_of(batch_.rows(), thread, pool_.size())); });
 }
 
@@ -203,7 +203,7 @@ void CpuBackend::run_on_host(int count, absl::FunctionRef<void(int i, int thread
 }
 
 void CpuBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
-  batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
+  pool_.alone([&] { batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_); });
 }
 
 void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
@@ -308,7 +308,7 @@ void CpuBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeig
       for (int64_t i = begin; i < end; ++i) rope_store_row(layer, sequence, static_cast<int>(i), norms, qkv);
     }
   };
-  if (batch_.rows() < kSerialRows) return store({0, batch_.rows()});
+  if (batch_.rows() < kSerialRows) return pool_.alone([&] { store({0, batch_.rows()}); });
   pool_.run([&](int thread) { store(share_of(batch_.rows(), thread, pool_.size())); });
 }
 

@@ -6,6 +6,9 @@ namespace baton::kernels::cpu {
 namespace {
 
 constexpr int kChunkTiles = contract::kChunk / 16;
+// Up to so many work items a thread they are dealt out; more are claimed, which costs a line from another
+// core for each and evens out their lengths.
+constexpr int kDealtItems = 4;
 
 }  // namespace
 
@@ -28,7 +31,9 @@ void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry) {
   batch_ = batch;
   add_items(batch, false);
   groups_.clear();
-  if (static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1) add_items(batch, true);
+  const bool few = static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1;
+  if (few && std::ranges::any_of(items_, [](const Item& i) { return i.last_chunk > i.first_chunk; }))
+    add_items(batch, true);
   // The longest first, so that the last item claimed is short.
   if (groups_.empty())
     std::ranges::sort(items_, std::greater{}, [](const Item& i) { return i.last_chunk - i.first_chunk; });
@@ -76,15 +81,23 @@ size_t PagedAttention::scratch_floats() const {
 
 void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* out) {
   const Call call = {layer, &kv, qkv, out};
-  next_.store(0, std::memory_order_relaxed);
   pool_.run([&](int thread) {
     float* scratch = scratch_.as<float>() + thread * scratch_floats();
-    const int count = static_cast<int>(items_.size());
-    for (int i = next_.fetch_add(1, std::memory_order_relaxed); i < count;
-         i = next_.fetch_add(1, std::memory_order_relaxed))
-      run_item(i, call, scratch);
+    const int count = static_cast<int>(items_.size()), threads = pool_.size();
+    if (count <= kDealtItems * threads) {
+      for (int i = thread; i < count; i += threads) run_item(i, call, scratch);
+      return;
+    }
+    int i = next_.fetch_add(1, std::memory_order_relaxed);
+    for (; i < count; i = next_.fetch_add(1, std::memory_order_relaxed)) run_item(i, call, scratch);
+    // The last one to find nothing leaves the counter as it was found.
+    if (i == count + threads - 1) next_.store(0, std::memory_order_relaxed);
   });
-  for (const Group& group : groups_) merge_group(group, call);
+  if (groups_.empty()) return;
+  pool_.run([&](int thread) {
+    const Share share = share_of(static_cast<int64_t>(groups_.size()), thread, pool_.size());
+    for (int64_t g = share.begin; g < share.end; ++g) merge_group(groups_[g], call);
+  });
 }
 
 void PagedAttention::find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const {

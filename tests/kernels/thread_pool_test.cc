@@ -41,6 +41,34 @@ TEST(ThreadPool, WorkOfOneJobIsSeenByTheNext) {
   for (const int64_t v : values) EXPECT_EQ(v, 101);
 }
 
+TEST(ThreadPool, TogetherIsOneBodyWithBarriers) {
+  for (const int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads, {});
+    std::vector<int64_t> values(1000, 1), next(1000);
+    int leaders = 0, alone = 0;
+    for (int round = 0; round < 50; ++round) {
+      pool.together([&] {
+        for (int step = 0; step < 20; ++step) {
+          pool.run([&](int thread) {
+            const Share share = share_of(static_cast<int64_t>(values.size()), thread, pool.size());
+            for (int64_t i = share.begin; i < share.end; ++i) next[i] = values[values.size() - 1 - i] + 1;
+          });
+          pool.alone([&] {
+            values.swap(next);
+            ++alone;
+          });
+          if (pool.leads()) ++leaders;
+        }
+      });
+      EXPECT_TRUE(pool.leads());
+      pool.run([&](int thread) { next[thread] = 0; });  // and jobs outside go on as before
+    }
+    for (const int64_t v : values) ASSERT_EQ(v, 1001);
+    EXPECT_EQ(leaders, 1000);
+    EXPECT_EQ(alone, 1000);
+  }
+}
+
 TEST(ThreadPool, SleepersWakeUpAndIdlingCostsNothing) {
   ThreadPool pool(3, {0, 0, 0});  // pinned to one CPU: the worst case for spinning
   pool.pin_caller();

@@ -110,9 +110,11 @@ absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on
   rows_ = batch.rows();
   logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
   backend_.begin_step(batch);
-  backend_.embed(*embedding_, residual_);
-  for (int i = 0; i < spec_.layers; ++i) run_layer(i, on_layer);
-  if (!batch.logit_rows.empty()) backend_.head(norm(final_norm_), *head_, residual_, logits);
+  backend_.run_together([&] {
+    backend_.embed(*embedding_, residual_);
+    for (int i = 0; i < spec_.layers; ++i) run_layer(i, on_layer);
+    if (!batch.logit_rows.empty()) backend_.head(norm(final_norm_), *head_, residual_, logits);
+  });
   return backend_.finish_step();
 }
 
@@ -122,7 +124,7 @@ void LlamaModel::run_layer(int index, const LayerListener& on_layer) {
   const NormWeights k_norm = norm(layer.k_norm);
   backend_.norm_linear(norm(layer.attention_norm), *layer.qkv, residual_, qkv_);
   backend_.rope_store(index, spec_.qk_norm ? &q_norm : nullptr, spec_.qk_norm ? &k_norm : nullptr, qkv_);
-  if (on_layer) on_layer(index);
+  if (on_layer && backend_.leads()) on_layer(index);
   backend_.attention(index, qkv_, attention_);
   if (index + 1 == spec_.layers && !keep_logit_rows()) return;
   backend_.linear_add(*layer.o, attention_, residual_);
