@@ -139,11 +139,13 @@ class Mixed {
     for (const double c : chunks_)
       if (c > 0) chunks.push_back(c);
     std::printf(
-        "%s: %zu steps, ITL p50 %.1f p99 %.1f max %.1f ms, prediction error p50 %.1f p95 %.1f %%, host "
+        "%s: %zu steps, ITL p50 %.1f p95 %.1f p99 %.1f max %.1f ms, prediction error p50 %.1f p95 %.1f %%, "
+        "host "
         "%.1f us a step = %.2f %%, chunk p50 %.0f\n",
-        what, steps_.size(), 1e3 * quantile(gaps_, 0.5), 1e3 * quantile(gaps_, 0.99),
-        1e3 * quantile(gaps_, 1), 100 * quantile(errors_, 0.5), 100 * quantile(errors_, 0.95),
-        1e6 * host_ / static_cast<double>(steps_.size()), 100 * host_ / seconds, quantile(chunks, 0.5));
+        what, steps_.size(), 1e3 * quantile(gaps_, 0.5), 1e3 * quantile(gaps_, 0.95),
+        1e3 * quantile(gaps_, 0.99), 1e3 * quantile(gaps_, 1), 100 * quantile(errors_, 0.5),
+        100 * quantile(errors_, 0.95), 1e6 * host_ / static_cast<double>(steps_.size()),
+        100 * host_ / seconds, quantile(chunks, 0.5));
     steps_.clear(), gaps_.clear(), errors_.clear(), chunks_.clear();
     first_host_ = loop_->status().host_seconds;
   }
