@@ -10,10 +10,12 @@ namespace {
 constexpr size_t kReadBytes = size_t{256} << 20;
 constexpr int64_t kRounds = 4'000'000;  // of any loop: about 8 ms
 
-const PeakLoops& best_loops() {
+PeakLoops best_loops() {
   if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512dq")) return kAvx512PeakLoops;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2PeakLoops;
-  return kScalarPeakLoops;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return kScalarPeakLoops;
+  PeakLoops loops = kAvx2PeakLoops;
+  if (__builtin_cpu_supports("avxvnni")) loops.int8 = kAvxVnniInt8;
+  return loops;
 }
 
 }  // namespace

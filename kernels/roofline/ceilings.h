@@ -44,7 +44,7 @@ class Ceilings {
   double now() const;  // seconds
 
   const Timing timing_;
-  const PeakLoops& loops_;
+  PeakLoops loops_;
   PeakLoop bf16_;
   cpu::ThreadPool pool_;
   cpu::AlignedBuffer buffer_;

@@ -24,6 +24,7 @@ struct PeakLoops {
 extern const PeakLoops kScalarPeakLoops;
 extern const PeakLoops kAvx2PeakLoops;
 extern const PeakLoops kAvx512PeakLoops;
+extern const PeakLoop kAvxVnniInt8;     // vpdpbusd of 256 bits
 extern const PeakLoop kAvx512BFloat16;  // vdpbf16ps
 
 }  // namespace baton::kernels::roofline

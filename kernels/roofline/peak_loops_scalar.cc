@@ -27,8 +27,8 @@ float int8_dots(int64_t rounds) {
     for (int i = 0; i < kLanes; ++i) sum[i] += int32_t{a[i]} * b[i];
     asm volatile("" : "+m"(a), "+m"(b));
   }
-  int32_t total = 0;
-  for (const int32_t s : sum) total ^= s;
+  int64_t total = 0;
+  for (const int32_t s : sum) total += s;
   return static_cast<float>(total);
 }
 
