@@ -2,14 +2,13 @@
 // run.
 #include "cli/bench_engine.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <functional>
 
 #include "base/cat.h"
 #include "base/clock.h"
+#include "cli/cores.h"
 #include "cli/home.h"
 #include "cli/kv_type.h"
 #include "cli/step_cost.h"
@@ -29,16 +28,6 @@ double median(std::vector<double> values) {
   if (values.empty()) return 0;
   std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
   return values[values.size() / 2];
-}
-
-std::vector<int> usable_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> out;
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return out;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-    if (CPU_ISSET(cpu, &set)) out.push_back(cpu);
-  return out;
 }
 
 // What a model of the right size is stepped through; one for every number of threads.
@@ -181,7 +170,7 @@ absl::Status check(const BenchEngineOptions& o, int64_t context) {
 SteppedModelOptions model_options(const BenchEngineOptions& o, int threads) {
   SteppedModelOptions out;
   out.backend = {.device = "cpu", .threads = threads, .isa_limit = o.isa};
-  std::vector<int> cpus = usable_cpus();
+  std::vector<int> cpus = allowed_cores();
   if (std::ssize(cpus) >= threads) out.backend.cpus.assign(cpus.begin(), cpus.begin() + threads);
   out.kv = *parse_kv_type(o.kv_type);
   out.step_rows = o.chunk;
@@ -228,7 +217,7 @@ absl::Status measure_threads(const BenchEngineOptions& options, const worker::Mo
 
 absl::StatusOr<EngineReport> measure_engine(const BenchEngineOptions& given) {
   BenchEngineOptions options = given;
-  if (options.threads.empty()) options.threads = {std::max(1, static_cast<int>(usable_cpus().size()))};
+  if (options.threads.empty()) options.threads = {static_cast<int>(allowed_cores().size())};
   ASSIGN_OR_RETURN(const std::string path, resolve_model(Home::from_environment(), options.model));
   ASSIGN_OR_RETURN(const auto file, worker::ModelFile::open(path));
   RETURN_IF_ERROR(check(options, file->spec().context_tokens));
