@@ -169,7 +169,8 @@ absl::Status check(const BenchEngineOptions& o, int64_t context) {
 
 SteppedModelOptions model_options(const BenchEngineOptions& o, int threads) {
   SteppedModelOptions out;
-  out.backend = {.device = "cpu", .threads = threads, .isa_limit = o.isa};
+  out.backend = {
+      .device = "cpu", .threads = threads, .numerics = parse_numerics(o.numerics), .isa_limit = o.isa};
   std::vector<int> cpus = allowed_cores();
   if (std::ssize(cpus) >= threads) out.backend.cpus.assign(cpus.begin(), cpus.begin() + threads);
   out.kv = *parse_kv_type(o.kv_type);

@@ -69,6 +69,7 @@ struct BenchEngineOptions {
   int repetitions = 5;
   int chunk = 512;  // rows of the largest step, as a worker's maxBatchTokens
   std::string kv_type = "bf16";
+  std::string numerics = "bf16dot";
   std::string isa;  // tests only
   bool json = false;
 };

@@ -80,7 +80,9 @@ void add_bench_engine(CLI::App& bench, Commands& c) {
       ->check(CLI::Range(1, 10000));
   engine->add_option("--chunk", o.chunk, "rows of the largest step (a worker's maxBatchTokens)")
       ->check(CLI::Range(1, 65536));
-  engine->add_option("--kv-type", o.kv_type, "f32, bf16, f16")->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  engine->add_option("--kv-type", o.kv_type, "f32, bf16, f16, int8")
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "int8"}));
+  engine->add_option("--numerics", o.numerics, "f32, bf16dot")->check(CLI::IsMember({"f32", "bf16dot"}));
   engine->add_option("--isa", o.isa, "tests only: scalar, avx2, avx512")->group("");
   engine
       ->add_option_function<std::string>(

@@ -87,6 +87,10 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   out.role = role_from(pool.choice("role", named_for_role ? name : "any", {"prefill", "decode", "any"}));
   out.replicas = static_cast<int>(pool.integer("replicas", 1, 1, 64));
   out.device = pool.choice("device", out.device, {"cpu", "reference"});
+  out.numerics =
+      pool.choice("numerics", out.device == "reference" ? "f32" : out.numerics, {"f32", "bf16dot"});
+  if (out.numerics == "bf16dot" && out.device == "reference")
+    pool.fail("numerics", "device reference computes in float32");
   ConfigObject resources = pool.object("resources");
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
@@ -94,7 +98,8 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
   out.block_tokens = static_cast<int>(kv.integer("blockTokens", out.block_tokens, 1, 256));
   if (out.block_tokens % 16 != 0) kv.fail("blockTokens", "want a multiple of 16");
-  out.kv_dtype = kv.choice("dtype", out.device == "reference" ? "f32" : out.kv_dtype, {"f32", "bf16", "f16"});
+  out.kv_dtype =
+      kv.choice("dtype", out.device == "reference" ? "f32" : out.kv_dtype, {"f32", "bf16", "f16", "int8"});
   kv.done();
   ConfigObject batch = pool.object("batch");
   out.max_batch_tokens = static_cast<int>(batch.integer("tokens", out.max_batch_tokens, 16, 65536));
@@ -118,12 +123,12 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
                                    : "there is a decode pool but no pool with role prefill or any");
   const PoolManifest& first = out.pools.front();
   for (const PoolManifest& p : out.pools)
-    if (p.block_tokens != first.block_tokens || p.kv_dtype != first.kv_dtype || p.device != first.device)
-      spec.fail(
-          "pools",
-          cat("pools ", first.name, " and ", p.name,
-              " differ in device, kv.dtype or kv.blockTokens: their KV cannot be handed over, which would "
-              "switch disaggregation off"));
+    if (p.block_tokens != first.block_tokens || p.kv_dtype != first.kv_dtype || p.device != first.device ||
+        p.numerics != first.numerics)
+      spec.fail("pools", cat("pools ", first.name, " and ", p.name,
+                             " differ in device, numerics, kv.dtype or kv.blockTokens: their KV cannot be "
+                             "handed over, which would "
+                             "switch disaggregation off"));
   if (out.workers() > 64) spec.fail("pools", cat(out.workers(), " workers on one machine; want 64 at most"));
 }
 
@@ -221,7 +226,8 @@ const char* bool_text(bool value) { return value ? "true" : "false"; }
 
 std::string pool_yaml(const PoolManifest& p) {
   return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
-             "\n      device: ", p.device, p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "",
+             "\n      device: ", p.device, "\n      numerics: ", p.numerics,
+             p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "",
              "\n      kv: {memory: ", p.kv_memory_bytes, ", blockTokens: ", p.block_tokens,
              ", dtype: ", p.kv_dtype, "}\n      batch: {tokens: ", p.max_batch_tokens,
              ", sequences: ", p.max_sequences, "}\n");

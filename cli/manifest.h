@@ -15,11 +15,12 @@ struct PoolManifest {
   std::string name;
   WorkerRole role = WorkerRole::kAny;
   int replicas = 1;
-  std::string device = "cpu";  // cpu, reference
-  int cpu = 0;                 // threads of each worker; 0 = an equal share of the machine's
+  std::string device = "cpu";        // cpu, reference
+  std::string numerics = "bf16dot";  // f32, bf16dot: how bf16 weights and bf16 KV are multiplied
+  int cpu = 0;                       // threads of each worker; 0 = an equal share of the machine's
   uint64_t kv_memory_bytes = 512ull << 20;
   int block_tokens = 16;
-  std::string kv_dtype = "bf16";  // f32, bf16, f16
+  std::string kv_dtype = "bf16";  // f32, bf16, f16, int8
   int max_batch_tokens = 512;     // rows of one engine step
   int max_sequences = 64;         // sequences in one engine step
 };

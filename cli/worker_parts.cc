@@ -88,8 +88,10 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
     return absl::InvalidArgumentError(
         cat("pool ", pool.name, ": kv.memory ", format_bytes(pool.kv_memory_bytes), " holds ", g.blocks,
             " blocks of ", format_bytes(g.piece_bytes() * g.layers), "; want 2 at least"));
-  ASSIGN_OR_RETURN(backend, kernels::make_backend(
-                                {.device = pool.device, .threads = options.threads, .cpus = options.cpus}));
+  ASSIGN_OR_RETURN(backend, kernels::make_backend({.device = pool.device,
+                                                   .threads = options.threads,
+                                                   .cpus = options.cpus,
+                                                   .numerics = parse_numerics(pool.numerics)}));
   memory = plan_memory(g);
   memory_limit = read_memory_limit();
   RETURN_IF_ERROR(memory.check(memory_limit, pool.name));

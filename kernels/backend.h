@@ -63,8 +63,13 @@ struct AttentionSpec {
   int window = 0;   // a token sees the last `window` positions, itself included; 0 = all
 };
 
-enum class KvType : uint8_t { kF32, kBF16, kF16 };
-inline constexpr int kv_bytes(KvType t) { return t == KvType::kF32 ? 4 : 2; }
+enum class KvType : uint8_t { kF32, kBF16, kF16, kInt8 };
+// Bytes of one token's key (or value) of one head. int8: a code per dimension, filled up to whole words, and
+// the float32 scale of them all.
+inline constexpr int kv_vector_bytes(KvType type, int head_dim) {
+  if (type == KvType::kInt8) return (head_dim + 3) / 4 * 4 + 4;
+  return head_dim * (type == KvType::kF32 ? 4 : 2);
+}
 
 // One pool: [layer][block][piece], where piece = K and V of block_tokens tokens of all KV heads of one layer.
 // A run of adjacent blocks of one layer is contiguous: the unit of transfer. The order inside a piece is the
@@ -78,7 +83,7 @@ struct KvGeometry {
   KvType type = KvType::kBF16;
   int64_t blocks = 0;
 
-  size_t piece_bytes() const { return size_t{2} * kv_heads * block_tokens * head_dim * kv_bytes(type); }
+  size_t piece_bytes() const { return size_t{2} * kv_heads * block_tokens * kv_vector_bytes(type, head_dim); }
   size_t layer_bytes() const { return piece_bytes() * blocks; }
   size_t pool_bytes() const { return layer_bytes() * layers; }
   size_t piece_offset(int layer, BlockId block) const {
@@ -184,12 +189,19 @@ class Backend {
   }
 };
 
+// How bf16 weights and a bf16 KV pool are multiplied: widened, by float32 multiply-adds, or rounded
+// activations by bf16 dots, twice as fast where there is an instruction. A numerics class each, with the same
+// bits on every instruction set. The "reference" device knows floats only.
+enum class Numerics : uint8_t { kFloat, kBrainDots };
+
 struct BackendOptions {
   std::string device = "cpu";  // cpu, reference
   int threads = 1;
   std::vector<int> cpus;  // pin thread i to cpus[i]; empty = not pinned
-  std::string
-      isa_limit;  // tests only: "scalar", "avx2", "avx2-vnni", "avx512" (no VNNI); empty = the best there is
+  Numerics numerics = Numerics::kFloat;
+  // Tests only: "scalar", "avx2", "avx2-vnni", "avx512" (no VNNI), "avx512-vnni" (no bf16 dots); empty = the
+  // best there is.
+  std::string isa_limit;
 };
 
 // Defined in select_cpu.cc (later also select_cuda.cc; CMake links one).

@@ -7,6 +7,8 @@ namespace baton::kernels {
 
 absl::StatusOr<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
   if (options.device == "cpu") return cpu::CpuBackend::create(options);
+  if (options.device == "reference" && options.numerics != Numerics::kFloat)
+    return absl::InvalidArgumentError("device reference computes in float32: bf16 dots are not for it");
   if (options.device == "reference") return std::make_unique<reference::ReferenceBackend>();
   return absl::InvalidArgumentError(absl::StrCat("device \"", options.device, "\": want cpu or reference"));
 }

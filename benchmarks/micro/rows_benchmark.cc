@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "benchmarks/micro/machine.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/instruction_set.h"
 
@@ -56,23 +57,27 @@ void silu_multiply(benchmark::State& state) {
 }
 BENCHMARK(silu_multiply);
 
-// One full chunk of 256 positions for `rows` rows of 3 query heads of 64; items are multiply-adds.
+// One full chunk of 256 positions for `rows` rows of 3 query heads of 64. class: 0 bf16 KV by float32, 1 by
+// bf16 dots, 2 int8 KV. of_float: share of the float32 multiply-add peak.
 void attend_chunk(benchmark::State& state) {
   const Kernels* kernels = *choose_kernels("");
   const auto rows = static_cast<int>(state.range(0));
+  const bool brain = state.range(1) == 1;
+  const KvType type = state.range(1) == 2 ? KvType::kInt8 : KvType::kBF16;
   constexpr int kDim = 64, kShare = 3;
-  AlignedBuffer kv(2 * contract::kChunk * kDim * 2);
+  const int64_t tile = 16 * kv_vector_bytes(type, kDim);
+  AlignedBuffer kv(2 * 16 * tile);
   for (size_t i = 0; i < kv.size() / 2; ++i) kv.as<uint16_t>()[i] = static_cast<uint16_t>(0x3c00 + i % 1021);
   std::vector<const std::byte*> keys, values;
   for (int t = 0; t < 16; ++t) {
-    keys.push_back(kv.data() + t * 16 * kDim * 2);
-    values.push_back(kv.data() + (16 + t) * 16 * kDim * 2);
+    keys.push_back(kv.data() + t * tile);
+    values.push_back(kv.data() + (16 + t) * tile);
   }
   const AlignedBuffer q = some_floats(rows * kShare * kDim);
   AlignedBuffer out(rows * kShare * kDim * 4), scratch(attend_scratch_floats(rows * kShare, kDim) * 4);
   std::vector<int32_t> first(rows, 0), last(rows, contract::kChunk - 1);
   std::vector<ChunkState> states(rows * kShare);
-  AttendTask task = {{KvType::kBF16, keys.data(), values.data(), nullptr}, 0, rows, kShare, kDim, 0.125f};
+  AttendTask task = {{type, keys.data(), values.data(), nullptr}, 0, rows, kShare, kDim, 0.125f};
   task.q = q.as<float>();
   task.q_stride = kShare * kDim;
   task.first = first.data();
@@ -81,13 +86,16 @@ void attend_chunk(benchmark::State& state) {
   task.out = out.as<float>();
   task.out_stride = kDim;
   task.scratch = scratch.as<float>();
+  task.brain_dots = brain;
   for (auto _ : state) {
-    kernels->attend(task);
+    (brain ? kernels->attend_brain : kernels->attend)(task);
     benchmark::ClobberMemory();
   }
-  state.SetItemsProcessed(state.iterations() * rows * kShare * contract::kChunk * kDim * 2);
+  const auto products = static_cast<double>(rows * kShare * contract::kChunk * kDim * 2);
+  state.counters["of_float"] = benchmark::Counter(
+      static_cast<double>(state.iterations()) * 2 * products / ceilings().f32, benchmark::Counter::kIsRate);
 }
-BENCHMARK(attend_chunk)->Arg(1)->Arg(8);
+BENCHMARK(attend_chunk)->ArgNames({"rows", "class"})->ArgsProduct({{1, 8}, {0, 1, 2}});
 
 }  // namespace
 }  // namespace baton::benchmarks

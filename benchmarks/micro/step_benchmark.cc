@@ -10,13 +10,15 @@
 namespace baton::benchmarks {
 namespace {
 
-SyntheticModel& smollm2(int threads) {
+SyntheticModel& smollm2(int threads, const Shape& shape = kSmolLm2) {
   static std::unique_ptr<SyntheticModel> model;
   static int made_for = 0;
-  if (made_for != threads) {
+  static Shape made_as;
+  if (made_for != threads || !(made_as == shape)) {
     model.reset();
-    model = std::make_unique<SyntheticModel>(kSmolLm2, threads, 2048);
+    model = std::make_unique<SyntheticModel>(shape, threads, 2048);
     made_for = threads;
+    made_as = shape;
   }
   return *model;
 }
@@ -84,6 +86,29 @@ BENCHMARK(prefill)
     ->ArgNames({"threads", "rows"})
     ->Args({2, 512})
     ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+
+// args: rows, bf16 weights, bf16 dots. One thread.
+void prefill_classes(benchmark::State& state) {
+  const auto rows = static_cast<int>(state.range(0));
+  Shape shape = kSmolLm2;
+  if (state.range(1) != 0) shape.layer_type = shape.head_type = DType::kBF16;
+  if (state.range(2) != 0) shape.numerics = kernels::Numerics::kBrainDots;
+  SyntheticModel& model = smollm2(1, shape);
+  const auto before = model.seconds();
+  for (auto _ : state) model.step(1, rows, 0);
+  count_operations(state, model, before);
+  state.counters["tok/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * rows, benchmark::Counter::kIsRate);
+}
+BENCHMARK(prefill_classes)
+    ->ArgNames({"rows", "bf16_weights", "bf16_dots"})
+    ->Args({512, 0, 0})
+    ->Args({512, 0, 1})
+    ->Args({2048, 0, 0})
+    ->Args({2048, 0, 1})
+    ->Args({512, 1, 0})
+    ->Args({512, 1, 1})
     ->Unit(benchmark::kMillisecond);
 
 }  // namespace

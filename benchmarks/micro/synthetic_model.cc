@@ -62,7 +62,7 @@ std::vector<std::byte> random_weights(DType type, int64_t rows, int64_t cols) {
 
 SyntheticModel::SyntheticModel(const Shape& shape, int threads, int max_rows)
     : shape_(shape), norm_(shape.hidden, 1) {
-  auto made = kernels::make_backend({.device = "cpu", .threads = threads});
+  auto made = kernels::make_backend({.device = "cpu", .threads = threads, .numerics = shape.numerics});
   BATON_CHECK(made.ok());
   backend_ = *std::move(made);
   for (int i = 0; i < shape.layers; ++i) make_layer();

@@ -20,6 +20,8 @@ struct Shape {
   int vocabulary = 49152;
   DType layer_type = DType::kQ4_1;
   DType head_type = DType::kQ8_0;
+  kernels::Numerics numerics = kernels::Numerics::kFloat;
+  bool operator==(const Shape&) const = default;
 };
 inline constexpr Shape kSmolLm2 = {};  // SmolLM2-135M as its Q4_1 file is
 

@@ -4,11 +4,13 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/check.h"
 #include "kernels/cpu/contract_math.h"
 #include "kernels/dequantize.h"
+#include "kernels/float16.h"
 #include "kernels/quant_block.h"
 
 namespace baton::kernels::contract {
@@ -51,11 +53,85 @@ OpenedRow open_row(const WeightView& weight, int64_t row) {
   return out;
 }
 
+// Denormals as zeros of their sign.
+float flushed(float x) {
+  return std::abs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
+}
+float flushed(uint16_t brain) { return flushed(bfloat16_to_float(brain)); }
+
 struct ChunkResult {
   float max = 0;
   float sum = 0;
   std::vector<float> out;
 };
+
+ChunkResult attend_brain_chunk(std::span<const float> q, const AttendedKeys& kv, float scale) {
+  const size_t dim = q.size();
+  std::array<float, kChunk> scores;
+  ChunkResult result = {
+      .max = -std::numeric_limits<float>::infinity(), .sum = 0, .out = std::vector<float>(dim)};
+  for (int j = kv.first; j <= kv.last; ++j) {
+    float score = 0;
+    for (size_t d = 0; d < dim; d += 2)
+      score =
+          brain_dot(score, {float_to_bfloat16(q[d]), float_to_bfloat16(q[d + 1])},
+                    {float_to_bfloat16(kv.keys[j * dim + d]), float_to_bfloat16(kv.keys[j * dim + d + 1])});
+    scores[j % kChunk] = score * scale;
+    result.max = std::max(result.max, scores[j % kChunk]);
+  }
+  std::array<float, kLanes> lanes = {};
+  for (int even = kv.first / 2 * 2; even <= kv.last; even += 2) {
+    const auto weight = [&](int j) {
+      return j < kv.first || j > kv.last ? uint16_t{0} : brain_weight(scores[j % kChunk] - result.max);
+    };
+    const auto value = [&](int j, size_t d) {
+      return j < kv.first || j > kv.last ? uint16_t{0} : float_to_bfloat16(kv.values[j * dim + d]);
+    };
+    const BrainPair p = {weight(even), weight(even + 1)};
+    lanes[even % kLanes] += bfloat16_to_float(p.even);
+    lanes[(even + 1) % kLanes] += bfloat16_to_float(p.odd);
+    for (size_t d = 0; d < dim; ++d)
+      result.out[d] = brain_dot(result.out[d], p, {value(even, d), value(even + 1, d)});
+  }
+  result.sum = sum_lanes(lanes);
+  for (float& o : result.out) o += 0.0f;
+  return result;
+}
+
+float code_score(const QuantisedRow& q, std::span<const int8_t> key) {
+  float score = 0;
+  for (size_t first = 0; first < key.size(); first += kGroup) {
+    int32_t dot = 0;
+    for (size_t d = first; d < std::min(key.size(), first + kGroup); ++d) dot += int32_t{q.codes[d]} * key[d];
+    score = std::fma(static_cast<float>(dot), q.scales[first / kGroup], score);
+  }
+  return score;
+}
+
+ChunkResult attend_codes_chunk(std::span<const float> q, const AttendedCodes& kv, float scale) {
+  const size_t dim = q.size();
+  std::vector<float> filled(q.begin(), q.end());
+  filled.resize((dim + kGroup - 1) / kGroup * kGroup);
+  const QuantisedRow codes = quantise(filled);
+  std::array<float, kChunk> scores;
+  ChunkResult result = {
+      .max = -std::numeric_limits<float>::infinity(), .sum = 0, .out = std::vector<float>(dim)};
+  for (int j = kv.first; j <= kv.last; ++j) {
+    scores[j % kChunk] = (code_score(codes, kv.keys.subspan(j * dim, dim)) * kv.key_scales[j]) * scale;
+    result.max = std::max(result.max, scores[j % kChunk]);
+  }
+  std::array<float, kLanes> lanes = {};
+  for (int j = kv.first; j <= kv.last; ++j) {
+    const float p = exponential(scores[j % kChunk] - result.max);
+    lanes[j % kLanes] += p;
+    const float weight = p * kv.value_scales[j];
+    for (size_t d = 0; d < dim; ++d)
+      result.out[d] = std::fma(weight, static_cast<float>(kv.values[j * dim + d]), result.out[d]);
+  }
+  result.sum = sum_lanes(lanes);
+  for (float& o : result.out) o += 0.0f;
+  return result;
+}
 
 ChunkResult attend_chunk(std::span<const float> q, const AttendedKeys& kv, float scale) {
   const size_t dim = q.size();
@@ -105,23 +181,27 @@ float sum_lanes(std::span<const float, kLanes> lanes) {
   return sum[0];
 }
 
+QuantisedHead quantise_head(std::span<const float> x) {
+  uint32_t magnitude = 0;  // as integers, so that a NaN is the largest
+  for (float v : x) magnitude = std::max(magnitude, std::bit_cast<uint32_t>(v) & 0x7fffffffu);
+  const float amax = std::bit_cast<float>(magnitude);
+  QuantisedHead out = {.codes = std::vector<int8_t>(x.size()), .scale = amax / 127.0f};
+  if (magnitude >= 0x7f800000u || amax < kSmallestAmax) {
+    out.scale = magnitude >= 0x7f800000u ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+    return out;
+  }
+  const float inverse = 127.0f / amax;
+  for (size_t i = 0; i < x.size(); ++i) out.codes[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+  return out;
+}
+
 QuantisedRow quantise(std::span<const float> x) {
   BATON_CHECK(x.size() % kGroup == 0);
   QuantisedRow out;
   for (size_t first = 0; first < x.size(); first += kGroup) {
-    uint32_t magnitude = 0;  // as integers, so that a NaN is the largest
-    for (float v : x.subspan(first, kGroup))
-      magnitude = std::max(magnitude, std::bit_cast<uint32_t>(v) & 0x7fffffffu);
-    const float amax = std::bit_cast<float>(magnitude);
-    if (magnitude >= 0x7f800000u || amax < kSmallestAmax) {
-      out.scales.push_back(magnitude >= 0x7f800000u ? std::numeric_limits<float>::quiet_NaN() : 0.0f);
-      out.codes.insert(out.codes.end(), kGroup, 0);
-      continue;
-    }
-    const float inverse = 127.0f / amax;
-    out.scales.push_back(amax / 127.0f);
-    for (float v : x.subspan(first, kGroup))
-      out.codes.push_back(static_cast<int8_t>(std::nearbyint(v * inverse)));
+    const QuantisedHead group = quantise_head(x.subspan(first, kGroup));
+    out.scales.push_back(group.scale);
+    out.codes.insert(out.codes.end(), group.codes.begin(), group.codes.end());
   }
   return out;
 }
@@ -162,6 +242,30 @@ float linear_float(const WeightView& weight, int64_t row, std::span<const float>
   return sum_tree(parts);
 }
 
+float brain_dot(float sum, BrainPair a, BrainPair b) {
+  sum = flushed(std::fma(flushed(a.odd), flushed(b.odd), flushed(sum)));
+  return flushed(std::fma(flushed(a.even), flushed(b.even), sum));
+}
+
+float linear_brain(const WeightView& weight, int64_t row, std::span<const uint16_t> x, int k_shards) {
+  const auto w = [&](int64_t k) {
+    uint16_t bits;
+    std::memcpy(&bits, weight.data + (row * weight.cols + k) * sizeof bits, sizeof bits);
+    return bits;
+  };
+  const int64_t segment = weight.cols / k_shards;
+  std::vector<float> parts;
+  for (int64_t first = 0; first < weight.cols; first += segment) {
+    float y = 0;
+    for (int64_t k = first; k < first + segment; k += 2) {
+      const bool whole = k + 1 < first + segment;
+      y = brain_dot(y, {w(k), whole ? w(k + 1) : uint16_t{0}}, {x[k], whole ? x[k + 1] : uint16_t{0}});
+    }
+    parts.push_back(y);
+  }
+  return sum_tree(parts);
+}
+
 void rms_norm(std::span<const float> x, std::span<const float> weight, float eps, std::span<float> out) {
   std::array<float, kLanes> lanes = {};
   for (size_t i = 0; i < x.size(); ++i) lanes[i % kLanes] = std::fma(x[i], x[i], lanes[i % kLanes]);
@@ -180,6 +284,17 @@ float exponential(float x) {
   for (int i = 1; i < 8; ++i) p = std::fma(p, r, kExpCoefficients[i]);
   const float power = std::bit_cast<float>((static_cast<uint32_t>(n) + 127u) << 23);
   return x < kExpMin ? 0.0f : p * power;
+}
+
+uint16_t brain_weight(float x) {
+  const float clamped = kExpMin > x ? kExpMin : x;
+  const float shifted = std::fma(clamped, kLog2E, kRoundMagic);
+  const int32_t n = static_cast<int32_t>(std::bit_cast<uint32_t>(shifted) - uint32_t{kRoundMagicBits});
+  const float r = std::fma(-(shifted - kRoundMagic), kLn2, clamped);
+  float p = kExpCoefficients[3];
+  for (int i = 4; i < 8; ++i) p = std::fma(p, r, kExpCoefficients[i]);
+  const float power = std::bit_cast<float>((static_cast<uint32_t>(n) + 127u) << 23);
+  return x < kExpMin ? uint16_t{0} : float_to_bfloat16(p * power);
 }
 
 float silu(float x) { return x / (1.0f + exponential(-x)); }
@@ -210,20 +325,38 @@ void rotate(std::span<float> head, std::span<const Rotation> rotations, bool int
   }
 }
 
-void attend(std::span<const float> q, const AttendedKeys& kv, float scale, std::span<float> out) {
+namespace {
+
+template <class Keys>
+void attend_chunks(ChunkResult (*attend_one)(std::span<const float>, const Keys&, float),
+                   std::span<const float> q, Keys kv, float scale, std::span<float> out) {
   ChunkResult total;
-  for (int first = kv.first; first <= kv.last;) {
-    const int last = std::min(kv.last, first / kChunk * kChunk + kChunk - 1);
-    const ChunkResult chunk = attend_chunk(q, {kv.keys, kv.values, first, last}, scale);
-    if (first == kv.first) {
+  const int begin = kv.first, end = kv.last;
+  for (kv.first = begin; kv.first <= end; kv.first = kv.last + 1) {
+    kv.last = std::min(end, kv.first / kChunk * kChunk + kChunk - 1);
+    const ChunkResult chunk = attend_one(q, kv, scale);
+    if (kv.first == begin) {
       total = chunk;
     } else {
       merge_chunk(total, chunk);
     }
-    first = last + 1;
   }
   const float inverse = 1.0f / total.sum;
   for (size_t d = 0; d < out.size(); ++d) out[d] = total.out[d] * inverse;
+}
+
+}  // namespace
+
+void attend(std::span<const float> q, const AttendedKeys& kv, float scale, std::span<float> out) {
+  attend_chunks(attend_chunk, q, kv, scale, out);
+}
+
+void attend_brain(std::span<const float> q, const AttendedKeys& kv, float scale, std::span<float> out) {
+  attend_chunks(attend_brain_chunk, q, kv, scale, out);
+}
+
+void attend_codes(std::span<const float> q, const AttendedCodes& kv, float scale, std::span<float> out) {
+  attend_chunks(attend_codes_chunk, q, kv, scale, out);
 }
 
 }  // namespace baton::kernels::contract

@@ -44,6 +44,23 @@ float linear_quantised(const WeightView& weight, int64_t row, const QuantisedRow
 // The same for F32, F16, BF16 weights: each segment is the chain y = fma(w, x, y) over ascending columns.
 float linear_float(const WeightView& weight, int64_t row, std::span<const float> x, int k_shards);
 
+// --- bf16 dots: a numerics class of its own
+// sum + a . b of two bfloat16 each, as the dot instruction of AVX-512 computes it: first the odd (second)
+// product is added by fma, then the even one, each step reading and giving denormals as zeros of their sign.
+struct BrainPair {
+  uint16_t even = 0;
+  uint16_t odd = 0;
+};
+float brain_dot(float sum, BrainPair a, BrainPair b);
+
+// bf16 weights: x is rounded to bfloat16 (nearest, ties to even); each segment is the chain of brain_dot over
+// ascending pairs of columns from +0; a last column without a partner has zeros beside it.
+float linear_brain(const WeightView& weight, int64_t row, std::span<const uint16_t> x, int k_shards);
+
+// The weight of a score x <= 0 below the maximum: a shorter polynomial (relative error 5e-5), rounded to
+// bfloat16.
+uint16_t brain_weight(float x);
+
 // --- Rows
 // ---------------------------------------------------------------------------------------------------------
 // Sum of squares by fma in 16 lanes; factor = 1 / sqrt(sum / n + eps); out = (x * factor) * weight. In place
@@ -73,6 +90,13 @@ void rotate(std::span<float> head, std::span<const Rotation> rotations, bool int
 // m' = max(m, mc), a = exponential(m - m'), b = exponential(mc - m'), l = fma(l, a, lc * b), o = fma(o, a, oc
 // * b). out = o * (1 / l).
 inline constexpr int kChunk = 256;
+// One token's key or value of a head as int8: one group over the whole head, rounded as in quantise().
+struct QuantisedHead {
+  std::vector<int8_t> codes;
+  float scale = 0;
+};
+QuantisedHead quantise_head(std::span<const float> x);
+
 struct AttendedKeys {
   std::span<const float> keys;    // [positions][head_dim], as stored (after rounding to the KV type)
   std::span<const float> values;  // [positions][head_dim]
@@ -80,5 +104,25 @@ struct AttendedKeys {
   int last = 0;
 };
 void attend(std::span<const float> q, const AttendedKeys& kv, float scale, std::span<float> out);
+
+// The same in the class of bf16 dots, for keys and values that are bfloat16: q is rounded to bfloat16, scores
+// are chains of brain_dot over pairs of dimensions, p = brain_weight, l sums the rounded weights, o is the
+// chain of brain_dot over pairs of positions (2i, 2i + 1); positions that are not seen count as weight and
+// value 0.
+void attend_brain(std::span<const float> q, const AttendedKeys& kv, float scale, std::span<float> out);
+
+// The same over int8 KV. q is quantised in groups of 32 along head_dim (a last group filled with zeros); a
+// score is
+// ((chain over groups of fma(float(integer dot), scale of the group, s)) * scale of the key) * scale; the
+// weights are those of attend; o is the chain of fma(p * scale of the value, float(code), o).
+struct AttendedCodes {
+  std::span<const int8_t> keys;    // [positions][head_dim]
+  std::span<const int8_t> values;  // [positions][head_dim]
+  std::span<const float> key_scales;
+  std::span<const float> value_scales;
+  int first = 0;
+  int last = 0;
+};
+void attend_codes(std::span<const float> q, const AttendedCodes& kv, float scale, std::span<float> out);
 
 }  // namespace baton::kernels::contract

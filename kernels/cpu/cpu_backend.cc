@@ -31,8 +31,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::create(const BackendOptions
 
 CpuBackend::CpuBackend(const Kernels& kernels, const BackendOptions& options)
     : kernels_(kernels),
+      brain_dots_(options.numerics == Numerics::kBrainDots),
       pool_(options.threads, options.cpus),
-      paged_attention_(kernels, pool_),
+      paged_attention_(kernels, pool_, brain_dots_),
       private_rows_(options.threads) {}
 
 std::string CpuBackend::description() const {
@@ -40,13 +41,13 @@ std::string CpuBackend::description() const {
 }
 
 std::string CpuBackend::numerics_id(KvType kv) const {
-  constexpr const char* kNames[] = {"f32", "bf16", "f16"};
-  return absl::StrCat("cpu-int8g32-v2/kv-", kNames[static_cast<int>(kv)]);
+  constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8"};
+  return absl::StrCat("cpu-int8g32-v2", brain_dots_ ? "+bf16dot" : "", "/kv-", kNames[static_cast<int>(kv)]);
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec& spec) {
   RETURN_IF_ERROR(check_linear(spec));
-  auto linear = std::make_unique<CpuLinear>(spec, pool_, weights_);
+  auto linear = std::make_unique<CpuLinear>(spec, pool_, weights_, brain_dots_);
   max_cols_ = std::max(max_cols_, linear->cols());
   return linear;
 }
@@ -91,6 +92,7 @@ float* CpuBackend::allocate(size_t floats) {
 
 void CpuBackend::RowBuffer::grow(int64_t rows, int64_t cols) {
   values.grow(rows * cols * sizeof(float));
+  brain.grow(rows * brain_stride(cols) * sizeof(uint16_t));
   grow_codes(rows, cols);
 }
 
@@ -141,6 +143,7 @@ Activations CpuBackend::activations(const RowBuffer& buffer, const RowSource& so
     x.codes = buffer.codes.as<int8_t>();
     x.groups = buffer.groups.as<ActivationGroup>();
   }
+  if (linear.needs_brain()) x.brain = buffer.brain.as<uint16_t>();
   return x;
 }
 
@@ -157,6 +160,8 @@ void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share
     if (linear.needs_codes())
       kernels_.quantise(x, cols, buffer.codes.as<int8_t>() + r * cols,
                         buffer.groups.as<ActivationGroup>() + r * (cols / contract::kGroup));
+    if (linear.needs_brain())
+      kernels_.round_brain(x, cols, buffer.brain.as<uint16_t>() + r * brain_stride(cols));
   }
 }
 
@@ -165,7 +170,7 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
   BATON_CHECK(linear.cols() <= max_cols_ && source.rows <= batch_.rows());
   if (source.rows == 0) return;
   BATON_CHECK(source.norm == nullptr || static_cast<int64_t>(source.norm->weight.size()) == linear.cols());
-  const bool ready = source.norm == nullptr && !linear.needs_codes();
+  const bool ready = source.norm == nullptr && !linear.needs_codes() && !linear.needs_brain();
   if (source.rows <= kPrivateRows || ready) {
     pool_.run([&](int thread) {
       if (!ready) prepare(source, linear, {0, source.rows}, private_rows_[thread]);
@@ -261,7 +266,7 @@ void CpuBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const f
 void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, const Linear& down,
                               float* residual, float* scratch) {
   const auto& d = static_cast<const CpuLinear&>(down);
-  if (d.needs_values()) return Backend::feed_forward(norm, first, down, residual, scratch);
+  if (d.needs_values() || d.needs_brain()) return Backend::feed_forward(norm, first, down, residual, scratch);
   const int64_t rows = batch_.rows();
   const Activations hidden = {.rows = rows,
                               .cols = d.cols(),

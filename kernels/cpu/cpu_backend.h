@@ -60,6 +60,7 @@ class CpuBackend final : public Backend {
     AlignedBuffer values;
     AlignedBuffer codes;
     AlignedBuffer groups;
+    AlignedBuffer brain;
     void grow(int64_t rows, int64_t cols);
     void grow_codes(int64_t rows, int64_t cols);
   };
@@ -85,6 +86,7 @@ class CpuBackend final : public Backend {
                       const NormWeights* const (&norms)[2], float* qkv) const;
 
   const Kernels& kernels_;
+  const bool brain_dots_;
   ThreadPool pool_;
   WeightArena weights_;
   AttentionSpec attention_;

@@ -7,12 +7,13 @@
 
 namespace baton::kernels::cpu {
 
-CpuLinear::CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& arena)
+CpuLinear::CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& arena, bool brain_dots)
     : cols_(spec.parts[0].cols), bias_(spec.bias) {
   for (const WeightView& part : spec.parts) {
     first_row_.push_back(rows_);
     rows_ += part.rows;
-    (is_quantised(part.type) ? needs_codes_ : needs_values_) = true;
+    const bool brain = brain_dots && part.type == DType::kBF16;
+    (is_quantised(part.type) ? needs_codes_ : brain ? needs_brain_ : needs_values_) = true;
     parts_.emplace_back(part, spec.k_shards, pool, arena);
   }
 }
@@ -53,6 +54,7 @@ void CpuLinear::multiply_part(const Kernels& kernels, size_t index, Share panels
   task.out = to.out;
   task.out_stride = to.stride;
   task.add = to.add;
+  if (needs_brain_ && task.weight.type == DType::kBF16) return kernels.linear_brain(task);
   kernels.linear(task);
 }
 

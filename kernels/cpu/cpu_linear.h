@@ -13,15 +13,17 @@ namespace baton::kernels::cpu {
 // panel. Immutable. Thread: any.
 class CpuLinear final : public Linear {
  public:
-  CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& arena);
+  CpuLinear(const LinearSpec& spec, ThreadPool& pool, WeightArena& arena, bool brain_dots);
 
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return cols_; }
   size_t bytes() const override;
 
   int64_t panels() const;
-  bool needs_codes() const { return needs_codes_; }    // a part is quantised
-  bool needs_values() const { return needs_values_; }  // a part is not
+  // What its parts read of the activations.
+  bool needs_codes() const { return needs_codes_; }    // quantised weights
+  bool needs_brain() const { return needs_brain_; }    // bf16 weights, when they are multiplied by bf16 dots
+  bool needs_values() const { return needs_values_; }  // other weights
   size_t parts() const { return parts_.size(); }
   const Panels& part(size_t index) const { return parts_[index]; }
 
@@ -41,6 +43,7 @@ class CpuLinear final : public Linear {
   int64_t cols_ = 0;
   bool needs_codes_ = false;
   bool needs_values_ = false;
+  bool needs_brain_ = false;
   std::vector<Panels> parts_;
   std::vector<int64_t> first_row_;  // of each part
   std::vector<float> bias_;

@@ -1,9 +1,13 @@
 #include "kernels/cpu/instruction_set.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "base/rng.h"
+#include "kernels/cpu/contract.h"
 
 namespace baton::kernels::cpu {
 namespace {
@@ -17,15 +21,56 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+// The bf16 dot instruction is used where it computes what contract::brain_dot says; seen on every machine so
+// far, but its rounding is not promised by all makers.
+bool brain_dots_keep_contract() {
+  Rng rng(1);
+  for (int round = 0; round < 256; ++round) {
+    uint32_t a[16], b[16];
+    float sums[16], want[16];
+    for (int i = 0; i < 16; ++i) {
+      // Exponents near each other, so that every product counts; a few rounds of any bits.
+      const auto number = [&](uint32_t bits) {
+        return round < 16 ? bits : (bits & 0x80ff80ffu) | 0x3f003f00u;
+      };
+      a[i] = number(static_cast<uint32_t>(rng.next()));
+      b[i] = number(static_cast<uint32_t>(rng.next()));
+      sums[i] =
+          std::bit_cast<float>(static_cast<uint32_t>(rng.next()) & (round < 16 ? 0xffffffffu : 0xbfffffffu));
+      want[i] = contract::brain_dot(sums[i], std::bit_cast<contract::BrainPair>(a[i]),
+                                    std::bit_cast<contract::BrainPair>(b[i]));
+    }
+    kAvx512BrainKernels.dots(a, b, sums);
+    for (int i = 0; i < 16; ++i)
+      if (std::bit_cast<uint32_t>(sums[i]) != std::bit_cast<uint32_t>(want[i]) && !std::isnan(want[i]))
+        return false;
+  }
+  return true;
+}
+
+const Kernels& vnni_with_brain_dots() {
+  static const Kernels kernels = [] {
+    Kernels k = kAvx512VnniKernels;
+    k.name = "avx512-vnni-bf16";
+    k.linear_brain = kAvx512BrainKernels.linear_brain;
+    k.attend_brain = kAvx512BrainKernels.attend_brain;
+    return k;
+  }();
+  return kernels;
+}
+
 }  // namespace
 
 absl::StatusOr<const Kernels*> choose_kernels(const std::string& limit) {
-  static constexpr std::string_view kLimits[] = {"scalar", "avx2", "avx2-vnni", "avx512", ""};
+  static constexpr std::string_view kLimits[] = {"scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", ""};
   const auto allowed = std::ranges::find(kLimits, limit) - std::begin(kLimits);
   if (allowed == std::ssize(kLimits))
     return absl::InvalidArgumentError(
-        absl::StrCat("isa_limit \"", limit, "\": want scalar, avx2, avx2-vnni or avx512"));
-  if (allowed >= 4 && has_avx512() && __builtin_cpu_supports("avx512vnni")) return &kAvx512VnniKernels;
+        absl::StrCat("isa_limit \"", limit, "\": want scalar, avx2, avx2-vnni, avx512 or avx512-vnni"));
+  const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
+  if (allowed == 5 && vnni && __builtin_cpu_supports("avx512bf16") && brain_dots_keep_contract())
+    return &vnni_with_brain_dots();
+  if (allowed >= 4 && vnni) return &kAvx512VnniKernels;
   // Dots of 256 bits are twice as fast as 16-bit products of 512.
   const bool dots = has_avx2() && __builtin_cpu_supports("avxvnni");
   if (allowed == 3 && has_avx512()) return &kAvx512Kernels;

@@ -30,7 +30,11 @@ struct Activations {
   const float* values = nullptr;            // [rows][cols]
   const int8_t* codes = nullptr;            // [rows][cols]
   const ActivationGroup* groups = nullptr;  // [rows][cols / 32]
+  // [rows][brain_stride(cols)], rounded to bfloat16: bf16 weights are multiplied by contract::linear_brain.
+  const uint16_t* brain = nullptr;
 };
+
+constexpr int64_t brain_stride(int64_t cols) { return (cols + 1) / 2 * 2; }
 
 // out[row][j] (= or +=) linear(x[row])[16 * panel_begin + j] + bias, for the panels [panel_begin, panel_end).
 struct LinearTask {
@@ -51,18 +55,22 @@ struct KvTiles {
   KvType type = KvType::kF32;
   const std::byte* const* keys = nullptr;
   const std::byte* const* values = nullptr;
-  const std::byte* const* next_keys =
-      nullptr;  // [16] of the chunk to be read after this one; entries may be null
+  // [16] of the chunk to be read after this one; entries may be null
+  const std::byte* const* next_keys = nullptr;
 };
 
 // Elements of a tile. f32 and f16: keys [head_dim][16 tokens], values [16 tokens][head_dim]. bf16, in pairs
 // that fill a word: keys [head_dim/2][16 tokens][2], values [8][head_dim][2 tokens] (head_dim is even).
+// int8: keys [ceil(head_dim/4)][16 tokens][4] as code + 128, values [16 tokens][head_dim] as codes; behind
+// either, at code_bytes(), the scales of the 16 tokens in float32.
 constexpr int64_t key_index(KvType type, int token, int d) {
   return type == KvType::kBF16 ? d / 2 * 32 + token * 2 + d % 2 : d * 16 + token;
 }
 constexpr int64_t value_index(KvType type, int token, int d, int head_dim) {
   return type == KvType::kBF16 ? token / 2 * 2 * head_dim + d * 2 + token % 2 : token * head_dim + d;
 }
+
+constexpr int64_t code_bytes(int head_dim) { return int64_t{(head_dim + 3) / 4} * 64; }
 
 // Unnormalised attention of one (row, head) over some chunks. out[head_dim] follows in scratch.
 struct ChunkState {
@@ -80,7 +88,7 @@ struct AttendTask {
   int share = 1;
   int head_dim = 0;
   float scale = 0;
-  bool brain_dots = false;  // contract::attend_brain instead of contract::attend (bf16 KV)
+  bool brain_dots = false;  // contract::attend_brain instead of contract::attend: bf16 KV only
   const float* q = nullptr;
   int64_t q_stride = 0;
   const int32_t* first = nullptr;
@@ -133,11 +141,15 @@ struct Kernels {
   const char* name;
   void (*quantise)(const float* x, int64_t cols, int8_t* codes, ActivationGroup* groups);
   void (*rms_norm)(const NormTask& task);
+  // x[cols] as bfloat16; an odd row gets a zero.
+  void (*round_brain)(const float* x, int64_t cols, uint16_t* out);
   void (*linear)(const LinearTask& task);
+  void (*linear_brain)(const LinearTask& task);  // the same for bf16 weights and x.brain
   void (*silu_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*rotate)(const RotateTask& task);
   void (*store_kv)(const StoreTask& task);
   void (*attend)(const AttendTask& task);
+  void (*attend_brain)(const AttendTask& task);  // the same for bf16 KV and brain_dots
   // out[head_dim] = o * (1 / l) of a finished pair
   void (*finish_attend)(const ChunkState& state, const float* o, int head_dim, float* out);
   // merges `next` (a later chunk) into `total`
@@ -150,5 +162,14 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx2VnniKernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512VnniKernels;
+
+// What the bf16 dot instruction does better than its definition.
+struct BrainKernels {
+  void (*linear_brain)(const LinearTask& task);
+  void (*attend_brain)(const AttendTask& task);
+  // sums[i] += a[i] . b[i] of 16 words of two bfloat16: for the check whether this machine keeps the contract
+  void (*dots)(const uint32_t* a, const uint32_t* b, float* sums);
+};
+extern const BrainKernels kAvx512BrainKernels;
 
 }  // namespace baton::kernels::cpu

@@ -169,8 +169,9 @@ void pack_opened(const SixteenRows& rows, std::byte* panel) {
     }
 }
 
-void pack_f32(const SixteenRows& rows, std::byte* panel) {
-  const int64_t whole = rows.cols / 4 * 4;
+// Words of a row: f32 elements, or two bf16 columns.
+void pack_words(const SixteenRows& rows, int64_t words_of_row, std::byte* panel) {
+  const int64_t whole = words_of_row / 4 * 4;
   for (int64_t k = 0; k < whole; k += 4)
     for (int quad = 0; quad < kPanelRows; quad += 4) {
       const std::byte* from = rows.first + quad * rows.stride + k * 4;
@@ -178,9 +179,17 @@ void pack_f32(const SixteenRows& rows, std::byte* panel) {
                                 load(from + 3 * rows.stride)};
       transpose_words(words, panel + k * kLine + quad * 4);
     }
-  for (int64_t k = whole; k < rows.cols; ++k)
+  for (int64_t k = whole; k < words_of_row; ++k)
     for (int r = 0; r < kPanelRows; ++r)
       std::memcpy(panel + k * kLine + r * 4, rows.first + r * rows.stride + k * 4, 4);
+}
+
+// An odd last column fills half of its words; the other half is left as it is (zero).
+void pack_bf16(const SixteenRows& rows, std::byte* panel) {
+  pack_words(rows, rows.cols / 2, panel);
+  if (rows.cols % 2 == 0) return;
+  for (int r = 0; r < kPanelRows; ++r)
+    std::memcpy(panel + rows.cols / 2 * kLine + r * 4, rows.first + r * rows.stride + (rows.cols - 1) * 2, 2);
 }
 
 // Eight columns of eight rows of 16-bit elements: row r, column k to line k, place r. A line is 32 bytes.
@@ -203,7 +212,7 @@ void transpose_halves(const std::byte* from, int64_t stride, std::byte* lines) {
   }
 }
 
-void pack_16bit(const SixteenRows& rows, std::byte* panel) {
+void pack_f16(const SixteenRows& rows, std::byte* panel) {
   const int64_t whole = rows.cols / 8 * 8;
   for (int64_t k = 0; k < whole; k += 8)
     for (int half = 0; half < 2; ++half)
@@ -225,10 +234,11 @@ void pack_sixteen(const SixteenRows& rows, std::byte* panel) {
     case DType::kQ4_1:
       return pack_quantised<Codes4<4>, true>(rows, panel);
     case DType::kF32:
-      return pack_f32(rows, panel);
+      return pack_words(rows, rows.cols, panel);
     case DType::kF16:
+      return pack_f16(rows, panel);
     case DType::kBF16:
-      return pack_16bit(rows, panel);
+      return pack_bf16(rows, panel);
     default:
       return pack_opened(rows, panel);
   }

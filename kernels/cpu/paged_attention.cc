@@ -14,7 +14,7 @@ constexpr int kDealtItems = 4;
 
 KvPool::Tile KvPool::tile(int layer, std::span<const BlockId> blocks, int kv_head, int tile) const {
   const int tiles = geometry_.block_tokens / 16;
-  const size_t tile_bytes = size_t{16} * geometry_.head_dim * kv_bytes(geometry_.type);
+  const size_t tile_bytes = size_t{16} * kv_vector_bytes(geometry_.type, geometry_.head_dim);
   std::byte* head =
       pool_ + geometry_.piece_offset(layer, blocks[tile / tiles]) + 2 * kv_head * tiles * tile_bytes;
   std::byte* keys = head + tile % tiles * tile_bytes;
@@ -132,6 +132,7 @@ void PagedAttention::run_item(int index, const Call& call, float* scratch) {
   task.q =
       call.qkv + (sequence.first_row + item.row) * int64_t{width} + item.kv_head * share() * spec_.head_dim;
   task.q_stride = width;
+  task.brain_dots = brain_dots_ && call.kv->geometry().type == KvType::kBF16;
   task.first = first;
   task.last = last;
   task.states = states;
@@ -147,7 +148,7 @@ void PagedAttention::run_item(int index, const Call& call, float* scratch) {
     const bool same = task.chunk < item.last_chunk;
     find_tiles(same ? item : items_[after], same ? task.chunk + 1 : items_[after].first_chunk, call, next);
     task.kv = {call.kv->geometry().type, now.keys, now.values, next.keys};
-    kernels_.attend(task);
+    task.brain_dots ? kernels_.attend_brain(task) : kernels_.attend(task);
   }
   if (!partial) finish(item, call, states, sums);
 }

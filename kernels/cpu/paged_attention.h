@@ -37,7 +37,8 @@ class KvPool {
 // same bits. plan() once per step, run() once per layer. Thread: the backend's caller; run() uses the pool.
 class PagedAttention {
  public:
-  PagedAttention(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  PagedAttention(const Kernels& kernels, ThreadPool& pool, bool brain_dots)
+      : kernels_(kernels), pool_(pool), brain_dots_(brain_dots) {}
 
   void set_attention(const AttentionSpec& spec) { spec_ = spec; }
   void plan(const StepBatch& batch, const KvGeometry& geometry);
@@ -83,6 +84,7 @@ class PagedAttention {
 
   const Kernels& kernels_;
   ThreadPool& pool_;
+  const bool brain_dots_;
   AttentionSpec spec_;
   StepBatch batch_;
   std::vector<Item> items_;

@@ -14,6 +14,7 @@ namespace {
 constexpr int kGroup = contract::kGroup;
 
 size_t bytes_of_panel(DType type, int64_t cols, int k_shards) {
+  if (type == DType::kBF16) return (cols + 1) / 2 * 2 * kPanelRows * sizeof(uint16_t);
   if (!is_quantised(type)) return cols * kPanelRows * traits_of(type).bytes;
   const int64_t slabs = (cols / k_shards + kSlabCols - 1) / kSlabCols;
   return k_shards * slabs * panel_format(type).slab_bytes();
@@ -91,6 +92,12 @@ void Panels::pack_panel(const WeightView& weight, int64_t index) {
 
 void Panels::pack_float_row(const std::byte* row, int lane, std::byte* panel) const {
   const size_t bytes = traits_of(type_).bytes;
+  if (type_ == DType::kBF16) {
+    for (int64_t k = 0; k < cols_; ++k)
+      std::memcpy(panel + brain_index(k, lane) * sizeof(uint16_t), row + k * sizeof(uint16_t),
+                  sizeof(uint16_t));
+    return;
+  }
   for (int64_t k = 0; k < cols_; ++k)
     std::memcpy(panel + (k * kPanelRows + lane) * bytes, row + k * bytes, bytes);
 }

@@ -24,7 +24,8 @@ inline constexpr int kSlabCols = 64;   // columns of a slab
 //       multipliers: int8 [64/group][16 rows], scales and minima; then the block's fp16 factor [16 rows], of
 //       the scales and of the minima. A slab lies in one block of 256, since shards are whole slabs.
 //     a shard of an odd number of groups leaves the second half of its last slab unused
-//   float types: [K][16 rows] in the file's own element type
+//   f32, f16: [K][16 rows] in the file's own element type
+//   bf16: [K/2][16 rows][2]: a word holds two columns, an odd last column has a zero beside it
 // Codes are stored unsigned, code + zero; the kernel starts its integer sum at -zero * (sum of the
 // activations). Example Q4_1: slab = 512 + 64 + 64 B for 1,024 weights; gate and up of SmolLM2 (3072 x 576):
 // 192 panels x 9 slabs. Q4_K: 512 + 2 * 32 + 2 * 32 B, 5 bits a weight.
@@ -84,6 +85,9 @@ constexpr PanelFormat panel_format(DType type) {
       return {};
   }
 }
+
+// Element of a bf16 panel.
+constexpr int64_t brain_index(int64_t col, int lane) { return col / 2 * 2 * kPanelRows + lane * 2 + col % 2; }
 
 // The packed weights as plain numbers, for the kernels (no inline functions: kernel files are compiled for
 // newer instruction sets than the rest).

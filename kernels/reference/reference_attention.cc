@@ -24,11 +24,23 @@ float dot(const float* a, const float* b, size_t n) {
 size_t ReferenceKv::offset(int layer, BlockId block, int part, int kv_head, int slot) const {
   const size_t vector =
       (static_cast<size_t>(part) * geometry_.kv_heads + kv_head) * geometry_.block_tokens + slot;
-  return geometry_.piece_offset(layer, block) + vector * geometry_.head_dim * kv_bytes(geometry_.type);
+  return geometry_.piece_offset(layer, block) + vector * kv_vector_bytes(geometry_.type, geometry_.head_dim);
+}
+
+// int8: the codes, then their scale in the vector's last four bytes.
+void ReferenceKv::write_codes(std::byte* to, const float* values) const {
+  const int dim = geometry_.head_dim;
+  float amax = 0;
+  for (int i = 0; i < dim; ++i) amax = std::max(amax, std::abs(values[i]));
+  const float scale = amax / 127.0f;
+  for (int i = 0; i < dim; ++i)
+    to[i] = static_cast<std::byte>(amax == 0 ? 0 : static_cast<int8_t>(std::lround(values[i] / scale)));
+  std::memcpy(to + kv_vector_bytes(KvType::kInt8, dim) - sizeof scale, &scale, sizeof scale);
 }
 
 void ReferenceKv::write(size_t at, const float* values) {
   std::byte* to = pool_.data() + at;
+  if (geometry_.type == KvType::kInt8) return write_codes(to, values);
   if (geometry_.type == KvType::kF32) {
     std::memcpy(to, values, sizeof(float) * geometry_.head_dim);
     return;
@@ -42,6 +54,14 @@ void ReferenceKv::write(size_t at, const float* values) {
 
 void ReferenceKv::read(size_t at, float* values) const {
   const std::byte* from = pool_.data() + at;
+  if (geometry_.type == KvType::kInt8) {
+    float scale;
+    std::memcpy(&scale, from + kv_vector_bytes(KvType::kInt8, geometry_.head_dim) - sizeof scale,
+                sizeof scale);
+    for (int i = 0; i < geometry_.head_dim; ++i)
+      values[i] = scale * static_cast<float>(static_cast<int8_t>(from[i]));
+    return;
+  }
   if (geometry_.type == KvType::kF32) {
     std::memcpy(values, from, sizeof(float) * geometry_.head_dim);
     return;

@@ -29,6 +29,7 @@ class ReferenceKv {
   // Byte offset of the head's vector of token `slot`; part 0 = K, 1 = V.
   size_t offset(int layer, BlockId block, int part, int kv_head, int slot) const;
   void write(size_t at, const float* values);
+  void write_codes(std::byte* to, const float* values) const;
   void read(size_t at, float* values) const;
 
   std::span<std::byte> pool_;

@@ -49,7 +49,7 @@ float silu(float x) { return static_cast<float>(x / (1.0 + std::exp(-static_cast
 void ReferenceBackend::FreeFloats::operator()(float* p) const { std::free(p); }
 
 std::string ReferenceBackend::numerics_id(KvType kv) const {
-  constexpr const char* kNames[] = {"f32", "bf16", "f16"};
+  constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8"};
   return absl::StrCat("reference-f32-v1/kv-", kNames[static_cast<int>(kv)]);
 }
 

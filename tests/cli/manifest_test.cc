@@ -56,6 +56,10 @@ TEST(Manifest, RefusesWhatWouldSwitchDisaggregationOff) {
   EXPECT_NE(
       errors_of("  pools: {prefill: {kv: {dtype: f32}}, decode: {}}\n").find("KV cannot be handed over"),
       std::string::npos);
+  EXPECT_NE(errors_of("  pools: {prefill: {}, decode: {numerics: f32}}\n").find("KV cannot be handed over"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: reference, numerics: bf16dot}}\n").find("computes in float32"),
+            std::string::npos);
   EXPECT_EQ(errors_of("  pools: {prefill: {}, mixed: {role: any}}\n"), "");
 }
 

@@ -19,6 +19,7 @@ struct Shape {
   int window;
   bool interleaved;
   bool head_norm;
+  Numerics numerics = Numerics::kFloat;
 };
 
 constexpr int kLayers = 2;
@@ -86,11 +87,11 @@ void compare(const Shape& shape, uint64_t seed) {
   RandomModel random(seed);
   const int64_t blocks = (2000 + shape.block_tokens - 1) / shape.block_tokens / 3 * 3 + 3;
   Model m = make_model(random, shape, blocks);
-  OracleBackend oracle;
-  std::vector<NamedBackend> backends = cpu_backends(1);
+  OracleBackend oracle(shape.numerics);
+  std::vector<NamedBackend> backends = cpu_backends(1, Scalar::kIncluded, shape.numerics);
   const Scalar scalar = shape.head_dim <= 20 ? Scalar::kIncluded : Scalar::kLeftOut;
   for (const int threads : {2, 3})
-    for (NamedBackend& b : cpu_backends(threads, scalar)) backends.push_back(std::move(b));
+    for (NamedBackend& b : cpu_backends(threads, scalar, shape.numerics)) backends.push_back(std::move(b));
   std::vector<std::vector<std::byte>> pools(backends.size());
   ASSERT_TRUE(oracle.set_attention(m.attention, m.rope).ok());
   ASSERT_TRUE(oracle.attach_kv({}, m.geometry).ok());
@@ -142,9 +143,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionDifferential,
                                          Shape{80, 1, 30, KvType::kF32, 16, 1, false, false},
                                          Shape{20, 1, 2, KvType::kBF16, 16, 0, false, false}));
 
+INSTANTIATE_TEST_SUITE_P(Int8, AttentionDifferential,
+                         testing::Values(Shape{64, 3, 3, KvType::kInt8, 16, 0, true, false},
+                                         Shape{8, 1, 1, KvType::kInt8, 16, 41, false, false},
+                                         Shape{7, 1, 2, KvType::kInt8, 16, 0, false, false},
+                                         Shape{40, 2, 5, KvType::kInt8, 32, 90, false, false},
+                                         Shape{128, 1, 7, KvType::kInt8, 16, 101, false, true}));
+
+constexpr Numerics kDots = Numerics::kBrainDots;
+INSTANTIATE_TEST_SUITE_P(BrainDots, AttentionDifferential,
+                         testing::Values(Shape{64, 3, 3, KvType::kBF16, 16, 0, true, false, kDots},
+                                         Shape{8, 1, 1, KvType::kBF16, 16, 41, false, false, kDots},
+                                         Shape{40, 2, 5, KvType::kBF16, 32, 90, false, false, kDots},
+                                         Shape{18, 1, 2, KvType::kBF16, 16, 0, false, true, kDots},
+                                         Shape{128, 1, 7, KvType::kBF16, 16, 101, false, true, kDots},
+                                         Shape{16, 2, 1, KvType::kF16, 16, 0, false, false, kDots}));
+
 // The same tokens in one step of 600 rows, in pieces of any size and one by one: the same KV bytes and
 // outputs.
-TEST(AttentionInvariance, ChunkSizesDoNotMatter) {
+class AttentionInvariance : public testing::TestWithParam<Numerics> {};
+INSTANTIATE_TEST_SUITE_P(Classes, AttentionInvariance, testing::Values(Numerics::kFloat, kDots));
+
+TEST_P(AttentionInvariance, ChunkSizesDoNotMatter) {
   const uint64_t seed = RandomModel::seed_or(77);
   RandomModel random(seed);
   Model m = make_model(random, {64, 3, 3, KvType::kBF16, 16, 0, false, false}, 40);
@@ -154,7 +174,7 @@ TEST(AttentionInvariance, ChunkSizesDoNotMatter) {
   std::vector<float> whole;
   std::vector<std::byte> whole_pool;
   for (const int piece : {600, 1, 7, 64, 255, 256, 257}) {
-    auto backend = make_backend({.device = "cpu", .threads = piece % 3 + 1});
+    auto backend = make_backend({.device = "cpu", .threads = piece % 3 + 1, .numerics = GetParam()});
     ASSERT_TRUE(backend.ok());
     std::vector<std::byte> pool(m.geometry.pool_bytes());
     ASSERT_TRUE((*backend)->set_attention(m.attention, m.rope).ok());

@@ -84,19 +84,33 @@ Outputs run_case(Backend& backend, const LinearCase& c, const std::vector<float>
   return out;
 }
 
-class LinearDifferential : public testing::TestWithParam<DType> {};
+// What is special about one class of numerics: its types.
+struct TypeCase {
+  DType type;
+  Numerics numerics = Numerics::kFloat;
+};
+
+std::vector<TypeCase> type_cases() {
+  std::vector<TypeCase> cases;
+  for (const DType type : all_types()) cases.push_back({type});
+  cases.push_back({DType::kBF16, Numerics::kBrainDots});
+  cases.push_back({DType::kF16, Numerics::kBrainDots});
+  return cases;
+}
+
+class LinearDifferential : public testing::TestWithParam<TypeCase> {};
 
 TEST_P(LinearDifferential, EveryInstructionSetRowCountAndThreadCount) {
-  const uint64_t seed = RandomModel::seed_or(100 + static_cast<uint64_t>(GetParam()));
+  const uint64_t seed = RandomModel::seed_or(100 + static_cast<uint64_t>(GetParam().type));
   RandomModel random(seed);
   std::vector<std::byte> pool;
   for (int threads = 1; threads <= 3; ++threads) {
-    std::vector<NamedBackend> backends = cpu_backends(threads);
-    OracleBackend oracle;
+    std::vector<NamedBackend> backends = cpu_backends(threads, Scalar::kIncluded, GetParam().numerics);
+    OracleBackend oracle(GetParam().numerics);
     prepare(oracle, pool);
     for (NamedBackend& b : backends) prepare(*b.backend, pool);
     for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, random.between(14, 40)}) {
-      const LinearCase c = random_case(random, GetParam(), rows);
+      const LinearCase c = random_case(random, GetParam().type, rows);
       const std::vector<float> x = random.floats(c.rows * c.parts[0].cols, 2.0f);
       const std::vector<float> residual = random.floats(c.rows * 210);
       const Outputs want = run_case(oracle, c, x, residual);
@@ -111,8 +125,10 @@ TEST_P(LinearDifferential, EveryInstructionSetRowCountAndThreadCount) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, LinearDifferential, testing::ValuesIn(all_types()),
-                         [](const auto& info) { return std::string(traits_of(info.param).name); });
+INSTANTIATE_TEST_SUITE_P(Types, LinearDifferential, testing::ValuesIn(type_cases()), [](const auto& info) {
+  return std::string(traits_of(info.param.type).name) +
+         (info.param.numerics == Numerics::kFloat ? "" : "BrainDots");
+});
 
 TEST(LinearDifferentialMixed, PartsOfDifferentTypes) {
   const uint64_t seed = RandomModel::seed_or(7);

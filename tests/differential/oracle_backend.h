@@ -14,6 +14,8 @@ namespace baton::kernels {
 // for bit.
 class OracleBackend final : public Backend {
  public:
+  explicit OracleBackend(Numerics numerics = Numerics::kFloat)
+      : brain_dots_(numerics == Numerics::kBrainDots) {}
   std::string description() const override { return "oracle"; }
   std::string numerics_id(KvType) const override { return "oracle"; }
   std::string kv_layout_name() const override { return "oracle"; }
@@ -37,14 +39,21 @@ class OracleBackend final : public Backend {
   absl::Status finish_step() override { return absl::OkStatus(); }
 
  private:
-  // Keys and values of one (layer, block, kv_head): [block_tokens][head_dim] each, after rounding.
+  // Keys and values of one (layer, block, kv_head): [block_tokens][head_dim] each, after rounding; of int8 KV
+  // the codes, and the scales [block_tokens].
   struct Page {
     std::vector<float> keys;
     std::vector<float> values;
+    std::vector<float> key_scales;
+    std::vector<float> value_scales;
   };
   Page& page(int layer, BlockId block, int kv_head);
   float rounded(float value) const;
+  // What attention of one KV head reads: the pages of a sequence, one after the other.
+  Page gather(int layer, const SequenceRows& sequence, int kv_head);
+  void attend(const Page& kv, int position, std::span<const float> q, std::span<float> out) const;
 
+  const bool brain_dots_;
   AttentionSpec attention_;
   RopeSpec rope_;
   KvGeometry geometry_;

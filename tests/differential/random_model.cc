@@ -63,11 +63,12 @@ StepBatch OwnedBatch::batch(int vocabulary) {
   return {tokens, positions, rows, logit_rows};
 }
 
-std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar) {
+std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar, Numerics numerics) {
   std::vector<NamedBackend> out;
-  for (const char* limit : {"scalar", "avx2", "avx2-vnni", "avx512", ""}) {
+  for (const char* limit : {"scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", ""}) {
     if (scalar == Scalar::kLeftOut && std::string_view(limit) == "scalar") continue;
-    auto backend = make_backend({.device = "cpu", .threads = threads, .isa_limit = limit});
+    auto backend =
+        make_backend({.device = "cpu", .threads = threads, .numerics = numerics, .isa_limit = limit});
     if (!backend.ok()) {
       ADD_FAILURE() << backend.status();
       continue;

@@ -75,7 +75,8 @@ struct NamedBackend {
 // CpuBackends for every instruction set this machine has, with `threads` threads. The scalar one, which is
 // slow, can be left out.
 enum class Scalar { kIncluded, kLeftOut };
-std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar = Scalar::kIncluded);
+std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar = Scalar::kIncluded,
+                                       Numerics numerics = Numerics::kFloat);
 
 // memcmp with a readable first difference.
 void expect_same_bits(std::span<const float> want, std::span<const float> got, const std::string& what);

@@ -158,7 +158,9 @@ void check_grid(const std::string& path, EngineSetup setup, const std::vector<Jo
   }
 }
 
-class StoriesGrid : public ::testing::TestWithParam<std::tuple<const char*, kernels::KvType>> {};
+using kernels::Numerics;
+class StoriesGrid
+    : public ::testing::TestWithParam<std::tuple<const char*, kernels::KvType, kernels::Numerics>> {};
 
 TEST_P(StoriesGrid, SameBits) {
   const std::string path = shared_model("stories260K-f32.gguf");
@@ -166,6 +168,7 @@ TEST_P(StoriesGrid, SameBits) {
   EngineSetup setup;
   setup.device = std::get<0>(GetParam());
   setup.kv = std::get<1>(GetParam());
+  setup.numerics = std::get<2>(GetParam());
   setup.blocks = 160;
   const auto jobs = make_jobs({1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300}, 6, 512);
   // The KV type that is served by default gets the whole grid, the others a few points of it.
@@ -180,15 +183,18 @@ TEST_P(StoriesGrid, SameBits) {
 }
 
 std::string grid_name(const ::testing::TestParamInfo<StoriesGrid::ParamType>& info) {
-  const std::string kv[] = {"F32", "BF16", "F16"};
-  return std::get<0>(info.param) + kv[static_cast<int>(std::get<1>(info.param))];
+  const std::string kv[] = {"F32", "BF16", "F16", "Int8"};
+  return std::get<0>(info.param) + kv[static_cast<int>(std::get<1>(info.param))] +
+         (std::get<2>(info.param) == Numerics::kBrainDots ? "BrainDots" : "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, StoriesGrid,
-                         ::testing::Values(std::tuple{"reference", kernels::KvType::kF32},
-                                           std::tuple{"cpu", kernels::KvType::kF32},
-                                           std::tuple{"cpu", kernels::KvType::kBF16},
-                                           std::tuple{"cpu", kernels::KvType::kF16}),
+                         ::testing::Values(std::tuple{"reference", kernels::KvType::kF32, Numerics::kFloat},
+                                           std::tuple{"cpu", kernels::KvType::kF32, Numerics::kFloat},
+                                           std::tuple{"cpu", kernels::KvType::kBF16, Numerics::kFloat},
+                                           std::tuple{"cpu", kernels::KvType::kBF16, Numerics::kBrainDots},
+                                           std::tuple{"cpu", kernels::KvType::kInt8, Numerics::kFloat},
+                                           std::tuple{"cpu", kernels::KvType::kF16, Numerics::kFloat}),
                          grid_name);
 
 // Every weight format, by every instruction set this machine has: one set of bits.
@@ -212,11 +218,13 @@ TEST_P(FormatGrid, SameBits) {
   const auto jobs = make_jobs({1, 2, 16, 17, 33, 70, 130}, 4, model.options().vocab);
   std::vector<Variant> variants = {
       {1, {1, true}, 31}, {2, {7, true}, 62}, {3, {64, true}, 93}, {2, {512, true}, 62}};
-  for (const char* isa : {"avx512", "avx2-vnni", "avx2", "scalar"}) {
+  for (const char* isa : {"avx512-vnni", "avx512", "avx2-vnni", "avx2", "scalar"}) {
     variants.push_back({1, {64, true}, 31, isa});
     variants.push_back({3, {7, true}, 93, isa});
   }
   check_grid(path, setup, jobs, variants);
+  setup.numerics = Numerics::kBrainDots;
+  if (GetParam() == DType::kBF16) check_grid(path, setup, jobs, variants);
   std::remove(path.c_str());
 }
 
@@ -226,11 +234,15 @@ INSTANTIATE_TEST_SUITE_P(Formats, FormatGrid,
                                            DType::kQ6_K, DType::kIQ2_XXS),
                          [](const auto& info) { return std::string(traits_of(info.param).name); });
 
-TEST(SmolLm2Grid, SameBits) {
+class SmolLm2Grid : public ::testing::TestWithParam<Numerics> {};
+INSTANTIATE_TEST_SUITE_P(Classes, SmolLm2Grid, ::testing::Values(Numerics::kFloat, Numerics::kBrainDots));
+
+TEST_P(SmolLm2Grid, SameBits) {
   if (smollm2_path().empty()) GTEST_SKIP() << "the default model is not here (BATON_SMOLLM2)";
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
+  setup.numerics = GetParam();
   const auto jobs = slow_tests() ? make_jobs({1, 15, 16, 17, 63, 64, 65, 130, 255, 256, 257, 600}, 4, 49152)
                                  : make_jobs({1, 16, 17, 65, 257}, 3, 49152);
   std::vector<Variant> variants = {

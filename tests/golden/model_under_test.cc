@@ -46,6 +46,7 @@ absl::StatusOr<std::unique_ptr<ModelUnderTest>> ModelUnderTest::open(const std::
   options.device = setup.device;
   options.threads = setup.threads;
   options.isa_limit = setup.isa_limit;
+  options.numerics = setup.numerics;
   ASSIGN_OR_RETURN(t->backend_, kernels::make_backend(options));
   worker::ModelSpec spec = t->file_->spec();
   if (setup.change_spec) setup.change_spec(spec);

@@ -25,6 +25,7 @@ struct EngineSetup {
   std::string device = "reference";
   int threads = 1;
   std::string isa_limit;
+  kernels::Numerics numerics = kernels::Numerics::kFloat;
   kernels::KvType kv = kernels::KvType::kF32;
   int block_tokens = 16;
   int64_t blocks = 160;

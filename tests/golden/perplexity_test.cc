@@ -81,6 +81,23 @@ class Perplexity : public ::testing::Test {
 
 TEST_F(Perplexity, ReferenceIsExact) { check({}, 1e-4); }
 
+TEST_F(Perplexity, CpuWithBrainDots) {
+  EngineSetup setup;
+  setup.device = "cpu";
+  setup.threads = 2;
+  setup.kv = kernels::KvType::kBF16;
+  setup.numerics = kernels::Numerics::kBrainDots;
+  check(setup, slow_tests() ? 0.01 : 0.03);
+}
+
+TEST_F(Perplexity, CpuWithInt8Kv) {
+  EngineSetup setup;
+  setup.device = "cpu";
+  setup.threads = 2;
+  setup.kv = kernels::KvType::kInt8;
+  check(setup, slow_tests() ? 0.01 : 0.03);
+}
+
 TEST_F(Perplexity, CpuWithInt8Activations) {
   EngineSetup setup;
   setup.device = "cpu";

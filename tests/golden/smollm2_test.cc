@@ -129,13 +129,19 @@ TEST_F(SmolLm2, AWrongRopeBaseIsSeen) {
   EXPECT_GT(d.logit, 10 * 2e-4);
 }
 
-class SmolLm2Cpu : public SmolLm2, public ::testing::WithParamInterface<kernels::KvType> {};
+struct CpuClass {
+  const char* name;
+  kernels::KvType kv;
+  kernels::Numerics numerics = kernels::Numerics::kFloat;
+};
+class SmolLm2Cpu : public SmolLm2, public ::testing::WithParamInterface<CpuClass> {};
 
 TEST_P(SmolLm2Cpu, MeetsTheInt8Figures) {
   EngineSetup setup;
   setup.device = "cpu";
   setup.threads = 2;
-  setup.kv = GetParam();
+  setup.kv = GetParam().kv;
+  setup.numerics = GetParam().numerics;
   const auto engine = open(setup);
   ASSERT_NE(engine, nullptr);
   Deviation all;
@@ -153,10 +159,12 @@ TEST_P(SmolLm2Cpu, MeetsTheInt8Figures) {
             << (slow_tests() ? "" : " (prompts up to 500 tokens; all with BATON_SLOW=1)") << "\n";
 }
 
-INSTANTIATE_TEST_SUITE_P(Kv, SmolLm2Cpu, ::testing::Values(kernels::KvType::kF32, kernels::KvType::kBF16),
-                         [](const auto& info) {
-                           return info.param == kernels::KvType::kF32 ? "F32" : "BF16";
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Classes, SmolLm2Cpu,
+    ::testing::Values(CpuClass{"F32", kernels::KvType::kF32}, CpuClass{"BF16", kernels::KvType::kBF16},
+                      CpuClass{"Int8", kernels::KvType::kInt8},
+                      CpuClass{"BF16BrainDots", kernels::KvType::kBF16, kernels::Numerics::kBrainDots}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace baton

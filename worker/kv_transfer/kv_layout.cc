@@ -17,6 +17,8 @@ std::string_view type_name(kernels::KvType type) {
       return "bf16";
     case kernels::KvType::kF16:
       return "f16";
+    case kernels::KvType::kInt8:
+      return "int8";
   }
   return "?";
 }

@@ -34,6 +34,7 @@ struct Lanes {
   static constexpr int kTileRows = 3;
   static constexpr int kTilePanels = 1;
   static constexpr int kFloatStreams = 2;
+  static constexpr int kFloatPanels = 1;
   static constexpr int kAttendPairs = 2;
   static constexpr int kScoreTiles = 2;
   static constexpr int kValueVectors = 2;
@@ -77,6 +78,11 @@ struct Lanes {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
   }
   static F load_brain(const std::byte* p) { return {brain(load128(p)), brain(load128(p + 16))}; }
+  static F widen_codes(const std::byte* p) {
+    const __m128i bytes = load128(p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
   template <KvType kType>
   static F widen(const std::byte* p) {
     if constexpr (kType == KvType::kF32) return load(reinterpret_cast<const float*>(p));
@@ -204,10 +210,16 @@ struct Lanes {
     const __m256i mask = _mm256_set1_epi32(65535);
     return {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
   }
+  static void settle(F& v) { asm volatile("" : "+v"(v.low), "+v"(v.high)); }
   // contract::brain_dot; inside a BrainMode.
   using BrainMode = simd::FlushDenormals;
   static F brain_dot(F sum, I a, I b) {
     return fma(low_brain(a), low_brain(b), fma(high_brain(a), high_brain(b), sum));
+  }
+  // Rounds weights of attention (zero or above 2^-126) and returns them as floats again.
+  static F round_weights(uint16_t* out, F v) {
+    narrow<KvType::kBF16>(out, v);
+    return load_brain(reinterpret_cast<const std::byte*>(out));
   }
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.

@@ -27,6 +27,7 @@ struct Lanes {
   static constexpr int kTileRows = 6;
   static constexpr int kTilePanels = 2;
   static constexpr int kFloatStreams = 2;
+  static constexpr int kFloatPanels = 4;
   static constexpr int kAttendPairs = 6;
   static constexpr int kScoreTiles = 4;
   static constexpr int kValueVectors = 4;
@@ -49,6 +50,9 @@ struct Lanes {
   static F load_brain(const std::byte* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(
         _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  }
+  static F widen_codes(const std::byte* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
   template <KvType kType>
   static F widen(const std::byte* p) {
@@ -140,11 +144,21 @@ struct Lanes {
   static F low_brain(I v) { return as_float(_mm512_slli_epi32(v, 16)); }
   static F high_brain(I v) { return as_float(_mm512_and_si512(v, _mm512_set1_epi32(-65536))); }
   static I low_halves(I v) { return _mm512_and_si512(v, _mm512_set1_epi32(65535)); }
+  static void settle(F& v) { asm volatile("" : "+v"(v)); }
   // contract::brain_dot; inside a BrainMode.
   using BrainMode = std::conditional_t<kBrain, NoMode, simd::FlushDenormals>;
   static F brain_dot(F sum, I a, I b) {
     if constexpr (kBrain) return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
     return fma(low_brain(a), low_brain(b), fma(high_brain(a), high_brain(b), sum));
+  }
+  // Rounds weights of attention (zero or above 2^-126) and returns them as floats again.
+  static F round_weights(uint16_t* out, F v) {
+    if constexpr (kBrain) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(v));
+    } else {
+      narrow<KvType::kBF16>(out, v);
+    }
+    return load_brain(reinterpret_cast<const std::byte*>(out));
   }
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.

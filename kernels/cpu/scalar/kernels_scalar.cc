@@ -30,6 +30,10 @@ void quantise(const float* x, int64_t cols, int8_t* codes, ActivationGroup* grou
   }
 }
 
+void round_brain(const float* x, int64_t cols, uint16_t* out) {
+  for (int64_t k = 0; k < brain_stride(cols); ++k) out[k] = k < cols ? float_to_bfloat16(x[k]) : uint16_t{0};
+}
+
 void rms_norm(const NormTask& task) {
   const auto n = static_cast<size_t>(task.cols);
   contract::rms_norm({task.x, n}, {task.weight, n}, task.eps, {task.out, n});
@@ -118,6 +122,21 @@ float float_weight(DType type, const std::byte* panel, int64_t index) {
   return type == DType::kF16 ? half_to_float(half) : bfloat16_to_float(half);
 }
 
+contract::BrainPair brain_pair(const std::byte* at) {
+  contract::BrainPair pair;
+  std::memcpy(&pair, at, sizeof pair);
+  return pair;
+}
+
+float brain_segment(const LinearTask& task, const std::byte* panel, int lane, int64_t row, int64_t begin,
+                    int64_t end) {
+  const uint16_t* x = task.x.brain + row * brain_stride(task.x.cols);
+  float y = 0;
+  for (int64_t k = begin; k < end; k += 2)
+    y = contract::brain_dot(y, brain_pair(panel + brain_index(k, lane) * 2), {x[k], x[k + 1]});
+  return y;
+}
+
 float linear_one(const LinearTask& task, int64_t output, int64_t row) {
   const PanelsView& w = task.weight;
   const std::byte* panel = w.data + output / kPanelRows * w.panel_bytes;
@@ -127,9 +146,13 @@ float linear_one(const LinearTask& task, int64_t output, int64_t row) {
   std::vector<float> parts;
   for (int64_t s = 0; s < w.k_shards; ++s) {
     float y = 0;
-    if (format.code_bits == 0) {
+    if (w.type == DType::kBF16 && task.x.brain != nullptr) {
+      y = brain_segment(task, panel, lane, row, s * segment, (s + 1) * segment);
+    } else if (format.code_bits == 0) {
       for (int64_t k = s * segment; k < (s + 1) * segment; ++k)
-        y = std::fma(float_weight(w.type, panel, k * kPanelRows + lane), task.x.values[row * cols + k], y);
+        y = std::fma(float_weight(w.type, panel,
+                                  w.type == DType::kBF16 ? brain_index(k, lane) : k * kPanelRows + lane),
+                     task.x.values[row * cols + k], y);
     } else {
       const PanelRow from = {format, panel, lane, (segment + kSlabCols - 1) / kSlabCols};
       const int64_t first = row * cols + s * segment;
@@ -172,7 +195,20 @@ void store_one(KvType type, std::byte* tile, int64_t index, float value) {
   std::memcpy(tile + index * 2, &bits, 2);
 }
 
+void store_codes_kv(const StoreTask& task) {
+  const auto dim = static_cast<size_t>(task.head_dim);
+  const contract::QuantisedHead key = contract::quantise_head({task.key, dim});
+  const contract::QuantisedHead value = contract::quantise_head({task.value, dim});
+  for (int d = 0; d < task.head_dim; ++d) {
+    task.key_tile[d / 4 * 64 + task.lane * 4 + d % 4] = static_cast<std::byte>(key.codes[d] + 128);
+    task.value_tile[task.lane * task.head_dim + d] = static_cast<std::byte>(value.codes[d]);
+  }
+  std::memcpy(task.key_tile + code_bytes(task.head_dim) + task.lane * 4, &key.scale, 4);
+  std::memcpy(task.value_tile + code_bytes(task.head_dim) + task.lane * 4, &value.scale, 4);
+}
+
 void store_kv(const StoreTask& task) {
+  if (task.type == KvType::kInt8) return store_codes_kv(task);
   for (int d = 0; d < task.head_dim; ++d) {
     store_one(task.type, task.key_tile, key_index(task.type, task.lane, d), task.key[d]);
     store_one(task.type, task.value_tile, value_index(task.type, task.lane, d, task.head_dim), task.value[d]);
@@ -223,6 +259,79 @@ ChunkState attend_pair(const AttendTask& task, const float* q, int first, int la
   return state;
 }
 
+// The same by contract::attend_brain.
+ChunkState attend_brain_pair(const AttendTask& task, const float* q, int first, int last, float* out) {
+  float scores[contract::kChunk];
+  uint16_t weights[contract::kChunk] = {};
+  ChunkState state = {.max = -std::numeric_limits<float>::infinity(), .sum = 0, .started = true};
+  for (int j = first; j <= last; ++j) {
+    const std::byte* keys = task.kv.keys[j % contract::kChunk / 16];
+    float score = 0;
+    for (int d = 0; d < task.head_dim; d += 2)
+      score = contract::brain_dot(score, {float_to_bfloat16(q[d]), float_to_bfloat16(q[d + 1])},
+                                  brain_pair(keys + key_index(KvType::kBF16, j % 16, d) * 2));
+    scores[j % contract::kChunk] = score * task.scale;
+    state.max = std::max(state.max, scores[j % contract::kChunk]);
+  }
+  std::array<float, contract::kLanes> lanes = {};
+  for (int j = first; j <= last; ++j) {
+    weights[j % contract::kChunk] = contract::brain_weight(scores[j % contract::kChunk] - state.max);
+    lanes[j % 16] += bfloat16_to_float(weights[j % contract::kChunk]);
+  }
+  for (int j = first / 2 * 2; j <= last; j += 2) {
+    const std::byte* values = task.kv.values[j % contract::kChunk / 16];
+    const contract::BrainPair p = {weights[j % contract::kChunk], weights[j % contract::kChunk + 1]};
+    for (int d = 0; d < task.head_dim; ++d) {
+      contract::BrainPair v = brain_pair(values + value_index(KvType::kBF16, j % 16, d, task.head_dim) * 2);
+      if (j + 1 > last) v.odd = 0;  // may not have been written yet
+      out[d] = contract::brain_dot(out[d], p, v);
+    }
+  }
+  state.sum = contract::sum_lanes(lanes);
+  for (int d = 0; d < task.head_dim; ++d) out[d] += 0.0f;
+  return state;
+}
+
+float code_scale(const std::byte* tile, int head_dim, int token) {
+  float scale;
+  std::memcpy(&scale, tile + code_bytes(head_dim) + token * 4, 4);
+  return scale;
+}
+
+// The same by contract::attend_codes.
+ChunkState attend_codes_pair(const AttendTask& task, const float* q, int first, int last, float* out) {
+  const int dim = task.head_dim;
+  std::vector<float> filled(q, q + dim);
+  filled.resize((dim + contract::kGroup - 1) / contract::kGroup * contract::kGroup);
+  const contract::QuantisedRow codes = contract::quantise(filled);
+  float scores[contract::kChunk];
+  ChunkState state = {.max = -std::numeric_limits<float>::infinity(), .sum = 0, .started = true};
+  for (int j = first; j <= last; ++j) {
+    const std::byte* keys = task.kv.keys[j % contract::kChunk / 16];
+    float score = 0;
+    for (int group = 0; group < dim; group += contract::kGroup) {
+      int32_t dot = 0;
+      for (int d = group; d < std::min(dim, group + contract::kGroup); ++d)
+        dot += int32_t{codes.codes[d]} * (static_cast<int>(keys[d / 4 * 64 + j % 16 * 4 + d % 4]) - 128);
+      score = std::fma(static_cast<float>(dot), codes.scales[group / contract::kGroup], score);
+    }
+    scores[j % contract::kChunk] = (score * code_scale(keys, dim, j % 16)) * task.scale;
+    state.max = std::max(state.max, scores[j % contract::kChunk]);
+  }
+  std::array<float, contract::kLanes> lanes = {};
+  for (int j = first; j <= last; ++j) {
+    const std::byte* values = task.kv.values[j % contract::kChunk / 16];
+    const float p = contract::exponential(scores[j % contract::kChunk] - state.max);
+    lanes[j % 16] += p;
+    const float weight = p * code_scale(values, dim, j % 16);
+    for (int d = 0; d < dim; ++d)
+      out[d] = std::fma(weight, static_cast<float>(static_cast<int8_t>(values[j % 16 * dim + d])), out[d]);
+  }
+  state.sum = contract::sum_lanes(lanes);
+  for (int d = 0; d < dim; ++d) out[d] += 0.0f;
+  return state;
+}
+
 void attend(const AttendTask& task) {
   const int start = task.chunk * contract::kChunk;
   for (int pair = 0; pair < task.rows * task.share; ++pair) {
@@ -233,7 +342,10 @@ void attend(const AttendTask& task) {
     float* out = task.scratch;
     std::fill_n(out, task.head_dim, 0.0f);
     const float* q = task.q + row * task.q_stride + pair % task.share * task.head_dim;
-    const ChunkState state = attend_pair(task, q, first, last, out);
+    const auto attend_one = task.kv.type == KvType::kInt8 ? attend_codes_pair
+                            : task.brain_dots             ? attend_brain_pair
+                                                          : attend_pair;
+    const ChunkState state = attend_one(task, q, first, last, out);
     merge_attend(task.states[pair], task.out + pair * task.out_stride, state, out, task.head_dim);
   }
 }
@@ -248,11 +360,14 @@ void finish_attend(const ChunkState& state, const float* o, int head_dim, float*
 constinit const Kernels kScalarKernels = {.name = "scalar",
                                           .quantise = quantise,
                                           .rms_norm = rms_norm,
+                                          .round_brain = round_brain,
                                           .linear = linear,
+                                          .linear_brain = linear,
                                           .silu_multiply = silu_multiply,
                                           .rotate = rotate,
                                           .store_kv = store_kv,
                                           .attend = attend,
+                                          .attend_brain = attend,
                                           .finish_attend = finish_attend,
                                           .merge_attend = merge_attend};
 

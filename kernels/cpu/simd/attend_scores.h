@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/simd/attend_dots.h"
 #include "kernels/cpu/simd/constants.h"
+#include "kernels/cpu/simd/dots.h"
 #include "kernels/cpu/simd/exponential.h"
 
 // Scores of one chunk (lanes = tokens) and the weights made of them.
@@ -14,8 +14,8 @@ struct Seen {
   int begin;  // first position
   int end;    // one past the last
 
-  bool empty() const { return begin >= end; }
-  void include(const Seen& other) {
+  [[gnu::always_inline]] bool empty() const { return begin >= end; }
+  [[gnu::always_inline]] void include(const Seen& other) {
     if (other.empty()) return;
     if (other.begin < begin) begin = other.begin;
     if (other.end > end) end = other.end;
@@ -95,8 +95,7 @@ float weigh(float* scores, float max, const Seen& seen, const Seen& own) {
   auto* brain = reinterpret_cast<uint16_t*>(scores);
   const auto put = [&](int t, typename V::F p) {
     if constexpr (kBrain) {
-      V::template narrow<KvType::kBF16>(brain + t * 16, p);
-      return V::load_brain(reinterpret_cast<const std::byte*>(brain + t * 16));
+      return V::round_weights(brain + t * 16, p);
     } else {
       V::store(scores + t * 16, p);
       return p;
@@ -108,7 +107,11 @@ float weigh(float* scores, float max, const Seen& seen, const Seen& own) {
     return 0;
   }
   const auto shift = V::set(max);
-  const auto weight = [&](int t) { return exponential<V, true>(V::sub(V::load(scores + t * 16), shift)); };
+  const auto weight = [&](int t) {
+    const auto x = V::sub(V::load(scores + t * 16), shift);
+    if constexpr (kBrain) return brain_weight<V>(x);
+    return exponential<V, true>(x);
+  };
   const auto edge = [&](int t) {
     return V::between(weight(t), own.begin - t * 16, own.end - t * 16, V::zero());
   };

@@ -21,4 +21,18 @@ template <class V, bool kNotPositive = false>
   return V::zero_below(x, V::set(kExpMin), V::mul(p, power));
 }
 
+// contract::brain_weight before it is rounded.
+template <class V>
+[[gnu::always_inline]] inline typename V::F brain_weight(typename V::F x) {
+  using namespace contract;
+  const auto clamped = V::max(V::set(kExpMin), x);
+  const auto shifted = V::fma(clamped, V::set(kLog2E), V::set(kRoundMagic));
+  const auto n = V::sub_i(V::as_int(shifted), V::set_i(kRoundMagicBits - 127));
+  const auto r = V::fnma(V::sub(shifted, V::set(kRoundMagic)), V::set(kLn2), clamped);
+  auto p = V::set(kExpCoefficients[3]);
+#pragma GCC unroll 4
+  for (int i = 4; i < 8; ++i) p = V::fma(p, r, V::set(kExpCoefficients[i]));
+  return V::zero_below(x, V::set(kExpMin), V::mul(p, V::as_float(V::template shift_left<23>(n))));
+}
+
 }  // namespace baton::kernels::cpu::simd

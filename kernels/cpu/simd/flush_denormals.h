@@ -9,11 +9,11 @@ namespace baton::kernels::cpu::simd {
 // and stores, and with them everything computed between, inside.
 class FlushDenormals {
  public:
-  FlushDenormals() : before_(_mm_getcsr()) {
+  [[gnu::always_inline]] FlushDenormals() : before_(_mm_getcsr()) {
     _mm_setcsr(before_ | 0x8040u);
     asm volatile("" ::: "memory");
   }
-  ~FlushDenormals() {
+  [[gnu::always_inline]] ~FlushDenormals() {
     asm volatile("" ::: "memory");
     _mm_setcsr(before_);
   }

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/constants.h"
+#include "kernels/cpu/simd/dots.h"
 #include "kernels/cpu/simd/quantised_tile.h"
 
 // Matrix times rows, in tiles of kRows rows x kPanels panels of 16 outputs held in registers. The tile's size
@@ -13,36 +14,37 @@ namespace baton::kernels::cpu::simd {
 
 inline constexpr int kAheadLines = 8;  // of float weights that are asked for together
 
-template <class V, DType kType>
-[[gnu::always_inline]] inline typename V::F load_weight(const std::byte* at) {
-  if constexpr (kType == DType::kF32) return V::load(reinterpret_cast<const float*>(at));
-  if constexpr (kType == DType::kF16) return V::load_half(at);
-  return V::load_brain(at);
-}
-
-template <class V, DType kType, int kRows, int kPanels>
-[[gnu::always_inline]] inline void float_shard(const TileSource<kPanels>& from, int64_t first, int64_t count,
-                                               TileSums<V, kRows, kPanels>& sums) {
-  constexpr int kStep = kPanelRows * (kType == DType::kF32 ? 4 : 2);
-  constexpr int kLineColumns = 64 / kStep;  // columns of a cache line
+// One K shard of weights that are multiplied as they are stored; `x` is the first row of activations, in the
+// dot's query words.
+template <class V, class Dot, int kRows, int kPanels>
+[[gnu::always_inline]] inline void dot_shard(const TileSource<kPanels>& from, const std::byte* x,
+                                             int64_t first, int64_t count,
+                                             TileSums<V, kRows, kPanels>& sums) {
+  constexpr int kAheadSteps = kAheadLines * 64 / Dot::kVectorBytes;
+  const int64_t row_bytes = Dot::row_bytes(from.cols);
   sums.clear();
+  const auto add = [&](int64_t s, auto step) __attribute__((always_inline)) {
+    decltype(Dot::template load<step>(nullptr)) w[kPanels];
 #pragma GCC unroll 4
-  for (int64_t k = first; k < first + count; ++k) {
-    if (k % (kAheadLines * kLineColumns) == 0) {
-      const std::byte* at[kPanels];
-      for (int p = 0; p < kPanels; ++p) at[p] = from.panel[p] + k * kStep;
-      prefetch_lines<kPanels>(at, from.ahead, kAheadLines);
-    }
-    typename V::F w[kPanels];
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) w[p] = load_weight<V, kType>(from.panel[p] + k * kStep);
+    for (int p = 0; p < kPanels; ++p) w[p] = Dot::template load<step>(from.panel[p] + s * Dot::kVectorBytes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const auto x = V::set(from.values[r * from.cols + k]);
+      const auto q = Dot::template query<step>(x + r * row_bytes + s * Dot::kQueryBytes);
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) sums.y[r][p] = V::fma(w[p], x, sums.y[r][p]);
+      for (int p = 0; p < kPanels; ++p) sums.y[r][p] = Dot::add(sums.y[r][p], q, w[p]);
     }
+  };
+  const int64_t end = (first + count) / Dot::kDims;
+#pragma GCC unroll 4
+  for (int64_t s = first / Dot::kDims; s < end; ++s) {
+    if (s % kAheadSteps == 0) {
+      const std::byte* at[kPanels];
+      for (int p = 0; p < kPanels; ++p) at[p] = from.panel[p] + s * Dot::kVectorBytes;
+      prefetch_lines<kPanels>(at, from.ahead, kAheadLines);
+    }
+    each_step<Dot::kSteps>([&](auto step) __attribute__((always_inline)) { add(s, step); });
   }
+  if ((first + count) % Dot::kDims != 0) add(end, std::integral_constant<int, 0>{});  // half a word
 }
 
 template <class V, DType kType, int kRows, int kPanels>
@@ -50,7 +52,19 @@ template <class V, DType kType, int kRows, int kPanels>
                                              TileSums<V, kRows, kPanels>& sums) {
   const int64_t segment = from.cols / shards;
   if constexpr (panel_format(kType).code_bits == 0) {
-    float_shard<V, kType, kRows, kPanels>(from, shard * segment, segment, sums);
+    using Dot = std::conditional_t<kType == DType::kF32, FloatDot<V>,
+                                   std::conditional_t<kType == DType::kF16, HalfDot<V>, WidenedDot<V>>>;
+    if constexpr (kType == DType::kBF16) {
+      if (from.brain != nullptr) {
+        const typename V::BrainMode mode;
+        dot_shard<V, BrainDot<V>, kRows, kPanels>(from, reinterpret_cast<const std::byte*>(from.brain),
+                                                  shard * segment, segment, sums);
+        sums.settle();
+        return;
+      }
+    }
+    dot_shard<V, Dot, kRows, kPanels>(from, reinterpret_cast<const std::byte*>(from.values), shard * segment,
+                                      segment, sums);
   } else {
     quantised_shard<V, kType, kRows, kPanels>(from, shard, segment / contract::kGroup, sums);
   }
@@ -111,6 +125,7 @@ void linear_tile(const LinearTask& task, int64_t panel, int64_t row, const Ahead
   from.cols = cols;
   if constexpr (panel_format(kType).code_bits == 0) {
     from.values = task.x.values + row * cols;
+    if (task.x.brain != nullptr) from.brain = task.x.brain + row * brain_stride(cols);
   } else {
     from.codes = task.x.codes + row * cols;
     from.groups = task.x.groups + row * (cols / contract::kGroup);
@@ -155,8 +170,8 @@ void linear_rows(const LinearTask& task, int64_t panel, int64_t first, int64_t c
 
 // Rows whose activations stay in the second-level cache together while the panels pass.
 template <class V>
-constexpr int64_t block_rows(int64_t cols) {
-  const int64_t rows = V::kActivationBytes / (2 * cols);
+constexpr int64_t block_rows(int64_t row_bytes) {
+  const int64_t rows = V::kActivationBytes / (2 * row_bytes);
   return rows < 48 ? 48 : rows;
 }
 
@@ -165,7 +180,9 @@ void linear_typed(const LinearTask& task) {
   constexpr bool kFloat = panel_format(kType).code_bits == 0;
   constexpr int kNarrowRows = 2;  // up to here the panels are read as a stream from memory
   constexpr int kNarrowPanels = kFloat ? V::kFloatStreams : 1;
-  const int64_t block = block_rows<V>(task.x.cols);
+  constexpr int kWidePanels = kFloat ? V::kFloatPanels : V::kTilePanels;
+  const int64_t bytes = !kFloat ? 1 : task.x.brain != nullptr ? 2 : 4;  // of an activation
+  const int64_t block = block_rows<V>(task.x.cols * bytes);
   for (int64_t first = 0; first < task.x.rows; first += block) {
     const int64_t count = task.x.rows - first < block ? task.x.rows - first : block;
     int64_t panel = task.panel_begin;
@@ -173,8 +190,8 @@ void linear_typed(const LinearTask& task) {
       for (; panel + kNarrowPanels <= task.panel_end; panel += kNarrowPanels)
         linear_rows<V, kType, kNarrowPanels, kNarrowRows>(task, panel, first, count);
     } else {
-      for (; panel + V::kTilePanels <= task.panel_end; panel += V::kTilePanels)
-        linear_rows<V, kType, V::kTilePanels, V::kTileRows>(task, panel, first, count);
+      for (; panel + kWidePanels <= task.panel_end; panel += kWidePanels)
+        linear_rows<V, kType, kWidePanels, V::kTileRows>(task, panel, first, count);
     }
     for (; panel < task.panel_end; ++panel) linear_rows<V, kType, 1, V::kTileRows>(task, panel, first, count);
   }

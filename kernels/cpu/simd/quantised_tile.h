@@ -18,6 +18,13 @@ struct TileSums {
 #pragma GCC unroll 16
       for (int p = 0; p < kPanels; ++p) y[r][p] = V::zero();
   }
+  // What was computed so far is computed before what follows (a change of the rounding mode).
+  [[gnu::always_inline]] void settle() {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
+      for (int p = 0; p < kPanels; ++p) V::settle(y[r][p]);
+  }
 };
 
 // Which lines a tile asks for ahead of their use: of every slab (or row of float weights) it reads, the lines
@@ -36,6 +43,7 @@ struct TileSource {
   const float* values;
   const int8_t* codes;
   const ActivationGroup* groups;
+  const uint16_t* brain;
   int64_t cols;
   Ahead ahead;
 };

@@ -62,6 +62,16 @@ void quantise(const float* x, int64_t cols, int8_t* codes, ActivationGroup* grou
 }
 
 template <class V>
+void round_brain(const float* x, int64_t cols, uint16_t* out) {
+  const int64_t whole = cols / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) V::template narrow<KvType::kBF16>(out + i, V::load(x + i));
+  if (whole == cols) return;
+  alignas(32) uint16_t tail[16];
+  V::template narrow<KvType::kBF16>(tail, V::load_some(x + whole, static_cast<int>(cols - whole)));
+  for (int64_t i = whole; i < brain_stride(cols); ++i) out[i] = tail[i - whole];
+}
+
+template <class V>
 void rms_norm(const NormTask& task) {
   const int64_t whole = task.cols / 16 * 16;
   const int tail = static_cast<int>(task.cols - whole);
@@ -160,6 +170,51 @@ void store_typed(const StoreTask& task) {
   }
 }
 
+inline constexpr int kMaxHeadDim = 1024;
+
+// codes[head_dim], and zeros up to a multiple of 32; returns the scale. contract::quantise_head.
+template <class V>
+float quantise_head(const float* x, int head_dim, int8_t* codes) {
+  const auto some = [&](int d) {
+    return d >= head_dim ? V::zero() : V::load_some(x + d, head_dim - d < 16 ? head_dim - d : 16);
+  };
+  uint32_t magnitude = 0;
+  for (int d = 0; d < head_dim; d += 32) {
+    const uint32_t largest = V::largest_magnitude(some(d), some(d + 16));
+    magnitude = largest > magnitude ? largest : magnitude;
+  }
+  const float amax = __builtin_bit_cast(float, magnitude);
+  const bool special = magnitude >= 0x7f800000u || amax < contract::kSmallestAmax;
+  const auto inverse = V::set(special ? 0.0f : 127.0f / amax);
+  for (int d = 0; d < head_dim; d += 32) {
+    if (special) {
+      for (int i = 0; i < 32; ++i) codes[d + i] = 0;
+    } else {
+      V::store_codes(codes + d, V::round(V::mul(some(d), inverse)), V::round(V::mul(some(d + 16), inverse)));
+    }
+  }
+  if (special) return magnitude >= 0x7f800000u ? __builtin_nanf("") : 0.0f;
+  return amax / 127.0f;
+}
+
+template <class V>
+void store_codes_kv(const StoreTask& task) {
+  alignas(64) int8_t codes[kMaxHeadDim];
+  const int64_t scales = code_bytes(task.head_dim);
+  const auto put_scale = [&](std::byte* tile, float scale) {
+    __builtin_memcpy(tile + scales + task.lane * sizeof scale, &scale, sizeof scale);
+  };
+  put_scale(task.key_tile, quantise_head<V>(task.key, task.head_dim, codes));
+  for (int d = 0; d < task.head_dim; d += 4) {
+    uint32_t word;
+    __builtin_memcpy(&word, codes + d, sizeof word);
+    word ^= 0x80808080u;  // code + 128
+    __builtin_memcpy(task.key_tile + d * 16 + task.lane * 4, &word, sizeof word);
+  }
+  put_scale(task.value_tile, quantise_head<V>(task.value, task.head_dim, codes));
+  __builtin_memcpy(task.value_tile + task.lane * task.head_dim, codes, task.head_dim);
+}
+
 template <class V>
 void store_kv(const StoreTask& task) {
   switch (task.type) {
@@ -169,6 +224,8 @@ void store_kv(const StoreTask& task) {
       return store_typed<V, KvType::kBF16>(task);
     case KvType::kF16:
       return store_typed<V, KvType::kF16>(task);
+    case KvType::kInt8:
+      return store_codes_kv<V>(task);
   }
 }
 

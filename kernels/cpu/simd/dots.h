@@ -21,6 +21,7 @@ struct FloatDot {
   static typename V::F query(const std::byte* p) {
     return V::set(*reinterpret_cast<const float*>(p));
   }
+  static constexpr int64_t row_bytes(int64_t queries) { return queries * 4; }
   static typename V::F add(typename V::F sum, typename V::F x, typename V::F k) { return V::fma(x, k, sum); }
 };
 
@@ -48,6 +49,16 @@ struct WidenedDot : FloatDot<V> {
   }
 };
 
+// The same over int8 codes: the scale is in the query.
+template <class V>
+struct CodeDot : FloatDot<V> {
+  static constexpr int kVectorBytes = 16;
+  template <int kStep>
+  static typename V::F load(const std::byte* p) {
+    return V::widen_codes(p);
+  }
+};
+
 // contract::brain_dot over stored bfloat16 pairs; the queries are bfloat16 pairs too.
 template <class V>
 struct BrainDot {
@@ -60,6 +71,7 @@ struct BrainDot {
   static typename V::I query(const std::byte* p) {
     return V::set_four(reinterpret_cast<const int8_t*>(p));
   }
+  static constexpr int64_t row_bytes(int64_t queries) { return brain_stride(queries) * 2; }
   static typename V::F add(typename V::F sum, typename V::I x, typename V::I k) {
     return V::brain_dot(sum, k, x);
   }
