@@ -6,9 +6,10 @@ namespace baton::kernels::cpu {
 namespace {
 
 constexpr int kChunkTiles = contract::kChunk / 16;
-// Up to so many work items a thread they are dealt out; more are claimed, which costs a line from another
-// core for each and evens out their lengths.
+// Up to so many work items a thread they are dealt out; more are claimed, some at a time: each claim costs a
+// line from another core, and evens out what the threads get done.
 constexpr int kDealtItems = 4;
+constexpr int kClaims = 8;  // of a thread
 
 }  // namespace
 
@@ -88,10 +89,12 @@ void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* o
       for (int i = thread; i < count; i += threads) run_item(i, call, scratch);
       return;
     }
-    int i = next_.fetch_add(1, std::memory_order_relaxed);
-    for (; i < count; i = next_.fetch_add(1, std::memory_order_relaxed)) run_item(i, call, scratch);
+    const int step = std::max(1, count / (kClaims * threads));
+    int i = next_.fetch_add(step, std::memory_order_relaxed);
+    for (; i < count; i = next_.fetch_add(step, std::memory_order_relaxed))
+      for (int item = i; item < std::min(i + step, count); ++item) run_item(item, call, scratch);
     // The last one to find nothing leaves the counter as it was found.
-    if (i == count + threads - 1) next_.store(0, std::memory_order_relaxed);
+    if (i == ((count + step - 1) / step + threads - 1) * step) next_.store(0, std::memory_order_relaxed);
   });
   if (groups_.empty()) return;
   pool_.run([&](int thread) {
