@@ -29,23 +29,32 @@ struct Gemm {
   WeightArena arena;
   std::unique_ptr<CpuLinear> linear;
   const Kernels* kernels = *choose_kernels("");
-  AlignedBuffer values, codes, groups, out;
+  AlignedBuffer values, codes, groups, brain, out;
   Activations x;
 
   Gemm(DType type, const Layer& layer, int64_t rows, int threads) : pool(threads, {}) {
     const std::vector<std::byte> bytes = random_weights(type, layer.outputs, layer.cols);
     const LinearSpec spec{{{type, bytes.data(), layer.outputs, layer.cols}}, {}, 1};
-    linear = std::make_unique<CpuLinear>(spec, pool, arena);
+    linear = std::make_unique<CpuLinear>(spec, pool, arena, /*brain_dots=*/true);
     values = AlignedBuffer(rows * layer.cols * 4);
     codes = AlignedBuffer(rows * layer.cols);
     groups = AlignedBuffer(rows * (layer.cols / 32) * sizeof(ActivationGroup));
+    brain = AlignedBuffer(rows * brain_stride(layer.cols) * 2);
     out = AlignedBuffer(rows * layer.outputs * 4);
     for (int64_t i = 0; i < rows * layer.cols; ++i)
       values.as<float>()[i] = static_cast<float>(i % 2003) * 1e-3f - 1;
-    for (int64_t r = 0; r < rows; ++r)
-      kernels->quantise(values.as<float>() + r * layer.cols, layer.cols, codes.as<int8_t>() + r * layer.cols,
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = values.as<float>() + r * layer.cols;
+      kernels->quantise(row, layer.cols, codes.as<int8_t>() + r * layer.cols,
                         groups.as<ActivationGroup>() + r * (layer.cols / 32));
-    x = {rows, layer.cols, values.as<float>(), codes.as<int8_t>(), groups.as<ActivationGroup>()};
+      kernels->round_brain(row, layer.cols, brain.as<uint16_t>() + r * brain_stride(layer.cols));
+    }
+    x = {.rows = rows,
+         .cols = layer.cols,
+         .values = values.as<float>(),
+         .codes = codes.as<int8_t>(),
+         .groups = groups.as<ActivationGroup>(),
+         .brain = brain.as<uint16_t>()};
   }
   void multiply() {
     pool.run([&](int thread) {

@@ -23,8 +23,8 @@ struct Prepared {
 
   Prepared(DType type, int64_t outputs, int64_t cols, int64_t rows, const char* isa) {
     const std::vector<std::byte> bytes = random_weights(type, outputs, cols);
-    linear =
-        std::make_unique<CpuLinear>(LinearSpec{{{type, bytes.data(), outputs, cols}}, {}, 1}, pool, arena);
+    linear = std::make_unique<CpuLinear>(LinearSpec{{{type, bytes.data(), outputs, cols}}, {}, 1}, pool,
+                                         arena, /*brain_dots=*/false);
     kernels = *choose_kernels(isa);
     values = AlignedBuffer(rows * cols * 4);
     codes = AlignedBuffer(rows * cols);
