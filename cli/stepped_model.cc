@@ -6,6 +6,7 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/rng.h"
+#include "cli/memory_plan.h"
 
 namespace baton::cli {
 namespace {
@@ -16,19 +17,35 @@ int64_t blocks_for(int64_t positions) {
   return (positions + SteppedModel::kBlockTokens - 1) / SteppedModel::kBlockTokens;
 }
 
+absl::Status check_memory(const worker::ModelFile& file, const kernels::Backend& backend,
+                          const kernels::KvGeometry& kv, int32_t rows) {
+  const worker::ModelMemory sizes =
+      worker::model_memory(file.spec(), file.weights(), backend, rows, /*logit_rows=*/rows);
+  const MemoryPlan plan{.weights = sizes.weights,
+                        .kv_blocks = static_cast<uint64_t>(kv.blocks),
+                        .kv_block_bytes = kv.piece_bytes() * kv.layers,
+                        .activations = sizes.activations,
+                        .mapped_file = file.mapped_bytes()};
+  const MemoryLimit limit = read_memory_limit();
+  if (plan.total() <= limit.bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      cat("not enough memory: ", plan.text(limit), "; take a smaller batch (-b) or depth (-d)"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SteppedModel>> SteppedModel::open(const worker::ModelFile& file,
                                                                  const SteppedModelOptions& options) {
   std::unique_ptr<SteppedModel> m(new SteppedModel);
   ASSIGN_OR_RETURN(m->backend_, kernels::make_backend(options.backend));
+  m->geometry_ =
+      worker::kv_geometry(file.spec(), kBlockTokens, options.kv, blocks_for(options.pool_positions));
+  RETURN_IF_ERROR(check_memory(file, *m->backend_, m->geometry_, options.step_rows));
   const worker::LlamaModelOptions model{
       .max_rows = options.step_rows,
       .max_positions = options.max_positions,
       .on_packed = [&file](const kernels::WeightView& matrix) { file.release(matrix); }};
   ASSIGN_OR_RETURN(m->model_, worker::LlamaModel::create(file.spec(), file.weights(), *m->backend_, model));
-  m->geometry_ =
-      worker::kv_geometry(file.spec(), kBlockTokens, options.kv, blocks_for(options.pool_positions));
   ASSIGN_OR_RETURN(m->pool_, transport::SharedPool::create(m->geometry_.pool_bytes(), /*prefault=*/false));
   RETURN_IF_ERROR(m->backend_->attach_kv(m->pool_->bytes(), m->geometry_));
   m->runner_ = std::make_unique<worker::ModelRunner>(*m->model_, m->clock_);

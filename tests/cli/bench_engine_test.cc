@@ -101,6 +101,10 @@ TEST_F(BenchEngine, RefusesWhatCannotBeMeasured) {
   o.batches = {9};
   EXPECT_THAT(refusal(o), HasSubstr("a step has 8 rows at most"));
   o = options();
+  o.batches = {2'000'000'000};  // refused before anything is taken
+  o.chunk = 2'000'000'000;
+  EXPECT_THAT(refusal(o), HasSubstr("take a smaller batch"));
+  o = options();
   o.isa = "sse9";
   EXPECT_THAT(refusal(o), HasSubstr("sse9"));
   baton::testing::write_file(dir_.file("text.gguf"), "this is no model");

@@ -39,7 +39,7 @@ class SimplePacker {
     const PanelFormat format = panel_format(w_.type);
     const int64_t slabs = (w_.cols / shards_ + kSlabCols - 1) / kSlabCols * shards_;
     panel_bytes_ =
-        is_quantised(w_.type) ? slabs * format.slab_bytes() : w_.cols * 16 * traits_of(w_.type).bytes;
+        is_quantised(w_.type) ? slabs * format.slab_bytes() : stored_cols() * 16 * traits_of(w_.type).bytes;
     out_.resize(panels * panel_bytes_);
     for (int64_t row = 0; row < w_.rows; ++row) {
       const std::byte* from = w_.data + row * row_bytes(w_.type, w_.cols).value();
@@ -61,9 +61,15 @@ class SimplePacker {
     const int64_t slab = k / shard_cols * shard_slabs + in_shard / kSlabCols;
     return {panel + slab * panel_format(w_.type).slab_bytes(), in_shard % kSlabCols};
   }
+  // bf16 columns lie in pairs; an odd last one has a zero beside it.
+  int64_t stored_cols() const { return w_.type == DType::kBF16 ? (w_.cols + 1) / 2 * 2 : w_.cols; }
   void put_floats(const std::byte* from, int64_t lane, std::byte* panel) const {
     const int size = traits_of(w_.type).bytes;
-    for (int64_t k = 0; k < w_.cols; ++k) std::memcpy(panel + (k * 16 + lane) * size, from + k * size, size);
+    const int64_t together = w_.type == DType::kBF16 ? 2 : 1;
+    for (int64_t k = 0; k < w_.cols; ++k) {
+      const int64_t place = (k / together * 16 + lane) * together + k % together;
+      std::memcpy(panel + place * size, from + k * size, size);
+    }
   }
   void put_codes(const std::byte* from, int64_t lane, std::byte* panel) const {
     const DTypeTraits traits = traits_of(w_.type);
