@@ -95,7 +95,8 @@ TEST_F(Perplexity, CpuWithInt8Kv) {
   setup.device = "cpu";
   setup.threads = 2;
   setup.kv = kernels::KvType::kInt8;
-  check(setup, slow_tests() ? 0.01 : 0.03);
+  // 0.9 % over the whole text, 4.5 % over its first 256 predictions: a short stretch scatters.
+  check(setup, slow_tests() ? 0.01 : 0.06);
 }
 
 TEST_F(Perplexity, CpuWithInt8Activations) {

@@ -23,7 +23,7 @@ absl::StatusOr<bool> EngineLoop::do_work(Instant now) {
   publish();  // replies do not wait for the step
   copy_status(now, next != nullptr);
   if (next == nullptr) return worked;
-  const absl::Status status = step(*next);
+  absl::Status status = step(*next);
   publish();
   const Instant end = parts_.clock.now();
   host_ += end - now - result_.compute;
