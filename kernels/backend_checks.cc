@@ -77,7 +77,11 @@ void check_batch(const StepBatch& batch, const KvGeometry& geometry) {
       BATON_CHECK(s.first_row + i < batch.rows() && batch.positions[s.first_row + i] == s.first_position + i);
   }
   BATON_CHECK(next == batch.rows());
-  for (const int32_t row : batch.logit_rows) BATON_CHECK(row >= 0 && row < batch.rows());
+  int32_t previous = -1;
+  for (const int32_t row : batch.logit_rows) {
+    BATON_CHECK(row > previous && row < batch.rows());
+    previous = row;
+  }
 }
 
 }  // namespace baton::kernels

@@ -49,6 +49,8 @@ absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec
   RETURN_IF_ERROR(check_linear(spec));
   auto linear = std::make_unique<CpuLinear>(spec, pool_, weights_, brain_dots_);
   max_cols_ = std::max(max_cols_, linear->cols());
+  linear_cost_ += linear->row_cost();
+  linear_bytes_ += static_cast<double>(linear->bytes());
   return linear;
 }
 
@@ -101,6 +103,12 @@ void CpuBackend::RowBuffer::grow_codes(int64_t rows, int64_t cols) {
   groups.grow(rows * (cols / contract::kGroup) * sizeof(ActivationGroup));
 }
 
+CpuBackend::PreparedRows CpuBackend::RowBuffer::from(int64_t row, int64_t cols) const {
+  return {values.as<float>() + row * cols, codes.as<int8_t>() + row * cols,
+          groups.as<ActivationGroup>() + row * (cols / contract::kGroup),
+          brain.as<uint16_t>() + row * brain_stride(cols)};
+}
+
 void CpuBackend::begin_step(const StepBatch& batch) {
   check_batch(batch, kv_.geometry());
   pool_.pin_caller();
@@ -120,7 +128,25 @@ void CpuBackend::begin_step(const StepBatch& batch) {
       cos[pairs + i] = rotation.sin;
     }
   }
-  paged_attention_.plan(batch, kv_.geometry());
+  plan_shares();
+  paged_attention_.plan(batch, kv_.geometry(), shares_);
+}
+
+void CpuBackend::plan_shares() {
+  // Of a product, beside an integer one in a matrix (measured on Zen 5).
+  const double attention_cost = brain_dots_ ? 1.5 : 3;
+  const int layers = std::max(1, kv_.geometry().layers);
+  shares_.plan(batch_,
+               {.linear = linear_cost_ / layers,
+                .weight_bytes = linear_bytes_ / layers,
+                .attention = attention_cost * 2 * attention_.heads * attention_.head_dim,
+                .window = attention_.window},
+               pool_.size());
+}
+
+// For what is done row by row.
+Share CpuBackend::rows_of(int thread) const {
+  return shares_.by_rows() ? shares_.of(thread) : share_of(batch_.rows(), thread, pool_.size());
 }
 
 void CpuBackend::embed(const Embedding& table, float* out) {
@@ -131,37 +157,37 @@ void CpuBackend::embed(const Embedding& table, float* out) {
                         {out + r * embedding.cols(), static_cast<size_t>(embedding.cols())});
   };
   if (batch_.rows() < kSerialRows) return pool_.alone([&] { copy({0, batch_.rows()}); });
-  pool_.run([&](int thread) { copy(share_of(batch_.rows(), thread, pool_.size())); });
+  pool_.run([&](int thread) { copy(rows_of(thread)); });
 }
 
-Activations CpuBackend::activations(const RowBuffer& buffer, const RowSource& source,
-                                    const CpuLinear& linear) const {
-  Activations x = {.rows = source.rows, .cols = linear.cols()};
+Activations CpuBackend::activations(const PreparedRows& prepared, const RowSource& source,
+                                    const CpuLinear& linear, Share rows) const {
+  Activations x = {.rows = rows.end - rows.begin, .cols = linear.cols()};
   const bool copied = source.norm != nullptr || source.index != nullptr;
-  x.values = copied ? buffer.values.as<float>() : source.x;
+  x.values = copied ? prepared.values : source.x + rows.begin * linear.cols();
   if (linear.needs_codes()) {
-    x.codes = buffer.codes.as<int8_t>();
-    x.groups = buffer.groups.as<ActivationGroup>();
+    x.codes = prepared.codes;
+    x.groups = prepared.groups;
   }
-  if (linear.needs_brain()) x.brain = buffer.brain.as<uint16_t>();
+  if (linear.needs_brain()) x.brain = prepared.brain;
   return x;
 }
 
 void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share share,
-                         RowBuffer& buffer) const {
+                         PreparedRows to) const {
   const int64_t cols = linear.cols();
   for (int64_t r = share.begin; r < share.end; ++r) {
     const float* x = source.x + (source.index != nullptr ? source.index[r] : r) * cols;
     if (source.norm != nullptr) {
-      float* normed = buffer.values.as<float>() + r * cols;
-      kernels_.rms_norm({x, source.norm->weight.data(), cols, source.norm->eps, normed});
-      x = normed;
+      kernels_.rms_norm({x, source.norm->weight.data(), cols, source.norm->eps, to.values});
+      x = to.values;
     }
-    if (linear.needs_codes())
-      kernels_.quantise(x, cols, buffer.codes.as<int8_t>() + r * cols,
-                        buffer.groups.as<ActivationGroup>() + r * (cols / contract::kGroup));
-    if (linear.needs_brain())
-      kernels_.round_brain(x, cols, buffer.brain.as<uint16_t>() + r * brain_stride(cols));
+    if (linear.needs_codes()) kernels_.quantise(x, cols, to.codes, to.groups);
+    if (linear.needs_brain()) kernels_.round_brain(x, cols, to.brain);
+    to.values += cols;
+    to.codes += cols;
+    to.groups += cols / contract::kGroup;
+    to.brain += brain_stride(cols);
   }
 }
 
@@ -171,22 +197,41 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
   if (source.rows == 0) return;
   BATON_CHECK(source.norm == nullptr || static_cast<int64_t>(source.norm->weight.size()) == linear.cols());
   const bool ready = source.norm == nullptr && !linear.needs_codes() && !linear.needs_brain();
+  if (shares_.by_rows() && source.rows == batch_.rows()) {
+    // A thread's place does not depend on the columns: another one may be at an operation with more of them.
+    pool_.run_apart([&](int thread) {
+      const Share rows = shares_.of(thread);
+      if (rows.begin == rows.end) return;
+      const PreparedRows own = shared_rows_.from(rows.begin, max_cols_);
+      if (!ready) prepare(source, linear, rows, own);
+      work({.thread = thread, .rows = rows}, activations(own, source, linear, rows));
+    });
+    return;
+  }
+  if (shares_.by_rows()) pool_.run([](int) {});  // some of the rows were made by others
+  const Share all = {0, source.rows};
+  const auto part = [&](int thread) { return Part{thread, all, thread, pool_.size()}; };
   if (source.rows <= kPrivateRows || ready) {
     pool_.run([&](int thread) {
-      if (!ready) prepare(source, linear, {0, source.rows}, private_rows_[thread]);
-      work(thread, activations(private_rows_[thread], source, linear));
+      const PreparedRows own = private_rows_[thread].from(0, 0);
+      if (!ready) prepare(source, linear, all, own);
+      work(part(thread), activations(own, source, linear, all));
     });
     return;
   }
   pool_.run([&](int thread) {
-    prepare(source, linear, share_of(source.rows, thread, pool_.size()), shared_rows_);
+    const Share rows = share_of(source.rows, thread, pool_.size());
+    prepare(source, linear, rows, shared_rows_.from(rows.begin, linear.cols()));
   });
-  pool_.run([&](int thread) { work(thread, activations(shared_rows_, source, linear)); });
+  pool_.run(
+      [&](int thread) { work(part(thread), activations(shared_rows_.from(0, 0), source, linear, all)); });
 }
 
 void CpuBackend::multiply(const RowSource& source, const CpuLinear& linear, const CpuLinear::Output& to) {
-  with_rows(source, linear, [&](int thread, const Activations& x) {
-    linear.multiply(kernels_, share_of(linear.panels(), thread, pool_.size()), x, to);
+  with_rows(source, linear, [&](const Part& part, const Activations& x) {
+    CpuLinear::Output own = to;
+    own.out += part.rows.begin * to.stride;
+    linear.multiply(kernels_, share_of(linear.panels(), part.panels_index, part.panels_of), x, own);
   });
 }
 
@@ -208,7 +253,11 @@ void CpuBackend::run_on_host(int count, absl::FunctionRef<void(int i, int thread
 }
 
 void CpuBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
-  pool_.alone([&] { batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_); });
+  if (shares_.by_rows()) pool_.run([](int) {});  // a thread may still attend
+  pool_.alone([&] {
+    batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
+    plan_shares();
+  });
 }
 
 void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
@@ -216,6 +265,14 @@ void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float
   const auto rows = static_cast<int64_t>(batch_.logit_rows.size());
   multiply({.x = x, .rows = rows, .norm = &norm, .index = batch_.logit_rows.data()}, l,
            {.out = logits, .stride = l.rows()});
+}
+
+CpuBackend::ActivatedRows CpuBackend::ActivatedRows::from(int64_t row, int64_t width) const {
+  ActivatedRows out = *this;
+  if (values != nullptr) out.values += row * width;
+  if (codes != nullptr) out.codes += row * width;
+  if (groups != nullptr) out.groups += row * (width / contract::kGroup);
+  return out;
 }
 
 // gate in the first half of the outputs, up in the second; `share` counts panels of one half.
@@ -251,12 +308,14 @@ void CpuBackend::run_gate_up(const NormWeights& norm, const CpuLinear& linear, c
                       (linear.parts() == 1 && width % kPanelRows == 0);
   BATON_CHECK(halves && linear.rows() % 2 == 0,
               "gate_up: want the parts gate and up, or one part of 32 n rows");
-  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, linear, [&](int thread, const Activations& rows) {
-    float* scratch = gate_up_scratch_.as<float>() + thread * gate_up_floats(batch_.rows());
-    // Whole groups of 32: two panels.
-    const Share pairs = share_of((half_panels + 1) / 2, thread, pool_.size());
-    gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows, scratch, out);
-  });
+  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, linear,
+            [&](const Part& part, const Activations& rows) {
+              float* scratch = gate_up_scratch_.as<float>() + part.thread * gate_up_floats(batch_.rows());
+              // Whole groups of 32: two panels.
+              const Share pairs = share_of((half_panels + 1) / 2, part.panels_index, part.panels_of);
+              gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows, scratch,
+                             out.from(part.rows.begin, width));
+            });
 }
 
 void CpuBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
@@ -267,19 +326,19 @@ void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, cons
                               float* residual, float* scratch) {
   const auto& d = static_cast<const CpuLinear&>(down);
   if (d.needs_values() || d.needs_brain()) return Backend::feed_forward(norm, first, down, residual, scratch);
-  const int64_t rows = batch_.rows();
-  const Activations hidden = {.rows = rows,
-                              .cols = d.cols(),
-                              .codes = hidden_rows_.codes.as<int8_t>(),
-                              .groups = hidden_rows_.groups.as<ActivationGroup>()};
   BATON_CHECK(first.rows() == 2 * d.cols());
-  run_gate_up(
-      norm, static_cast<const CpuLinear&>(first), residual,
-      {.codes = hidden_rows_.codes.as<int8_t>(), .groups = hidden_rows_.groups.as<ActivationGroup>()});
-  pool_.run([&](int thread) {
-    d.multiply(kernels_, share_of(d.panels(), thread, pool_.size()), hidden,
-               {.out = residual, .stride = d.rows(), .add = true});
-  });
+  const ActivatedRows hidden = {.codes = hidden_rows_.codes.as<int8_t>(),
+                                .groups = hidden_rows_.groups.as<ActivationGroup>()};
+  run_gate_up(norm, static_cast<const CpuLinear&>(first), residual, hidden);
+  const auto multiply = [&](Share rows, Share panels) {
+    const ActivatedRows own = hidden.from(rows.begin, d.cols());
+    d.multiply(kernels_, panels,
+               {.rows = rows.end - rows.begin, .cols = d.cols(), .codes = own.codes, .groups = own.groups},
+               {.out = residual + rows.begin * d.rows(), .stride = d.rows(), .add = true});
+  };
+  if (shares_.by_rows())
+    return pool_.run_apart([&](int thread) { multiply(shares_.of(thread), {0, d.panels()}); });
+  pool_.run([&](int thread) { multiply({0, batch_.rows()}, share_of(d.panels(), thread, pool_.size())); });
 }
 
 void CpuBackend::rope_store_row(int layer, const SequenceRows& sequence, int index,
@@ -314,7 +373,7 @@ void CpuBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeig
     }
   };
   if (batch_.rows() < kSerialRows) return pool_.alone([&] { store({0, batch_.rows()}); });
-  pool_.run([&](int thread) { store(share_of(batch_.rows(), thread, pool_.size())); });
+  pool_.run([&](int thread) { store(rows_of(thread)); });
 }
 
 void CpuBackend::attention(int layer, const float* qkv, float* out) {

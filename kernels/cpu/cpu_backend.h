@@ -6,15 +6,17 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_linear.h"
 #include "kernels/cpu/paged_attention.h"
+#include "kernels/cpu/row_shares.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace baton::kernels::cpu {
 
 // The fast backend: integer dots on repacked weights, one thread pool, the bits of contract.h on every
-// instruction set. An operation is one or two parallel phases: first the rows (norm, quantisation: once per
-// tensor), then the panels. Up to kPrivateRows rows every thread prepares the rows for itself, which is
-// cheaper than waiting for one another. Scratch grows in begin_step() only. Owns the pool; linears keep no
-// reference to it. Thread: one caller. Errors: as Backend.
+// instruction set. In a step of many rows each thread takes its own through all operations (row_shares.h) and
+// meets the others once a layer. Otherwise an operation is one or two parallel phases: first the rows (norm,
+// quantisation: once per tensor), then the panels. Up to kPrivateRows rows every thread prepares the rows for
+// itself, which is cheaper than waiting for one another. Scratch grows in begin_step() only. Owns the pool;
+// linears keep no reference to it. Thread: one caller. Errors: as Backend.
 class CpuBackend final : public Backend {
  public:
   static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options);
@@ -56,6 +58,14 @@ class CpuBackend final : public Backend {
     const NormWeights* norm = nullptr;
     const int32_t* index = nullptr;
   };
+  // Prepared rows, one after the other: [rows][cols], codes with their groups, brain
+  // [rows][brain_stride(cols)].
+  struct PreparedRows {
+    float* values;
+    int8_t* codes;
+    ActivationGroup* groups;
+    uint16_t* brain;
+  };
   struct RowBuffer {
     AlignedBuffer values;
     AlignedBuffer codes;
@@ -63,12 +73,25 @@ class CpuBackend final : public Backend {
     AlignedBuffer brain;
     void grow(int64_t rows, int64_t cols);
     void grow_codes(int64_t rows, int64_t cols);
+    // The place of `row` when rows have `cols` columns.
+    PreparedRows from(int64_t row, int64_t cols) const;
   };
 
-  Activations activations(const RowBuffer& buffer, const RowSource& source, const CpuLinear& linear) const;
-  // Norms and quantises rows [share.begin, share.end) into the buffer.
-  void prepare(const RowSource& source, const CpuLinear& linear, Share share, RowBuffer& buffer) const;
-  // Prepares all rows, then calls work(thread, activations) on every thread.
+  // A thread's part of an operation: all panels for rows of its own, or its share of the panels for all rows.
+  struct Part {
+    int thread = 0;
+    Share rows = {};
+    int panels_index = 0;
+    int panels_of = 1;
+  };
+  // `rows` of the source as the linear reads them; `prepared` holds the first of them.
+  Activations activations(const PreparedRows& prepared, const RowSource& source, const CpuLinear& linear,
+                          Share rows) const;
+  void plan_shares();
+  Share rows_of(int thread) const;
+  // Norms and quantises rows [share.begin, share.end).
+  void prepare(const RowSource& source, const CpuLinear& linear, Share share, PreparedRows to) const;
+  // Prepares the rows, then calls work(part, activations of the part's rows) on every thread.
   template <class Work>
   void with_rows(const RowSource& source, const CpuLinear& linear, const Work& work);
   void multiply(const RowSource& source, const CpuLinear& linear, const CpuLinear::Output& to);
@@ -77,6 +100,7 @@ class CpuBackend final : public Backend {
     float* values = nullptr;            // [rows][width], or
     int8_t* codes = nullptr;            // [rows][width]
     ActivationGroup* groups = nullptr;  // [rows][width / 32]
+    ActivatedRows from(int64_t row, int64_t width) const;
   };
   void run_gate_up(const NormWeights& norm, const CpuLinear& linear, const float* x,
                    const ActivatedRows& out);
@@ -94,10 +118,13 @@ class CpuBackend final : public Backend {
   KvPool kv_;
   PagedAttention paged_attention_;
   StepBatch batch_;
+  RowShares shares_;
   std::vector<int32_t> kept_rows_;
   std::vector<float> rotations_;       // [rows]{ cos [pairs], sin [pairs] }
   std::vector<AlignedBuffer> memory_;  // allocate()
   int64_t max_cols_ = 0;               // of the linears made so far
+  double linear_cost_ = 0;             // of a row through them (CpuLinear::row_cost)
+  double linear_bytes_ = 0;
   RowBuffer shared_rows_;
   RowBuffer hidden_rows_;                // of feed_forward, codes only
   std::vector<RowBuffer> private_rows_;  // [threads]

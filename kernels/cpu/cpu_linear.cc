@@ -30,6 +30,17 @@ int64_t CpuLinear::panels() const {
   return sum;
 }
 
+double CpuLinear::row_cost() const {
+  double sum = 0;
+  for (const Panels& part : parts_) {
+    const double product = is_quantised(part.type())                     ? 1
+                           : needs_brain_ && part.type() == DType::kBF16 ? 2
+                                                                         : 4;
+    sum += product * static_cast<double>(part.rows() * part.cols());
+  }
+  return sum;
+}
+
 void CpuLinear::multiply(const Kernels& kernels, Share panels, const Activations& x, const Output& to) const {
   int64_t first = 0;  // panels before this part
   for (size_t i = 0; i < parts_.size(); ++i) {

@@ -20,6 +20,8 @@ class CpuLinear final : public Linear {
   size_t bytes() const override;
 
   int64_t panels() const;
+  // Time of a row's products beside those of other layers; an integer product is 1.
+  double row_cost() const;
   // What its parts read of the activations.
   bool needs_codes() const { return needs_codes_; }    // quantised weights
   bool needs_brain() const { return needs_brain_; }    // bf16 weights, when they are multiplied by bf16 dots

@@ -28,16 +28,20 @@ int PagedAttention::first_seen(int position) const {
   return spec_.window > 0 ? std::max(0, position - spec_.window + 1) : 0;
 }
 
-void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry) {
+void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry, const RowShares& shares) {
   batch_ = batch;
-  add_items(batch, false);
+  items_.clear();
+  own_items_.clear();
   groups_.clear();
-  const bool few = static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1;
-  if (few && std::ranges::any_of(items_, [](const Item& i) { return i.last_chunk > i.first_chunk; }))
-    add_items(batch, true);
-  // The longest first, so that the last item claimed is short.
-  if (groups_.empty())
-    std::ranges::sort(items_, std::greater{}, [](const Item& i) { return i.last_chunk - i.first_chunk; });
+  if (shares.by_rows()) {
+    for (int thread = 0; thread < pool_.size(); ++thread) {
+      own_items_.push_back(static_cast<int>(items_.size()));
+      add_own_items(shares.of(thread));
+    }
+    own_items_.push_back(static_cast<int>(items_.size()));
+  } else {
+    plan_shared();
+  }
   size_t partials = 0;
   for (const Item& item : items_)
     if (item.partial >= 0) partials = std::max<size_t>(partials, item.partial + item.rows * share());
@@ -46,25 +50,57 @@ void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry) {
   scratch_.grow(scratch_floats() * pool_.size() * sizeof(float));
 }
 
-void PagedAttention::add_items(const StepBatch& batch, bool split) {
+// Few rows: anybody's work.
+void PagedAttention::plan_shared() {
+  add_items(false);
+  const bool few = static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1;
+  if (few && std::ranges::any_of(items_, [](const Item& i) { return i.last_chunk > i.first_chunk; }))
+    add_items(true);
+  // The longest first, so that the last item claimed is short.
+  if (groups_.empty())
+    std::ranges::sort(items_, std::greater{}, [](const Item& i) { return i.last_chunk - i.first_chunk; });
+}
+
+// The tile of rows from `row` of a sequence, which ends before `row_end` at the latest; of KV head 0.
+PagedAttention::Item PagedAttention::tile_of(int sequence, int row, int64_t row_end) const {
+  const int position = batch_.sequences[sequence].first_position + row;
+  Item item = {.sequence = sequence, .row = row, .partial = -1};
+  item.rows = static_cast<int>(std::min<int64_t>(tile_rows(), row_end - row));
+  item.first_chunk = first_seen(position) / contract::kChunk;
+  item.last_chunk = (position + item.rows - 1) / contract::kChunk;
+  return item;
+}
+
+// Head by head, so that a head's keys stay in the cache while the tiles of rows pass.
+void PagedAttention::add_own_items(Share rows) {
+  for (size_t s = 0; s < batch_.sequences.size(); ++s) {
+    const SequenceRows& sequence = batch_.sequences[s];
+    const int64_t begin = std::max<int64_t>(0, rows.begin - sequence.first_row);
+    const int64_t end = std::min<int64_t>(sequence.row_count, rows.end - sequence.first_row);
+    for (int head = 0; head < spec_.kv_heads && begin < end; ++head)
+      for (int64_t row = begin; row < end; row += tile_rows()) {
+        items_.push_back(tile_of(static_cast<int>(s), static_cast<int>(row), end));
+        items_.back().kv_head = head;
+      }
+  }
+}
+
+void PagedAttention::add_items(bool split) {
   items_.clear();
   int partial = 0;
-  for (size_t s = 0; s < batch.sequences.size(); ++s) {
-    const SequenceRows& sequence = batch.sequences[s];
-    for (int row = 0; row < sequence.row_count; row += tile_rows()) {
-      Item item = {.sequence = static_cast<int>(s), .row = row, .partial = -1};
-      item.rows = std::min(tile_rows(), sequence.row_count - row);
-      const int first = first_seen(sequence.first_position + row) / contract::kChunk;
-      const int last = (sequence.first_position + row + item.rows - 1) / contract::kChunk;
-      for (item.kv_head = 0; item.kv_head < spec_.kv_heads; ++item.kv_head) {
+  for (size_t s = 0; s < batch_.sequences.size(); ++s) {
+    const int row_count = batch_.sequences[s].row_count;
+    for (int row = 0; row < row_count; row += tile_rows()) {
+      const Item tile = tile_of(static_cast<int>(s), row, row_count);
+      for (int head = 0; head < spec_.kv_heads; ++head) {
+        Item item = tile;
+        item.kv_head = head;
         if (!split) {
-          item.first_chunk = first;
-          item.last_chunk = last;
           items_.push_back(item);
           continue;
         }
-        groups_.push_back({static_cast<int>(items_.size()), last - first + 1});
-        for (int chunk = first; chunk <= last; ++chunk) {
+        groups_.push_back({static_cast<int>(items_.size()), tile.last_chunk - tile.first_chunk + 1});
+        for (int chunk = tile.first_chunk; chunk <= tile.last_chunk; ++chunk) {
           item.first_chunk = item.last_chunk = chunk;
           item.partial = partial;
           partial += item.rows * share();
@@ -82,25 +118,35 @@ size_t PagedAttention::scratch_floats() const {
 
 void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* out) {
   const Call call = {layer, &kv, qkv, out};
-  pool_.run([&](int thread) {
-    float* scratch = scratch_.as<float>() + thread * scratch_floats();
-    const int count = static_cast<int>(items_.size()), threads = pool_.size();
-    if (count <= kDealtItems * threads) {
-      for (int i = thread; i < count; i += threads) run_item(i, call, scratch);
-      return;
-    }
-    const int step = std::max(1, count / (kClaims * threads));
-    int i = next_.fetch_add(step, std::memory_order_relaxed);
-    for (; i < count; i = next_.fetch_add(step, std::memory_order_relaxed))
-      for (int item = i; item < std::min(i + step, count); ++item) run_item(item, call, scratch);
-    // The last one to find nothing leaves the counter as it was found.
-    if (i == ((count + step - 1) / step + threads - 1) * step) next_.store(0, std::memory_order_relaxed);
-  });
+  if (!own_items_.empty()) {
+    pool_.run_apart([&](int thread) {
+      float* scratch = scratch_.as<float>() + thread * scratch_floats();
+      for (int i = own_items_[thread]; i < own_items_[thread + 1]; ++i)
+        run_item(i, std::min(i + 1, own_items_[thread + 1] - 1), call, scratch);
+    });
+    return;
+  }
+  pool_.run([&](int thread) { run_shared(thread, call, scratch_.as<float>() + thread * scratch_floats()); });
   if (groups_.empty()) return;
   pool_.run([&](int thread) {
     const Share share = share_of(static_cast<int64_t>(groups_.size()), thread, pool_.size());
     for (int64_t g = share.begin; g < share.end; ++g) merge_group(groups_[g], call);
   });
+}
+
+void PagedAttention::run_shared(int thread, const Call& call, float* scratch) {
+  const int count = static_cast<int>(items_.size()), threads = pool_.size();
+  const auto run = [&](int i) { run_item(i, std::min(i + threads, count - 1), call, scratch); };
+  if (count <= kDealtItems * threads) {
+    for (int i = thread; i < count; i += threads) run(i);
+    return;
+  }
+  const int step = std::max(1, count / (kClaims * threads));
+  int i = next_.fetch_add(step, std::memory_order_relaxed);
+  for (; i < count; i = next_.fetch_add(step, std::memory_order_relaxed))
+    for (int item = i; item < std::min(i + step, count); ++item) run(item);
+  // The last one to find nothing leaves the counter as it was found.
+  if (i == ((count + step - 1) / step + threads - 1) * step) next_.store(0, std::memory_order_relaxed);
 }
 
 void PagedAttention::find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const {
@@ -116,7 +162,7 @@ void PagedAttention::find_tiles(const Item& item, int chunk, const Call& call, T
   }
 }
 
-void PagedAttention::run_item(int index, const Call& call, float* scratch) {
+void PagedAttention::run_item(int index, int after, const Call& call, float* scratch) {
   const Item& item = items_[index];
   const SequenceRows& sequence = batch_.sequences[item.sequence];
   const int pairs = item.rows * share(), padded = padded_dim(spec_.head_dim);
@@ -144,7 +190,6 @@ void PagedAttention::run_item(int index, const Call& call, float* scratch) {
   task.scratch = scratch + int64_t{pairs} * padded;
   Tiles tiles[2];  // of this chunk and of what is probably next: the next chunk or item
   find_tiles(item, item.first_chunk, call, tiles[0]);
-  const int after = std::min<int>(index + pool_.size(), items_.size() - 1);
   for (task.chunk = item.first_chunk; task.chunk <= item.last_chunk; ++task.chunk) {
     const Tiles& now = tiles[(task.chunk - item.first_chunk) % 2];
     Tiles& next = tiles[(task.chunk - item.first_chunk + 1) % 2];

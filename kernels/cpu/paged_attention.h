@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/row_shares.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace baton::kernels::cpu {
@@ -32,16 +33,18 @@ class KvPool {
   KvGeometry geometry_;
 };
 
-// Attention of a step: cuts it into work items (sequence, KV head, tile of rows), or, when those are too few
-// for the threads, into single chunks whose results are merged in ascending order afterwards. Both give the
-// same bits. plan() once per step, run() once per layer. Thread: the backend's caller; run() uses the pool.
+// Attention of a step: cuts it into work items (sequence, KV head, tile of rows), which are each thread's own
+// when rows are (RowShares), else anybody's; or, when those are too few for the threads, into single chunks
+// whose results are merged in ascending order afterwards. All give the same bits. plan() once per step, run()
+// once per layer; threads with rows of their own leave it one by one. Thread: the backend's caller; run()
+// uses the pool.
 class PagedAttention {
  public:
   PagedAttention(const Kernels& kernels, ThreadPool& pool, bool brain_dots)
       : kernels_(kernels), pool_(pool), brain_dots_(brain_dots) {}
 
   void set_attention(const AttentionSpec& spec) { spec_ = spec; }
-  void plan(const StepBatch& batch, const KvGeometry& geometry);
+  void plan(const StepBatch& batch, const KvGeometry& geometry, const RowShares& shares);
   // q in qkv[rows][(heads + 2 kv_heads) * head_dim]; out[rows][heads * head_dim]
   void run(int layer, const KvPool& kv, const float* qkv, float* out);
 
@@ -70,14 +73,19 @@ class PagedAttention {
   int tile_rows() const;
   int share() const { return spec_.heads / spec_.kv_heads; }
   int first_seen(int position) const;
-  void add_items(const StepBatch& batch, bool split);
+  Item tile_of(int sequence, int row, int64_t row_end) const;
+  void plan_shared();
+  void add_own_items(Share rows);
+  void add_items(bool split);
+  void run_shared(int thread, const Call& call, float* scratch);
   // The tiles of a chunk that the item sees.
   struct Tiles {
     const std::byte* keys[contract::kChunk / 16];
     const std::byte* values[contract::kChunk / 16];
   };
   void find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const;
-  void run_item(int index, const Call& call, float* scratch);
+  // `after`: the item this thread will probably run next
+  void run_item(int index, int after, const Call& call, float* scratch);
   void merge_group(const Group& group, const Call& call);
   void finish(const Item& item, const Call& call, const ChunkState* states, const float* sums);
   size_t scratch_floats() const;
@@ -88,7 +96,8 @@ class PagedAttention {
   AttentionSpec spec_;
   StepBatch batch_;
   std::vector<Item> items_;
-  std::vector<Group> groups_;  // empty when items finish by themselves
+  std::vector<int> own_items_;  // [threads + 1] where each thread's items begin; empty when they are shared
+  std::vector<Group> groups_;   // empty when items finish by themselves
   std::vector<ChunkState> partial_states_;
   AlignedBuffer partial_sums_;  // [pair results][padded head_dim]
   AlignedBuffer scratch_;       // [threads][scratch_floats()]

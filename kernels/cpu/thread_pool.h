@@ -53,6 +53,14 @@ class ThreadPool {
     });
   }
 
+  // run() without the barrier inside together(): for work whose result only this thread reads, before the
+  // next run() or alone().
+  template <class Work>
+  void run_apart(const Work& work) {
+    if (inside_ == this) return work(thread_);
+    run(work);
+  }
+
   // Work for one thread: inside together() thread 0 does it while the others wait.
   template <class Work>
   void alone(const Work& work) {

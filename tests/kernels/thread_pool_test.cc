@@ -69,6 +69,26 @@ TEST(ThreadPool, TogetherIsOneBodyWithBarriers) {
   }
 }
 
+TEST(ThreadPool, ApartIsSeenAfterTheNextBarrier) {
+  for (const int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads, {});
+    std::vector<int> parts(threads), sums(threads);
+    pool.together([&] {
+      for (int step = 1; step <= 200; ++step) {
+        pool.run_apart([&](int thread) { parts[thread] = step; });  // each reads its own only
+        pool.run_apart([&](int thread) { parts[thread] *= 2; });
+        pool.run([](int) {});
+        pool.run([&](int thread) {
+          for (const int part : parts) sums[thread] += part;
+        });
+      }
+    });
+    for (const int sum : sums) EXPECT_EQ(sum, 2 * threads * 200 * 201 / 2);
+    pool.run_apart([&](int thread) { sums[thread] = -1; });  // outside: a job like any other
+    for (const int sum : sums) EXPECT_EQ(sum, -1);
+  }
+}
+
 TEST(ThreadPool, SleepersWakeUpAndIdlingCostsNothing) {
   ThreadPool pool(3, {0, 0, 0});  // pinned to one CPU: the worst case for spinning
   pool.pin_caller();
