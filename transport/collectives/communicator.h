@@ -40,6 +40,9 @@ class Communicator {
   // Exactly as many bytes as were sent by the matching send, else kInternal (and broken).
   virtual absl::Status receive(int from, std::span<std::byte> bytes, Instant deadline) = 0;
   virtual absl::Status barrier(Instant deadline) = 0;
+  // Without waiting: OK unless the communicator is broken or a rank is seen to be gone (which breaks it). A
+  // rank that idles asks this now and then.
+  virtual absl::Status alive() = 0;
 };
 
 }  // namespace baton
