@@ -135,6 +135,40 @@ struct Lanes {
     return static_cast<uint32_t>(_mm512_reduce_max_epi32(
         _mm512_max_epi32(_mm512_and_si512(as_int(a), mask), _mm512_and_si512(as_int(b), mask))));
   }
+  // The larger magnitude of each pair, as the bits of a float.
+  static I magnitudes(F a, F b) {
+    const I mask = _mm512_set1_epi32(0x7fffffff);
+    return _mm512_max_epi32(_mm512_and_si512(as_int(a), mask), _mm512_and_si512(as_int(b), mask));
+  }
+  // Lane g = the largest (the sum) of v[g].
+  static __m128i four_maxima(const I (&v)[4]) {
+    return across_four(v, [](auto a, auto b) __attribute__((always_inline)) {
+      if constexpr (sizeof(a) == 64)
+        return _mm512_max_epi32(a, b);
+      else if constexpr (sizeof(a) == 32)
+        return _mm256_max_epi32(a, b);
+      else
+        return _mm_max_epi32(a, b);
+    });
+  }
+  static __m128i four_sums(const I (&v)[4]) {
+    return across_four(v, [](auto a, auto b) __attribute__((always_inline)) {
+      if constexpr (sizeof(a) == 64)
+        return _mm512_add_epi32(a, b);
+      else if constexpr (sizeof(a) == 32)
+        return _mm256_add_epi32(a, b);
+      else
+        return _mm_add_epi32(a, b);
+    });
+  }
+  template <class Op>
+  [[gnu::always_inline]] static __m128i across_four(const I (&v)[4], const Op& op) {
+    const I ab = op(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+    const I cd = op(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+    const I all = op(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = op(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return op(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  }
   static void store_codes(int8_t* p, I low, I high) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(low));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), _mm512_cvtepi32_epi8(high));

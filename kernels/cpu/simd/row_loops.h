@@ -5,61 +5,10 @@
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/exponential.h"
+#include "kernels/cpu/simd/quantise.h"
 
 // Loops over one row of activations, 16 lanes at a time.
 namespace baton::kernels::cpu::simd {
-
-template <class V>
-void quantise_special(uint32_t magnitude, int8_t* codes, ActivationGroup* group) {
-  for (int i = 0; i < contract::kGroup; ++i) codes[i] = 0;
-  *group = {};
-  group->scale = magnitude >= 0x7f800000u ? __builtin_nanf("") : 0.0f;
-  group->scaled_sum = group->scaled_half_sum[0] = group->scaled_half_sum[1] = group->scale * 0.0f;
-}
-
-template <class V>
-void quantise_group(const float* x, float scale, float inverse, int8_t* codes, ActivationGroup* group) {
-  const auto by = V::set(inverse);
-  const auto low = V::round(V::mul(V::load(x), by)), high = V::round(V::mul(V::load(x + 16), by));
-  V::store_codes(codes, low, high);
-  const int32_t sum0 = V::sum_i(low), sum1 = V::sum_i(high);
-  *group = {scale,
-            scale * static_cast<float>(sum0 + sum1),
-            {scale * static_cast<float>(sum0), scale * static_cast<float>(sum1)},
-            -(sum0 + sum1),
-            {-sum0, -sum1}};
-}
-
-// The magnitudes of 16 groups first, so that their divisions are done 16 at a time.
-template <class V>
-void quantise(const float* x, int64_t cols, int8_t* codes, ActivationGroup* groups) {
-  constexpr int kGroup = contract::kGroup;
-  for (int64_t left = cols / kGroup; left > 0; left -= 16) {
-    const int count = left < 16 ? static_cast<int>(left) : 16;
-    alignas(64) float amax[16];
-    for (int g = 0; g < 16; ++g) amax[g] = 1;
-    uint32_t largest = 0, smallest = ~0u;
-    for (int g = 0; g < count; ++g) {
-      const uint32_t magnitude = V::largest_magnitude(V::load(x + g * kGroup), V::load(x + g * kGroup + 16));
-      largest = magnitude > largest ? magnitude : largest;
-      smallest = magnitude < smallest ? magnitude : smallest;
-      amax[g] = __builtin_bit_cast(float, magnitude);
-    }
-    alignas(64) float scale[16], inverse[16];
-    V::store(scale, V::div(V::load(amax), V::set(127.0f)));
-    V::store(inverse, V::div(V::set(127.0f), V::load(amax)));
-    const bool ordinary =
-        largest < 0x7f800000u && smallest >= __builtin_bit_cast(uint32_t, contract::kSmallestAmax);
-    for (int g = 0; g < count; ++g, x += kGroup, codes += kGroup, ++groups) {
-      const auto magnitude = __builtin_bit_cast(uint32_t, amax[g]);
-      if (ordinary || (magnitude < 0x7f800000u && amax[g] >= contract::kSmallestAmax)) {
-        quantise_group<V>(x, scale[g], inverse[g], codes, groups);
-      } else {
-        quantise_special<V>(magnitude, codes, groups);
-      }
-    }
-  }
-}
 
 template <class V>
 void round_brain(const float* x, int64_t cols, uint16_t* out) {
