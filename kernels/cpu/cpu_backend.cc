@@ -12,7 +12,7 @@
 namespace baton::kernels::cpu {
 namespace {
 
-constexpr int64_t kPrivateRows = 2;
+constexpr int64_t kPrivateRows = 4;
 constexpr int64_t kGateUpFloats = 64 * 1024;  // a thread's gate and up outputs before they are multiplied
 constexpr int64_t kSerialRows = 2;            // fewer rows of rope or embedding are not worth waking anyone
 

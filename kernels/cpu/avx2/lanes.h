@@ -39,6 +39,7 @@ struct Lanes {
   static constexpr int kScoreTiles = 2;
   static constexpr int kValueVectors = 2;
   static constexpr int kPrefetchBytes = 1024;
+  static constexpr int kFloatPrefetchBytes = 1024;
   static constexpr int64_t kActivationBytes = 256 * 1024;
 
   static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -31,7 +31,8 @@ struct Lanes {
   static constexpr int kAttendPairs = 6;
   static constexpr int kScoreTiles = 4;
   static constexpr int kValueVectors = 4;
-  static constexpr int kPrefetchBytes = 16384;
+  static constexpr int kPrefetchBytes = 5120;
+  static constexpr int kFloatPrefetchBytes = 16384;
   static constexpr int64_t kActivationBytes = 256 * 1024;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }

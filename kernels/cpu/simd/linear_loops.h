@@ -40,7 +40,7 @@ template <class V, class Dot, int kRows, int kPanels>
     if (s % kAheadSteps == 0) {
       const std::byte* at[kPanels];
       for (int p = 0; p < kPanels; ++p) at[p] = from.panel[p] + s * Dot::kVectorBytes;
-      prefetch_lines<kPanels>(at, from.ahead, kAheadLines);
+      prefetch_lines<false>(at, from.ahead, kAheadLines);
     }
     each_step<Dot::kSteps>([&](auto step) __attribute__((always_inline)) { add(s, step); });
   }
@@ -148,17 +148,20 @@ void linear_tile(const LinearTask& task, int64_t panel, int64_t row, const Ahead
 // How far ahead of its use a weight is asked for. Many rows: the same place of the panels that follow. Few:
 // a panel may pass faster than memory answers, so a fixed stretch of the stream, unless panels are so short
 // that this would fall into one that is being read already.
-template <class V, int kMaxRows>
+template <class V, DType kType, int kMaxRows>
 constexpr int64_t ahead_distance(int panels, int64_t panel_bytes) {
-  const bool narrow = kMaxRows <= 2 && (panels == 1 || panel_bytes >= 2 * V::kPrefetchBytes);
-  return narrow ? V::kPrefetchBytes : panels * panel_bytes;
+  constexpr bool kFloat = panel_format(kType).code_bits == 0;
+  constexpr int64_t kStretch = kFloat ? V::kFloatPrefetchBytes : V::kPrefetchBytes;
+  const bool narrow = kMaxRows <= 2 && (panels == 1 || panel_bytes >= 2 * kStretch);
+  return narrow ? kStretch : panels * panel_bytes;
 }
 
 // All rows [first, first + count) against kPanels panels, in tiles as equal as possible.
 template <class V, DType kType, int kPanels, int kMaxRows>
 void linear_rows(const LinearTask& task, int64_t panel, int64_t first, int64_t count) {
   const int64_t all = (count + kMaxRows - 1) / kMaxRows;
-  Ahead ahead = {ahead_distance<V, kMaxRows>(kPanels, task.weight.panel_bytes), 0, static_cast<int>(all)};
+  Ahead ahead = {ahead_distance<V, kType, kMaxRows>(kPanels, task.weight.panel_bytes), 0,
+                 static_cast<int>(all)};
   for (int64_t tiles = all; tiles > 0; --tiles, ++ahead.first) {
     const int64_t rows = (count + tiles - 1) / tiles;
     with_constant<kMaxRows>(static_cast<int>(rows),

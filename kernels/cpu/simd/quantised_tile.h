@@ -48,12 +48,14 @@ struct TileSource {
   Ahead ahead;
 };
 
-template <int kPanels>
+// kNear: into the first cache, where the line will be used at once; else into the second.
+template <bool kNear, int kPanels>
 [[gnu::always_inline]] inline void prefetch_lines(const std::byte* const (&at)[kPanels], const Ahead& ahead,
                                                   int lines) {
   for (int line = ahead.first; line < lines; line += ahead.step)
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(at[p] + ahead.distance + line * 64, 0, 2);
+    for (int p = 0; p < kPanels; ++p)
+      __builtin_prefetch(at[p] + ahead.distance + line * 64, 0, kNear ? 3 : 2);
 }
 
 // The 16 scales or minima of group `index` of a slab.
@@ -180,7 +182,7 @@ template <class V, DType kType, int kRows, int kPanels>
   const ActivationGroup* scales = from.groups + shard * groups;
   sums.clear();
   for (int64_t pair = 0; pair < groups / 2; ++pair, x += kSlabCols, scales += 2) {
-    prefetch_lines<kPanels>(slab, from.ahead, kSlab / 64);
+    prefetch_lines<(kRows <= 2)>(slab, from.ahead, kSlab / 64);
     add_group<V, kType, kRows, kPanels>(slab, 0, x, scales, from.cols, sums);
     add_group<V, kType, kRows, kPanels>(slab, 1, x + contract::kGroup, scales + 1, from.cols, sums);
     for (int p = 0; p < kPanels; ++p) slab[p] += kSlab;
