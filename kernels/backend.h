@@ -119,6 +119,12 @@ struct NormWeights {
   float eps = 1e-5f;
 };
 
+struct RopeAttention {
+  int layer = 0;
+  const NormWeights* q_norm = nullptr;  // per head; nullptr = none
+  const NormWeights* k_norm = nullptr;
+};
+
 // The arithmetic of one rank: every operation on activations that a model needs, fused as far as the bits
 // allow. Each result depends on its own row, its sequence's KV and the weights only, never on how many rows
 // the step has (design I1): rows may be cut into steps in any way with the same bits. Activations are
@@ -161,6 +167,14 @@ class Backend {
   virtual void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) = 0;
   // out[rows][heads*head_dim]; q as rope_store left it. Causal, over the sequence's pool blocks.
   virtual void attention(int layer, const float* qkv, float* out) = 0;
+  // rope_store and attention, which a backend may do in one go; the content of qkv afterwards is undefined.
+  // `stored` is called once, on the thread that leads, when k and v of `layer` are in the pool.
+  virtual void rope_attention(const RopeAttention& call, float* qkv, float* out,
+                              absl::FunctionRef<void()> stored) {
+    rope_store(call.layer, call.q_norm, call.k_norm, qkv);
+    if (leads()) stored();
+    attention(call.layer, qkv, out);
+  }
   // residual[rows][linear.rows] += linear(x[rows][linear.cols])
   virtual void linear_add(const Linear& linear, const float* x, float* residual) = 0;
   // h = gate_up(rms_norm(x)), gate_up.rows = 2F: out[rows][F] = silu(h[:F]) * h[F:]

@@ -33,6 +33,7 @@ CpuBackend::CpuBackend(const Kernels& kernels, const BackendOptions& options)
     : kernels_(kernels),
       brain_dots_(options.numerics == Numerics::kBrainDots),
       pool_(options.threads, options.cpus),
+      rope_(kernels),
       paged_attention_(kernels, pool_, brain_dots_),
       private_rows_(options.threads) {}
 
@@ -70,7 +71,7 @@ absl::Status CpuBackend::set_attention(const AttentionSpec& attention, const Rop
     return absl::InvalidArgumentError(
         absl::StrCat("more than ", kMaxAttendPairs, " query heads per KV head"));
   attention_ = attention;
-  rope_ = rope;
+  rope_.set(attention, rope);
   paged_attention_.set_attention(attention);
   return absl::OkStatus();
 }
@@ -118,16 +119,7 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   for (RowBuffer& buffer : private_rows_) buffer.grow(std::min(rows, kPrivateRows), max_cols_);
   hidden_rows_.grow_codes(rows, max_cols_);
   gate_up_scratch_.grow(gate_up_floats(rows) * pool_.size() * sizeof(float));
-  const int64_t pairs = rope_.inv_freq.size();
-  if (static_cast<int64_t>(rotations_.size()) < rows * 2 * pairs) rotations_.resize(rows * 2 * pairs);
-  for (int64_t r = 0; r < rows; ++r) {
-    float* cos = rotations_.data() + r * 2 * pairs;
-    for (int64_t i = 0; i < pairs; ++i) {
-      const auto rotation = contract::rotation(batch.positions[r], rope_.inv_freq[i], rope_.magnitude);
-      cos[i] = rotation.cos;
-      cos[pairs + i] = rotation.sin;
-    }
-  }
+  rope_.begin_step(batch);
   plan_shares();
   paged_attention_.plan(batch, kv_.geometry(), shares_);
 }
@@ -341,39 +333,28 @@ void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, cons
   pool_.run([&](int thread) { multiply({0, batch_.rows()}, share_of(d.panels(), thread, pool_.size())); });
 }
 
-void CpuBackend::rope_store_row(int layer, const SequenceRows& sequence, int index,
-                                const NormWeights* const (&norms)[2], float* qkv) const {
-  const int64_t dim = attention_.head_dim, row = sequence.first_row + index;
-  float* head = qkv + row * (attention_.heads + 2 * attention_.kv_heads) * dim;
-  const auto pairs = static_cast<int64_t>(rope_.inv_freq.size());
-  const float* cos = rotations_.data() + row * 2 * pairs;
-  float* keys = head + attention_.heads * dim;
-  for (int h = 0; h < attention_.heads + attention_.kv_heads; ++h, head += dim) {
-    const NormWeights* norm = norms[h < attention_.heads ? 0 : 1];
-    if (norm != nullptr) kernels_.rms_norm({head, norm->weight.data(), dim, norm->eps, head});
-    kernels_.rotate({head, cos, cos + pairs, pairs, rope_.interleaved});
-  }
-  const int position = sequence.first_position + index;
-  for (int h = 0; h < attention_.kv_heads; ++h) {
-    const KvPool::Tile tile = kv_.tile(layer, sequence.blocks, h, position / 16);
-    kernels_.store_kv({kv_.geometry().type, attention_.head_dim, position % 16, keys + h * dim,
-                       keys + (attention_.kv_heads + h) * dim, tile.keys, tile.values});
-  }
-}
-
 void CpuBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {
-  const NormWeights* const norms[2] = {q_norm, k_norm};
-  for (const NormWeights* norm : norms)
-    BATON_CHECK(norm == nullptr || static_cast<int>(norm->weight.size()) == attention_.head_dim);
-  const auto store = [&](Share share) {
+  const RopeStore::Call call = rope_call({layer, q_norm, k_norm}, qkv);
+  pool_.run([&](int thread) {
+    const Share share = rows_of(thread);
     for (const SequenceRows& sequence : batch_.sequences) {
       const int64_t begin = std::max<int64_t>(0, share.begin - sequence.first_row);
       const int64_t end = std::min<int64_t>(sequence.row_count, share.end - sequence.first_row);
-      for (int64_t i = begin; i < end; ++i) rope_store_row(layer, sequence, static_cast<int>(i), norms, qkv);
+      for (int64_t i = begin; i < end; ++i) rope_.store_row(call, sequence, static_cast<int>(i));
     }
-  };
-  if (batch_.rows() < kSerialRows) return pool_.alone([&] { store({0, batch_.rows()}); });
-  pool_.run([&](int thread) { store(rows_of(thread)); });
+  });
+}
+
+RopeStore::Call CpuBackend::rope_call(const RopeAttention& call, float* qkv) const {
+  for (const NormWeights* norm : {call.q_norm, call.k_norm})
+    BATON_CHECK(norm == nullptr || static_cast<int>(norm->weight.size()) == attention_.head_dim);
+  return {.layer = call.layer, .kv = &kv_, .q_norm = call.q_norm, .k_norm = call.k_norm, .qkv = qkv};
+}
+
+void CpuBackend::rope_attention(const RopeAttention& call, float* qkv, float* out,
+                                absl::FunctionRef<void()> stored) {
+  if (!paged_attention_.fuses()) return Backend::rope_attention(call, qkv, out, stored);
+  paged_attention_.run(rope_, rope_call(call, qkv), out, stored);
 }
 
 void CpuBackend::attention(int layer, const float* qkv, float* out) {

@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_linear.h"
 #include "kernels/cpu/paged_attention.h"
+#include "kernels/cpu/rope_store.h"
 #include "kernels/cpu/row_shares.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -40,6 +41,8 @@ class CpuBackend final : public Backend {
   void norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) override;
   void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) override;
   void attention(int layer, const float* qkv, float* out) override;
+  void rope_attention(const RopeAttention& call, float* qkv, float* out,
+                      absl::FunctionRef<void()> stored) override;
   void linear_add(const Linear& linear, const float* x, float* residual) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
@@ -106,21 +109,19 @@ class CpuBackend final : public Backend {
                    const ActivatedRows& out);
   void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
                       const ActivatedRows& out) const;
-  void rope_store_row(int layer, const SequenceRows& sequence, int index,
-                      const NormWeights* const (&norms)[2], float* qkv) const;
+  RopeStore::Call rope_call(const RopeAttention& call, float* qkv) const;
 
   const Kernels& kernels_;
   const bool brain_dots_;
   ThreadPool pool_;
   WeightArena weights_;
   AttentionSpec attention_;
-  RopeSpec rope_;
+  RopeStore rope_;
   KvPool kv_;
   PagedAttention paged_attention_;
   StepBatch batch_;
   RowShares shares_;
   std::vector<int32_t> kept_rows_;
-  std::vector<float> rotations_;       // [rows]{ cos [pairs], sin [pairs] }
   std::vector<AlignedBuffer> memory_;  // allocate()
   int64_t max_cols_ = 0;               // of the linears made so far
   double linear_cost_ = 0;             // of a row through them (CpuLinear::row_cost)

@@ -13,15 +13,6 @@ constexpr int kClaims = 8;  // of a thread
 
 }  // namespace
 
-KvPool::Tile KvPool::tile(int layer, std::span<const BlockId> blocks, int kv_head, int tile) const {
-  const int tiles = geometry_.block_tokens / 16;
-  const size_t tile_bytes = size_t{16} * kv_vector_bytes(geometry_.type, geometry_.head_dim);
-  std::byte* head =
-      pool_ + geometry_.piece_offset(layer, blocks[tile / tiles]) + 2 * kv_head * tiles * tile_bytes;
-  std::byte* keys = head + tile % tiles * tile_bytes;
-  return {keys, keys + tiles * tile_bytes};
-}
-
 int PagedAttention::tile_rows() const { return std::max(1, kAttendPairs / share()); }
 
 int PagedAttention::first_seen(int position) const {
@@ -33,6 +24,8 @@ void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry, co
   items_.clear();
   own_items_.clear();
   groups_.clear();
+  fuses_ = !shares.by_rows() &&
+           std::ranges::all_of(batch.sequences, [](const SequenceRows& s) { return s.row_count == 1; });
   if (shares.by_rows()) {
     for (int thread = 0; thread < pool_.size(); ++thread) {
       own_items_.push_back(static_cast<int>(items_.size()));
@@ -113,11 +106,33 @@ void PagedAttention::add_items(bool split) {
 
 size_t PagedAttention::scratch_floats() const {
   const int pairs = tile_rows() * share();
-  return attend_scratch_floats(pairs, spec_.head_dim) + size_t{1} * pairs * padded_dim(spec_.head_dim);
+  return attend_scratch_floats(pairs, spec_.head_dim) + size_t{1} * pairs * padded_dim(spec_.head_dim) +
+         rope_floats();
 }
 
-void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* out) {
-  const Call call = {layer, &kv, qkv, out};
+// Rotated queries and a key, on lines of their own.
+size_t PagedAttention::rope_floats() const {
+  return (size_t{1} * (share() + 1) * spec_.head_dim + 15) / 16 * 16;
+}
+
+// A sequence's only row: its queries, rotated.
+const float* PagedAttention::prepare_row(const Item& item, const Call& call, float* scratch) const {
+  const SequenceRows& sequence = batch_.sequences[item.sequence];
+  if (item.last_chunk == sequence.first_position / contract::kChunk)
+    call.rope->store_head(*call.rope_call, sequence, 0, item.kv_head, scratch);
+  call.rope->rotate_queries(*call.rope_call, sequence.first_row, item.kv_head, scratch);
+  return scratch;
+}
+
+void PagedAttention::run(const RopeStore& rope, const RopeStore::Call& rope_call, float* out,
+                         absl::FunctionRef<void()> stored) {
+  const Call call = {rope_call.layer, rope_call.kv, rope_call.qkv, out, &rope, &rope_call};
+  pool_.run([&](int thread) { run_shared(thread, call, scratch_.as<float>() + thread * scratch_floats()); });
+  if (pool_.leads()) stored();
+  merge(call);
+}
+
+void PagedAttention::run(const Call& call) {
   if (!own_items_.empty()) {
     pool_.run_apart([&](int thread) {
       float* scratch = scratch_.as<float>() + thread * scratch_floats();
@@ -127,6 +142,10 @@ void PagedAttention::run(int layer, const KvPool& kv, const float* qkv, float* o
     return;
   }
   pool_.run([&](int thread) { run_shared(thread, call, scratch_.as<float>() + thread * scratch_floats()); });
+  merge(call);
+}
+
+void PagedAttention::merge(const Call& call) {
   if (groups_.empty()) return;
   pool_.run([&](int thread) {
     const Share share = share_of(static_cast<int64_t>(groups_.size()), thread, pool_.size());
@@ -178,8 +197,9 @@ void PagedAttention::run_item(int index, int after, const Call& call, float* scr
   float* sums = partial ? partial_sums_.as<float>() + int64_t{item.partial} * padded : scratch;
   std::fill_n(states, pairs, ChunkState{});
   AttendTask task = {.rows = item.rows, .share = share(), .head_dim = spec_.head_dim, .scale = spec_.scale};
-  task.q =
-      call.qkv + (sequence.first_row + item.row) * int64_t{width} + item.kv_head * share() * spec_.head_dim;
+  task.q = call.rope != nullptr ? prepare_row(item, call, scratch + scratch_floats() - rope_floats())
+                                : call.qkv + (sequence.first_row + item.row) * int64_t{width} +
+                                      item.kv_head * share() * spec_.head_dim;
   task.q_stride = width;
   task.brain_dots = brain_dots_ && call.kv->geometry().type == KvType::kBF16;
   task.first = first;

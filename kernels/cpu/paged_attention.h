@@ -4,34 +4,16 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/kv_pool.h"
+#include "kernels/cpu/rope_store.h"
 #include "kernels/cpu/row_shares.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace baton::kernels::cpu {
-
-// Addresses inside the KV pool. A piece is [kv_head]{ K [tokens/16][tile], V [tokens/16][tile] }, tiles as in
-// kernels.h: lanes are tokens where scores are made and dimensions where values are summed, and one head's
-// bytes are adjacent.
-class KvPool {
- public:
-  KvPool() = default;
-  KvPool(std::span<std::byte> pool, const KvGeometry& geometry) : pool_(pool.data()), geometry_(geometry) {}
-  const KvGeometry& geometry() const { return geometry_; }
-
-  struct Tile {
-    std::byte* keys;
-    std::byte* values;
-  };
-  // The 16 tokens from position 16 * tile of the sequence that owns `blocks`.
-  Tile tile(int layer, std::span<const BlockId> blocks, int kv_head, int tile) const;
-
- private:
-  std::byte* pool_ = nullptr;
-  KvGeometry geometry_;
-};
 
 // Attention of a step: cuts it into work items (sequence, KV head, tile of rows), which are each thread's own
 // when rows are (RowShares), else anybody's; or, when those are too few for the threads, into single chunks
@@ -45,8 +27,14 @@ class PagedAttention {
 
   void set_attention(const AttentionSpec& spec) { spec_ = spec; }
   void plan(const StepBatch& batch, const KvGeometry& geometry, const RowShares& shares);
-  // q in qkv[rows][(heads + 2 kv_heads) * head_dim]; out[rows][heads * head_dim]
-  void run(int layer, const KvPool& kv, const float* qkv, float* out);
+  // q in qkv[rows][(heads + 2 kv_heads) * head_dim], rotated; out[rows][heads * head_dim]
+  void run(int layer, const KvPool& kv, const float* qkv, float* out) { run({layer, &kv, qkv, out}); }
+  // The same from qkv as the matrices left it, when fuses(): each item rotates its queries for itself, and
+  // the one that sees a sequence's last position stores that position's key and value first. `stored` is
+  // called on the leading thread as soon as all have.
+  bool fuses() const { return fuses_; }
+  void run(const RopeStore& rope, const RopeStore::Call& rope_call, float* out,
+           absl::FunctionRef<void()> stored);
 
  private:
   struct Item {
@@ -68,7 +56,12 @@ class PagedAttention {
     const KvPool* kv;
     const float* qkv;
     float* out;
+    const RopeStore* rope = nullptr;  // with its call: items rotate and store
+    const RopeStore::Call* rope_call = nullptr;
   };
+  void run(const Call& call);
+  void merge(const Call& call);
+  const float* prepare_row(const Item& item, const Call& call, float* scratch) const;
 
   int tile_rows() const;
   int share() const { return spec_.heads / spec_.kv_heads; }
@@ -89,6 +82,7 @@ class PagedAttention {
   void merge_group(const Group& group, const Call& call);
   void finish(const Item& item, const Call& call, const ChunkState* states, const float* sums);
   size_t scratch_floats() const;
+  size_t rope_floats() const;
 
   const Kernels& kernels_;
   ThreadPool& pool_;
@@ -96,6 +90,7 @@ class PagedAttention {
   AttentionSpec spec_;
   StepBatch batch_;
   std::vector<Item> items_;
+  bool fuses_ = false;          // every sequence has one row, and rows are shared
   std::vector<int> own_items_;  // [threads + 1] where each thread's items begin; empty when they are shared
   std::vector<Group> groups_;   // empty when items finish by themselves
   std::vector<ChunkState> partial_states_;

@@ -11,7 +11,7 @@ constexpr double kProductsPerByte = 5.3;
 
 bool worth_it(const StepBatch& batch, const RowShares::Costs& costs, int threads) {
   const double streams = static_cast<double>(threads) * std::min(threads, 4);
-  return batch.rows() * costs.linear >= kProductsPerByte * costs.weight_bytes * streams;
+  return batch.rows() * costs.linear > kProductsPerByte * costs.weight_bytes * streams;
 }
 
 }  // namespace

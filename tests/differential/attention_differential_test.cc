@@ -47,7 +47,8 @@ Model make_model(RandomModel& random, const Shape& s, int64_t blocks) {
   return m;
 }
 
-// One step over all layers; returns rotated qkv and attention output of each.
+// One step over all layers, in one go and operation by operation; returns rotated qkv and both attention
+// outputs of each.
 std::vector<float> run_step(Backend& backend, const Model& m, const StepBatch& batch,
                             const std::vector<float>& qkv) {
   std::vector<float> all;
@@ -58,6 +59,11 @@ std::vector<float> run_step(Backend& backend, const Model& m, const StepBatch& b
     for (float& v : rows) v *= static_cast<float>(1 + layer);
     std::vector<float> out(batch.rows() * m.attention.heads * m.attention.head_dim);
     const NormWeights* head_norm = m.head_norm ? &norm : nullptr;
+    std::vector<float> together = rows;
+    int stored = 0;
+    backend.rope_attention({layer, head_norm, head_norm}, together.data(), out.data(), [&] { ++stored; });
+    EXPECT_EQ(stored, 1);
+    all.insert(all.end(), out.begin(), out.end());
     backend.rope_store(layer, head_norm, head_norm, rows.data());
     backend.attention(layer, rows.data(), out.data());
     all.insert(all.end(), rows.begin(), rows.end());
@@ -99,6 +105,11 @@ void compare(const Shape& shape, uint64_t seed) {
     pools[i].assign(m.geometry.pool_bytes(), std::byte{0x7f});  // not-written KV reads as NaN or huge
     ASSERT_TRUE(backends[i].backend->set_attention(m.attention, m.rope).ok());
     ASSERT_TRUE(backends[i].backend->attach_kv(pools[i], m.geometry).ok());
+    // With a matrix to multiply, threads take rows of their own in the larger steps; without, never.
+    if (backends[i].backend->host_threads() == 3) {
+      const WeightView weight = {DType::kF32, pools[i].data(), 16, 16};
+      ASSERT_TRUE(backends[i].backend->make_linear({.parts = {weight}, .bias = {}}).ok());
+    }
   }
   const std::vector<BlockId> order = shuffled_blocks(random, blocks);
   std::vector<int> done(3, 0);

@@ -123,9 +123,11 @@ void LlamaModel::run_layer(int index, const LayerListener& on_layer) {
   const NormWeights q_norm = norm(layer.q_norm);
   const NormWeights k_norm = norm(layer.k_norm);
   backend_.norm_linear(norm(layer.attention_norm), *layer.qkv, residual_, qkv_);
-  backend_.rope_store(index, spec_.qk_norm ? &q_norm : nullptr, spec_.qk_norm ? &k_norm : nullptr, qkv_);
-  if (on_layer && backend_.leads()) on_layer(index);
-  backend_.attention(index, qkv_, attention_);
+  const kernels::RopeAttention attention = {index, spec_.qk_norm ? &q_norm : nullptr,
+                                            spec_.qk_norm ? &k_norm : nullptr};
+  backend_.rope_attention(attention, qkv_, attention_, [&] {
+    if (on_layer) on_layer(index);
+  });
   if (index + 1 == spec_.layers && !keep_logit_rows()) return;
   backend_.linear_add(*layer.o, attention_, residual_);
   backend_.feed_forward(norm(layer.ffn_norm), *layer.gate_up, *layer.down, residual_, activated_);

@@ -42,7 +42,7 @@ class LlamaModel {
                                                             LlamaModelOptions options);
 
   // logits[batch.logit_rows.size()][vocab]. `on_layer(l)` is called once per layer, as soon as the KV of all
-  // rows of layer l is in the pool (before that layer's attention).
+  // rows of layer l is in the pool.
   absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer, float* logits);
 
   const ModelSpec& spec() const { return spec_; }
@@ -53,8 +53,9 @@ class LlamaModel {
   size_t weight_bytes() const;
 
   // For traces of the computation. Inside on_layer(l): the residual stream before block l (the embedding for
-  // l = 0) and block l's rotated q, k, v. After forward(): the residual stream after the last block, of the
-  // logit rows only, one after the other.
+  // l = 0) and block l's rotated q, k, v (of a
+  // step in which a sequence has several rows). After forward(): the residual stream after the last block, of
+  // the logit rows only, one after the other.
   std::span<const float> residual() const { return {residual_, options_.max_rows * size_t(spec_.hidden)}; }
   std::span<const float> qkv() const { return {qkv_, options_.max_rows * size_t(spec_.qkv_width())}; }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/avx2/across.h"
 #include "kernels/cpu/simd/flush_denormals.h"
 
 namespace baton::kernels::cpu::avx2 {
@@ -198,30 +199,12 @@ struct Lanes {
     return {larger(a.low, b.low), larger(a.high, b.high)};
   }
   // Lane g = the largest (the sum) of v[g].
-  static __m128i four_maxima(const I (&v)[4]) {
-    return across_four(v, [](auto a, auto b) __attribute__((always_inline)) {
-      if constexpr (sizeof(a) == 32)
-        return _mm256_max_epi32(a, b);
-      else
-        return _mm_max_epi32(a, b);
-    });
-  }
-  static __m128i four_sums(const I (&v)[4]) {
-    return across_four(v, [](auto a, auto b) __attribute__((always_inline)) {
-      if constexpr (sizeof(a) == 32)
-        return _mm256_add_epi32(a, b);
-      else
-        return _mm_add_epi32(a, b);
-    });
-  }
+  static __m128i four_maxima(const I (&v)[4]) { return across_four(v, Larger()); }
+  static __m128i four_sums(const I (&v)[4]) { return across_four(v, Sum()); }
   template <class Op>
   [[gnu::always_inline]] static __m128i across_four(const I (&v)[4], const Op& op) {
-    const auto both = [&](const I& i) __attribute__((always_inline)) { return op(i.low, i.high); };
-    const __m256i a = both(v[0]), b = both(v[1]), c = both(v[2]), d = both(v[3]);
-    const __m256i ab = op(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    const __m256i cd = op(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-    const __m256i all = op(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-    return op(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    return across(op(v[0].low, v[0].high), op(v[1].low, v[1].high), op(v[2].low, v[2].high),
+                  op(v[3].low, v[3].high), op);
   }
   static __m128i codes_of(I v) {
     const __m128i low = _mm_packs_epi32(_mm256_castsi256_si128(v.low), _mm256_extracti128_si256(v.low, 1));

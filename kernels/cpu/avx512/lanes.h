@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/avx2/across.h"
 #include "kernels/cpu/simd/flush_denormals.h"
 
 namespace baton::kernels::cpu::avx512 {
@@ -143,30 +144,16 @@ struct Lanes {
   }
   // Lane g = the largest (the sum) of v[g].
   static __m128i four_maxima(const I (&v)[4]) {
-    return across_four(v, [](auto a, auto b) __attribute__((always_inline)) {
-      if constexpr (sizeof(a) == 64)
-        return _mm512_max_epi32(a, b);
-      else if constexpr (sizeof(a) == 32)
-        return _mm256_max_epi32(a, b);
-      else
-        return _mm_max_epi32(a, b);
-    });
+    return across_four(v, [](I a, I b) { return _mm512_max_epi32(a, b); }, avx2::Larger());
   }
   static __m128i four_sums(const I (&v)[4]) {
-    return across_four(v, [](auto a, auto b) __attribute__((always_inline)) {
-      if constexpr (sizeof(a) == 64)
-        return _mm512_add_epi32(a, b);
-      else if constexpr (sizeof(a) == 32)
-        return _mm256_add_epi32(a, b);
-      else
-        return _mm_add_epi32(a, b);
-    });
+    return across_four(v, [](I a, I b) { return _mm512_add_epi32(a, b); }, avx2::Sum());
   }
-  template <class Op>
-  [[gnu::always_inline]] static __m128i across_four(const I (&v)[4], const Op& op) {
-    const I ab = op(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
-    const I cd = op(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
-    const I all = op(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  template <class Wide, class Op>
+  [[gnu::always_inline]] static __m128i across_four(const I (&v)[4], const Wide& wide, const Op& op) {
+    const I ab = wide(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+    const I cd = wide(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+    const I all = wide(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     const __m256i half = op(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
     return op(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
   }

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "kernels/backend.h"
+
+namespace baton::kernels::cpu {
+
+// Addresses inside the KV pool. A piece is [kv_head]{ K [tokens/16][tile], V [tokens/16][tile] }, tiles as in
+// kernels.h: lanes are tokens where scores are made and dimensions where values are summed, and one head's
+// bytes are adjacent.
+class KvPool {
+ public:
+  KvPool() = default;
+  KvPool(std::span<std::byte> pool, const KvGeometry& geometry) : pool_(pool.data()), geometry_(geometry) {}
+  const KvGeometry& geometry() const { return geometry_; }
+
+  struct Tile {
+    std::byte* keys;
+    std::byte* values;
+  };
+  // The 16 tokens from position 16 * tile of the sequence that owns `blocks`.
+  Tile tile(int layer, std::span<const BlockId> blocks, int kv_head, int tile) const;
+
+ private:
+  std::byte* pool_ = nullptr;
+  KvGeometry geometry_;
+};
+
+}  // namespace baton::kernels::cpu

@@ -1,0 +1,70 @@
+#include "kernels/cpu/rope_store.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/contract.h"
+
+namespace baton::kernels::cpu {
+
+void RopeStore::set(const AttentionSpec& attention, const RopeSpec& rope) {
+  spec_ = attention;
+  rope_ = rope;
+}
+
+void RopeStore::begin_step(const StepBatch& batch) {
+  const int64_t rows = batch.rows(), pairs = rope_.inv_freq.size();
+  if (static_cast<int64_t>(rotations_.size()) < rows * 2 * pairs) rotations_.resize(rows * 2 * pairs);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* cos = rotations_.data() + r * 2 * pairs;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const auto rotation = contract::rotation(batch.positions[r], rope_.inv_freq[i], rope_.magnitude);
+      cos[i] = rotation.cos;
+      cos[pairs + i] = rotation.sin;
+    }
+  }
+}
+
+void RopeStore::rotate(const NormWeights* norm, int64_t row, float* head) const {
+  const auto pairs = static_cast<int64_t>(rope_.inv_freq.size());
+  const float* cos = rotations_.data() + row * 2 * pairs;
+  if (norm != nullptr) kernels_.rms_norm({head, norm->weight.data(), spec_.head_dim, norm->eps, head});
+  kernels_.rotate({head, cos, cos + pairs, pairs, rope_.interleaved});
+}
+
+void RopeStore::store(const Call& call, const SequenceRows& sequence, int index, int kv_head,
+                      const float* key) const {
+  const int position = sequence.first_position + index;
+  const float* values = call.qkv + (sequence.first_row + index) * width() +
+                        int64_t{spec_.heads + spec_.kv_heads + kv_head} * spec_.head_dim;
+  const KvPool::Tile tile = call.kv->tile(call.layer, sequence.blocks, kv_head, position / 16);
+  kernels_.store_kv(
+      {call.kv->geometry().type, spec_.head_dim, position % 16, key, values, tile.keys, tile.values});
+}
+
+void RopeStore::store_row(const Call& call, const SequenceRows& sequence, int index) const {
+  const int64_t row = sequence.first_row + index;
+  float* head = call.qkv + row * width();
+  for (int h = 0; h < spec_.heads; ++h, head += spec_.head_dim) rotate(call.q_norm, row, head);
+  for (int h = 0; h < spec_.kv_heads; ++h, head += spec_.head_dim) {
+    rotate(call.k_norm, row, head);
+    store(call, sequence, index, h, head);
+  }
+}
+
+void RopeStore::rotate_queries(const Call& call, int64_t row, int kv_head, float* q) const {
+  const int share = spec_.heads / spec_.kv_heads;
+  std::copy_n(call.qkv + row * width() + int64_t{kv_head} * share * spec_.head_dim, share * spec_.head_dim,
+              q);
+  for (int h = 0; h < share; ++h) rotate(call.q_norm, row, q + int64_t{h} * spec_.head_dim);
+}
+
+void RopeStore::store_head(const Call& call, const SequenceRows& sequence, int index, int kv_head,
+                           float* scratch) const {
+  const int64_t row = sequence.first_row + index;
+  std::copy_n(call.qkv + row * width() + int64_t{spec_.heads + kv_head} * spec_.head_dim, spec_.head_dim,
+              scratch);
+  rotate(call.k_norm, row, scratch);
+  store(call, sequence, index, kv_head, scratch);
+}
+
+}  // namespace baton::kernels::cpu
