@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "tests/transport/collectives/rank_threads.h"
+#include "transport/collectives/form_group.h"
 #include "transport/collectives/rank_sum.h"
 #include "transport/collectives/thread_ranks.h"
 
@@ -198,14 +199,15 @@ TEST_P(Collectives, ARankThatLeavesIsNamedByAll) {
   Ranks group = ranks();
   on_all(group, [&](Communicator& c) {
     const int gone = 1;
-    ASSERT_TRUE(c.barrier(in(60s)).ok());
+    // Who is still in the barrier may learn there already what a faster rank found after it.
+    absl::Status s = c.barrier(in(60s));
     if (c.rank() == gone) {
       group[gone].reset();
       return;
     }
     std::vector<float> values(100'000, 1.0F);
     const Instant begin = SteadyClock().now();
-    const absl::Status s = c.all_reduce(values, in(60s));
+    if (s.ok()) s = c.all_reduce(values, in(60s));
     EXPECT_LT(SteadyClock().now() - begin, 30s);  // long before the deadline
     EXPECT_EQ(s.code(), absl::StatusCode::kUnavailable) << s;
     EXPECT_NE(s.message().find("rank 1 "), absl::string_view::npos) << s;
@@ -262,11 +264,37 @@ TEST_P(Collectives, AnotherCollectiveOnOneRankBreaksTheGroup) {
   EXPECT_GE(wrong.load(), 1);
 }
 
+// Ranks as threads that form a group as processes do.
+absl::StatusOr<Ranks> formed(int size, GroupLane lane) {
+  ASSIGN_OR_RETURN(const std::string address, free_address());
+  Ranks ranks(size);
+  std::vector<absl::Status> failed(size);
+  {
+    std::vector<std::jthread> threads;
+    for (int r = 0; r < size; ++r)
+      threads.emplace_back([&, r] {
+        auto group = form_group({.group = "test",
+                                 .incarnation = Incarnation(r == 0 ? 5 : 0),
+                                 .rank = r,
+                                 .size = size,
+                                 .rendezvous = address,
+                                 .lane = lane,
+                                 .deadline = in(60s)});
+        failed[r] = group.status();
+        if (group.ok()) ranks[r] = std::move(group->communicator);
+      });
+  }
+  for (const absl::Status& s : failed) RETURN_IF_ERROR(s);
+  return ranks;
+}
+
+constexpr Lane kFormedShm{"formed_shm", [](int size) { return formed(size, GroupLane::kAuto); }};
+constexpr Lane kSocket{"socket", [](int size) { return formed(size, GroupLane::kSocket); }};
 constexpr Lane kShm{"shm", [](int size) { return thread_ranks(size); }};
 constexpr Lane kShmAsleep{"shm_asleep", [](int size) { return thread_ranks(size, Duration::zero()); }};
 
 INSTANTIATE_TEST_SUITE_P(Lanes, Collectives,
-                         ::testing::Combine(::testing::Values(kShm, kShmAsleep),
+                         ::testing::Combine(::testing::Values(kShm, kShmAsleep, kFormedShm, kSocket),
                                             ::testing::Values(1, 2, 3, 4, 5, 8)),
                          [](const auto& i) {
                            return std::string(std::get<0>(i.param).name) + "_" +

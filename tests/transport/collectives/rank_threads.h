@@ -9,12 +9,19 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "transport/collectives/communicator.h"
+#include "transport/collectives/stream_socket.h"
 
 namespace baton {
 
 using Ranks = std::vector<std::unique_ptr<Communicator>>;
 
 inline Instant in(Duration d) { return SteadyClock().now() + d; }
+
+// A port of the loopback interface that is free now.
+inline absl::StatusOr<std::string> free_address() {
+  ASSIGN_OR_RETURN(const OwnedFd listener, listen_at("127.0.0.1:0"));
+  return host_and_port("127.0.0.1", local_port(listener.get()));
+}
 
 // Runs `body(communicator)` on a thread for each rank.
 inline void on_all(Ranks& ranks, const std::function<void(Communicator&)>& body) {

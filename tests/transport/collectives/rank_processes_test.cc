@@ -1,0 +1,277 @@
+// Ranks as processes: forming a group, losing one of it, being refused; between hosts that are network
+// namespaces.
+#include "tests/transport/collectives/rank_processes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "transport/collectives/rank_sum.h"
+
+namespace baton {
+namespace {
+
+using namespace std::chrono_literals;
+using Say = RankProcess::Say;
+
+GroupOptions options(int rank, int size, const std::string& rendezvous) {
+  return {.group = "cluster/worker-0",
+          .build = "model 1",
+          .incarnation = Incarnation(rank == 0 ? 77 : 0),
+          .rank = rank,
+          .size = size,
+          .rendezvous = rendezvous,
+          .deadline = in(60s)};
+}
+
+std::string own_name(const char* what) { return cat("unix:@baton-test-", what, "-", ::getpid()); }
+
+bool reduce_is_the_tree(Communicator& c, int operation, size_t count) {
+  std::vector<std::vector<float>> parts;
+  std::vector<const float*> at;
+  for (int r = 0; r < c.size(); ++r) parts.push_back(contribution(1, r, operation, count));
+  for (const auto& p : parts) at.push_back(p.data());
+  std::vector<float> want(count);
+  rank_sum(at, want.data(), count);
+  return c.all_reduce(parts[c.rank()], in(60s)).ok() && parts[c.rank()] == want;
+}
+
+// Says the lane and incarnation, then how many of some sums have the bits of the tree.
+void check_sums(const GroupOptions& o, const Say& say) {
+  auto group = form_group(o);
+  if (!group.ok()) return say(group.status().ToString());
+  int right = 0;
+  int operation = 0;
+  for (const size_t count : {size_t{1}, size_t{4096}, size_t{99'999}, size_t{1} << 21})
+    right += reduce_is_the_tree(*group->communicator, ++operation, count) ? 1 : 0;
+  say(cat(group->communicator->lane(), " ", group->incarnation.value(), " ", right));
+}
+
+// Sums for ever; at the end says why, and how long the last call took.
+void sum_until_it_fails(const GroupOptions& o, const Say& say, Duration deadline = 60s) {
+  auto group = form_group(o);
+  if (!group.ok()) return say(group.status().ToString());
+  say("formed");
+  std::vector<float> values(20'000, 1.0F);
+  for (;;) {
+    const Instant begin = SteadyClock().now();
+    const absl::Status s = group->communicator->all_reduce(values, in(deadline));
+    if (s.ok()) continue;
+    say(s.ToString());
+    return say(cat(to_seconds(SteadyClock().now() - begin)));
+  }
+}
+
+struct Processes {
+  std::vector<std::unique_ptr<RankProcess>> ranks;
+  explicit Processes(int size, const std::function<void(int, const Say&)>& body,
+                     const NetworkHosts* hosts = nullptr) {
+    for (int r = size - 1; r >= 0; --r)  // rank 0 comes last: the others wait for it
+      ranks.insert(ranks.begin(),
+                   std::make_unique<RankProcess>([&, r](const Say& say) { body(r, say); }, hosts,
+                                                 hosts == nullptr ? 0 : r % hosts->size()));
+  }
+};
+
+class Sizes : public ::testing::TestWithParam<int> {};
+
+TEST_P(Sizes, ProcessesOfOneHostShareMemoryAndHaveTheBitsOfTheTree) {
+  const std::string at = own_name("sums");
+  Processes all(GetParam(), [&](int r, const Say& say) { check_sums(options(r, GetParam(), at), say); });
+  for (auto& rank : all.ranks) EXPECT_EQ(rank->line(), "shm 77 4");
+}
+
+TEST_P(Sizes, ProcessesOverSocketsHaveTheBitsOfTheTree) {
+  const std::string at = *free_address();
+  Processes all(GetParam(), [&](int r, const Say& say) {
+    GroupOptions o = options(r, GetParam(), at);
+    o.lane = GroupLane::kSocket;
+    check_sums(o, say);
+  });
+  for (auto& rank : all.ranks) EXPECT_EQ(rank->line(), "socket 77 4");
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, Sizes, ::testing::Values(2, 3, 4, 5, 8));
+
+class Lanes : public ::testing::TestWithParam<GroupLane> {
+ protected:
+  GroupOptions of(int rank, int size, const std::string& at) const {
+    GroupOptions o = options(rank, size, at);
+    o.lane = GetParam();
+    return o;
+  }
+};
+
+TEST_P(Lanes, AKilledRankIsNamedByAllLongBeforeTheDeadline) {
+  for (const int victim : {0, 1, 2}) {
+    const std::string at = *free_address();
+    Processes all(3, [&](int r, const Say& say) { sum_until_it_fails(of(r, 3, at), say); });
+    for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+    std::this_thread::sleep_for(20ms);
+    all.ranks[victim]->signal(SIGKILL);
+    for (int r = 0; r < 3; ++r) {
+      if (r == victim) continue;
+      const std::string why = all.ranks[r]->line();
+      EXPECT_TRUE(why.starts_with("UNAVAILABLE: rank " + std::to_string(victim) + " of the group is gone"))
+          << why;
+      const double seconds = std::stod(all.ranks[r]->line());
+      std::printf("rank %d saw the death of %d after %.3f s\n", r, victim, seconds);
+      EXPECT_LT(seconds, 30);
+    }
+  }
+}
+
+TEST_P(Lanes, AStoppedRankCostsTheDeadlineAndIsNamed) {
+  const std::string at = *free_address();
+  Processes all(3,
+                [&](int r, const Say& say) { sum_until_it_fails(of(r, 3, at), say, r == 0 ? 300ms : 10s); });
+  for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+  std::this_thread::sleep_for(20ms);
+  all.ranks[1]->signal(SIGSTOP);
+  for (const int r : {0, 2}) {
+    const std::string why = all.ranks[r]->line();
+    EXPECT_TRUE(why.starts_with("DEADLINE_EXCEEDED: rank 1 of the group did not come")) << why;
+  }
+  all.ranks[1]->signal(SIGCONT);  // too late: the group is broken for it too
+  EXPECT_NE(all.ranks[1]->line(), "");
+}
+
+TEST_P(Lanes, AGroupFormsAgainWithTheRankThatWasStartedAgain) {
+  const std::string at = *free_address();
+  const auto live = [&](int r, const Say& say) {
+    for (uint64_t life = 1;; ++life) {
+      GroupOptions o = of(r, 3, at);
+      o.incarnation = Incarnation(r == 0 ? life : 0);
+      sum_until_it_fails(o, say);
+    }
+  };
+  Processes all(3, live);
+  for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+  for (int round = 0; round < 3; ++round) {
+    all.ranks[1] = std::make_unique<RankProcess>([&](const Say& say) { live(1, say); });  // kills the old one
+    for (const int r : {0, 2}) {
+      EXPECT_NE(all.ranks[r]->line(), "");  // why
+      EXPECT_NE(all.ranks[r]->line(), "");  // seconds
+    }
+    for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed") << "round " << round;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Lanes, Lanes, ::testing::Values(GroupLane::kShm, GroupLane::kSocket),
+                         [](const auto& i) { return i.param == GroupLane::kShm ? "shm" : "socket"; });
+
+TEST(FormGroup, WhoDoesNotFitIsRefusedWithTheReasonAndTheGroupForms) {
+  const std::string at = own_name("refuse");
+  const auto form = [](const GroupOptions& o) {
+    return [o](const Say& say) {
+      auto group = form_group(o);
+      say(group.ok() ? "formed" : std::string(group.status().message()));
+      std::this_thread::sleep_for(100ms);
+    };
+  };
+  RankProcess zero(form(options(0, 2, at)));
+  const auto refused = [&](const std::function<void(GroupOptions&)>& change) {
+    GroupOptions o = options(1, 2, at);
+    change(o);
+    return RankProcess(form(o)).line();
+  };
+  using testing::HasSubstr;
+  EXPECT_THAT(refused([](auto& o) { o.group = "cluster/worker-1"; }), HasSubstr("the group differs"));
+  EXPECT_THAT(refused([](auto& o) { o.size = 3; }),
+              HasSubstr("the number of ranks differs: rank 0 has 2, you have 3"));
+  EXPECT_THAT(refused([](auto& o) { o.incarnation = Incarnation(76); }),
+              HasSubstr("the incarnation differs"));
+  EXPECT_THAT(refused([](auto& o) { o.build = "model 2"; }), HasSubstr("the build differs"));
+  EXPECT_THAT(refused([](auto& o) { o.lane = GroupLane::kShm; }), HasSubstr("the lane asked for differs"));
+  RankProcess one(form(options(1, 2, at)));
+  EXPECT_EQ(one.line(), "formed");
+  EXPECT_EQ(zero.line(), "formed");
+}
+
+TEST(FormGroup, BytesFromElsewhereDoNotDisturb) {
+  const std::string at = *free_address();
+  RankProcess zero([&](const Say& say) { check_sums(options(0, 2, at), say); });
+  auto stranger = connect_to(at, in(60s));
+  ASSERT_TRUE(stranger.ok());
+  const std::string text(5000, 'G');
+  ASSERT_TRUE(write_all(stranger->get(), std::as_bytes(std::span(text)), in(60s)).ok());
+  auto silent = connect_to(at, in(60s));
+  ASSERT_TRUE(silent.ok());
+  RankProcess one([&](const Say& say) { check_sums(options(1, 2, at), say); });
+  EXPECT_EQ(one.line(), "shm 77 4");
+  EXPECT_EQ(zero.line(), "shm 77 4");
+}
+
+TEST(FormGroup, RankZeroNamesTheRanksThatDidNotCome) {
+  GroupOptions o = options(0, 4, own_name("missing"));
+  o.deadline = in(150ms);
+  const auto group = form_group(o);
+  EXPECT_EQ(group.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(group.status().message()), testing::HasSubstr("no word from rank 1, 2, 3"));
+}
+
+TEST(FormGroup, WithoutRankZeroTheOthersGiveUpAtTheirDeadline) {
+  GroupOptions o = options(1, 2, own_name("nobody"));
+  o.deadline = in(150ms);
+  EXPECT_EQ(form_group(o).status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+// --- Two hosts
+
+class TwoHosts : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto made = NetworkHosts::make(2);
+    if (!made.ok()) GTEST_SKIP() << made.status();
+    hosts = *std::move(made);
+    at = hosts->address(0) + ":7100";
+  }
+  std::unique_ptr<NetworkHosts> hosts;
+  std::string at;
+};
+
+TEST_F(TwoHosts, SocketsAreUsedBetweenHostsAndTheBitsAreTheSame) {
+  for (const int size : {2, 4, 5}) {
+    Processes all(size, [&](int r, const Say& say) { check_sums(options(r, size, at), say); }, hosts.get());
+    for (auto& rank : all.ranks) EXPECT_EQ(rank->line(), "socket 77 4");
+  }
+}
+
+TEST_F(TwoHosts, SharedMemoryIsRefusedBetweenHosts) {
+  Processes all(
+      2,
+      [&](int r, const Say& say) {
+        GroupOptions o = options(r, 2, at);
+        o.lane = GroupLane::kShm;
+        check_sums(o, say);
+      },
+      hosts.get());
+  for (auto& rank : all.ranks)
+    EXPECT_THAT(rank->line(), testing::HasSubstr("the ranks are on several hosts"));
+}
+
+TEST_F(TwoHosts, ACutLinkEndsTheWaitByItsDeadline) {
+  Processes all(
+      2, [&](int r, const Say& say) { sum_until_it_fails(options(r, 2, at), say, 500ms); }, hosts.get());
+  for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+  ASSERT_TRUE(hosts->cut(0, 1).ok());
+  for (int r = 0; r < 2; ++r) {
+    const std::string why = all.ranks[r]->line();
+    EXPECT_THAT(why, testing::HasSubstr(cat("rank ", 1 - r, " of the group")));
+    std::printf("rank %d: %s after %s s\n", r, why.c_str(), all.ranks[r]->line().c_str());
+  }
+}
+
+TEST_F(TwoHosts, AKilledRankOnTheOtherHostIsSeen) {
+  Processes all(4, [&](int r, const Say& say) { sum_until_it_fails(options(r, 4, at), say); }, hosts.get());
+  for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+  all.ranks[3]->signal(SIGKILL);
+  for (int r = 0; r < 3; ++r) {
+    EXPECT_THAT(all.ranks[r]->line(), testing::HasSubstr("rank 3 of the group is gone"));
+    std::printf("rank %d saw it after %s s\n", r, all.ranks[r]->line().c_str());
+  }
+}
+
+}  // namespace
+}  // namespace baton

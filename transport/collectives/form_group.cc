@@ -1,0 +1,239 @@
+#include "transport/collectives/form_group.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <sys/random.h>
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "base/cat.h"
+#include "transport/collectives/group_door.h"
+#include "transport/collectives/self_communicator.h"
+#include "transport/collectives/shm_communicator.h"
+#include "transport/collectives/socket_communicator.h"
+#include "transport/collectives/stream_socket.h"
+
+namespace baton {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr Duration kSpin = 50us;
+
+// Random words that only the ranks of this group know: the proof on connections made later.
+absl::StatusOr<std::string> new_token() {
+  uint8_t bytes[16];
+  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return absl::InternalError("no random bytes");
+  std::string text;
+  for (const uint8_t b : bytes) {
+    text += "0123456789abcdef"[b >> 4];
+    text += "0123456789abcdef"[b & 15];
+  }
+  return text;
+}
+
+// Spinning helps only where every rank of this host has a core.
+Duration spin_of(const GroupOptions& o, int ranks_here) {
+  if (o.spin >= Duration::zero()) return o.spin;
+  cpu_set_t cores;
+  if (::sched_getaffinity(0, sizeof cores, &cores) != 0) return kSpin;
+  // A rank that is pinned to one core has it to itself; otherwise all ranks share those that it may use.
+  const int mine = CPU_COUNT(&cores);
+  return mine == 1 || mine >= ranks_here ? kSpin : Duration::zero();
+}
+
+bool is_unix(const std::string& address) { return address.starts_with("unix:"); }
+
+// --- Shared memory
+
+absl::StatusOr<ShmSeat> seat_of(const GroupOptions& o, std::shared_ptr<ShmRegion> region, OwnedFd own_line,
+                                std::vector<OwnedFd> lines) {
+  lines[o.rank].reset();
+  return ShmSeat{.rank = o.rank,
+                 .region = std::move(region),
+                 .own_line = std::move(own_line),
+                 .lines = std::move(lines),
+                 .spin = spin_of(o, o.size)};
+}
+
+// One rank's visit at rank 0's Unix listener: it proves that it belongs here and leaves its life line.
+absl::Status take_line(const GroupOptions& o, const std::string& token, OwnedFd visitor,
+                       std::vector<OwnedFd>& visitors, std::vector<OwnedFd>& lines) {
+  ASSIGN_OR_RETURN(const GroupFrame frame, GroupFrame::read(visitor.get(), o.deadline));
+  int rank = 0;
+  const auto& words = frame.words();
+  if (words.size() != 2 || words[0] != token || !absl::SimpleAtoi(words[1], &rank) || rank < 1 ||
+      rank >= o.size || visitors[rank].valid())
+    return absl::OkStatus();  // not one of us: forgotten
+  ASSIGN_OR_RETURN(std::vector<OwnedFd> line, receive_descriptors(visitor.get(), 1, o.deadline));
+  lines[rank] = std::move(line[0]);
+  visitors[rank] = std::move(visitor);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o,
+                                                           const std::vector<GroupGuest>& guests) {
+  ASSIGN_OR_RETURN(const std::string token, new_token());
+  const std::string address = cat("unix:@baton-group-", token);
+  ASSIGN_OR_RETURN(const OwnedFd listener, listen_at(address));
+  ASSIGN_OR_RETURN(std::shared_ptr<ShmRegion> region, ShmRegion::create(o.size));
+  ASSIGN_OR_RETURN(LifeLine own, LifeLine::make());
+  for (int r = 1; r < o.size; ++r)
+    RETURN_IF_ERROR(GroupFrame({"shm", cat(o.incarnation.value()), token, address})
+                        .write(guests[r].connection.get(), o.deadline));
+  std::vector<OwnedFd> visitors(o.size);
+  std::vector<OwnedFd> lines(o.size);
+  lines[0] = std::move(own.watched);
+  while (std::any_of(visitors.begin() + 1, visitors.end(), [](const OwnedFd& v) { return !v.valid(); })) {
+    RETURN_IF_ERROR(wait_for(listener.get(), POLLIN, o.deadline));
+    ASSIGN_OR_RETURN(OwnedFd visitor, accept_now(listener.get()));
+    if (visitor.valid()) RETURN_IF_ERROR(take_line(o, token, std::move(visitor), visitors, lines));
+  }
+  std::vector<int> descriptors{region->fd()};
+  for (const OwnedFd& line : lines) descriptors.push_back(line.get());
+  for (int r = 1; r < o.size; ++r)
+    RETURN_IF_ERROR(send_descriptors(visitors[r].get(), descriptors, o.deadline));
+  ASSIGN_OR_RETURN(ShmSeat seat, seat_of(o, std::move(region), std::move(own.held), std::move(lines)));
+  return shm_communicator(std::move(seat));
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o,
+                                                         const std::vector<std::string>& words) {
+  if (words.size() != 4) return absl::InternalError("rank 0's answer has another form");
+  ASSIGN_OR_RETURN(const OwnedFd visit, connect_to(words[3], o.deadline));
+  ASSIGN_OR_RETURN(LifeLine own, LifeLine::make());
+  RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(visit.get(), o.deadline));
+  const int line = own.watched.get();
+  RETURN_IF_ERROR(send_descriptors(visit.get(), {&line, 1}, o.deadline));
+  ASSIGN_OR_RETURN(std::vector<OwnedFd> got,
+                   receive_descriptors(visit.get(), size_t{1} + o.size, o.deadline));
+  ASSIGN_OR_RETURN(std::shared_ptr<ShmRegion> region, ShmRegion::map(std::move(got[0]), o.size));
+  got.erase(got.begin());
+  ASSIGN_OR_RETURN(ShmSeat seat, seat_of(o, std::move(region), std::move(own.held), std::move(got)));
+  return shm_communicator(std::move(seat));
+}
+
+// --- Sockets: a rank connects to all below it; the connection to rank 0 is the one it came by
+
+absl::StatusOr<std::unique_ptr<Communicator>> tell_addresses(const GroupOptions& o,
+                                                             std::vector<GroupGuest> guests) {
+  ASSIGN_OR_RETURN(const std::string token, new_token());
+  std::vector<std::string> words{"socket", cat(o.incarnation.value()), token};
+  for (const GroupGuest& g : guests) words.push_back(g.listens);
+  std::vector<OwnedFd> sockets(o.size);
+  for (int r = 1; r < o.size; ++r) {
+    RETURN_IF_ERROR(GroupFrame(words).write(guests[r].connection.get(), o.deadline));
+    sockets[r] = std::move(guests[r].connection);
+  }
+  return socket_communicator(o.rank, std::move(sockets), spin_of(o, 1));
+}
+
+absl::Status take_caller(const GroupOptions& o, const std::string& token, OwnedFd caller,
+                         std::vector<OwnedFd>& sockets) {
+  const absl::StatusOr<GroupFrame> frame = GroupFrame::read(caller.get(), o.deadline);
+  int rank = 0;
+  if (frame.ok() && frame->words().size() == 2 && frame->words()[0] == token &&
+      absl::SimpleAtoi(frame->words()[1], &rank) && rank > o.rank && rank < o.size && !sockets[rank].valid())
+    sockets[rank] = std::move(caller);
+  return absl::OkStatus();  // a stranger is forgotten
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> connect_pairs(const GroupOptions& o, OwnedFd to_zero,
+                                                            const OwnedFd& listener,
+                                                            const std::vector<std::string>& words) {
+  constexpr size_t kAddresses = 3;
+  if (words.size() != kAddresses + o.size) return absl::InternalError("rank 0's answer has another form");
+  std::vector<OwnedFd> sockets(o.size);
+  sockets[0] = std::move(to_zero);
+  for (int r = 1; r < o.rank; ++r) {
+    ASSIGN_OR_RETURN(sockets[r], connect_to(words[kAddresses + r], o.deadline));
+    RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(sockets[r].get(), o.deadline));
+  }
+  for (;;) {
+    if (std::all_of(sockets.begin() + o.rank + 1, sockets.end(), [](const OwnedFd& s) { return s.valid(); }))
+      return socket_communicator(o.rank, std::move(sockets), spin_of(o, 1));
+    RETURN_IF_ERROR(wait_for(listener.get(), POLLIN, o.deadline));
+    ASSIGN_OR_RETURN(OwnedFd caller, accept_now(listener.get()));
+    if (caller.valid()) RETURN_IF_ERROR(take_caller(o, words[2], std::move(caller), sockets));
+  }
+}
+
+// --- The two sides
+
+absl::StatusOr<bool> use_memory(const GroupOptions& o, const std::vector<GroupGuest>& guests) {
+  const std::string here = group_host_id();
+  const bool one_host = !here.empty() && std::all_of(guests.begin() + 1, guests.end(),
+                                                     [&](const GroupGuest& g) { return g.host == here; });
+  if (o.lane == GroupLane::kShm && !one_host)
+    return absl::FailedPreconditionError("shared memory is asked for, but the ranks are on several hosts");
+  const bool memory = o.lane != GroupLane::kSocket && one_host;
+  if (!memory && is_unix(o.rendezvous))
+    return absl::FailedPreconditionError("sockets between ranks need a rendezvous with host:port");
+  return memory;
+}
+
+absl::StatusOr<Group> receive_ranks(const GroupOptions& o) {
+  ASSIGN_OR_RETURN(OwnedFd listener, listen_at(o.rendezvous));
+  GroupDoor door(o, std::move(listener));
+  ASSIGN_OR_RETURN(std::vector<GroupGuest> guests, door.wait());
+  const absl::StatusOr<bool> memory = use_memory(o, guests);
+  if (!memory.ok()) {
+    for (int r = 1; r < o.size; ++r)
+      GroupFrame({"refused", std::string(memory.status().message())})
+          .write(guests[r].connection.get(), o.deadline)
+          .IgnoreError();
+    return memory.status();
+  }
+  Group group{.incarnation = o.incarnation};
+  ASSIGN_OR_RETURN(group.communicator,
+                   *memory ? share_memory(o, guests) : tell_addresses(o, std::move(guests)));
+  return group;
+}
+
+// One visit at rank 0. kUnavailable: it went away, come again.
+absl::StatusOr<Group> visit_once(const GroupOptions& o) {
+  ASSIGN_OR_RETURN(OwnedFd to_zero, connect_to(o.rendezvous, o.deadline));
+  OwnedFd listener;
+  int port = 0;
+  if (!is_unix(o.rendezvous)) {
+    ASSIGN_OR_RETURN(listener, listen_at(host_and_port(local_host(to_zero.get()), 0)));
+    port = local_port(listener.get());
+  }
+  RETURN_IF_ERROR(group_hello(o, port).write(to_zero.get(), o.deadline));
+  ASSIGN_OR_RETURN(const GroupFrame answer, GroupFrame::read(to_zero.get(), o.deadline));
+  const std::vector<std::string>& words = answer.words();
+  if (words.size() == 2 && words[0] == "refused")
+    return absl::FailedPreconditionError(
+        cat("rank ", o.rank, " of group ", o.group, " is refused by rank 0: ", words[1]));
+  uint64_t incarnation = 0;
+  if (words.size() < 3 || !absl::SimpleAtoi(words[1], &incarnation))
+    return absl::InternalError("rank 0's answer has another form");
+  Group group{.incarnation = Incarnation(incarnation)};
+  ASSIGN_OR_RETURN(group.communicator, words[0] == "shm"
+                                           ? map_memory(o, words)
+                                           : connect_pairs(o, std::move(to_zero), listener, words));
+  return group;
+}
+
+absl::StatusOr<Group> visit(const GroupOptions& o) {
+  const SteadyClock clock;
+  for (;;) {
+    absl::StatusOr<Group> group = visit_once(o);
+    if (group.ok() || !absl::IsUnavailable(group.status()) || clock.now() + kSpin >= o.deadline) return group;
+    ::poll(nullptr, 0, 20);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<Group> form_group(const GroupOptions& o) {
+  if (o.size < 1 || o.size > ShmRegion::kMostRanks - 1 || o.rank < 0 || o.rank >= o.size)
+    return absl::InvalidArgumentError(cat("rank ", o.rank, " of ", o.size, ": want 0 <= rank < size < 64"));
+  if (o.size == 1) return Group{.communicator = self_communicator(), .incarnation = o.incarnation};
+  ASSIGN_OR_RETURN(Group group, o.rank == 0 ? receive_ranks(o) : visit(o));
+  RETURN_IF_ERROR(group.communicator->barrier(o.deadline));
+  return group;
+}
+
+}  // namespace baton

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/ids.h"
+#include "base/status.h"
+#include "transport/collectives/communicator.h"
+
+namespace baton {
+
+// kAuto: shared memory when all ranks share a host (kernel and network namespace), else sockets. What is
+// asked for and cannot be had is an error.
+enum class GroupLane { kAuto, kShm, kSocket };
+
+struct GroupOptions {
+  std::string group;          // the same words on every rank: cluster, worker
+  std::string build;          // model, shape, version: whatever must be equal for ranks to work together
+  Incarnation incarnation{};  // rank 0 gives it; another rank may want a certain one, or (0) takes rank 0's
+  int rank = 0;
+  int size = 1;
+  std::string rendezvous;  // where rank 0 listens: "host:port", or on one host "unix:@name"
+  GroupLane lane = GroupLane::kAuto;
+  Instant deadline{};
+  Duration spin = std::chrono::microseconds(-1);  // before a wait sleeps; -1: 50 us, 0 on too few cores
+};
+
+struct Group {
+  std::unique_ptr<Communicator> communicator;
+  Incarnation incarnation;
+};
+
+// Every rank of a group calls this; it returns when all are there and have met once. Rank 0 listens, the
+// others come in any order, again and again until it does. Who has another protocol, build, size, incarnation
+// or a rank that is taken is told so (kFailedPrecondition) and does not disturb the others; who leaves
+// meanwhile may come again. At the deadline rank 0 names the ranks that did not come (kDeadlineExceeded).
+//
+// Plain, unauthenticated sockets: a rendezvous off loopback belongs on a private network. Thread: any.
+absl::StatusOr<Group> form_group(const GroupOptions& options);
+
+}  // namespace baton

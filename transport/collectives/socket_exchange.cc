@@ -1,0 +1,232 @@
+#include "transport/collectives/socket_exchange.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/cat.h"
+
+namespace baton {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr Duration kBetweenLooks = 50ms;
+
+bool again(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+
+// The part of {header, bytes} behind the first `done`.
+template <class Byte, class Header>
+int parts(Header& header, std::span<Byte> bytes, size_t done, iovec out[2]) {
+  int n = 0;
+  if (done < sizeof header)
+    out[n++] = {.iov_base = const_cast<char*>(reinterpret_cast<const char*>(&header)) + done,
+                .iov_len = sizeof header - done};
+  const size_t from = done < sizeof header ? 0 : done - sizeof header;
+  if (from < bytes.size())
+    out[n++] = {.iov_base = const_cast<std::byte*>(bytes.data()) + from, .iov_len = bytes.size() - from};
+  return n;
+}
+
+}  // namespace
+
+SocketExchange::SocketExchange(int rank, std::vector<OwnedFd> sockets, Duration spin)
+    : rank_(rank), sockets_(std::move(sockets)), spin_(spin), left_(sockets_.size()) {}
+
+absl::Status SocketExchange::run(Word word, std::span<const Outgoing> out, std::span<const Incoming> in,
+                                 Instant deadline) {
+  RETURN_IF_ERROR(broken_);
+  word_ = static_cast<uint32_t>(word);
+  sending_.clear();
+  receiving_.clear();
+  for (const Outgoing& o : out)
+    sending_.push_back({.message = o, .header = {.word = word_, .culprit = 0, .bytes = o.bytes.size()}});
+  for (const Incoming& i : in) receiving_.push_back({.message = i});
+  Instant spin_until{};
+  for (;;) {
+    bool moved = false;
+    bool finished = true;
+    RETURN_IF_ERROR(advance_all(moved, finished));
+    if (finished) return absl::OkStatus();
+    const Instant now = clock_.now();
+    if (moved) {
+      spin_until = {};
+    } else if (spin_until == Instant{}) {
+      spin_until = now + spin_;
+    } else if (now >= spin_until) {
+      RETURN_IF_ERROR(wait(deadline));
+    }
+  }
+}
+
+absl::Status SocketExchange::advance_all(bool& moved, bool& finished) {
+  const auto each = [&](auto& messages) -> absl::Status {
+    for (auto& m : messages) {
+      if (m.finished()) continue;
+      ASSIGN_OR_RETURN(const bool some, advance(m));
+      moved |= some;
+      finished &= m.finished();
+    }
+    return absl::OkStatus();
+  };
+  // What has come tells more about a peer than a refused write does.
+  RETURN_IF_ERROR(each(receiving_));
+  return each(sending_);
+}
+
+absl::StatusOr<bool> SocketExchange::advance(Sending& s) {
+  iovec pieces[2];
+  msghdr message{};
+  message.msg_iov = pieces;
+  message.msg_iovlen = parts(s.header, s.message.bytes, s.done, pieces);
+  const ssize_t n = ::sendmsg(sockets_[s.message.peer].get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (n > 0) {
+    s.done += static_cast<size_t>(n);
+    return true;
+  }
+  if (n < 0 && again(errno)) return false;
+  return closed(s.message.peer, std::strerror(errno));
+}
+
+absl::StatusOr<bool> SocketExchange::advance(Receiving& r) {
+  iovec pieces[2];
+  // The header alone first: what follows may be another message than the one wanted.
+  const bool in_header = r.done < sizeof(Header);
+  const int n_pieces = parts(r.header, r.message.bytes, r.done, pieces);
+  msghdr message{};
+  message.msg_iov = pieces;
+  message.msg_iovlen = in_header ? 1 : n_pieces;
+  const ssize_t n = ::recvmsg(sockets_[r.message.peer].get(), &message, MSG_DONTWAIT);
+  if (n < 0 && again(errno)) return false;
+  if (n <= 0)
+    return fail(r.message.peer, Why::kGone, n == 0 ? "it closed the connection" : std::strerror(errno));
+  r.done += static_cast<size_t>(n);
+  if (in_header && r.done == sizeof(Header)) RETURN_IF_ERROR(check_header(r));
+  return true;
+}
+
+absl::Status SocketExchange::check_header(const Receiving& r) {
+  if (r.header.word == static_cast<uint32_t>(Word::kBroken)) return follow(r.header, r.message.peer);
+  if (r.header.word != word_ || r.header.bytes != r.message.bytes.size())
+    return fail(r.message.peer, Why::kDisagree,
+                cat("want message ", word_, " of ", r.message.bytes.size(), " bytes, got ", r.header.word,
+                    " of ", r.header.bytes));
+  return absl::OkStatus();
+}
+
+// The rank that the next failure is about.
+int SocketExchange::awaited() const {
+  for (const Receiving& r : receiving_)
+    if (!r.finished()) return r.message.peer;
+  for (const Sending& s : sending_)
+    if (!s.finished()) return s.message.peer;
+  return rank_;
+}
+
+absl::Status SocketExchange::wait(Instant deadline) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - clock_.now());
+  if (left.count() <= 0) return fail(awaited(), Why::kLate, "");
+  std::vector<pollfd> entries(sockets_.size(), pollfd{.fd = -1, .events = 0, .revents = 0});
+  for (int peer = 0; peer < size(); ++peer)
+    if (!left_[peer]) entries[peer] = {sockets_[peer].get(), POLLRDHUP, 0};
+  for (const Receiving& r : receiving_)
+    if (!r.finished()) entries[r.message.peer] = {sockets_[r.message.peer].get(), POLLIN, 0};
+  for (const Sending& s : sending_) {
+    if (s.finished()) continue;
+    entries[s.message.peer].fd = sockets_[s.message.peer].get();
+    entries[s.message.peer].events |= POLLOUT;
+  }
+  ::poll(entries.data(), entries.size(), static_cast<int>(std::min<int64_t>(left.count(), 1000)));
+  return look_at_closed(entries);
+}
+
+absl::Status SocketExchange::look_at_closed(std::span<const pollfd> entries) {
+  for (int peer = 0; peer < size(); ++peer) {
+    const pollfd& entry = entries[peer];
+    if (entry.fd < 0 || entry.events != POLLRDHUP || entry.revents == 0) continue;
+    left_[peer] = true;
+    char bytes[16384];  // only looked at: messages for later operations stay
+    const ssize_t n = ::recv(entry.fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+    if (const auto last = last_words({bytes, static_cast<size_t>(std::max<ssize_t>(n, 0))}))
+      return follow(*last, peer);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SocketExchange::check() {
+  if (!broken_.ok() || clock_.now() < next_look_) return broken_;
+  return check_now();
+}
+
+absl::Status SocketExchange::check_now() {
+  RETURN_IF_ERROR(broken_);
+  next_look_ = clock_.now() + kBetweenLooks;
+  for (int peer = 0; peer < size(); ++peer) {
+    if (peer == rank_) continue;
+    pollfd entry{.fd = sockets_[peer].get(), .events = POLLRDHUP, .revents = 0};
+    if (::poll(&entry, 1, 0) <= 0) continue;
+    return closed(peer, "it closed the connection");
+  }
+  return absl::OkStatus();
+}
+
+std::optional<SocketExchange::Header> SocketExchange::last_words(std::string_view bytes) const {
+  Header last{};
+  if (bytes.size() < sizeof last) return std::nullopt;
+  std::memcpy(&last, bytes.data() + bytes.size() - sizeof last, sizeof last);
+  if (last.word != static_cast<uint32_t>(Word::kBroken) || last.culprit >= sockets_.size())
+    return std::nullopt;
+  return last;
+}
+
+absl::Status SocketExchange::closed(int peer, std::string_view how) {
+  std::string tail;  // the last bytes that came: where a rank that gave up says why
+  char bytes[4096];
+  for (;;) {
+    const ssize_t n = ::recv(sockets_[peer].get(), bytes, sizeof bytes, MSG_DONTWAIT);
+    if (n <= 0) break;
+    tail.append(bytes, static_cast<size_t>(n));
+    tail.erase(0, tail.size() - std::min(tail.size(), sizeof(Header)));
+  }
+  const std::optional<Header> last = last_words(tail);
+  return last ? follow(*last, peer) : fail(peer, Why::kGone, how);
+}
+
+absl::Status SocketExchange::follow(const Header& last, int finder) {
+  return fail(static_cast<int>(last.culprit), static_cast<Why>(last.bytes), cat("found by rank ", finder));
+}
+
+absl::Status SocketExchange::fail(int culprit, Why why, std::string_view how) {
+  const std::string who = cat("rank ", culprit, " of the group ");
+  const std::string reason = how.empty() ? "" : cat(": ", how);
+  if (why == Why::kLate) {
+    broken_ = absl::DeadlineExceededError(cat(who, "did not come before the deadline", reason));
+  } else if (why == Why::kDisagree) {
+    broken_ = absl::InternalError(cat(who, "does something else", reason));
+  } else {
+    broken_ = absl::UnavailableError(cat(who, "is gone", reason));
+  }
+  tell_others(culprit, why);
+  return broken_;
+}
+
+void SocketExchange::tell_others(int culprit, Why why) {
+  const Header header{.word = static_cast<uint32_t>(Word::kBroken),
+                      .culprit = static_cast<uint32_t>(culprit),
+                      .bytes = static_cast<uint64_t>(why)};
+  for (int peer = 0; peer < size(); ++peer) {
+    if (peer == rank_) continue;
+    // In the middle of a message a header would be taken for payload: there the closed connection has to do.
+    const bool between = std::ranges::none_of(sending_, [peer](const Sending& s) {
+      return s.message.peer == peer && s.done != 0 && !s.finished();
+    });
+    if (between) ::send(sockets_[peer].get(), &header, sizeof header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ::shutdown(sockets_[peer].get(), SHUT_RDWR);
+  }
+}
+
+}  // namespace baton
