@@ -1,0 +1,227 @@
+#include "tests/kernels/cuda/emulated_device.h"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "base/check.h"
+
+namespace baton::emulated {
+namespace {
+
+constexpr size_t kStackBytes = 128 << 10;
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+};
+
+// A fiber begins by setcontext and goes on by longjmp, which needs no system call.
+struct Fiber {
+  ucontext_t context;
+  jmp_buf at;
+  bool begun = false;
+  std::unique_ptr<unsigned char[]> stack;
+  bool done = false;
+  std::vector<std::vector<Copy>> copies;  // groups; the last is not committed yet
+};
+
+// Threads that have to meet.
+struct Barrier {
+  unsigned arrived = 0;
+  uint64_t generation = 0;
+};
+
+struct Warp {
+  Barrier barrier;
+  std::array<Deposit, 32> deposits;
+};
+
+struct Block {
+  const std::function<void()>* kernel = nullptr;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  Barrier barrier;
+  std::vector<unsigned char> shared;
+  jmp_buf scheduler;
+  unsigned current = 0;
+  uint64_t progress = 0;  // barriers passed and fibers ended
+};
+Block block;
+
+void yield() {
+  if (_setjmp(block.fibers[block.current].at) == 0) _longjmp(block.scheduler, 1);
+}
+
+void resume(Fiber& fiber) {
+  if (_setjmp(block.scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.at, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
+}
+
+void meet(Barrier& barrier, unsigned members) {
+  if (++barrier.arrived == members) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    ++block.progress;
+    return;
+  }
+  const uint64_t generation = barrier.generation;
+  while (barrier.generation == generation) yield();
+}
+
+void enter() {
+  (*block.kernel)();
+  BATON_CHECK(block.fibers[block.current].copies.empty() || block.fibers[block.current].copies.back().empty(),
+              "a thread ends with copies that were never committed");
+  block.fibers[block.current].done = true;
+  ++block.progress;
+  _longjmp(block.scheduler, 1);
+}
+
+void start(Fiber& fiber) {
+  if (fiber.stack == nullptr) fiber.stack = std::make_unique<unsigned char[]>(kStackBytes);
+  fiber.done = fiber.begun = false;
+  fiber.copies.assign(1, {});
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, enter, 0);
+}
+
+void run_block() {
+  for (Fiber& fiber : block.fibers) start(fiber);
+  block.warps.assign((block.fibers.size() + 31) / 32, {});
+  block.barrier = {};
+  std::ranges::fill(block.shared, static_cast<unsigned char>(0xff));
+  for (bool running = true; running;) {
+    running = false;
+    const uint64_t before = block.progress;
+    for (unsigned i = 0; i < block.fibers.size(); ++i) {
+      if (block.fibers[i].done) continue;
+      running = true;
+      block.current = i;
+      thread_index = {i, 0, 0};
+      resume(block.fibers[i]);
+    }
+    BATON_CHECK(!running || block.progress != before,
+                "threads of a block wait for each other in different places");
+  }
+}
+
+}  // namespace
+
+void launch(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel) {
+  BATON_CHECK(threads % 32 == 0 && threads <= 1024 && shared_bytes <= 227 * 1024);
+  block.kernel = &kernel;
+  block.fibers.resize(threads);
+  block.shared.resize(shared_bytes);
+  grid_size = grid;
+  for (unsigned y = 0; y < std::max(grid.y, 1u); ++y)
+    for (unsigned x = 0; x < grid.x; ++x) {
+      block_index = {x, y, 0};
+      run_block();
+    }
+}
+
+void sync_threads() {
+  const auto alive = std::ranges::count_if(block.fibers, [](const Fiber& f) { return !f.done; });
+  meet(block.barrier, static_cast<unsigned>(alive));
+}
+
+void sync_warp() {
+  const unsigned warp = block.current / 32;
+  for (unsigned i = warp * 32; i < warp * 32 + 32; ++i)
+    BATON_CHECK(!block.fibers[i].done, "a warp operation after a lane has left");
+  meet(block.warps[warp].barrier, 32);
+}
+
+std::span<const Deposit, 32> warp_exchange(const void* bytes, size_t size) {
+  BATON_CHECK(size <= sizeof(Deposit));
+  Warp& warp = block.warps[block.current / 32];
+  sync_warp();  // everybody has read the previous deposits
+  std::memcpy(warp.deposits[block.current % 32].bytes, bytes, size);
+  sync_warp();
+  return warp.deposits;
+}
+
+unsigned char* shared_memory() {
+  const auto at = reinterpret_cast<uintptr_t>(block.shared.data());
+  BATON_CHECK(at % 16 == 0);
+  return block.shared.data();
+}
+
+void queue_copy(void* shared, const void* global, bool valid) {
+  const auto* at = static_cast<unsigned char*>(shared);
+  BATON_CHECK(at >= block.shared.data() && at + 16 <= block.shared.data() + block.shared.size(),
+              "a copy outside of shared memory");
+  BATON_CHECK(reinterpret_cast<uintptr_t>(global) % 16 == 0 && (at - block.shared.data()) % 16 == 0,
+              "a copy of 16 bytes that is not aligned");
+  block.fibers[block.current].copies.back().push_back({shared, global, valid});
+}
+
+void commit_copies() { block.fibers[block.current].copies.emplace_back(); }
+
+void wait_copies(int pending) {
+  auto& groups = block.fibers[block.current].copies;
+  while (groups.size() > static_cast<size_t>(pending) + 1) {
+    for (const Copy& copy : groups.front())
+      copy.valid ? std::memcpy(copy.to, copy.from, 16) : std::memset(copy.to, 0, 16);
+    groups.erase(groups.begin());
+  }
+}
+
+}  // namespace baton::emulated
+
+namespace baton::kernels::cuda {
+namespace {
+
+struct Fragments {
+  uint32_t a[4];
+  uint32_t b[2];
+};
+
+float half_of(uint32_t word, int half) {
+  return bf16_to_float(static_cast<uint16_t>(half == 0 ? word : word >> 16));
+}
+
+}  // namespace
+
+void mma_bf16(float (&c)[4], MatrixA a, uint32_t b0, uint32_t b1) {
+  const Fragments mine = {{a.a0, a.a1, a.a2, a.a3}, {b0, b1}};
+  const auto all = emulated::warp_exchange(&mine, sizeof mine);
+  Fragments lanes[32];
+  for (int l = 0; l < 32; ++l) std::memcpy(&lanes[l], all[l].bytes, sizeof mine);
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  for (int e = 0; e < 4; ++e) {
+    const int row = g + (e >= 2 ? 8 : 0), column = 2 * t + e % 2;
+    for (int k = 0; k < 16; ++k) {
+      const float x = half_of(lanes[row % 8 * 4 + k % 8 / 2].a[(row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0)], k % 2);
+      const float y = half_of(lanes[column * 4 + k % 8 / 2].b[k >= 8 ? 1 : 0], k % 2);
+      c[e] += x * y;
+    }
+  }
+}
+
+void load_transposed(uint32_t& b0, uint32_t& b1, const void* row) {
+  const auto all = emulated::warp_exchange(&row, sizeof row);
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  const auto element = [&](int r, int column) {
+    const unsigned char* from;
+    std::memcpy(&from, all[r].bytes, sizeof from);
+    uint16_t value;
+    std::memcpy(&value, from + 2 * column, sizeof value);
+    return static_cast<uint32_t>(value);
+  };
+  b0 = element(2 * t, g) | element(2 * t + 1, g) << 16;
+  b1 = element(8 + 2 * t, g) | element(8 + 2 * t + 1, g) << 16;
+}
+
+}  // namespace baton::kernels::cuda
