@@ -175,7 +175,7 @@ absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const st
   out.gateway = read_gateway(spec.object("gateway"));
   read_pools(spec, out);
   ConfigObject transfer = spec.object("transfer");
-  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "am"});
+  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am"});
   out.checksum = transfer.boolean("checksum", out.checksum);
   transfer.done();
   ConfigObject routing = spec.object("routing");

@@ -46,7 +46,7 @@ struct ClusterManifest {
   int context_tokens = 0;  // 0 = what the model was trained for
   GatewayManifest gateway;
   std::vector<PoolManifest> pools;  // at least one
-  std::string transport = "auto";   // auto, local, am
+  std::string transport = "auto";   // auto, local, socket, am
   bool checksum = true;
   int min_prompt_tokens = 0;  // shorter prompts are computed on the decode worker
   std::string on_prefill_failure = "local";

@@ -12,7 +12,7 @@
 #include "cli/kv_type.h"
 #include "cli/version.h"
 #include "transport/data/host_id.h"
-#include "transport/data/ucx_data_plane.h"
+#include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_layout.h"
 
 namespace baton::cli {
@@ -105,7 +105,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
                    .kv_layout_hash = worker::kv_layout_hash(g, backend->kv_layout_name()),
                    .model_hash = file->hash(),
                    .numerics_id = backend->numerics_id(g.type)};
-  ASSIGN_OR_RETURN(plane, transport::make_ucx_data_plane(data));
+  ASSIGN_OR_RETURN(plane, transport::make_process_data_plane(data));
   const worker::LlamaModelOptions model_options{
       .max_rows = pool.max_batch_tokens,
       .max_positions = context_tokens(),

@@ -16,7 +16,7 @@
 #include "base/rng.h"
 #include "benchmarks/transfer/baselines.h"
 #include "transport/data/host_id.h"
-#include "transport/data/ucx_data_plane.h"
+#include "transport/data/process_data_plane.h"
 
 namespace baton::benchmarks {
 namespace {
@@ -30,7 +30,7 @@ struct Sizes {
 };
 
 std::unique_ptr<DataPlane> make_plane(const std::string& name, const std::string& lane, size_t pool) {
-  auto plane = transport::make_ucx_data_plane(
+  auto plane = transport::make_process_data_plane(
       {.identity = {.self = {name, Incarnation(1)}, .host_id = transport::host_id()},
        .lanes = *transport::parse_lanes(lane),
        .pool_bytes = pool});
@@ -57,6 +57,7 @@ class Receiver final : public transport::DataPlaneListener {
                         .bytes = std::min<uint64_t>(block_, bytes - at)});
     return places;
   }
+  bool still_wanted(const WorkerRef&, std::span<const std::byte>) override { return true; }
   absl::Status on_landed(const WorkerRef&, std::span<const std::byte>, const absl::Status& moved) override {
     return moved;
   }
@@ -102,6 +103,7 @@ class Sender final : public transport::DataPlaneListener {
                                                 uint64_t) override {
     return absl::UnimplementedError("sends only");
   }
+  bool still_wanted(const WorkerRef&, std::span<const std::byte>) override { return true; }
   absl::Status on_landed(const WorkerRef&, std::span<const std::byte>, const absl::Status& moved) override {
     return moved;
   }
@@ -126,6 +128,7 @@ class Sender final : public transport::DataPlaneListener {
 
 size_t blocks_per_offer(const std::string& lane, size_t block) {
   if (lane == "local") return block >= (1 << 20) ? 16 : 64;
+  if (lane == "socket") return std::max<size_t>(1, (size_t{1} << 20) / block);
   return std::max<size_t>(1, size_t{248 * 1024} / block);
 }
 
@@ -174,10 +177,12 @@ int run(const Sizes& sizes) {
     }
     const double local = lane_rate("local", block, sizes);
     const double am = lane_rate("am", block, sizes);
+    const double stream = lane_rate("socket", block, sizes);
     std::printf(
         "{\"block_bytes\": %zu, \"memcpy_gbps\": %.2f, \"socket_gbps\": %.2f, \"local_gbps\": %.2f, "
-        "\"am_gbps\": %.2f, \"local_of_memcpy\": %.2f, \"am_of_socket\": %.2f}\n",
-        block, copy, socket, local, am, local / copy, am / socket);
+        "\"am_gbps\": %.2f, \"stream\": %.2f, \"local_of_memcpy\": %.2f, \"am_of_socket\": %.2f, "
+        "\"stream_of_socket\": %.2f}\n",
+        block, copy, socket, local, am, stream, local / copy, am / socket, stream / socket);
     std::fflush(stdout);
   }
   return 0;

@@ -71,11 +71,14 @@ class DataPlaneListener {
   virtual ~DataPlaneListener() = default;
   virtual void on_peer(const PeerEvent& event) = 0;
   virtual void on_message(const WorkerRef& from, std::span<const std::byte> message) = 0;
-  // A peer offers `bytes`. Where in my pool they may go (total = bytes), or why not. Nothing else is called
-  // between this and on_landed().
+  // A peer offers `bytes`. Where in my pool they may go (total = bytes), or why not. On lane `socket` the
+  // bytes arrive little by little: other calls come before on_landed(), and still_wanted() before each part
+  // of them.
   virtual absl::StatusOr<std::vector<PoolRun>> on_offer(const WorkerRef& from,
                                                         std::span<const std::byte> header,
                                                         uint64_t bytes) = 0;
+  // An accepted offer may still be written into the places it was given. After a no nothing is written there.
+  virtual bool still_wanted(const WorkerRef& from, std::span<const std::byte> header) = 0;
   // The bytes of an accepted offer were moved and verified (`moved` ok) or not. What to answer the sender.
   virtual absl::Status on_landed(const WorkerRef& from, std::span<const std::byte> header,
                                  const absl::Status& moved) = 0;

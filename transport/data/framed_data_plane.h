@@ -15,9 +15,9 @@
 
 namespace baton::transport {
 
-// DataPlane over any Links: handshakes, who may connect, offers, landing, answers. Knows no fabric; UCX and
-// loopback differ in their Links only. One connection per pair: when both connect at once, the one made by
-// the smaller name stays. Thread: progress. Owns: pool, links, one Session per connection.
+// DataPlane over any Links: handshakes, who may connect, offers, landing, answers. Knows no fabric; UCX,
+// sockets and loopback differ in their Links only. One connection per pair: when both connect at once, the
+// one made by the smaller name stays. Thread: progress. Owns: pool, links, one Session per connection.
 class FramedDataPlane final : public DataPlane, private LinksListener {
  public:
   // `pool` made by SharedPool::create().
@@ -53,6 +53,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   struct Counters;
 
   void on_accepted(LinkId link) override;
+  Landing* on_payload(LinkId link, std::span<const std::byte> head, uint64_t bytes) override;
   void on_frame(LinkId link, std::span<const std::byte> head, std::span<const std::byte> payload) override;
   void on_closed(LinkId link, const std::string& reason) override;
 
@@ -67,6 +68,9 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   // landing
   int run_copies();
   void land(Session& session, const OfferFrame& offer, std::span<const std::span<const std::byte>> source);
+  absl::StatusOr<std::vector<PoolRun>> place(Session& session, const OfferFrame& offer);
+  void conclude(Session& session, const OfferFrame& offer, const absl::Status& moved);
+  void finish_landing(Session& session);
   absl::Status move(const OfferFrame& offer, std::span<const std::span<const std::byte>> source,
                     std::span<const PoolRun> places);
   absl::StatusOr<std::vector<std::span<const std::byte>>> peer_runs(const Session& session,

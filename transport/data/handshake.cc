@@ -70,7 +70,8 @@ std::string Handshake::mismatch(const HelloFrame& theirs) const {
   if (other.numerics_id != mine.numerics_id) return differs("numerics", mine.numerics_id, other.numerics_id);
   if (theirs.checksum != terms_.checksum) return "piece checksums: on at one side only";
   if ((theirs.lanes & terms_.lanes.mask()) == 0)
-    return differs("lanes", lane_names(terms_.lanes.mask()), lane_names(theirs.lanes));
+    return differs("lanes", lane_names(terms_.lanes.mask(), terms_.stream_lane),
+                   lane_names(theirs.lanes, terms_.stream_lane));
   return "";
 }
 
@@ -201,9 +202,10 @@ void Handshake::decide() {
   if (!peer_detail_.empty()) note(cat("peer: ", peer_detail_));
   const uint8_t both = working_ & *peer_working_;
   if (both == 0) {
-    return refuse(RefuseFrame::Code::kMismatch,
-                  cat("no lane works both ways (allowed here: ", lane_names(terms_.lanes.mask()),
-                      ", peer: ", lane_names(remote_.lanes), "): ", detail_));
+    return refuse(
+        RefuseFrame::Code::kMismatch,
+        cat("no lane works both ways (allowed here: ", lane_names(terms_.lanes.mask(), terms_.stream_lane),
+            ", peer: ", lane_names(remote_.lanes, terms_.stream_lane), "): ", detail_));
   }
   lane_ = contains(both, Lane::kLocal) ? Lane::kLocal : Lane::kStream;
   state_ = State::kReady;

@@ -117,6 +117,7 @@ void FramedDataPlane::on_offer(Session& session, OfferFrame& offer, std::span<co
     session.copies.push_back(std::move(offer));
     return;
   }
+  if (session.landing) return finish_landing(session);
   if (payload.size() != offer.bytes || offer.bytes == 0 || offer.bytes % kPoolAlignment != 0) {
     ++counters_->pieces_refused;
     return answer(session, offer.cookie, absl::InvalidArgumentError("offer: length differs from the bytes"));
@@ -170,26 +171,66 @@ absl::StatusOr<std::vector<std::span<const std::byte>>> FramedDataPlane::peer_ru
   return runs;
 }
 
-void FramedDataPlane::land(Session& session, const OfferFrame& offer,
-                           std::span<const std::span<const std::byte>> source) {
-  if (options_.checksum && !offer.has_checksum) {
-    ++counters_->pieces_refused;
-    return answer(session, offer.cookie, absl::InvalidArgumentError("offer: no checksum"));
-  }
-  const auto header = as_bytes(offer.header);
-  auto places = listener_->on_offer(session.peer, header, offer.bytes);
-  if (!places.ok()) {
-    ++counters_->pieces_refused;
-    return answer(session, offer.cookie, places.status());
-  }
-  const absl::Status moved = move(offer, source, *places);
-  if (!moved.ok()) ++counters_->checksum_mismatches;
-  const absl::Status verdict = listener_->on_landed(session.peer, header, moved);
+// Where the bytes of an offer may go; a refusal is counted.
+absl::StatusOr<std::vector<PoolRun>> FramedDataPlane::place(Session& session, const OfferFrame& offer) {
+  absl::StatusOr<std::vector<PoolRun>> places =
+      options_.checksum && !offer.has_checksum
+          ? absl::InvalidArgumentError("offer: no checksum")
+          : listener_->on_offer(session.peer, as_bytes(offer.header), offer.bytes);
+  if (!places.ok()) ++counters_->pieces_refused;
+  return places;
+}
+
+void FramedDataPlane::conclude(Session& session, const OfferFrame& offer, const absl::Status& moved) {
+  if (absl::IsDataLoss(moved)) ++counters_->checksum_mismatches;
+  const absl::Status verdict = listener_->on_landed(session.peer, as_bytes(offer.header), moved);
   if (verdict.ok()) {
     ++counters_->pieces_landed;
     counters_->bytes_landed += offer.bytes;
   }
   answer(session, offer.cookie, verdict);
+}
+
+void FramedDataPlane::land(Session& session, const OfferFrame& offer,
+                           std::span<const std::span<const std::byte>> source) {
+  const auto places = place(session, offer);
+  if (!places.ok()) return answer(session, offer.cookie, places.status());
+  conclude(session, offer, move(offer, source, *places));
+}
+
+// The payload of an offer is about to be read from a stream: it goes straight into the pool. Anything that is
+// not a proper offer is collected, and judged as a frame when it is whole.
+Landing* FramedDataPlane::on_payload(LinkId link, std::span<const std::byte> head, uint64_t bytes) {
+  const auto it = sessions_.find(link);
+  if (it == sessions_.end() || it->second->refused || !it->second->ready()) return nullptr;
+  Session& session = *it->second;
+  auto frame = decode_frame(head);
+  auto* offer = frame.ok() ? std::get_if<OfferFrame>(&frame->body) : nullptr;
+  if (!offer || frame->number != session.frames_received || offer->lane != Lane::kStream ||
+      session.lane() != Lane::kStream || offer->bytes != bytes || bytes % kPoolAlignment != 0)
+    return nullptr;
+  const auto places = place(session, *offer);
+  if (session.ended) return nullptr;
+  std::vector<std::span<std::byte>> room;
+  uint64_t total = 0;
+  for (const PoolRun& run : places.ok() ? *places : std::vector<PoolRun>{}) {
+    BATON_CHECK(run_fits(run, pool_->bytes().size()), "landing outside the pool or not aligned");
+    room.push_back(pool_->bytes().subspan(run.offset, run.bytes));
+    total += run.bytes;
+  }
+  BATON_CHECK(!places.ok() || total == bytes, "other room than was offered");
+  const std::string header = offer->header;
+  session.landing = std::make_unique<OfferLanding>(
+      std::move(*offer), places.status(), std::move(room),
+      [this, peer = session.peer, header] { return listener_->still_wanted(peer, as_bytes(header)); });
+  return session.landing.get();
+}
+
+void FramedDataPlane::finish_landing(Session& session) {
+  const std::unique_ptr<OfferLanding> landing = std::move(session.landing);
+  const OfferFrame& offer = landing->offer();
+  if (!landing->refusal().ok()) return answer(session, offer.cookie, landing->refusal());
+  conclude(session, offer, landing->verdict());
 }
 
 // Walks both lists of runs in step: source {6 blocks, 2 blocks} into places {3 blocks, 5 blocks} are the

@@ -7,14 +7,15 @@ namespace baton::transport {
 absl::StatusOr<AllowedLanes> parse_lanes(std::string_view name) {
   if (name == "auto") return AllowedLanes{.local = true, .stream = true};
   if (name == "local") return AllowedLanes{.local = true, .stream = false};
-  if (name == "am") return AllowedLanes{.local = false, .stream = true};
-  return absl::InvalidArgumentError(cat("lane: want auto, local or am, got ", name));
+  if (name == "socket") return AllowedLanes{.local = false, .stream = true};
+  if (name == "am") return AllowedLanes{.local = false, .stream = true, .fabric = StreamFabric::kAm};
+  return absl::InvalidArgumentError(cat("lane: want auto, local, socket or am, got ", name));
 }
 
-std::string lane_names(uint8_t mask) {
+std::string lane_names(uint8_t mask, std::string_view stream_lane) {
   std::string out;
   if (contains(mask, Lane::kLocal)) out += "local";
-  if (contains(mask, Lane::kStream)) out += out.empty() ? "am" : " am";
+  if (contains(mask, Lane::kStream)) out += cat(out.empty() ? "" : " ", stream_lane);
   return out.empty() ? "none" : out;
 }
 

@@ -11,14 +11,18 @@ namespace baton::transport {
 // How bytes get from one worker's pool into another's (design section 5).
 enum class Lane : uint8_t {
   kLocal = 1,   // same host: the receiver maps the sender's pool read-only and copies
-  kStream = 2,  // the bytes travel with the offer: `am` over UCX, `loopback` in one process
+  kStream = 2,  // the bytes travel with the offer: `socket`, `am` over UCX, `loopback` in one process
 };
+
+// What carries Lane::kStream, and the messages of every lane, between processes.
+enum class StreamFabric : uint8_t { kSocket, kAm };
 
 // What a worker may use. Both = auto: local when the peers share a host and the mapping was verified, else
 // stream.
 struct AllowedLanes {
   bool local = true;
   bool stream = true;
+  StreamFabric fabric = StreamFabric::kSocket;
   uint8_t mask() const {
     return static_cast<uint8_t>((local ? static_cast<int>(Lane::kLocal) : 0) |
                                 (stream ? static_cast<int>(Lane::kStream) : 0));
@@ -26,10 +30,11 @@ struct AllowedLanes {
   friend bool operator==(const AllowedLanes&, const AllowedLanes&) = default;
 };
 
-// "auto", "local" or "am".
+// "auto" (local, else socket), "local", "socket" or "am". UCX runs only when `am` is asked for: its TCP
+// transport obeys PUT and GET of anybody who can connect.
 absl::StatusOr<AllowedLanes> parse_lanes(std::string_view name);
-// "local am" of a mask, for messages.
-std::string lane_names(uint8_t mask);
+// "local socket" of a mask, for messages.
+std::string lane_names(uint8_t mask, std::string_view stream_lane);
 
 constexpr bool contains(uint8_t mask, Lane lane) { return (mask & static_cast<uint8_t>(lane)) != 0; }
 

@@ -23,20 +23,35 @@ struct OutgoingFrame {
   std::vector<std::span<const std::byte>> payload;
 };
 
+// Where the payload of one frame is received into, without a stop in between. Owned by who gave it, valid
+// until the frame's on_frame() or the end of the link. Thread: progress.
+class Landing {
+ public:
+  virtual ~Landing() = default;
+  // The places that are still to be filled, in order. Asked before every read, so that nothing is written
+  // after its owner said no: empty = the rest of the payload is thrown away.
+  virtual std::span<const std::span<std::byte>> room() = 0;
+  // So many bytes lie in room() now.
+  virtual void received(size_t bytes) = 0;
+};
+
 // Thread: progress, inside Links::poll().
 class LinksListener {
  public:
   virtual ~LinksListener() = default;
   virtual void on_accepted(LinkId link) = 0;
+  // The head of a frame is here, `bytes` of payload follow. Where they are to go; on_frame() then has an
+  // empty payload. Null: on_frame() brings them. Only links that read from a stream ask.
+  virtual Landing* on_payload(LinkId link, std::span<const std::byte> head, uint64_t bytes) = 0;
   // Both spans are valid during the call only.
   virtual void on_frame(LinkId link, std::span<const std::byte> head, std::span<const std::byte> payload) = 0;
   virtual void on_closed(LinkId link, const std::string& reason) = 0;
 };
 
 // Ordered, reliable frames between processes: what a fabric has to offer. Implementations: UcxLinks (the only
-// file that knows UCX), LoopbackLinks (threads of one process). Thread: progress, except wake(): any. Errors:
-// a broken link is told by on_closed() from poll(), never inside a call; after close() nothing is told about
-// that link any more.
+// file that knows UCX), SocketLinks (plain TCP), LoopbackLinks (threads of one process). Thread: progress,
+// except wake(): any. Errors: a broken link is told by on_closed() from poll(), never inside a call; after
+// close() nothing is told about that link any more.
 class Links {
  public:
   virtual ~Links() = default;

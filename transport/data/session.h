@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "transport/data/checksum.h"
 #include "transport/data/framed_data_plane.h"
+#include "transport/data/offer_landing.h"
 
 // Private parts of FramedDataPlane, shared by its two sources.
 namespace baton::transport {
@@ -63,7 +64,8 @@ struct FramedDataPlane::Session {
   Instant pong_deadline = kNever;  // of a ready session that somebody wants to replace
   uint64_t frames_sent = 0;
   uint64_t frames_received = 0;
-  std::deque<OfferFrame> copies;  // Lane::kLocal: offered, to be fetched
+  std::deque<OfferFrame> copies;          // Lane::kLocal: offered, to be fetched
+  std::unique_ptr<OfferLanding> landing;  // the offer whose payload is being read, lane `socket`
   OfferRate rate;
 
   bool ready() const { return handshake->state() == Handshake::State::kReady; }

@@ -1,8 +1,6 @@
 #include "transport/data/ucx_links.h"
 
-#include <arpa/inet.h>
 #include <ifaddrs.h>
-#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -15,8 +13,8 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "base/cat.h"
+#include "transport/data/socket_address.h"
 
 namespace baton::transport {
 namespace {
@@ -37,39 +35,6 @@ absl::Status failed(std::string_view what, ucs_status_t status) {
   return absl::UnavailableError(cat("UCX: ", what, ": ", ucs_status_string(status)));
 }
 
-struct SocketAddress {
-  sockaddr_storage storage{};
-  socklen_t size = 0;
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-};
-
-absl::StatusOr<SocketAddress> parse_address(const std::string& host, uint16_t port) {
-  SocketAddress out;
-  auto* v4 = reinterpret_cast<sockaddr_in*>(&out.storage);
-  auto* v6 = reinterpret_cast<sockaddr_in6*>(&out.storage);
-  if (::inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
-    v4->sin_family = AF_INET;
-    v4->sin_port = htons(port);
-    out.size = sizeof *v4;
-  } else if (::inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
-    v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons(port);
-    out.size = sizeof *v6;
-  } else {
-    return absl::InvalidArgumentError(cat("data address: want a numeric IP address, got ", host));
-  }
-  return out;
-}
-
-bool same_host(const SocketAddress& a, const sockaddr* b) {
-  if (!b || b->sa_family != a.storage.ss_family) return false;
-  if (b->sa_family == AF_INET)
-    return std::memcmp(&reinterpret_cast<const sockaddr_in*>(a.get())->sin_addr,
-                       &reinterpret_cast<const sockaddr_in*>(b)->sin_addr, sizeof(in_addr)) == 0;
-  return std::memcmp(&reinterpret_cast<const sockaddr_in6*>(a.get())->sin6_addr,
-                     &reinterpret_cast<const sockaddr_in6*>(b)->sin6_addr, sizeof(in6_addr)) == 0;
-}
-
 // UCX listens on every interface it is not kept from, so exactly one is named.
 absl::StatusOr<std::string> interface_of(const std::string& host) {
   ASSIGN_OR_RETURN(const SocketAddress address, parse_address(host, 0));
@@ -82,18 +47,6 @@ absl::StatusOr<std::string> interface_of(const std::string& host) {
   if (name.empty())
     return absl::InvalidArgumentError(cat("data address ", host, ": no interface of this machine has it"));
   return name;
-}
-
-// "127.0.0.1:4711", "[::1]:4711"
-absl::StatusOr<std::pair<std::string, uint16_t>> split_address(const std::string& text) {
-  const size_t colon = text.rfind(':');
-  uint32_t port = 0;
-  if (colon == std::string::npos || !absl::SimpleAtoi(text.substr(colon + 1), &port) || port == 0 ||
-      port > 65535)
-    return absl::InvalidArgumentError(cat("data address: want host:port, got ", text));
-  std::string host = text.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return std::pair(host, static_cast<uint16_t>(port));
 }
 
 absl::Status configure(ucp_config_t* config, const std::string& device) {
@@ -179,10 +132,7 @@ absl::Status UcxLinks::start_listener(const std::string& host, uint16_t port) {
   attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
   status = ucp_listener_query(listener_handle_, &attributes);
   if (status != UCS_OK) return failed("listener", status);
-  const bool v6 = attributes.sockaddr.ss_family == AF_INET6;
-  const uint16_t bound = v6 ? reinterpret_cast<const sockaddr_in6*>(&attributes.sockaddr)->sin6_port
-                            : reinterpret_cast<const sockaddr_in*>(&attributes.sockaddr)->sin_port;
-  address_ = v6 ? cat("[", host, "]:", ntohs(bound)) : cat(host, ":", ntohs(bound));
+  address_ = join_address(host, SocketAddress{.storage = attributes.sockaddr}.port());
   return absl::OkStatus();
 }
 

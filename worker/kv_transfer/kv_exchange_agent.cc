@@ -197,6 +197,10 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvExchangeAgent::on_offer(const 
   return sink_.on_offer(from, *piece, bytes, now_);
 }
 
+bool KvExchangeAgent::still_wanted(const WorkerRef& from, std::span<const std::byte> header) {
+  return sink_.expects(from, piece_transfer(header));
+}
+
 absl::Status KvExchangeAgent::on_landed(const WorkerRef& from, std::span<const std::byte> header,
                                         const absl::Status& moved) {
   const auto piece = decode_piece_header(header);

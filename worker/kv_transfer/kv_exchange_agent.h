@@ -91,6 +91,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   absl::StatusOr<std::vector<transport::PoolRun>> on_offer(const WorkerRef& from,
                                                            std::span<const std::byte> header,
                                                            uint64_t bytes) override;
+  bool still_wanted(const WorkerRef& from, std::span<const std::byte> header) override;
   absl::Status on_landed(const WorkerRef& from, std::span<const std::byte> header,
                          const absl::Status& moved) override;
   void on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict) override;

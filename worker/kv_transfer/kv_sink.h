@@ -36,8 +36,9 @@ struct KvTransferScope {
 };
 
 // The receiving half on a decode worker: grants, checks every piece against its grant, knows when all has
-// landed. The copy of a piece runs on this thread, so the moment a transfer is forgotten nobody can touch its
-// blocks. Thread: progress. Errors: a transfer that cannot complete ends with KvFailed and KvDrained.
+// landed. Pieces are copied on this thread, and only while expects() says so, so the moment a transfer is
+// forgotten nobody can touch its blocks. Thread: progress. Errors: a transfer that cannot complete ends with
+// KvFailed and KvDrained.
 class KvSink {
  public:
   explicit KvSink(const KvTransferScope& scope) : scope_(scope) {}
@@ -47,6 +48,8 @@ class KvSink {
 
   absl::StatusOr<std::vector<transport::PoolRun>> on_offer(const WorkerRef& from, const KvPieceHeader& header,
                                                            uint64_t bytes, Instant now);
+  // Pieces of this transfer may be written: its blocks are granted to that peer.
+  bool expects(const WorkerRef& from, TransferId transfer) { return find(transfer, from) != nullptr; }
   absl::Status on_landed(const WorkerRef& from, const KvPieceHeader& header, const absl::Status& moved,
                          Instant now);
   void on_finish(const WorkerRef& from, const KvFinishMessage& finish, Instant now);

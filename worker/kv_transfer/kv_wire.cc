@@ -106,4 +106,11 @@ absl::StatusOr<KvPieceHeader> decode_piece_header(std::span<const std::byte> byt
   return header;
 }
 
+TransferId piece_transfer(std::span<const std::byte> header) {
+  ByteReader reader(header);
+  TransferId transfer;
+  reader.id(transfer);
+  return transfer;
+}
+
 }  // namespace baton::worker

@@ -60,5 +60,7 @@ std::string encode(const KvMessage& message);
 absl::StatusOr<KvMessage> decode_message(std::span<const std::byte> bytes);
 std::string encode(const KvPieceHeader& header);
 absl::StatusOr<KvPieceHeader> decode_piece_header(std::span<const std::byte> bytes);
+// Only whose piece it is; of a header that was decoded before.
+TransferId piece_transfer(std::span<const std::byte> header);
 
 }  // namespace baton::worker

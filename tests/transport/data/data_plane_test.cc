@@ -50,7 +50,7 @@ class DataPlaneTest : public testing::TestWithParam<Fabric> {
 
 INSTANTIATE_TEST_SUITE_P(Fabrics, DataPlaneTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
-                                         Fabric::kUcxLocal),
+                                         Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal),
                          [](const auto& info) { return fabric_name(info.param); });
 
 TEST_P(DataPlaneTest, BothSidesMeasureTheSameLane) {
@@ -149,7 +149,8 @@ TEST_P(DataPlaneTest, ARefusedOfferMovesNothing) {
 }
 
 class LocalLaneTest : public DataPlaneTest {};
-INSTANTIATE_TEST_SUITE_P(Fabrics, LocalLaneTest, testing::Values(Fabric::kLoopbackLocal, Fabric::kUcxLocal),
+INSTANTIATE_TEST_SUITE_P(Fabrics, LocalLaneTest,
+                         testing::Values(Fabric::kLoopbackLocal, Fabric::kUcxLocal, Fabric::kSocketLocal),
                          [](const auto& info) { return fabric_name(info.param); });
 
 // F2: the source block is used again while the piece is under way.

@@ -110,10 +110,12 @@ TEST(Frames, RandomBytes) {
 TEST(Lanes, Names) {
   EXPECT_EQ(*parse_lanes("auto"), (AllowedLanes{.local = true, .stream = true}));
   EXPECT_EQ(*parse_lanes("local"), (AllowedLanes{.local = true, .stream = false}));
-  EXPECT_EQ(*parse_lanes("am"), (AllowedLanes{.local = false, .stream = true}));
-  EXPECT_EQ(parse_lanes("rdma").status().message(), "lane: want auto, local or am, got rdma");
-  EXPECT_EQ(lane_names(0), "none");
-  EXPECT_EQ(lane_names(3), "local am");
+  EXPECT_EQ(*parse_lanes("socket"), (AllowedLanes{.local = false, .stream = true}));
+  EXPECT_EQ(*parse_lanes("am"), (AllowedLanes{.local = false, .stream = true, .fabric = StreamFabric::kAm}));
+  EXPECT_EQ(parse_lanes("rdma").status().message(), "lane: want auto, local, socket or am, got rdma");
+  EXPECT_EQ(lane_names(0, "am"), "none");
+  EXPECT_EQ(lane_names(2, "socket"), "socket");
+  EXPECT_EQ(lane_names(3, "am"), "local am");
 }
 
 }  // namespace

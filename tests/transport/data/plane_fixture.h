@@ -10,12 +10,13 @@
 
 #include "transport/data/host_id.h"
 #include "transport/data/loopback_data_plane.h"
+#include "transport/data/socket_data_plane.h"
 #include "transport/data/ucx_data_plane.h"
 
 namespace baton::transport {
 
-// The four ways two planes of this machine can be connected.
-enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal };
+// The ways two planes of this machine can be connected.
+enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal, kSocket, kSocketLocal };
 
 inline std::string fabric_name(Fabric fabric) {
   switch (fabric) {
@@ -26,12 +27,17 @@ inline std::string fabric_name(Fabric fabric) {
     case Fabric::kUcxAm:
       return "am";
     case Fabric::kUcxLocal:
-      return "local";
+      return "am_local";
+    case Fabric::kSocket:
+      return "socket";
+    case Fabric::kSocketLocal:
+      return "socket_local";
   }
   return "?";
 }
 inline std::string lane_of(Fabric fabric) {
   if (fabric == Fabric::kLoopbackStream) return "loopback";
+  if (fabric == Fabric::kSocket) return "socket";
   return fabric == Fabric::kUcxAm ? "am" : "local";
 }
 inline AllowedLanes lanes_of(Fabric fabric) {
@@ -54,7 +60,10 @@ inline DataPlaneOptions plane_options(const std::string& name, uint64_t incarnat
 inline std::unique_ptr<DataPlane> make_plane(Fabric fabric, LoopbackHub& hub,
                                              const DataPlaneOptions& options) {
   const bool ucx = fabric == Fabric::kUcxAm || fabric == Fabric::kUcxLocal;
-  auto plane = ucx ? make_ucx_data_plane(options) : make_loopback_data_plane(hub, options);
+  const bool socket = fabric == Fabric::kSocket || fabric == Fabric::kSocketLocal;
+  auto plane = ucx      ? make_ucx_data_plane(options)
+               : socket ? make_socket_data_plane(options)
+                        : make_loopback_data_plane(hub, options);
   EXPECT_TRUE(plane.ok()) << plane.status();
   return plane.ok() ? *std::move(plane) : nullptr;
 }
@@ -93,6 +102,9 @@ class RecordingPlane final : public DataPlaneListener {
     if (!places.empty()) return places;
     return std::vector<PoolRun>{{.offset = 0, .bytes = bytes}};
   }
+  bool still_wanted(const WorkerRef&, std::span<const std::byte>) override {
+    return !still_wanted_hook || still_wanted_hook();
+  }
   absl::Status on_landed(const WorkerRef&, std::span<const std::byte>, const absl::Status& moved) override {
     landed.push_back(moved);
     return moved;
@@ -116,6 +128,7 @@ class RecordingPlane final : public DataPlaneListener {
   absl::Status refusal;
   std::vector<PoolRun> places;
   std::function<void()> on_offer_hook;
+  std::function<bool()> still_wanted_hook;
 };
 
 }  // namespace baton::transport

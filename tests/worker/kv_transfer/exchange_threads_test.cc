@@ -70,7 +70,7 @@ class ThreadedWorker {
 class ExchangeThreadsTest : public testing::TestWithParam<Fabric> {};
 INSTANTIATE_TEST_SUITE_P(Fabrics, ExchangeThreadsTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
-                                         Fabric::kUcxLocal),
+                                         Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal),
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
 TEST_P(ExchangeThreadsTest, ManyTransfersBothWays) {

@@ -64,7 +64,7 @@ class KvExchangeTest : public testing::TestWithParam<Fabric> {
 
 INSTANTIATE_TEST_SUITE_P(Fabrics, KvExchangeTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
-                                         Fabric::kUcxLocal),
+                                         Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal),
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
 TEST_P(KvExchangeTest, OnePromptWithItsFirstToken) {
@@ -545,7 +545,7 @@ class LyingPeerTest : public KvExchangeTest {
 
 INSTANTIATE_TEST_SUITE_P(Fabrics, LyingPeerTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
-                                         Fabric::kUcxLocal),
+                                         Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal),
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
 TEST_P(LyingPeerTest, ForgedPiecesTouchNothing) {
@@ -632,7 +632,7 @@ TEST_P(LyingPeerTest, RandomMessagesNeverCrash) {
 
 class LocalExchangeTest : public KvExchangeTest {};
 INSTANTIATE_TEST_SUITE_P(Fabrics, LocalExchangeTest,
-                         testing::Values(Fabric::kLoopbackLocal, Fabric::kUcxLocal),
+                         testing::Values(Fabric::kLoopbackLocal, Fabric::kUcxLocal, Fabric::kSocketLocal),
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
 // F2: the prefill worker uses a block again before the receiver fetched it. Never served.

@@ -15,6 +15,7 @@
 #include "base/rng.h"
 #include "tests/transport/data/plane_fixture.h"
 #include "tests/worker/kv_transfer/peer_process.h"
+#include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
 
 namespace baton::worker {
@@ -86,7 +87,7 @@ class Survivor {
                                                      .kv_layout_hash = kv_layout_hash(geometry, "test")},
                                         .lanes = *transport::parse_lanes(lane),
                                         .pool_bytes = geometry.pool_bytes()};
-    plane = *transport::make_ucx_data_plane(options);
+    plane = *transport::make_process_data_plane(options);
     agent =
         *KvExchangeAgent::create(*plane, {.geometry = geometry,
                                           .events = [this](KvEvent event) { on_event(event); },
@@ -203,7 +204,7 @@ size_t pool_mappings() {
 }
 
 class PeerDeathTest : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Lanes, PeerDeathTest, testing::Values("local", "am"),
+INSTANTIATE_TEST_SUITE_P(Lanes, PeerDeathTest, testing::Values("local", "socket", "am"),
                          [](const auto& info) { return std::string(info.param); });
 
 // kill -9 of the sender, each time somewhere else in a stream of transfers.

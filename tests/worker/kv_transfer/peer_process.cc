@@ -11,7 +11,7 @@
 
 #include "tests/worker/kv_transfer/peer_process.h"
 #include "transport/data/host_id.h"
-#include "transport/data/ucx_data_plane.h"
+#include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
 
 namespace baton::worker {
@@ -93,7 +93,7 @@ class Peer {
 int run(char** argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const kernels::KvGeometry geometry = process_geometry();
-  auto plane = transport::make_ucx_data_plane(
+  auto plane = transport::make_process_data_plane(
       {.identity = {.self = {"victim", Incarnation(std::strtoull(argv[3], nullptr, 10))},
                     .host_id = transport::host_id(),
                     .kv_layout_hash = kv_layout_hash(geometry, "test")},

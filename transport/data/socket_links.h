@@ -1,0 +1,63 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "transport/data/socket_address.h"
+#include "transport/data/stream_connection.h"
+
+namespace baton::transport {
+
+// Links over plain TCP: one listener, one epoll, a connection per link. Nothing but frames is understood, so
+// who can connect can do no more than a refused handshake. Addresses look like "socket:10.0.0.1:4711": the
+// links of another fabric do not take them. Thread: progress, except wake(). create() may run on another
+// thread before. Owns: all descriptors. Errors: the kernel's words go into the reason of on_closed(); bytes
+// that nobody acknowledges, and a peer's machine that is gone, break the link after timers::kTransferCap.
+class SocketLinks final : public Links {
+ public:
+  // `host`: numeric address of one interface; connections are made from it, too.
+  static absl::StatusOr<std::unique_ptr<SocketLinks>> create(const std::string& host, uint16_t port);
+  ~SocketLinks() override;
+
+  void set_listener(LinksListener& listener) override { listener_ = &listener; }
+  std::string_view stream_lane() const override { return "socket"; }
+  size_t segment_bytes() const override { return size_t{1} << 20; }
+  const std::string& address() const override { return address_; }
+  absl::StatusOr<LinkId> connect(const std::string& address) override;
+  void send(LinkId link, OutgoingFrame frame) override;
+  void close(LinkId link) override;
+  int poll() override;
+  void wait(Duration timeout) override;
+  void wake() override;
+
+ private:
+  using Connection = std::unique_ptr<StreamConnection>;
+
+  SocketLinks() = default;
+  absl::Status start(const std::string& host, uint16_t port);
+  absl::Status watch(int descriptor, uint64_t key);
+  LinkId add_connection(int descriptor, bool connecting);
+  int accept_all();
+  void serve(StreamConnection& connection, uint32_t events);
+  void watch_output(StreamConnection& connection);
+  void flush_all();
+  int report_broken();
+
+  LinksListener* listener_ = nullptr;
+  SocketAddress own_;  // port 0
+  std::string address_;
+  int listen_ = -1;
+  int wake_events_ = -1;
+  int epoll_ = -1;
+  int spare_ = -1;  // given up for a moment to turn somebody away when there are no descriptors left
+  LinkId links_made_ = 0;
+  absl::flat_hash_map<LinkId, Connection> links_;
+  absl::flat_hash_map<LinkId, bool> output_watched_;
+  std::vector<LinkId> to_flush_;
+  std::vector<LinkId> broken_;
+  std::vector<Connection> closed_;  // freed when nobody is inside any more
+};
+
+}  // namespace baton::transport

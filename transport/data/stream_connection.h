@@ -1,0 +1,75 @@
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "transport/data/links.h"
+
+namespace baton::transport {
+
+// One TCP connection that carries frames: a prefix of 16 bytes (magic, length of head, length of payload),
+// the head, the payload. Non-blocking both ways. The payload of a frame with a Landing is read straight into
+// its places; only what came together with the head (at most kReadAhead bytes) is copied. Thread: progress.
+// Owns: the descriptor. Errors: broken() with failure(); nothing is read or written afterwards.
+class StreamConnection {
+ public:
+  StreamConnection(LinkId id, int descriptor, bool connecting);
+  ~StreamConnection();
+  StreamConnection(const StreamConnection&) = delete;
+  StreamConnection& operator=(const StreamConnection&) = delete;
+
+  LinkId id() const { return id_; }
+  int descriptor() const { return descriptor_; }
+  void queue(OutgoingFrame frame);
+  size_t queued_bytes() const { return queued_bytes_; }
+  bool wants_to_write() const { return connecting_ || !outgoing_.empty(); }
+  // Writes what the kernel takes; finishes a connect().
+  void flush();
+  // Reads about `budget` bytes at most and hands on what is complete; returns how many.
+  size_t receive(LinksListener& listener, size_t budget);
+  // Its owner wants no more of it, perhaps from inside receive().
+  void shut() { open_ = false; }
+  bool broken() const { return broken_; }
+  const std::string& failure() const { return failure_; }
+
+ private:
+  struct Outgoing {
+    OutgoingFrame frame;  // the prefix stands before its head
+    size_t sent = 0;
+    size_t bytes = 0;
+  };
+
+  void fail(std::string reason);
+  bool connected();
+  void sent(size_t bytes);
+  size_t read_some();
+  size_t read_room(std::span<const std::span<std::byte>> room);
+  void took(size_t bytes);
+  bool consume(LinksListener& listener);
+  bool begin_frame(LinksListener& listener);
+  void take_from_inbox();
+  void place(std::span<const std::byte> bytes);
+
+  const LinkId id_;
+  const int descriptor_;
+  bool connecting_;
+  bool open_ = true;
+  bool broken_ = false;
+  std::string failure_;
+
+  std::deque<Outgoing> outgoing_;
+  size_t queued_bytes_ = 0;
+
+  std::vector<std::byte> inbox_;  // [begin_, end_) is not looked at yet
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  bool in_frame_ = false;
+  std::string head_;
+  uint64_t payload_left_ = 0;
+  Landing* landing_ = nullptr;
+  std::string collected_;  // payload without a landing
+  size_t collected_bytes_ = 0;
+};
+
+}  // namespace baton::transport
