@@ -75,6 +75,16 @@ struct BenchEngineOptions {
 };
 int run_bench_engine(const BenchEngineOptions& options);
 
+struct BenchTransferOptions {
+  std::vector<std::string> lanes{"local", "socket", "am"};
+  std::vector<uint64_t> pieces{16 << 10, 64 << 10, 256 << 10, 1 << 20};  // bytes
+  uint64_t pool_bytes = uint64_t{512} << 20;                             // of each process
+  uint64_t total_bytes = uint64_t{512} << 20;                            // moved per measurement
+  int repetitions = 5;
+  bool json = false;
+};
+int run_bench_transfer(const BenchTransferOptions& options);
+
 // ---- the processes that the supervisor starts
 
 struct CoordinatorOptions {

@@ -19,6 +19,7 @@ struct Commands {
   ChatOptions chat;
   BenchServeOptions bench;
   BenchEngineOptions bench_engine;
+  BenchTransferOptions bench_transfer;
   CoordinatorOptions coordinator;
   WorkerOptions worker;
   MockWorkerOptions mock;
@@ -91,6 +92,28 @@ void add_bench_engine(CLI::App& bench, Commands& c) {
   engine->callback([&c] { c.exit_code = run_bench_engine(c.bench_engine); });
 }
 
+void add_bench_transfer(CLI::App& bench, Commands& c) {
+  BenchTransferOptions& o = c.bench_transfer;
+  auto* transfer =
+      bench.add_subcommand("transfer", "KV pieces between two processes, against memcpy and a raw socket");
+  transfer->add_option("--lanes", o.lanes, "of local, socket, am")->delimiter(',');
+  transfer->add_option("--pieces", o.pieces, "sizes in bytes")->delimiter(',');
+  const auto megabytes = [transfer](const char* name, uint64_t& bytes, const char* text) {
+    transfer->add_option_function<uint64_t>(
+                name, [&bytes](uint64_t n) { bytes = n << 20; }, text)
+        ->check(CLI::Range(1, 1 << 20));
+  };
+  megabytes("--pool-mib", o.pool_bytes, "memory of each process; 512");
+  megabytes("--total-mib", o.total_bytes, "moved per measurement; 512");
+  transfer->add_option("-r,--repetitions", o.repetitions, "the median is printed")
+      ->check(CLI::Range(1, 1000));
+  transfer
+      ->add_option_function<std::string>(
+          "-o,--output", [&o](const std::string& format) { o.json = format == "json"; }, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  transfer->callback([&c] { c.exit_code = run_bench_transfer(c.bench_transfer); });
+}
+
 void add_client_commands(CLI::App& app, Commands& c) {
   auto* chat = app.add_subcommand("chat", "talk to the running cluster in the terminal");
   chat->add_option("--url", c.chat.url, "host:port; default: this home's cluster");
@@ -123,6 +146,7 @@ void add_bench_commands(CLI::App& app, Commands& c) {
     c.exit_code = c.bench.scenarios.empty() ? run_bench_serve(c.bench) : run_bench_scenarios(c.bench);
   });
   add_bench_engine(*bench, c);
+  add_bench_transfer(*bench, c);
 }
 
 void add_process_commands(CLI::App& app, Commands& c) {

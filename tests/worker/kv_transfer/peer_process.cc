@@ -1,5 +1,6 @@
-// A worker to be killed: `peer_process source|sink LANE INCARNATION PORT`. Prints its data address, waits for
-// the survivor to connect, then moves transfers 1, 2, 3, ... for ever, four at a time.
+// A worker to be killed: `peer_process source|sink|silent LANE INCARNATION PORT HOST`. Prints its data
+// address, waits for the survivor to connect, then moves transfers 1, 2, 3, ... for ever, four at a time.
+// `silent` only connects: it neither grants nor sends.
 #include <sys/prctl.h>
 
 #include <csignal>
@@ -19,7 +20,8 @@ namespace {
 
 class Peer {
  public:
-  Peer(bool source, transport::DataPlane& plane) : source_(source), plane_(plane) {
+  Peer(const std::string& role, transport::DataPlane& plane)
+      : source_(role == "source"), silent_(role == "silent"), plane_(plane) {
     auto agent = KvExchangeAgent::create(plane, {.geometry = process_geometry(),
                                                  .events = [this](KvEvent event) { on_event(event); },
                                                  .peers = [this](const PeerReport& r) { on_peer(r); }});
@@ -29,7 +31,7 @@ class Peer {
     const SteadyClock clock;
     while (true) {
       if (agent_->do_work(clock.now()) == 0) agent_->wait(clock.now());
-      while (survivor_ && !free_.empty()) start();
+      while (!silent_ && survivor_ && !free_.empty()) start();
     }
   }
 
@@ -82,6 +84,7 @@ class Peer {
   }
 
   const bool source_;
+  const bool silent_;
   transport::DataPlane& plane_;
   std::unique_ptr<KvExchangeAgent> agent_;
   std::optional<WorkerRef> survivor_;
@@ -97,6 +100,7 @@ int run(char** argv) {
       {.identity = {.self = {"victim", Incarnation(std::strtoull(argv[3], nullptr, 10))},
                     .host_id = transport::host_id(),
                     .kv_layout_hash = kv_layout_hash(geometry, "test")},
+       .listen_host = argv[5],
        .listen_port = static_cast<uint16_t>(std::atoi(argv[4])),
        .lanes = *transport::parse_lanes(argv[2]),
        .pool_bytes = geometry.pool_bytes()});
@@ -106,11 +110,11 @@ int run(char** argv) {
   }
   std::printf("address %s\n", (*plane)->address().c_str());
   std::fflush(stdout);
-  Peer(std::string(argv[1]) == "source", **plane).run();
+  Peer(argv[1], **plane).run();
   return 0;
 }
 
 }  // namespace
 }  // namespace baton::worker
 
-int main(int argc, char** argv) { return argc == 5 ? baton::worker::run(argv) : 2; }
+int main(int argc, char** argv) { return argc == 6 ? baton::worker::run(argv) : 2; }

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+
+namespace baton::cli {
+
+// What one order to a pair of processes says: move `total` bytes in pieces of `piece`.
+struct MoveOrder {
+  uint64_t piece = 0;
+  uint64_t total = 0;
+};
+struct MoveResult {
+  double seconds = 0;
+  double cpu_seconds = 0;  // of both processes
+};
+
+// What the processes of a pair run. serve() answers orders that come on a pipe, one after the other; it
+// returns when the pipe ends. Thread: the only one of its process.
+class MovePipe {
+ public:
+  MovePipe(int orders, int results) : orders_(orders), results_(results) {}
+  // False when there are no more.
+  bool next(MoveOrder& order) const;
+  void done(double seconds) const;
+
+ private:
+  int orders_;
+  int results_;
+};
+struct MovePair {
+  // Gets orders. `address` is what the receiver wrote when it was ready.
+  std::function<void(const MovePipe& pipe, const std::string& address)> sender;
+  // Writes its address once by `ready`, then works until it is killed.
+  std::function<void(const std::function<void(const std::string&)>& ready)> receiver;
+};
+
+// Two processes, each on a core of its own, and the stopwatch around them. They die with this object and with
+// this process. Thread: one. Owns: the processes and their pipes.
+class MeasuredPair {
+ public:
+  // Cores: -1 = wherever the kernel likes. Errors: a process that ends before it is ready.
+  static absl::StatusOr<std::unique_ptr<MeasuredPair>> start(const MovePair& pair, int sender_core,
+                                                             int receiver_core);
+  ~MeasuredPair();
+  MeasuredPair(const MeasuredPair&) = delete;
+  MeasuredPair& operator=(const MeasuredPair&) = delete;
+
+  absl::StatusOr<MoveResult> move(const MoveOrder& order);
+
+ private:
+  MeasuredPair() = default;
+  double cpu_seconds() const;
+
+  pid_t sender_ = -1;
+  pid_t receiver_ = -1;
+  int orders_ = -1;
+  int results_ = -1;
+};
+
+}  // namespace baton::cli
