@@ -127,6 +127,12 @@ absl::Status NetworkHosts::heal(int from, int to) {
   return run_in(router_, cat("ip rule del from ", address(from), " to ", address(to), " blackhole"));
 }
 
+absl::Status NetworkHosts::lose(int from, int to, int percent) {
+  return run_in(router_, cat("iptables -A FORWARD -s ", address(from), " -d ", address(to),
+                             " -m statistic --mode random --probability ", percent / 100, ".",
+                             percent % 100 < 10 ? "0" : "", percent % 100, " -j DROP"));
+}
+
 absl::Status NetworkHosts::limit_rate(int host, int megabits) {
   return run_in(router_, cat("tc qdisc replace dev host", host, " root tbf rate ", megabits,
                              "mbit burst 256kb latency 100ms"));

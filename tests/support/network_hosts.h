@@ -43,6 +43,8 @@ class NetworkHosts {
   // Packets from one host to another vanish in the router, without a word to either; and again come through.
   absl::Status cut(int from, int to);
   absl::Status heal(int from, int to);
+  // So many percent of the packets from one host to another vanish. An error where iptables is missing.
+  absl::Status lose(int from, int to, int percent);
   // What leaves the router towards the host, at most so many megabits a second.
   absl::Status limit_rate(int host, int megabits);
 

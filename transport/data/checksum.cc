@@ -36,28 +36,32 @@ uint32_t crc_word(uint32_t crc, uint64_t word) {
 
 }  // namespace
 
-void checksum_portable(PieceChecksum::State& state, std::byte* to, const std::byte* from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += 32) {
-    uint64_t words[4];
-    std::memcpy(words, from + at, sizeof words);
+void checksum_portable(PieceChecksum::State& state, const ChecksumRun& run) {
+  for (size_t at = 0; at < run.bytes; at += 64) {
+    uint64_t words[8];
+    std::memcpy(words, run.from + at, sizeof words);
     asm volatile("" ::: "memory");  // no second load: what is stored is what is summed
-    for (int i = 0; i < 4; ++i) state.crc[i] = crc_word(state.crc[i], words[i]);
-    if (to) std::memcpy(to + at, words, sizeof words);
+    for (int i = 0; i < 8; ++i) state.crc[i] = crc_word(state.crc[i], words[i]);
+    if (run.to) std::memcpy(run.to + at, words, sizeof words);
   }
 }
 
 bool has_hardware_checksum() { return __builtin_cpu_supports("sse4.2"); }
 
-void PieceChecksum::add(std::span<const std::byte> bytes) { copy(nullptr, bytes, false); }
+void PieceChecksum::add(std::span<const std::byte> bytes, const std::byte* next) {
+  copy(nullptr, bytes, false, next);
+}
 
-void PieceChecksum::copy(std::byte* to, std::span<const std::byte> from, bool around_cache) {
+void PieceChecksum::copy(std::byte* to, std::span<const std::byte> from, bool around_cache,
+                         const std::byte* next) {
   BATON_CHECK(from.size() % 64 == 0);
   bytes_ += from.size();
-  if (has_hardware_checksum()) {
-    checksum_sse42(state_, to, from.data(), from.size(), around_cache && to != nullptr);
-  } else {
-    checksum_portable(state_, to, from.data(), from.size());
-  }
+  const ChecksumRun run{.to = to,
+                        .from = from.data(),
+                        .bytes = from.size(),
+                        .around_cache = around_cache && to != nullptr,
+                        .next = next};
+  has_hardware_checksum() ? checksum_sse42(state_, run) : checksum_portable(state_, run);
 }
 
 uint32_t PieceChecksum::value() const {

@@ -1,7 +1,7 @@
 // Built with -msse4.2: called only when has_hardware_checksum().
 #include <immintrin.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "transport/data/checksum.h"
 
@@ -11,36 +11,55 @@ namespace {
 enum class Store { kNone, kCached, kAround };
 
 // Blocks lie at random places: reading a page ahead hides its TLB miss, which the hardware's own prefetch
-// does not (measured on cold 16 KiB blocks: 8.1 against 6.5 GB/s; past the end it is harmless).
+// does not. The last page of a run asks for the first of the next one (cold 16 KiB blocks are four pages).
 constexpr size_t kReadAhead = 4096;
 
 template <Store kStore>
-void run(PieceChecksum::State& state, std::byte* to, const std::byte* from, size_t bytes) {
-  uint64_t crc[4] = {state.crc[0], state.crc[1], state.crc[2], state.crc[3]};
-  for (size_t at = 0; at < bytes; at += 64) {
-    uint64_t words[8];
-    _mm_prefetch(reinterpret_cast<const char*>(from) + at + kReadAhead, _MM_HINT_T0);
-    std::memcpy(words, from + at, sizeof words);
-    // The compiler must not load a word twice: what is stored is what is summed.
-    asm volatile("" ::: "memory");
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      crc[i % 4] = _mm_crc32_u64(crc[i % 4], words[i]);
-      if constexpr (kStore == Store::kCached) std::memcpy(to + at + 8 * i, &words[i], 8);
-      if constexpr (kStore == Store::kAround)
-        _mm_stream_si64(reinterpret_cast<long long*>(to + at + 8 * i), static_cast<long long>(words[i]));
-    }
+void store(std::byte* to, __m128i value) {
+  if constexpr (kStore == Store::kCached) _mm_storeu_si128(reinterpret_cast<__m128i*>(to), value);
+  if constexpr (kStore == Store::kAround) _mm_stream_si128(reinterpret_cast<__m128i*>(to), value);
+}
+
+// One line: what is stored is what is summed, for both come from the same registers.
+template <Store kStore>
+void line(uint64_t (&crc)[8], std::byte* to, const std::byte* from) {
+  __m128i part[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) part[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16 * i));
+  // The compiler must not load again.
+  asm volatile("" : "+x"(part[0]), "+x"(part[1]), "+x"(part[2]), "+x"(part[3]));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (kStore != Store::kNone) store<kStore>(to + 16 * i, part[i]);
+    crc[2 * i] = _mm_crc32_u64(crc[2 * i], static_cast<uint64_t>(_mm_cvtsi128_si64(part[i])));
+    crc[2 * i + 1] = _mm_crc32_u64(crc[2 * i + 1], static_cast<uint64_t>(_mm_extract_epi64(part[i], 1)));
   }
-  for (int i = 0; i < 4; ++i) state.crc[i] = static_cast<uint32_t>(crc[i]);
+}
+
+template <Store kStore>
+void run_lines(PieceChecksum::State& state, const ChecksumRun& run) {
+  uint64_t crc[8];
+  std::copy_n(state.crc, 8, crc);
+  const auto target = [&run](size_t at) { return kStore == Store::kNone ? nullptr : run.to + at; };
+  const size_t tail = run.bytes > kReadAhead ? run.bytes - kReadAhead : 0;
+  size_t at = 0;
+  for (; at < tail; at += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(run.from + at + kReadAhead), _MM_HINT_T0);
+    line<kStore>(crc, target(at), run.from + at);
+  }
+  for (const std::byte* next = run.next; at < run.bytes; at += 64) {
+    if (next) _mm_prefetch(reinterpret_cast<const char*>(next + (at - tail)), _MM_HINT_T0);
+    line<kStore>(crc, target(at), run.from + at);
+  }
+  for (int i = 0; i < 8; ++i) state.crc[i] = static_cast<uint32_t>(crc[i]);
 }
 
 }  // namespace
 
-void checksum_sse42(PieceChecksum::State& state, std::byte* to, const std::byte* from, size_t bytes,
-                    bool around_cache) {
-  if (!to) return run<Store::kNone>(state, to, from, bytes);
-  if (around_cache) return run<Store::kAround>(state, to, from, bytes);
-  run<Store::kCached>(state, to, from, bytes);
+void checksum_sse42(PieceChecksum::State& state, const ChecksumRun& run) {
+  if (!run.to) return run_lines<Store::kNone>(state, run);
+  if (run.around_cache) return run_lines<Store::kAround>(state, run);
+  run_lines<Store::kCached>(state, run);
 }
 
 }  // namespace baton::transport

@@ -159,9 +159,10 @@ absl::Status FramedDataPlane::offer(const WorkerRef& peer, const PieceOffer& pie
   for (const PoolRun& run : piece.runs) {
     BATON_CHECK(run_fits(run, pool_->bytes().size()), "offered run outside the pool or not aligned");
     payload.push_back(pool_->bytes().subspan(run.offset, run.bytes));
-    if (options_.checksum) sum.add(payload.back());
     frame.bytes += run.bytes;
   }
+  for (size_t i = 0; options_.checksum && i < payload.size(); ++i)
+    sum.add(payload[i], i + 1 < payload.size() ? payload[i + 1].data() : nullptr);
   frame.checksum = options_.checksum ? sum.value() : 0;
   frame.header.assign(reinterpret_cast<const char*>(piece.header.data()), piece.header.size());
   if (frame.lane == Lane::kLocal) {

@@ -9,7 +9,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr uint32_t kMagic = 0x314e5442;  // "BTN1"
+constexpr uint32_t kMagic = 0x324e5442;  // "BTN2"
 constexpr size_t kMaxName = 256;
 constexpr size_t kMaxHash = 256;
 

@@ -121,7 +121,7 @@ void Handshake::note(const std::string& why) { detail_ += cat(detail_.empty() ? 
 
 void Handshake::try_local() {
   if (terms_.identity.host_id.empty() || terms_.identity.host_id != remote_.identity.host_id)
-    return note("local: another host or PID namespace");
+    return note("local: another host, PID or network namespace");
   auto pool = PeerPool::map(remote_.pool);
   if (!pool.ok()) return note(cat("local: ", std::string(pool.status().message())));
   const auto probe = (*pool)->probe();

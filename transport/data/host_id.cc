@@ -10,10 +10,15 @@ std::string host_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string boot;
   if (!std::getline(file, boot) || boot.empty()) return "";
-  char name[128];
-  const ssize_t n = ::readlink("/proc/self/ns/pid", name, sizeof name);
-  if (n <= 0) return "";
-  return boot + "/" + std::string(name, static_cast<size_t>(n));
+  // What can be reached differs with the network as well: a container with addresses of its own is a host.
+  std::string id = boot;
+  for (const char* space : {"/proc/self/ns/pid", "/proc/thread-self/ns/net"}) {
+    char name[128];
+    const ssize_t n = ::readlink(space, name, sizeof name);
+    if (n <= 0) return "";
+    id += "/" + std::string(name, static_cast<size_t>(n));
+  }
+  return id;
 }
 
 }  // namespace baton::transport

@@ -4,9 +4,9 @@
 
 namespace baton::transport {
 
-// Equal for two processes exactly when one can open the other's shared pool: the kernel's boot id and the PID
-// namespace (the pool is opened through /proc). Empty when the system does not tell; an empty id equals no
-// other.
+// Equal for two processes that share a host: the kernel's boot id, the PID namespace (a shared pool is opened
+// through /proc) and the network namespace (containers with addresses of their own count as hosts). Empty
+// when the system does not tell; an empty id equals no other.
 std::string host_id();
 
 }  // namespace baton::transport

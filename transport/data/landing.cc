@@ -250,7 +250,9 @@ absl::Status FramedDataPlane::move(const OfferFrame& offer,
     BATON_CHECK(total <= offer.bytes, "more room than was offered");
     for (uint64_t left = place.bytes; left > 0;) {
       const uint64_t n = std::min<uint64_t>(left, source[s].size() - s_at);
-      sum.copy(to, source[s].subspan(s_at, n), around_cache);
+      const std::byte* next = s + 1 < source.size() ? source[s + 1].data() : nullptr;
+      if (s_at + n < source[s].size()) next = source[s].data() + s_at + n;
+      sum.copy(to, source[s].subspan(s_at, n), around_cache, next);
       to += n;
       left -= n;
       s_at += n;

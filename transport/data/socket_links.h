@@ -23,7 +23,7 @@ class SocketLinks final : public Links {
 
   void set_listener(LinksListener& listener) override { listener_ = &listener; }
   std::string_view stream_lane() const override { return "socket"; }
-  size_t segment_bytes() const override { return size_t{1} << 20; }
+  size_t segment_bytes() const override { return size_t{256} << 10; }  // summed and sent while in the cache
   const std::string& address() const override { return address_; }
   absl::StatusOr<LinkId> connect(const std::string& address) override;
   void send(LinkId link, OutgoingFrame frame) override;

@@ -28,7 +28,8 @@ constexpr size_t kMaxHead = 16 * 1024;      // the largest frame head has 512 ru
 constexpr size_t kMaxCollected = 1 << 20;   // of a payload that has no place of its own
 constexpr uint64_t kMaxPayload = 64 << 20;  // nothing larger is ever believed
 constexpr size_t kReadChunk = 256 * 1024;   // summed while still in the cache
-constexpr size_t kParts = 128;              // of one system call
+constexpr size_t kWakeBytes = 128 * 1024;
+constexpr size_t kParts = 128;  // of one system call
 constexpr size_t kWriteChunk = 1 << 20;
 constexpr size_t kDiscard = 64 * 1024;
 
@@ -134,7 +135,18 @@ size_t StreamConnection::receive(LinksListener& listener, size_t budget) {
     while (open_ && consume(listener)) {
     }
   }
+  if (open_) ask_for_more_at_once();
   return total;
+}
+
+// In the middle of a payload it is not worth waking up for every segment: what is left is sure to come, or
+// the end of the connection.
+void StreamConnection::ask_for_more_at_once() {
+  const int wanted = payload_left_ >= kWakeBytes ? static_cast<int>(kWakeBytes) : 1;
+  if (wanted == wake_at_) return;
+  // Refused: only more wake-ups.
+  (void)::setsockopt(descriptor_, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
+  wake_at_ = wanted;
 }
 
 // One read, into the places of the payload that is under way and behind it into the inbox.

@@ -46,6 +46,7 @@ class StreamConnection {
   size_t read_some();
   size_t read_room(std::span<const std::span<std::byte>> room);
   void took(size_t bytes);
+  void ask_for_more_at_once();
   bool consume(LinksListener& listener);
   bool begin_frame(LinksListener& listener);
   void take_from_inbox();
@@ -67,6 +68,7 @@ class StreamConnection {
   bool in_frame_ = false;
   std::string head_;
   uint64_t payload_left_ = 0;
+  int wake_at_ = 1;  // bytes that must have come before the kernel tells us
   Landing* landing_ = nullptr;
   std::string collected_;  // payload without a landing
   size_t collected_bytes_ = 0;

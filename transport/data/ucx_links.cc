@@ -26,7 +26,7 @@ constexpr size_t kMaxArriving = 256;
 constexpr auto kCloseDeadline = std::chrono::seconds(1);
 
 struct Setting {
-  const char* key;       // as ucp_config_modify() knows it
+  const char* key;       // as UCX 1.13 knows it
   const char* variable;  // as a user sets it; the user wins
   std::string value;
 };
@@ -63,7 +63,10 @@ absl::Status configure(ucp_config_t* config, const std::string& device) {
   };
   for (const Setting& s : settings) {
     if (std::getenv(s.variable)) continue;
-    const ucs_status_t status = ucp_config_modify(config, s.key, s.value.c_str());
+    ucs_status_t status = ucp_config_modify(config, s.key, s.value.c_str());
+    // 1.13 overlooks the transports' settings under their full names, 1.22 refuses short ones.
+    if (status != UCS_OK)
+      status = ucp_config_modify(config, s.variable + std::strlen("UCX_"), s.value.c_str());
     if (status != UCS_OK) return failed(s.variable, status);
   }
   return absl::OkStatus();

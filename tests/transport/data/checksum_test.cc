@@ -32,13 +32,13 @@ TEST(CheckSum, DefinitionOfCrc32c) {
   EXPECT_EQ(crc32c(std::as_bytes(std::span(digits, 9))), 0xE3069283u);  // the check value of the standard
 }
 
-// The value from its description in the header: four chains over the words modulo 4, then the chains and the
-// length.
+// The value from its description in the header: eight chains over the words modulo 8, then the chains and
+// the length.
 TEST(CheckSum, EqualsItsDefinition) {
   const auto bytes = random_bytes(64 * 37, 1);
-  std::vector<std::byte> chain[4];
+  std::vector<std::byte> chain[8];
   for (size_t at = 0; at < bytes.size(); at += 8)
-    chain[at / 8 % 4].insert(chain[at / 8 % 4].end(), &bytes[at], &bytes[at] + 8);
+    chain[at / 8 % 8].insert(chain[at / 8 % 8].end(), &bytes[at], &bytes[at] + 8);
   std::vector<uint64_t> last;
   for (const auto& c : chain) last.push_back(crc32c(c));
   last.push_back(bytes.size());
@@ -54,9 +54,11 @@ TEST(CheckSum, HardwareAndPortableAgreeAndCopy) {
     for (const bool around : {false, true}) {
       PieceChecksum::State hardware, portable;
       std::vector<std::byte> a(n), b(n);
-      checksum_sse42(hardware, a.data(), from.data(), n, around);
+      const std::byte* next = around ? from.data() : nullptr;
+      checksum_sse42(hardware,
+                     {.to = a.data(), .from = from.data(), .bytes = n, .around_cache = around, .next = next});
       finish_stores();
-      checksum_portable(portable, b.data(), from.data(), n);
+      checksum_portable(portable, {.to = b.data(), .from = from.data(), .bytes = n});
       EXPECT_EQ(std::memcmp(&hardware, &portable, sizeof hardware), 0) << n;
       EXPECT_EQ(a, from);
       EXPECT_EQ(b, from);

@@ -103,7 +103,7 @@ TEST(Frames, RandomBytes) {
   for (int i = 0; i < 50'000; ++i) {
     std::string bytes(rng.below(64), '\0');
     for (char& b : bytes) b = static_cast<char>(rng.next());
-    EXPECT_FALSE(decode_frame(as_bytes(bytes)).ok() && bytes.substr(0, 4) != "BTN1");
+    EXPECT_FALSE(decode_frame(as_bytes(bytes)).ok() && bytes.substr(0, 4) != "BTN2");
   }
 }
 

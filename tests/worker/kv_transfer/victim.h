@@ -25,9 +25,8 @@ using namespace std::chrono_literals;
 
 class VictimProcess {
  public:
-  // `host`: empty, or the network namespace it lives in with its address, as "name/10.0.0.2".
   VictimProcess(const std::string& role, const std::string& lane, uint64_t incarnation, int port = 0,
-                const std::string& host = "")
+                const std::string& address = "127.0.0.1")
       : ref_{"victim", Incarnation(incarnation)} {
     int pipes[2];
     if (::pipe(pipes) != 0) return;
@@ -36,21 +35,12 @@ class VictimProcess {
     posix_spawn_file_actions_adddup2(&actions, pipes[1], 1);
     posix_spawn_file_actions_addclose(&actions, pipes[0]);
     posix_spawn_file_actions_addclose(&actions, pipes[1]);
-    const size_t slash = host.find('/');
-    std::vector<std::string> arguments = {PEER_PROCESS,
-                                          role,
-                                          lane,
-                                          std::to_string(incarnation),
-                                          std::to_string(port),
-                                          host.empty() ? "127.0.0.1" : host.substr(slash + 1)};
-    if (!host.empty()) {
-      const std::vector<std::string> inside = {"ip", "netns", "exec", host.substr(0, slash)};
-      arguments.insert(arguments.begin(), inside.begin(), inside.end());
-    }
+    std::string arguments[] = {PEER_PROCESS,         role,   lane, std::to_string(incarnation),
+                               std::to_string(port), address};
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
-    EXPECT_EQ(posix_spawnp(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
+    EXPECT_EQ(posix_spawn(&pid_, PEER_PROCESS, &actions, nullptr, argv.data(), environ), 0);
     posix_spawn_file_actions_destroy(&actions);
     ::close(pipes[1]);
     read_address(pipes[0]);
@@ -132,6 +122,17 @@ class Survivor {
     for (uint32_t slot = 0; slot < kSlots; ++slot) next(slot);
   }
   void stop() { victim_.reset(); }
+  // After stop(), when all transfers ended: the victim goes on with its next ones, and so do we.
+  void resume(const WorkerRef& victim) {
+    victim_ = victim;
+    for (uint32_t slot = 0; slot < kSlots; ++slot) next(slot);
+  }
+  // The transfers that landed last in their slots are still there.
+  bool keeps_what_landed() const {
+    for (const auto& [slot, id] : landed_)
+      if (!holds(slot, id)) return false;
+    return true;
+  }
 
   const kernels::KvGeometry geometry = process_geometry();
   std::unique_ptr<transport::DataPlane> plane;
@@ -151,6 +152,7 @@ class Survivor {
     if (!victim_) return;
     const TransferId id(++last_);
     slots_[slot] = id;
+    landed_.erase(slot);
     const std::vector<uint32_t> generations(kSlotBlocks, 1);
     if (sink_) {
       (void)agent->expect({.transfer = id,
@@ -176,7 +178,8 @@ class Survivor {
   void on_event(const KvEvent& event) {
     if (const auto* landed = std::get_if<KvLanded>(&event)) {
       const uint32_t slot = slot_of(landed->transfer);
-      check(slot, landed->transfer);
+      if (!holds(slot, landed->transfer)) ++wrong;
+      landed_[slot] = landed->transfer;
       ++completed;
       next(slot);
     } else if (const auto* drained = std::get_if<KvDrained>(&event)) {
@@ -186,19 +189,21 @@ class Survivor {
       next(slot);
     }
   }
-  void check(uint32_t slot, TransferId id) {
+  bool holds(uint32_t slot, TransferId id) const {
     const auto mine = blocks(slot);
     for (int layer = 0; layer < geometry.layers; ++layer)
       for (uint32_t i = 0; i < kSlotBlocks; ++i)
         if (!piece_is(plane->pool().data() + geometry.piece_offset(layer, mine[i]), geometry.piece_bytes(),
                       id.value(), layer, i))
-          ++wrong;
+          return false;
+    return true;
   }
 
   const bool sink_;
   const Instant start_ = std::chrono::steady_clock::now();
   std::optional<WorkerRef> victim_;
   std::vector<TransferId> slots_;
+  std::map<uint32_t, TransferId> landed_;
   uint64_t last_ = 0;
 };
 

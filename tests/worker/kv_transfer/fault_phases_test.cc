@@ -1,0 +1,115 @@
+// I8, I2: a peer that is killed or stopped in each phase of a transfer. 30 lives of each.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/rng.h"
+#include "tests/worker/kv_transfer/victim.h"
+
+namespace baton::worker {
+namespace {
+
+constexpr uint64_t kLives = 30;
+constexpr uint64_t kTransferBytes = 3 << 20;
+
+enum class Phase { kBeforeTheGrant, kInTransfer, kLastLayer, kDecode };
+
+struct Fault {
+  const char* lane;
+  const char* victim;  // its role
+  Phase phase;
+  int signal;
+};
+
+std::string name_of(const Fault& f) {
+  const char* phases[] = {"before_the_grant", "in_transfer", "last_layer", "decode"};
+  return std::string(f.lane) + "_" + f.victim + "_" + phases[static_cast<int>(f.phase)] +
+         (f.signal == SIGKILL ? "_killed" : "_stopped");
+}
+
+std::vector<Fault> faults() {
+  std::vector<Fault> all;
+  for (const char* lane : {"local", "socket"})
+    for (const char* victim : {"source", "sink"})
+      for (const Phase phase :
+           {Phase::kBeforeTheGrant, Phase::kInTransfer, Phase::kLastLayer, Phase::kDecode})
+        for (const int signal : {SIGKILL, SIGSTOP}) all.push_back({lane, victim, phase, signal});
+  return all;
+}
+
+class FaultPhasesTest : public testing::TestWithParam<Fault> {
+ protected:
+  // Goes to the phase with the victim's current life.
+  bool reach(Survivor& survivor, Rng& rng) const {
+    const bool sink = std::string(GetParam().victim) == "source";
+    const uint64_t completed = survivor.completed;
+    const uint64_t received = survivor.agent->counters().bytes_received;
+    // As the source's side sees it, a transfer is over when the receiver confirms it.
+    const auto moved = [&](uint64_t bytes) {
+      return sink ? survivor.agent->counters().bytes_received - received >= bytes
+                  : (survivor.completed - completed) * kTransferBytes >= bytes;
+    };
+    switch (GetParam().phase) {
+      case Phase::kBeforeTheGrant:
+        for (uint64_t i = 1 + rng.below(20); i > 0; --i) survivor.step();
+        return survivor.agent->open_transfers() == kSlots;
+      case Phase::kInTransfer: {
+        const uint64_t bytes = 1 + rng.below(kSlots * kTransferBytes / 2);
+        return survivor.until([&] { return moved(bytes); });
+      }
+      case Phase::kLastLayer: {  // all slots move at once: 7 of 8 layers of each
+        const uint64_t bytes = kSlots * kTransferBytes / 8 * 7;
+        return survivor.until([&] { return moved(bytes); });
+      }
+      case Phase::kDecode: {
+        const uint64_t enough = completed + kSlots + rng.below(4);
+        return survivor.until([&] { return survivor.completed >= enough; });
+      }
+    }
+    return false;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Faults, FaultPhasesTest, testing::ValuesIn(faults()),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(FaultPhasesTest, TheSurvivorGetsItsBlocksBackAndServesTheNextLife) {
+  const Fault& fault = GetParam();
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  Rng rng(seed);
+  Survivor survivor(fault.lane, std::string(fault.victim) == "source");
+  for (uint64_t life = 1; life <= kLives; ++life) {
+    VictimProcess victim(fault.phase == Phase::kBeforeTheGrant ? "silent" : fault.victim, fault.lane, life);
+    ASSERT_TRUE(survivor.connect(victim)) << survivor.reports.back().error;
+    ASSERT_EQ(survivor.reports.back().lane, fault.lane);
+    survivor.begin(victim.ref());
+    ASSERT_TRUE(reach(survivor, rng));
+    survivor.stop();
+    victim.signal(fault.signal);
+    if (fault.signal == SIGSTOP) {
+      for (int i = 0; i < 20; ++i) survivor.step();  // what was on its way
+      survivor.jump += 11s;
+    }
+    ASSERT_TRUE(survivor.until([&] { return survivor.agent->open_transfers() == 0; }));
+    EXPECT_TRUE(survivor.keeps_what_landed());
+    if (fault.signal == SIGSTOP) {
+      // The blocks are somebody else's; what the victim still has to say touches nothing.
+      std::fill(survivor.plane->pool().begin(), survivor.plane->pool().end(), std::byte{0x5a});
+      victim.signal(SIGCONT);
+      for (int i = 0; i < 30; ++i) survivor.step();
+      for (const std::byte b : survivor.plane->pool()) ASSERT_EQ(b, std::byte{0x5a});
+      victim.kill();
+    }
+    ASSERT_TRUE(survivor.until([&] { return !survivor.plane->connected(victim.ref()); }));
+  }
+  EXPECT_EQ(survivor.wrong, 0u);
+  // A source's ids of earlier lives are refused at once and count as failed.
+  EXPECT_GE(survivor.completed + survivor.failed, kLives * kSlots);
+  if (fault.phase == Phase::kBeforeTheGrant) {
+    EXPECT_EQ(survivor.completed, 0u);
+  }
+}
+
+}  // namespace
+}  // namespace baton::worker
