@@ -20,6 +20,7 @@ struct Commands {
   BenchServeOptions bench;
   BenchEngineOptions bench_engine;
   BenchTransferOptions bench_transfer;
+  BenchCollectivesOptions bench_collectives;
   CoordinatorOptions coordinator;
   WorkerOptions worker;
   MockWorkerOptions mock;
@@ -114,6 +115,23 @@ void add_bench_transfer(CLI::App& bench, Commands& c) {
   transfer->callback([&c] { c.exit_code = run_bench_transfer(c.bench_transfer); });
 }
 
+void add_bench_collectives(CLI::App& bench, Commands& c) {
+  BenchCollectivesOptions& o = c.bench_collectives;
+  auto* collectives = bench.add_subcommand(
+      "collectives", "all-reduce and friends between ranks that are processes, against raw stores and loads");
+  collectives->add_option("-r,--ranks", o.ranks, "sizes of groups")->delimiter(',')->check(CLI::Range(2, 63));
+  collectives->add_option("--bytes", o.bytes, "of one rank")->delimiter(',')->check(CLI::Range(4, 1 << 28));
+  collectives->add_option("--lanes", o.lanes, "shm, socket")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"shm", "socket"}));
+  collectives->add_option("-n,--calls", o.calls, "of a row, at most")->check(CLI::Range(20, 10'000'000));
+  collectives
+      ->add_option_function<std::string>(
+          "-o,--output", [&o](const std::string& format) { o.json = format == "json"; }, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  collectives->callback([&c] { c.exit_code = run_bench_collectives(c.bench_collectives); });
+}
+
 void add_client_commands(CLI::App& app, Commands& c) {
   auto* chat = app.add_subcommand("chat", "talk to the running cluster in the terminal");
   chat->add_option("--url", c.chat.url, "host:port; default: this home's cluster");
@@ -147,6 +165,7 @@ void add_bench_commands(CLI::App& app, Commands& c) {
   });
   add_bench_engine(*bench, c);
   add_bench_transfer(*bench, c);
+  add_bench_collectives(*bench, c);
 }
 
 void add_process_commands(CLI::App& app, Commands& c) {
