@@ -19,6 +19,7 @@
 #include "base/cat.h"
 #include "cli/cores.h"
 #include "transport/collectives/form_group.h"
+#include "transport/collectives/rank_sum.h"
 #include "transport/collectives/stream_socket.h"
 
 namespace baton::cli {
@@ -67,15 +68,12 @@ double quantile(std::vector<double>& us, double q) {
 class Operation {
  public:
   Operation(Communicator& c, std::string name, uint64_t bytes)
-      : c_(c), name_(std::move(name)), values_(bytes / sizeof(float), 1.0F) {
+      : c_(c), name_(std::move(name)), values_(bytes / sizeof(float)) {
     if (name_ == "all_gather") all_.resize(bytes * c.size());
   }
   absl::Status run() {
     const auto bytes = std::as_writable_bytes(std::span(values_));
-    if (name_ == "all_reduce") {
-      std::ranges::fill(values_, 1.0F);  // sums of sums overflow; a store is part of any real use
-      return c_.all_reduce(values_, soon());
-    }
+    if (name_ == "all_reduce") return c_.all_reduce(values_, soon());
     if (name_ == "all_gather") return c_.all_gather(bytes, all_, soon());
     if (name_ == "barrier") return c_.barrier(soon());
     if (name_ == "broadcast") return c_.broadcast(0, bytes, soon());
@@ -186,7 +184,8 @@ void store_load(std::atomic<uint32_t>& up, const std::atomic<uint32_t>& wait_for
   std::memcpy(mine, values.data(), values.size_bytes());
   up.store(round, std::memory_order_release);
   while (wait_for.load(std::memory_order_acquire) < round) __builtin_ia32_pause();
-  for (size_t i = 0; i < values.size(); ++i) values[i] = mine[i] + theirs[i];
+  const float* both[2] = {mine, theirs};
+  rank_sum(both, values.data(), values.size());
 }
 
 absl::Status measure_baseline(const BenchCollectivesOptions& o, const std::vector<int>& cores,
@@ -201,14 +200,13 @@ absl::Status measure_baseline(const BenchCollectivesOptions& o, const std::vecto
     pin(rank, cores, 2);
     uint32_t round = 0;
     for (const uint64_t bytes : o.bytes) {
-      std::vector<float> values(bytes / sizeof(float), 1.0F);
+      std::vector<float> values(bytes / sizeof(float));
       absl::Status ok;
       const auto slot = [&](int r) { return floats + (2 * r + round % 2) * (largest / sizeof(float)); };
       std::vector<double> us = timed(
           calls_for(o, bytes),
           [&] {
             ++round;
-            std::ranges::fill(values, 1.0F);
             store_load(flags[rank].round, flags[1 - rank].round, round, values, slot(rank), slot(1 - rank));
             return absl::OkStatus();
           },
