@@ -51,6 +51,7 @@ std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::Eng
   m.raise(Metric::kStepSeconds, c.step_seconds);
   m.raise(Metric::kHostSeconds, status.host_seconds);
   m.raise(Metric::kPlanningSeconds, status.planning_seconds);
+  m.raise(Metric::kLinkSeconds, status.link_seconds);
   set_prediction(m, c);
   m.set(Metric::kBatchSize, c.last_batch_rows);
   m.raise(Metric::kEnginePrefillTokens, c.prefill_tokens);

@@ -16,12 +16,14 @@
 namespace baton::kernels {
 
 // A weight matrix as it lies in the model file: [rows][cols], cols contiguous, in the encoding of `type`.
-// y[r] = sum over c of w[r][c] * x[c]. Borrowed from the mapped file.
+// y[r] = sum over c of w[r][c] * x[c]. Borrowed from the mapped file. Some columns of a matrix are a view too
+// (weight_slice.h): its rows are further apart than they are long.
 struct WeightView {
   DType type = DType::kF32;
   const std::byte* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
+  size_t row_stride = 0;  // bytes from a row to the next one; 0 = rows follow each other
 };
 
 struct LinearSpec {
@@ -125,6 +127,24 @@ struct RopeAttention {
   const NormWeights* k_norm = nullptr;
 };
 
+// Rows that several ranks made together, as a residual takes them: residual[r][i] += y[r][i] + bias[i].
+struct RowSum {
+  int64_t rows = 0;
+  int64_t width = 0;
+  const float* y = nullptr;
+  std::span<const float> bias;  // [width], or empty
+  float* residual = nullptr;
+};
+
+// What an all-gather leaves, [parts][rows][width], to be put side by side: out[rows][parts * width].
+struct RowParts {
+  int64_t parts = 0;
+  int64_t rows = 0;
+  int64_t width = 0;
+  const float* gathered = nullptr;
+  float* out = nullptr;
+};
+
 // The arithmetic of one rank: every operation on activations that a model needs, fused as far as the bits
 // allow. Each result depends on its own row, its sequence's KV and the weights only, never on how many rows
 // the step has (design I1): rows may be cut into steps in any way with the same bits. Activations are
@@ -186,6 +206,19 @@ class Backend {
     gate_up(norm, first, residual, scratch);
     linear_add(down, scratch, residual);
   }
+  // For a rank that holds a part of a layer: out[rows][linear.rows] = linear(x[rows][linear.cols]), the bits
+  // that linear_add would add.
+  virtual void linear_part(const Linear& linear, const float* x, float* out) = 0;
+  // These two and alone() are made for activations in host memory here.
+  virtual void add_rows(const RowSum& sum) {
+    alone([&] { add_rows_on_host(sum); });
+  }
+  virtual void join_rows(const RowParts& parts) {
+    alone([&] { join_rows_on_host(parts); });
+  }
+  // Between two operations: `work` once, by the thread for which leads() is true, while the others wait. For
+  // what the ranks say to each other.
+  virtual void alone(absl::FunctionRef<void()> work) { work(); }
   // The rest of the step concerns the logit rows only: moves them to the front of each tensor, in order.
   // Afterwards row i of x, residual and out is logit row i, and nothing but linear_add, feed_forward and head
   // may follow. After the last layer's attention nobody reads the other rows any more.
@@ -201,6 +234,10 @@ class Backend {
   virtual void run_on_host(int count, absl::FunctionRef<void(int i, int thread)> work) {
     for (int i = 0; i < count; ++i) work(i, 0);
   }
+
+ protected:
+  static void add_rows_on_host(const RowSum& sum);
+  static void join_rows_on_host(const RowParts& parts);
 };
 
 // How bf16 weights and a bf16 KV pool are multiplied: widened, by float32 multiply-adds, or rounded

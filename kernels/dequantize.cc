@@ -61,7 +61,10 @@ void dequantize_row(DType type, const std::byte* row, std::span<float> out) {
 absl::Status check_weight(const WeightView& view) {
   if (view.data == nullptr) return absl::InvalidArgumentError("weight without data");
   if (view.rows <= 0) return absl::InvalidArgumentError(absl::StrCat("weight of ", view.rows, " rows"));
-  return row_bytes(view.type, view.cols).status();
+  ASSIGN_OR_RETURN(const size_t bytes, row_bytes(view.type, view.cols));
+  if (view.row_stride > 0 && view.row_stride < bytes)
+    return absl::InvalidArgumentError(absl::StrCat("rows of ", bytes, " bytes ", view.row_stride, " apart"));
+  return absl::OkStatus();
 }
 
 }  // namespace baton::kernels

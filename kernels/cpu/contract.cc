@@ -12,6 +12,7 @@
 #include "kernels/dequantize.h"
 #include "kernels/float16.h"
 #include "kernels/quant_block.h"
+#include "kernels/weight_slice.h"
 
 namespace baton::kernels::contract {
 namespace {
@@ -41,7 +42,7 @@ struct OpenedRow {
 OpenedRow open_row(const WeightView& weight, int64_t row) {
   const DTypeTraits traits = traits_of(weight.type);
   const int groups = traits.elements / quant_format(weight.type).group;
-  const std::byte* data = weight.data + row * (weight.cols / traits.elements) * traits.bytes;
+  const std::byte* data = weight.data + row * row_stride(weight);
   OpenedRow out;
   QuantBlock block;
   for (int64_t first = 0; first < weight.cols; first += traits.elements, data += traits.bytes) {
@@ -231,7 +232,7 @@ float linear_quantised(const WeightView& weight, int64_t row, const QuantisedRow
 
 float linear_float(const WeightView& weight, int64_t row, std::span<const float> x, int k_shards) {
   std::vector<float> w(weight.cols);
-  dequantize_row(weight.type, weight.data + row * weight.cols * traits_of(weight.type).bytes, w);
+  dequantize_row(weight.type, weight.data + row * row_stride(weight), w);
   const int64_t segment = weight.cols / k_shards;
   std::vector<float> parts;
   for (int64_t first = 0; first < weight.cols; first += segment) {
@@ -250,7 +251,7 @@ float brain_dot(float sum, BrainPair a, BrainPair b) {
 float linear_brain(const WeightView& weight, int64_t row, std::span<const uint16_t> x, int k_shards) {
   const auto w = [&](int64_t k) {
     uint16_t bits;
-    std::memcpy(&bits, weight.data + (row * weight.cols + k) * sizeof bits, sizeof bits);
+    std::memcpy(&bits, weight.data + row * row_stride(weight) + k * sizeof bits, sizeof bits);
     return bits;
   };
   const int64_t segment = weight.cols / k_shards;

@@ -45,6 +45,9 @@ class CpuBackend final : public Backend {
                       absl::FunctionRef<void()> stored) override;
   void linear_add(const Linear& linear, const float* x, float* residual) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void linear_part(const Linear& linear, const float* x, float* out) override;
+  void add_rows(const RowSum& sum) override;
+  void alone(absl::FunctionRef<void()> work) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void feed_forward(const NormWeights& norm, const Linear& first, const Linear& down, float* residual,
                     float* scratch) override;

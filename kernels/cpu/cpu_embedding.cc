@@ -2,13 +2,13 @@
 
 #include "base/check.h"
 #include "kernels/dequantize.h"
+#include "kernels/weight_slice.h"
 
 namespace baton::kernels::cpu {
 
 absl::StatusOr<std::unique_ptr<Embedding>> TableEmbedding::create(const WeightView& table) {
   RETURN_IF_ERROR(check_weight(table));
-  ASSIGN_OR_RETURN(const size_t stride, row_bytes(table.type, table.cols));
-  return std::make_unique<TableEmbedding>(table, stride);
+  return std::make_unique<TableEmbedding>(table, row_stride(table));
 }
 
 void TableEmbedding::look_up(TokenId token, std::span<float> out) const {

@@ -7,6 +7,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/float16.h"
 #include "kernels/quant_block.h"
+#include "kernels/weight_slice.h"
 
 namespace baton::kernels::cpu {
 namespace {
@@ -75,8 +76,7 @@ Panels::Panels(const WeightView& weight, int k_shards, ThreadPool& pool, WeightA
 
 void Panels::pack_panel(const WeightView& weight, int64_t index) {
   std::byte* panel = data_.get() + index * panel_bytes_;
-  const DTypeTraits traits = traits_of(type_);
-  const int64_t stride = cols_ / traits.elements * traits.bytes;
+  const auto stride = static_cast<int64_t>(row_stride(weight));
   if ((index + 1) * kPanelRows <= rows_)
     return pack_sixteen({type_, weight.data + index * kPanelRows * stride, stride, cols_, k_shards_}, panel);
   // The last rows of a matrix, when they are no whole panel.

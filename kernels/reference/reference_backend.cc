@@ -11,14 +11,15 @@
 #include "kernels/dequantize.h"
 #include "kernels/logit_rows.h"
 #include "kernels/reference/reference_matmul.h"
+#include "kernels/weight_slice.h"
 
 namespace baton::kernels::reference {
 namespace {
 
 class ReferenceLinear final : public Linear {
  public:
-  ReferenceLinear(int64_t rows, int64_t cols, std::vector<float> bias)
-      : panels(rows, cols), bias(std::move(bias)) {}
+  ReferenceLinear(int64_t rows, int64_t cols, int k_shards, std::vector<float> bias)
+      : panels(rows, cols, k_shards), bias(std::move(bias)) {}
   int64_t rows() const override { return panels.rows(); }
   int64_t cols() const override { return panels.cols(); }
   size_t bytes() const override { return panels.bytes(); }
@@ -50,20 +51,19 @@ void ReferenceBackend::FreeFloats::operator()(float* p) const { std::free(p); }
 
 std::string ReferenceBackend::numerics_id(KvType kv) const {
   constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8"};
-  return absl::StrCat("reference-f32-v1/kv-", kNames[static_cast<int>(kv)]);
+  return absl::StrCat("reference-f32-v2/kv-", kNames[static_cast<int>(kv)]);
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> ReferenceBackend::make_linear(const LinearSpec& spec) {
   RETURN_IF_ERROR(check_linear(spec));
   int64_t rows = 0;
   for (const WeightView& part : spec.parts) rows += part.rows;
-  auto linear = std::make_unique<ReferenceLinear>(rows, spec.parts[0].cols, spec.bias);
+  auto linear = std::make_unique<ReferenceLinear>(rows, spec.parts[0].cols, spec.k_shards, spec.bias);
   std::vector<float> opened(spec.parts[0].cols);
   int64_t row = 0;
   for (const WeightView& part : spec.parts) {
-    ASSIGN_OR_RETURN(const size_t stride, row_bytes(part.type, part.cols));
     for (int64_t r = 0; r < part.rows; ++r) {
-      dequantize_row(part.type, part.data + r * stride, opened);
+      dequantize_row(part.type, part.data + r * row_stride(part), opened);
       linear->panels.set_row(row++, opened);
     }
   }
@@ -78,8 +78,7 @@ size_t ReferenceBackend::packed_bytes(const LinearSpec& spec) const {
 
 absl::StatusOr<std::unique_ptr<Embedding>> ReferenceBackend::make_embedding(const WeightView& table) {
   RETURN_IF_ERROR(check_weight(table));
-  ASSIGN_OR_RETURN(const size_t stride, row_bytes(table.type, table.cols));
-  return std::make_unique<ReferenceEmbedding>(table, stride);
+  return std::make_unique<ReferenceEmbedding>(table, row_stride(table));
 }
 
 absl::Status ReferenceBackend::set_attention(const AttentionSpec& attention, const RopeSpec& rope) {
@@ -213,6 +212,10 @@ void ReferenceBackend::linear_add(const Linear& linear, const float* x, float* r
   product_.resize(batch_.rows() * linear.rows());
   multiply(linear, x, batch_.rows(), product_.data());
   for (size_t i = 0; i < product_.size(); ++i) residual[i] += product_[i];
+}
+
+void ReferenceBackend::linear_part(const Linear& linear, const float* x, float* out) {
+  multiply(linear, x, batch_.rows(), out);
 }
 
 void ReferenceBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {

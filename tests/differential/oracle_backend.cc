@@ -119,6 +119,14 @@ void OracleBackend::linear_add(const Linear& linear, const float* x, float* resi
   }
 }
 
+void OracleBackend::linear_part(const Linear& linear, const float* x, float* out) {
+  for (int32_t r = 0; r < batch_.rows(); ++r) {
+    const std::vector<float> y =
+        linear_row(linear, {x + r * linear.cols(), static_cast<size_t>(linear.cols())}, brain_dots_);
+    std::ranges::copy(y, out + r * linear.rows());
+  }
+}
+
 void OracleBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
   const int64_t width = gate_up.rows() / 2;
   for (int32_t r = 0; r < batch_.rows(); ++r) {

@@ -34,6 +34,7 @@ class OracleBackend final : public Backend {
   void attention(int layer, const float* qkv, float* out) override;
   void linear_add(const Linear& linear, const float* x, float* residual) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void linear_part(const Linear& linear, const float* x, float* out) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
   absl::Status finish_step() override { return absl::OkStatus(); }

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "transport/collectives/thread_ranks.h"
 
 namespace baton::testing {
 namespace {
@@ -42,27 +43,94 @@ absl::StatusOr<std::unique_ptr<ModelUnderTest>> ModelUnderTest::open(const std::
   std::unique_ptr<ModelUnderTest> t(new ModelUnderTest());
   t->setup_ = setup;
   ASSIGN_OR_RETURN(t->file_, worker::ModelFile::open(path));
-  kernels::BackendOptions options;
-  options.device = setup.device;
-  options.threads = setup.threads;
-  options.isa_limit = setup.isa_limit;
-  options.numerics = setup.numerics;
-  ASSIGN_OR_RETURN(t->backend_, kernels::make_backend(options));
-  worker::ModelSpec spec = t->file_->spec();
-  if (setup.change_spec) setup.change_spec(spec);
-  const int64_t positions = std::min(spec.context_tokens, setup.blocks * setup.block_tokens);
-  ASSIGN_OR_RETURN(t->model_,
-                   worker::LlamaModel::create(spec, t->file_->weights(), *t->backend_,
-                                              {.max_rows = setup.max_rows, .max_positions = positions}));
-  const auto geometry = worker::kv_geometry(spec, setup.block_tokens, setup.kv, setup.blocks);
-  const size_t bytes = geometry.pool_bytes();
-  t->pool_.reset(static_cast<std::byte*>(::operator new(bytes, kPoolAlignment)));
-  // Undefined content must not matter: what is not written would show as NaN.
-  std::fill_n(t->pool_.get(), bytes, std::byte{0xff});
-  RETURN_IF_ERROR(t->backend_->attach_kv({t->pool_.get(), bytes}, geometry));
-  t->runner_ = std::make_unique<worker::ModelRunner>(*t->model_, t->clock_);
+  RETURN_IF_ERROR(t->connect());
+  for (int rank = 0; rank < setup.shape.ranks(); ++rank) RETURN_IF_ERROR(t->load(rank));
+  worker::RankLinks* links = t->ranks_[0]->links.get();
+  if (links != nullptr) t->plans_ = std::make_unique<worker::PlanSender>(*links, t->limits(), t->clock_);
+  t->runner_ = std::make_unique<worker::ModelRunner>(
+      t->model(), t->clock_,
+      worker::ModelRunner::Group{links, t->plans_.get(), setup.micro_batches, setup.micro_batch_rows,
+                                 setup.full_logits});
+  for (int rank = 1; rank < setup.shape.ranks(); ++rank)
+    t->followers_.emplace_back([engine = t.get(), rank] { engine->follow(rank); });
   t->free_all_blocks();
   return t;
+}
+
+ModelUnderTest::~ModelUnderTest() { stop(); }
+
+std::vector<worker::RankTime> ModelUnderTest::stop() {
+  if (!followers_.empty()) BATON_CHECK(plans_->stop().ok());
+  for (std::thread& follower : followers_) follower.join();
+  followers_.clear();
+  std::vector<worker::RankTime> times;
+  if (runner_ != nullptr) times.push_back(runner_->time());
+  for (size_t rank = 1; rank < ranks_.size(); ++rank) times.push_back(ranks_[rank]->time);
+  return times;
+}
+
+// The communicators of all ranks, and those of each stage where they are not all.
+absl::Status ModelUnderTest::connect() {
+  const worker::ParallelShape& shape = setup_.shape;
+  for (int rank = 0; rank < shape.ranks(); ++rank) ranks_.push_back(std::make_unique<Rank>());
+  if (shape.ranks() == 1) return absl::OkStatus();
+  ASSIGN_OR_RETURN(auto world, thread_ranks(shape.ranks()));
+  for (int rank = 0; rank < shape.ranks(); ++rank) ranks_[rank]->world = std::move(world[rank]);
+  for (int stage = 0; stage < shape.pipeline && shape.pipeline > 1; ++stage) {
+    ASSIGN_OR_RETURN(auto members, thread_ranks(shape.tensor));
+    for (int place = 0; place < shape.tensor; ++place)
+      ranks_[stage * shape.tensor + place]->stage = std::move(members[place]);
+  }
+  for (auto& rank : ranks_) {
+    Communicator& tensor = rank->stage != nullptr ? *rank->stage : *rank->world;
+    rank->links = std::make_unique<worker::RankLinks>(
+        worker::RankLinks::Parts{*rank->world, tensor, clock_, std::chrono::seconds(60)}, shape);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelUnderTest::load(int index) {
+  Rank& rank = *ranks_[index];
+  kernels::BackendOptions options;
+  options.device = setup_.device;
+  options.threads = setup_.threads;
+  options.isa_limit = setup_.isa_limit;
+  options.numerics = setup_.numerics;
+  ASSIGN_OR_RETURN(rank.backend, kernels::make_backend(options));
+  worker::ModelSpec spec = file_->spec();
+  if (setup_.change_spec) setup_.change_spec(spec);
+  ASSIGN_OR_RETURN(worker::ModelShard shard, worker::shard_of(spec, file_->weights(), setup_.shape, index));
+  const auto geometry = worker::kv_geometry(shard.spec, setup_.block_tokens, setup_.kv, setup_.blocks);
+  worker::LlamaModelOptions model{.max_rows = setup_.max_rows, .max_positions = limits().max_positions};
+  model.links = rank.links.get();
+  ASSIGN_OR_RETURN(rank.model, worker::LlamaModel::create(std::move(shard), *rank.backend, model));
+  const size_t bytes = geometry.pool_bytes();
+  rank.pool.reset(static_cast<std::byte*>(::operator new(bytes, kPoolAlignment)));
+  // Undefined content must not matter: what is not written would show as NaN.
+  std::fill_n(rank.pool.get(), bytes, std::byte{0xff});
+  return rank.backend->attach_kv({rank.pool.get(), bytes}, geometry);
+}
+
+worker::PlanLimits ModelUnderTest::limits() const {
+  return {.max_rows = setup_.max_rows,
+          .max_positions = std::min(file_->spec().context_tokens, setup_.blocks * setup_.block_tokens),
+          .block_tokens = setup_.block_tokens,
+          .blocks = setup_.blocks,
+          .vocab = file_->spec().vocab_size};
+}
+
+// A test between two steps says nothing to the followers, for as long as it likes.
+void ModelUnderTest::follow(int index) {
+  Rank& rank = *ranks_[index];
+  worker::PlanReceiver plans(*rank.links, limits());
+  worker::RankStep step(*rank.model, rank.links.get(), clock_);
+  while (true) {
+    const auto head = plans.receive(clock_.now() + std::chrono::minutes(10));
+    BATON_CHECK(head.ok(), "a follower heard nothing it understands");
+    rank.time = step.time();
+    if (head->kind == worker::PlanKind::kStop) return;
+    BATON_CHECK(step.run(plans.rows(), head->micro_batches, nullptr).ok());
+  }
 }
 
 void ModelUnderTest::free_all_blocks() {

@@ -4,13 +4,16 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
 #include "kernels/backend.h"
+#include "transport/collectives/communicator.h"
 #include "worker/model/llama_model.h"
 #include "worker/model/model_file.h"
 #include "worker/model/model_runner.h"
+#include "worker/parallel/plan_broadcast.h"
 
 namespace baton::testing {
 
@@ -32,19 +35,28 @@ struct EngineSetup {
   int32_t max_rows = 512;
   uint64_t block_seed = 1;  // block tables are drawn from the pool in this random order
   std::function<void(worker::ModelSpec&)> change_spec;  // to plant an error
+  // More than one rank: the others are threads of this process, over shared memory.
+  worker::ParallelShape shape;
+  int micro_batches = 4;
+  int32_t micro_batch_rows = 32;
+  bool full_logits = true;  // false: ranks send candidates where they are enough
 };
 
-// A model with a backend, a KV pool and a runner, driven by hand: no scheduler. Owns all of it.
-// Thread: one. Errors: open() as ModelFile and Backend; the rest aborts, as tests do.
+// A model with a backend, a KV pool and a runner, driven by hand: no scheduler. Of a group it is rank 0, and
+// the other ranks follow on threads of their own. Owns all of it. Thread: one. Errors: open() as ModelFile
+// and Backend; the rest aborts, as tests do.
 class ModelUnderTest {
  public:
   static absl::StatusOr<std::unique_ptr<ModelUnderTest>> open(const std::string& path,
                                                               const EngineSetup& setup);
+  ~ModelUnderTest();
+  // Ends the other ranks; nothing may be run after it. What each rank did, rank 0 first.
+  std::vector<worker::RankTime> stop();
 
   const worker::ModelFile& file() const { return *file_; }
-  worker::LlamaModel& model() { return *model_; }
+  worker::LlamaModel& model() { return *ranks_[0]->model; }
   worker::ModelRunner& runner() { return *runner_; }
-  kernels::Backend& backend() { return *backend_; }
+  kernels::Backend& backend() { return *ranks_[0]->backend; }
 
   // A sequence with blocks for `capacity` tokens (0: for its tokens), greedy, without stop tokens.
   worker::Sequence make_sequence(std::vector<TokenId> prompt, int64_t capacity = 0);
@@ -67,12 +79,26 @@ class ModelUnderTest {
   struct FreePool {
     void operator()(std::byte* p) const;
   };
+  // Destroyed in reverse: the pool outlives the backend that writes it.
+  struct Rank {
+    std::unique_ptr<Communicator> world, stage;  // stage: nullptr when it is all of the world
+    std::unique_ptr<worker::RankLinks> links;
+    std::unique_ptr<std::byte, FreePool> pool;
+    std::unique_ptr<kernels::Backend> backend;
+    std::unique_ptr<worker::LlamaModel> model;
+    worker::RankTime time;  // of a follower, at its end
+  };
+  absl::Status connect();
+  absl::Status load(int rank);
+  void follow(int rank);
+  worker::PlanLimits limits() const;
+
   SteadyClock clock_;
   std::unique_ptr<worker::ModelFile> file_;
-  std::unique_ptr<std::byte, FreePool> pool_;
-  std::unique_ptr<kernels::Backend> backend_;
-  std::unique_ptr<worker::LlamaModel> model_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  std::unique_ptr<worker::PlanSender> plans_;
   std::unique_ptr<worker::ModelRunner> runner_;
+  std::vector<std::thread> followers_;
   EngineSetup setup_;
   std::vector<BlockId> free_;
   uint64_t next_sequence_ = 1;

@@ -1,5 +1,6 @@
 #include "worker/engine/engine_loop.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace baton::worker {
@@ -11,7 +12,8 @@ absl::Status EngineLoop::run(std::stop_token stop) {
   while (!stop.stop_requested() && !parts_.mailbox.closed()) {
     const absl::StatusOr<bool> worked = do_work(parts_.clock.now());
     if (!worked.ok()) return worked.status();
-    if (!*worked) parts_.mailbox.wait_until(parts_.engine.next_deadline());
+    if (!*worked)
+      parts_.mailbox.wait_until(std::min(parts_.engine.next_deadline(), parts_.executor.next_deadline()));
   }
   return absl::OkStatus();
 }
@@ -22,7 +24,12 @@ absl::StatusOr<bool> EngineLoop::do_work(Instant now) {
   const StepPlan* next = plan(now);
   publish();  // replies do not wait for the step
   copy_status(now, next != nullptr);
-  if (next == nullptr) return worked;
+  if (next == nullptr) {
+    absl::Status status = parts_.executor.on_tick(now);
+    if (status.ok()) return worked;
+    fail(status);
+    return status;
+  }
   absl::Status status = step(*next);
   publish();
   const Instant end = parts_.clock.now();
@@ -69,16 +76,23 @@ absl::Status EngineLoop::step(const StepPlan& plan) {
   result_.sampled.clear();
   result_.duration = Duration::zero();
   result_.compute = Duration::zero();
+  result_.links = Duration::zero();
   const Instant begun = parts_.clock.now();
   absl::Status status = parts_.executor.run(plan, listener_, result_);
   const Instant done = parts_.clock.now();
   if (!status.ok()) {
-    parts_.engine.fail_all(std::string(status.message()));
+    fail(status);
     return status;
   }
+  links_ += result_.links;
   if (result_.duration == Duration::zero()) result_.duration = done - begun;
   parts_.engine.on_step_done(result_, done);
   return absl::OkStatus();
+}
+
+void EngineLoop::fail(const absl::Status& status) {
+  parts_.engine.fail_all(std::string(status.message()));
+  publish();
 }
 
 void EngineLoop::publish() {
@@ -95,7 +109,8 @@ void EngineLoop::copy_status(Instant now, bool step_running) {
                  .last_turn = now,
                  .step_running = step_running,
                  .host_seconds = to_seconds(host_),
-                 .planning_seconds = to_seconds(planning_)});
+                 .planning_seconds = to_seconds(planning_),
+                 .link_seconds = to_seconds(links_)});
 }
 
 EngineStatus EngineLoop::status() const { return status_.load(); }

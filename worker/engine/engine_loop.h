@@ -37,6 +37,7 @@ struct EngineStatus {
   bool step_running = false;
   double host_seconds = 0;      // of all turns that ran a step: what was not the step's arithmetic
   double planning_seconds = 0;  // part of it: plan() and prepare()
+  double link_seconds = 0;      // of steps: waiting for other ranks of the group
 };
 
 // The body of the engine thread: drain the mailbox, plan, run, publish. Without work it sleeps on the mailbox
@@ -75,6 +76,7 @@ class EngineLoop {
   const StepPlan* plan(Instant now);
   void on_layer(int layer);
   absl::Status step(const StepPlan& plan);
+  void fail(const absl::Status& status);
   void publish();
   void copy_status(Instant now, bool step_running);
 
@@ -86,6 +88,7 @@ class EngineLoop {
   const LayerListener listener_;
   Duration host_{};
   Duration planning_{};
+  Duration links_{};
   Latest<EngineStatus> status_{EngineStatus{}};
 };
 

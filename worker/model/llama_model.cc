@@ -17,68 +17,115 @@ struct LayerLinears {
   LinearSpec qkv, o, gate_up, down;
 };
 
-// The row-parallel products (o, down) are summed in the canonical shards of the numeric contract.
-LayerLinears layer_linears(const ModelSpec& spec, const LayerWeights& w) {
-  const int o_shards = kernels::k_shards_for(spec.kv_heads, spec.q_width());
-  const int down_shards = kernels::k_shards_for(spec.kv_heads, spec.ffn);
-  return {.qkv = {.parts = {w.q, w.k, w.v}, .bias = w.qkv_bias, .k_shards = 1},
-          .o = {.parts = {w.o}, .bias = w.o_bias, .k_shards = o_shards},
-          .gate_up = {.parts = {w.gate, w.up}, .bias = w.gate_up_bias, .k_shards = 1},
-          .down = {.parts = {w.down}, .bias = w.down_bias, .k_shards = down_shards}};
+// Whether a product's bias waits until the ranks' sums have met.
+bool bias_comes_last(const ModelPart& part, const ProductPart& product) {
+  return part.shape.tensor > 1 && product.by == SplitBy::kInputs;
+}
+
+// The row-parallel products (o, down) are summed in the canonical shards of the numeric contract, of which
+// the part says how many are here.
+LayerLinears layer_linears(const ModelPart& part, const LayerWeights& w) {
+  LayerLinears linears = {.qkv = {.parts = {w.q, w.k, w.v}, .bias = w.qkv_bias, .k_shards = 1},
+                          .o = {.parts = {w.o}, .bias = w.o_bias, .k_shards = part.o.k_shards},
+                          .gate_up = {.parts = {w.gate, w.up}, .bias = w.gate_up_bias, .k_shards = 1},
+                          .down = {.parts = {w.down}, .bias = w.down_bias, .k_shards = part.down.k_shards}};
+  if (bias_comes_last(part, part.o)) linears.o.bias.clear();
+  if (bias_comes_last(part, part.down)) linears.down.bias.clear();
+  return linears;
 }
 
 LinearSpec head_linear(const ModelWeights& weights) {
   return {.parts = {weights.head}, .bias = {}, .k_shards = 1};
 }
 
+// Floats a row that only a rank of several needs: its product, what it gathers, and that side by side.
+size_t meeting_floats(const ModelShard& shard) {
+  const int64_t tensor = shard.part.shape.tensor;
+  if (tensor == 1) return 0;
+  const int64_t widest =
+      std::max({shard.spec.hidden, tensor * shard.spec.q_width(), tensor * shard.spec.ffn});
+  return static_cast<size_t>(shard.spec.hidden + 2 * widest);
+}
+
 }  // namespace
 
-ModelMemory model_memory(const ModelSpec& spec, const ModelWeights& weights, const kernels::Backend& backend,
-                         int32_t max_rows, int32_t logit_rows) {
+ModelMemory model_memory(const ModelShard& shard, const kernels::Backend& backend, int32_t max_rows,
+                         int32_t logit_rows) {
+  const ModelSpec& spec = shard.spec;
   ModelMemory out;
-  out.weights = backend.packed_bytes(head_linear(weights));
-  for (const LayerWeights& layer : weights.layers) {
-    const LayerLinears linears = layer_linears(spec, layer);
+  if (shard.part.last_stage()) out.weights = backend.packed_bytes(head_linear(shard.weights));
+  for (const LayerWeights& layer : shard.weights.layers) {
+    const LayerLinears linears = layer_linears(shard.part, layer);
     for (const LinearSpec* linear : {&linears.qkv, &linears.o, &linears.gate_up, &linears.down})
       out.weights += backend.packed_bytes(*linear);
   }
   const size_t widest = std::max({spec.hidden, spec.q_width(), spec.ffn});
-  const size_t own = spec.hidden + spec.qkv_width() + spec.q_width() + spec.ffn;
+  const size_t own = spec.hidden + spec.qkv_width() + spec.q_width() + spec.ffn + meeting_floats(shard);
   // The backend's: normed rows, twice the codes with their groups, gate and up before they are one.
   const size_t scratch = 4 * widest + 2 * (widest + widest / 4) + 4 * widest;
-  out.activations = max_rows * (4 * own + scratch) + logit_rows * 4 * static_cast<size_t>(spec.vocab_size);
+  // Logits: rank 0 has all of them, whoever computed them.
+  const int64_t vocab = shard.part.rank == 0 ? spec.vocab_size : shard.part.vocab.size();
+  out.activations = max_rows * (4 * own + scratch) + logit_rows * 4 * static_cast<size_t>(vocab);
   return out;
+}
+
+ModelMemory model_memory(const ModelSpec& spec, const ModelWeights& weights, const kernels::Backend& backend,
+                         int32_t max_rows, int32_t logit_rows) {
+  return model_memory(whole_model(spec, weights), backend, max_rows, logit_rows);
 }
 
 absl::StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::create(const ModelSpec& spec,
                                                                const ModelWeights& weights,
                                                                kernels::Backend& backend,
                                                                LlamaModelOptions options) {
+  BATON_CHECK(weights.layers.size() == static_cast<size_t>(spec.layers));
+  return create(whole_model(spec, weights), backend, std::move(options));
+}
+
+absl::StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::create(ModelShard shard, kernels::Backend& backend,
+                                                               LlamaModelOptions options) {
+  const int64_t context = shard.spec.context_tokens;
   if (options.max_rows < 1)
     return absl::InvalidArgumentError(cat("max_rows ", options.max_rows, ": want at least 1"));
-  if (options.max_positions == 0) options.max_positions = spec.context_tokens;
-  if (options.max_positions < 1 || options.max_positions > spec.context_tokens)
-    return absl::InvalidArgumentError(cat("max_positions ", options.max_positions,
-                                          ": want 1 to the model's context of ", spec.context_tokens));
-  std::unique_ptr<LlamaModel> model(new LlamaModel(spec, backend, options));
-  RETURN_IF_ERROR(model->load(weights));
+  if (options.max_positions == 0) options.max_positions = context;
+  if (options.max_positions < 1 || options.max_positions > context)
+    return absl::InvalidArgumentError(
+        cat("max_positions ", options.max_positions, ": want 1 to the model's context of ", context));
+  const ParallelShape shape = shard.part.shape;
+  BATON_CHECK(options.links == nullptr ? shape.ranks() == 1 : options.links->shape() == shape);
+  BATON_CHECK(options.links == nullptr || options.links->rank() == shard.part.rank);
+  std::unique_ptr<LlamaModel> model(new LlamaModel(shard, backend, std::move(options)));
+  RETURN_IF_ERROR(model->load(shard.weights));
   return model;
 }
 
 absl::Status LlamaModel::load(const ModelWeights& weights) {
-  BATON_CHECK(weights.layers.size() == static_cast<size_t>(spec_.layers));
   RETURN_IF_ERROR(backend_.set_attention(attention_spec(spec_), rope_spec(spec_, options_.max_positions)));
-  ASSIGN_OR_RETURN(embedding_, backend_.make_embedding(weights.embedding));
+  if (part_.first_stage()) {
+    ASSIGN_OR_RETURN(embedding_, backend_.make_embedding(weights.embedding));
+  }
   layers_.resize(spec_.layers);
   for (int i = 0; i < spec_.layers; ++i) RETURN_IF_ERROR(load_layer(weights.layers[i], layers_[i]));
   final_norm_ = weights.final_norm;
-  ASSIGN_OR_RETURN(head_, pack(head_linear(weights)));
+  if (part_.last_stage()) {
+    ASSIGN_OR_RETURN(head_, pack(head_linear(weights)));
+  }
+  allocate();
+  return absl::OkStatus();
+}
+
+void LlamaModel::allocate() {
   const size_t rows = options_.max_rows;
   residual_ = backend_.allocate(rows * spec_.hidden);
   qkv_ = backend_.allocate(rows * spec_.qkv_width());
   attention_ = backend_.allocate(rows * spec_.q_width());
   activated_ = backend_.allocate(rows * spec_.ffn);
-  return absl::OkStatus();
+  const int64_t tensor = part_.shape.tensor;
+  if (tensor == 1) return;
+  const size_t widest = std::max({spec_.hidden, tensor * spec_.q_width(), tensor * spec_.ffn});
+  partial_ = backend_.allocate(rows * spec_.hidden);
+  gathered_ = backend_.allocate(rows * widest);
+  joined_ = backend_.allocate(rows * widest);
 }
 
 absl::StatusOr<std::unique_ptr<kernels::Linear>> LlamaModel::pack(const LinearSpec& spec) {
@@ -89,7 +136,7 @@ absl::StatusOr<std::unique_ptr<kernels::Linear>> LlamaModel::pack(const LinearSp
 }
 
 absl::Status LlamaModel::load_layer(const LayerWeights& weights, Layer& layer) {
-  const LayerLinears linears = layer_linears(spec_, weights);
+  const LayerLinears linears = layer_linears(part_, weights);
   ASSIGN_OR_RETURN(layer.qkv, pack(linears.qkv));
   ASSIGN_OR_RETURN(layer.o, pack(linears.o));
   ASSIGN_OR_RETURN(layer.gate_up, pack(linears.gate_up));
@@ -98,6 +145,8 @@ absl::Status LlamaModel::load_layer(const LayerWeights& weights, Layer& layer) {
   layer.ffn_norm = weights.ffn_norm;
   layer.q_norm = weights.q_norm;
   layer.k_norm = weights.k_norm;
+  if (bias_comes_last(part_, part_.o)) layer.o_bias = weights.o_bias;
+  if (bias_comes_last(part_, part_.down)) layer.down_bias = weights.down_bias;
   return absl::OkStatus();
 }
 
@@ -111,11 +160,24 @@ absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on
   logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
   backend_.begin_step(batch);
   backend_.run_together([&] {
-    backend_.embed(*embedding_, residual_);
+    begin_rows();
     for (int i = 0; i < spec_.layers; ++i) run_layer(i, on_layer);
-    if (!batch.logit_rows.empty()) backend_.head(norm(final_norm_), *head_, residual_, logits);
+    finish_rows(logits);
   });
-  return backend_.finish_step();
+  RETURN_IF_ERROR(backend_.finish_step());
+  return options_.links == nullptr ? absl::OkStatus() : options_.links->status();
+}
+
+void LlamaModel::begin_rows() {
+  if (part_.first_stage()) return backend_.embed(*embedding_, residual_);
+  backend_.alone([&] { options_.links->receive({residual_, rows_ * static_cast<size_t>(spec_.hidden)}); });
+}
+
+void LlamaModel::finish_rows(float* logits) {
+  if (!part_.last_stage())
+    return backend_.alone(
+        [&] { options_.links->send_on({residual_, rows_ * static_cast<size_t>(spec_.hidden)}); });
+  if (logit_rows_ > 0) backend_.head(norm(final_norm_), *head_, residual_, logits);
 }
 
 void LlamaModel::run_layer(int index, const LayerListener& on_layer) {
@@ -128,9 +190,45 @@ void LlamaModel::run_layer(int index, const LayerListener& on_layer) {
   backend_.rope_attention(attention, qkv_, attention_, [&] {
     if (on_layer) on_layer(index);
   });
-  if (index + 1 == spec_.layers && !keep_logit_rows()) return;
-  backend_.linear_add(*layer.o, attention_, residual_);
-  backend_.feed_forward(norm(layer.ffn_norm), *layer.gate_up, *layer.down, residual_, activated_);
+  int64_t rows = rows_;
+  if (part_.last_stage() && index + 1 == spec_.layers) {
+    if (!keep_logit_rows()) return;
+    rows = logit_rows_;
+  }
+  add_product({part_.o, *layer.o, layer.o_bias, attention_, spec_.q_width()}, rows);
+  const NormWeights ffn_norm = norm(layer.ffn_norm);
+  if (part_.shape.tensor == 1)
+    return backend_.feed_forward(ffn_norm, *layer.gate_up, *layer.down, residual_, activated_);
+  backend_.gate_up(ffn_norm, *layer.gate_up, residual_, activated_);
+  add_product({part_.down, *layer.down, layer.down_bias, activated_, spec_.ffn}, rows);
+}
+
+void LlamaModel::add_product(const SplitProduct& product, int64_t rows) {
+  if (part_.shape.tensor == 1) return backend_.linear_add(product.matrix, product.inputs, residual_);
+  return product.part.by == SplitBy::kInputs ? add_sums(product, rows) : add_outputs(product, rows);
+}
+
+// The ranks' sub-trees meet in the upper part of the tree of one rank; then bias and residual, once.
+void LlamaModel::add_sums(const SplitProduct& product, int64_t rows) {
+  backend_.linear_part(product.matrix, product.inputs, partial_);
+  backend_.alone([&] { options_.links->sum({partial_, static_cast<size_t>(rows * spec_.hidden)}); });
+  backend_.add_rows({rows, spec_.hidden, partial_, product.bias, residual_});
+}
+
+// Everyone has all inputs and computes some outputs as one rank would; their bias is in the matrix.
+void LlamaModel::add_outputs(const SplitProduct& product, int64_t rows) {
+  gather_rows(product.inputs, rows, product.width);
+  backend_.linear_part(product.matrix, joined_, partial_);
+  gather_rows(partial_, rows, product.matrix.rows());
+  backend_.add_rows({rows, spec_.hidden, joined_, {}, residual_});
+}
+
+// joined_[rows][tensor * width] = the ranks' [rows][width] side by side.
+void LlamaModel::gather_rows(const float* mine, int64_t rows, int64_t width) {
+  const auto size = static_cast<size_t>(rows * width);
+  const int tensor = part_.shape.tensor;
+  backend_.alone([&] { options_.links->gather({mine, size}, {gathered_, tensor * size}); });
+  backend_.join_rows({tensor, rows, width, gathered_, joined_});
 }
 
 // Once the last layer's KV is stored, a row matters only for its logits: a prompt of 512 tokens has one such
@@ -144,7 +242,7 @@ bool LlamaModel::keep_logit_rows() {
 }
 
 size_t LlamaModel::weight_bytes() const {
-  size_t bytes = head_->bytes();
+  size_t bytes = head_ != nullptr ? head_->bytes() : 0;
   for (const Layer& layer : layers_)
     bytes += layer.qkv->bytes() + layer.o->bytes() + layer.gate_up->bytes() + layer.down->bytes();
   return bytes;

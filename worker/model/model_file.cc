@@ -8,6 +8,7 @@
 #include "base/block_hash.h"
 #include "base/cat.h"
 #include "kernels/dequantize.h"
+#include "kernels/weight_slice.h"
 #include "worker/model/mapped_file.h"
 
 namespace baton::worker {
@@ -102,8 +103,11 @@ size_t ModelFile::mapped_bytes() const {
 void ModelFile::release(const kernels::WeightView& matrix) const {
   for (const auto& copy : realigned_)
     if (copy.data() == matrix.data) return;  // memory of our own
-  const auto stride = kernels::row_bytes(matrix.type, matrix.cols);
-  if (stride.ok()) release_mapped_pages({matrix.data, *stride * static_cast<size_t>(matrix.rows)});
+  const auto bytes = kernels::row_bytes(matrix.type, matrix.cols);
+  if (!bytes.ok()) return;
+  // Of some columns, what lies between the rows as well: other ranks on this machine have mappings of theirs.
+  const size_t before_last = kernels::row_stride(matrix) * static_cast<size_t>(matrix.rows - 1);
+  release_mapped_pages({matrix.data, before_last + *bytes});
 }
 
 absl::Status ModelFile::finish(WeightNames names, std::vector<StoredTensor> tensors) {

@@ -22,13 +22,17 @@ absl::Status name_sequence(const Sequence& sequence, const absl::Status& status)
 
 }  // namespace
 
-ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock)
-    : model_(model), clock_(clock), vocab_(model.spec().vocab_size) {
+ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& group)
+    : model_(model),
+      clock_(clock),
+      vocab_(model.spec().vocab_size),
+      group_(group),
+      step_(model, group.links, clock) {
+  BATON_CHECK(model.part().rank == 0, "only rank 0 plans");
+  BATON_CHECK(model.part().shape.ranks() == 1 || (group.links != nullptr && group.plans != nullptr));
   for (int i = 0; i < model.backend().host_threads(); ++i) samplers_.emplace_back(model.spec().vocab_size);
-  tokens_.reserve(model.max_rows());
-  positions_.reserve(model.max_rows());
-  sequences_.reserve(model.max_rows());
-  logit_rows_.reserve(model.max_rows());
+  rows_.reserve(model.max_rows());
+  ids_.reserve(model.max_rows());
   first_logits_.reserve(model.max_rows());
 }
 
@@ -37,14 +41,13 @@ absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_laye
   result.id = plan.id;
   result.sampled.clear();
   lay_out(plan);
-  kernels::StepBatch batch;
-  batch.tokens = tokens_;
-  batch.positions = positions_;
-  batch.sequences = sequences_;
-  batch.logit_rows = logit_rows_;
+  const int pieces = micro_batches();
+  if (group_.plans != nullptr) RETURN_IF_ERROR(group_.plans->step(plan.id, ids_, rows_, pieces));
   const Instant begun = clock_.now();
-  RETURN_IF_ERROR(model_.forward(batch, on_layer, logits_.data()));
+  const Duration links = step_.time().links;
+  RETURN_IF_ERROR(step_.run(rows_, pieces, on_layer));
   result.compute = clock_.now() - begun;
+  result.links = step_.time().links - links;
   first_logits_.clear();
   size_t logit = 0;
   for (size_t i = 0; i < plan.rows.size(); ++i) {
@@ -63,16 +66,27 @@ absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_laye
   return absl::OkStatus();
 }
 
+absl::Status ModelRunner::on_tick(Instant now) {
+  return group_.plans == nullptr ? absl::OkStatus() : group_.plans->on_tick(now);
+}
+
+Instant ModelRunner::next_deadline() const {
+  return group_.plans == nullptr ? kNever : group_.plans->next_deadline();
+}
+
+// One stage has nobody to keep busy, and small micro-batches read the weights once more for nothing.
+int ModelRunner::micro_batches() const {
+  if (model_.part().shape.pipeline == 1) return 1;
+  const auto rows = static_cast<int32_t>(rows_.tokens.size());
+  return std::clamp(rows / group_.micro_batch_rows, 1, group_.micro_batches);
+}
+
 void ModelRunner::lay_out(const StepPlan& plan) {
   BATON_CHECK(plan.total_rows >= 1 && plan.total_rows <= model_.max_rows());
-  tokens_.clear();
-  positions_.clear();
-  sequences_.clear();
-  logit_rows_.clear();
+  rows_.clear();
+  ids_.clear();
   for (const PlannedRows& rows : plan.rows) lay_out_rows(rows);
-  BATON_CHECK(tokens_.size() == static_cast<size_t>(plan.total_rows));
-  // Grows to the largest step seen; a step with prompt logits wants a row of logits per prompt token.
-  if (logits_.size() < logit_rows_.size() * vocab_) logits_.resize(logit_rows_.size() * vocab_);
+  BATON_CHECK(rows_.tokens.size() == static_cast<size_t>(plan.total_rows));
 }
 
 void ModelRunner::lay_out_rows(const PlannedRows& rows) {
@@ -81,16 +95,18 @@ void ModelRunner::lay_out_rows(const PlannedRows& rows) {
   BATON_CHECK(rows.row_count >= 1 && rows.first_position >= 0);
   BATON_CHECK(static_cast<size_t>(end) <= sequence.tokens.size());
   BATON_CHECK(end <= model_.max_positions());
-  const auto first_row = static_cast<int32_t>(tokens_.size());
+  const auto first_row = static_cast<int32_t>(rows_.tokens.size());
   for (int32_t position = rows.first_position; position < end; ++position) {
     const TokenId token = sequence.tokens[position];
     // A token outside the vocabulary is reported after the step; the table must not be read beyond its end.
-    tokens_.push_back(token >= 0 && static_cast<size_t>(token) < vocab_ ? token : 0);
-    positions_.push_back(position);
+    rows_.tokens.push_back(token >= 0 && static_cast<size_t>(token) < vocab_ ? token : 0);
+    rows_.positions.push_back(position);
   }
-  sequences_.push_back({first_row, rows.row_count, rows.first_position, sequence.blocks});
+  rows_.sequences.push_back({first_row, rows.row_count, rows.first_position, sequence.blocks});
+  ids_.push_back(sequence.id);
   for (int32_t row = rows.row_count - logit_count(rows); row < rows.row_count; ++row)
-    logit_rows_.push_back(first_row + row);
+    rows_.logit_rows.push_back(first_row + row);
+  rows_.keep.resize(rows_.logit_rows.size(), needed(rows));
 }
 
 bool ModelRunner::tokens_valid(const PlannedRows& rows) const {
@@ -128,15 +144,28 @@ absl::Status ModelRunner::score_prompt(const PlannedRows& rows, size_t first_log
   return absl::OkStatus();
 }
 
-absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler,
-                                      SampledRow& out) const {
+SamplerInput ModelRunner::sampler_input(const PlannedRows& rows) const {
   const Sequence& sequence = *rows.sequence;
   SamplerInput input;
-  input.logits = logits(logit);
   input.tokens = std::span(sequence.tokens).first(rows.first_position + rows.row_count);
   input.prompt_tokens = std::min<int32_t>(sequence.prompt_tokens, rows.first_position + rows.row_count);
   input.sampling = &sequence.request.sampling;
   input.stop = &sequence.request.stop;
+  return input;
+}
+
+// Candidates for the sampled row, 0 = its logits; and always 0 where the logits are made here.
+int32_t ModelRunner::needed(const PlannedRows& rows) const {
+  if (model_.part().shape.ranks() == 1 || group_.full_logits || rows.prompt_logits || !rows.sample) return 0;
+  return samplers_[0].needs(sampler_input(rows));
+}
+
+absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler,
+                                      SampledRow& out) const {
+  SamplerInput input = sampler_input(rows);
+  const std::span<const Candidate> candidates = step_.candidates(logit);
+  if (!candidates.empty()) return sampler.sample_from(candidates, input, out.token.emplace());
+  input.logits = logits(logit);
   return sampler.sample(input, out.token.emplace());
 }
 

@@ -7,27 +7,45 @@
 #include "base/status.h"
 #include "kernels/backend.h"
 #include "worker/model/llama_model.h"
+#include "worker/model/rank_step.h"
 #include "worker/model/sampler.h"
+#include "worker/parallel/plan_broadcast.h"
 #include "worker/schedule/step_plan.h"
 
 namespace baton::worker {
 
 // Runs the scheduler's plans on a model: lays the planned rows out as one batch, runs the forward pass, draws
 // a token for every sequence whose last row was computed, scores prompt tokens where they were asked for.
-// Borrows the model and the clock (which only measures StepResult::duration). Owns batch arrays and logits;
-// after the first steps of the largest kind nothing is allocated but the lists of logprobs that a request
-// asked for. Thread: engine. Errors: run() returns a device error, which concerns the whole step; what is
-// wrong with one sequence (logits not finite, a token outside the vocabulary, absurd bias) is
-// SampledRow::error of that sequence, and the others go on.
+// As rank 0 of a group it first tells the others what the step computes (`group`); a group of one is told
+// nothing, by the same code. Borrows the model and the clock (which only measures StepResult::duration). Owns
+// batch arrays and logits; after the first steps of the largest kind nothing is allocated but the lists of
+// logprobs that a request asked for. Thread: engine. Errors: run() returns a device error, which concerns the
+// whole step; what is wrong with one sequence (logits not finite, a token outside the vocabulary, absurd
+// bias) is SampledRow::error of that sequence, and the others go on.
 class ModelRunner final : public StepExecutor {
  public:
-  ModelRunner(LlamaModel& model, const Clock& clock);
+  // The other ranks, and how they are spoken to; nothing for a worker of one rank. Borrowed.
+  struct Group {
+    RankLinks* links = nullptr;
+    PlanSender* plans = nullptr;
+    // A step of this many rows or more is cut into so many micro-batches, when there are stages to keep busy.
+    int micro_batches = 4;
+    int32_t micro_batch_rows = 32;
+    bool full_logits = false;  // for tests: never candidates, where they would do
+  };
+  ModelRunner(LlamaModel& model, const Clock& clock) : ModelRunner(model, clock, Group()) {}
+  ModelRunner(LlamaModel& model, const Clock& clock, const Group& group);
 
   absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
 
-  // Of the last run(): row i belongs to batch row logit_rows()[i]. For tests of exactness.
-  std::span<const int32_t> logit_rows() const { return logit_rows_; }
-  std::span<const float> logits(size_t i) const { return std::span(logits_).subspan(i * vocab_, vocab_); }
+  absl::Status on_tick(Instant now) override;
+  Instant next_deadline() const override;
+
+  // Of the last run(): row i belongs to batch row logit_rows()[i]; empty when candidates were enough to draw
+  // from. For tests of exactness.
+  std::span<const int32_t> logit_rows() const { return rows_.logit_rows; }
+  std::span<const float> logits(size_t i) const { return step_.logits(i); }
+  const RankTime& time() const { return step_.time(); }
 
  private:
   void lay_out(const StepPlan& plan);
@@ -35,19 +53,21 @@ class ModelRunner final : public StepExecutor {
   void finish_rows(const PlannedRows& rows, size_t first_logit, Sampler& sampler, SampledRow& out) const;
   absl::Status score_prompt(const PlannedRows& rows, size_t first_logit, Sampler& sampler,
                             SampledRow& out) const;
+  int32_t needed(const PlannedRows& rows) const;
+  SamplerInput sampler_input(const PlannedRows& rows) const;
   absl::Status sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler, SampledRow& out) const;
+  int micro_batches() const;
   bool tokens_valid(const PlannedRows& rows) const;
 
   LlamaModel& model_;
   const Clock& clock_;
   size_t vocab_;
   std::vector<Sampler> samplers_;  // one for each of the backend's host threads
-  std::vector<TokenId> tokens_;
-  std::vector<int32_t> positions_;
-  std::vector<kernels::SequenceRows> sequences_;
-  std::vector<int32_t> logit_rows_;
+  const Group group_;
+  RankStep step_;
+  BatchRows rows_;
+  std::vector<SequenceId> ids_;       // of rows_.sequences
   std::vector<size_t> first_logits_;  // of each sampled row
-  std::vector<float> logits_;
 };
 
 }  // namespace baton::worker

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "worker/model/logit_loops.h"
+#include "worker/parallel/plan_codec.h"
 
 namespace baton::worker {
 namespace {
@@ -27,9 +28,17 @@ size_t bin_of(double weight) {
   return std::min<uint64_t>(steps, kBins - 1);
 }
 
-bool before(float logit_a, TokenId a, float logit_b, TokenId b) {
-  return logit_a != logit_b ? logit_a > logit_b : a < b;
+// Whether anything is added to the logits or forbidden before the draw.
+bool adjusts(const SamplerInput& input) {
+  const SamplingParams& s = *input.sampling;
+  const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
+  const bool masks = generated < input.stop->min_tokens &&
+                     !(input.stop->end_token_ids.empty() && input.stop->stop_token_ids.empty());
+  return masks || s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f ||
+         !s.logit_bias.empty();
 }
+
+bool is_greedy(const SamplingParams& sampling) { return !(sampling.temperature >= kGreedyBelow); }
 
 }  // namespace
 
@@ -70,9 +79,30 @@ absl::Status Sampler::sample(const SamplerInput& input, TokenOutput& out) {
   const Scan adjusted = logits.data() == input.logits.data() ? raw : scan(logits);
   if (!std::isfinite(adjusted.max))
     return absl::InvalidArgumentError("mask, bias and penalties leave no finite largest logit");
-  const bool greedy = !(sampling.temperature >= kGreedyBelow);
-  out.token = greedy ? adjusted.argmax : draw(logits, adjusted, input);
+  out.token = is_greedy(sampling) ? adjusted.argmax : draw(logits, adjusted, input);
   if (sampling.logprobs >= 0) out.logprob = static_cast<float>(input.logits[out.token] - logsumexp);
+  return absl::OkStatus();
+}
+
+int32_t Sampler::needs(const SamplerInput& input) const {
+  const SamplingParams& s = *input.sampling;
+  if (s.logprobs >= 0 || adjusts(input)) return 0;
+  if (is_greedy(s)) return 1;
+  return s.top_k > 0 && s.top_k <= kMaxKeep && static_cast<size_t>(s.top_k) < vocab_ ? s.top_k : 0;
+}
+
+absl::Status Sampler::sample_from(std::span<const Candidate> candidates, const SamplerInput& input,
+                                  TokenOutput& out) {
+  BATON_CHECK(!candidates.empty());
+  for (const Candidate& c : candidates)
+    if (!std::isfinite(c.logit)) return absl::InvalidArgumentError("the model's logits are not finite");
+  out = TokenOutput{};
+  const Candidate best = *std::ranges::min_element(candidates, before);
+  out.token = best.id;
+  if (is_greedy(*input.sampling)) return absl::OkStatus();
+  candidates_.assign(candidates.begin(), candidates.end());
+  keep_top(static_cast<size_t>(needs(input)));
+  out.token = draw_kept(best.logit, input);
   return absl::OkStatus();
 }
 
@@ -95,8 +125,7 @@ double Sampler::report(std::span<const float> logits, const Scan& scan, int32_t 
   const size_t count = std::min<size_t>(std::max(top, 0), vocab_);
   if (count == 0) return logsumexp;
   select_top(logits, count);
-  std::sort(candidates_.begin(), candidates_.end(),
-            [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
+  std::ranges::sort(candidates_, before);
   out.top.resize(count);
   for (size_t i = 0; i < count; ++i)
     out.top[i] = {candidates_[i].id, static_cast<float>(candidates_[i].logit - logsumexp),
@@ -106,15 +135,11 @@ double Sampler::report(std::span<const float> logits, const Scan& scan, int32_t 
 
 absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input) {
   const SamplingParams& s = *input.sampling;
-  const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
-  const bool masks = generated < input.stop->min_tokens &&
-                     !(input.stop->end_token_ids.empty() && input.stop->stop_token_ids.empty());
-  const bool penalties =
-      s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f;
-  if (!masks && !penalties && s.logit_bias.empty()) return input.logits;
+  if (!adjusts(input)) return input.logits;
   std::copy(input.logits.begin(), input.logits.end(), adjusted_.begin());
   RETURN_IF_ERROR(mask_and_bias(input));
-  if (penalties) penalise(input);
+  if (s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f)
+    penalise(input);
   return std::span<const float>(adjusted_);
 }
 
@@ -165,13 +190,14 @@ void Sampler::select_top(std::span<const float> logits, size_t k) {
   select_above(logits, floor);
   candidates_.clear();
   for (size_t i = 0; i < kept_; ++i) candidates_.push_back({values_[i], ids_[i]});
-  if (kept_ <= k) return;
-  std::nth_element(
-      candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(),
-      [](const Candidate& a, const Candidate& b) { return before(a.logit, a.id, b.logit, b.id); });
+  if (kept_ > k) keep_top(k);
+}
+
+void Sampler::keep_top(size_t k) {
+  k = std::min(k, candidates_.size());
+  std::ranges::nth_element(candidates_, candidates_.begin() + static_cast<ptrdiff_t>(k - 1), before);
   candidates_.resize(k);
-  std::sort(candidates_.begin(), candidates_.end(),
-            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  std::ranges::sort(candidates_, {}, &Candidate::id);
   kept_ = k;
   for (size_t i = 0; i < k; ++i) values_[i] = candidates_[i].logit, ids_[i] = candidates_[i].id;
 }
@@ -183,8 +209,13 @@ TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const Sam
   } else {
     select_above(logits, static_cast<float>(scan.max - kFarBelow * s.temperature));
   }
+  return draw_kept(scan.max, input);
+}
+
+TokenId Sampler::draw_kept(float max, const SamplerInput& input) {
+  const SamplingParams& s = *input.sampling;
   weights_.resize(kept_);
-  logit_loops::exp_weights({values_.data(), kept_}, scan.max, s.temperature, weights_.data());
+  logit_loops::exp_weights({values_.data(), kept_}, max, s.temperature, weights_.data());
   if (s.min_p > 0) apply_min_p(s.min_p);
   if (s.top_p < 1) apply_top_p(s.top_p);
   double total = 0;

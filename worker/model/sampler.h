@@ -7,6 +7,7 @@
 #include "base/ids.h"
 #include "base/status.h"
 #include "transport/messages/messages.h"
+#include "worker/model/candidates.h"
 
 namespace baton::worker {
 
@@ -36,14 +37,16 @@ class Sampler {
   explicit Sampler(int64_t vocab_size);
 
   absl::Status sample(const SamplerInput& input, TokenOutput& out);
+  // How many of the likeliest tokens of a row sample() needs to know: its draw depends on no other logit, and
+  // reports none. 0: on all of them. `input.logits` is not looked at.
+  int32_t needs(const SamplerInput& input) const;
+  // The token that sample() would draw, when `candidates` hold the needs() likeliest, and maybe others.
+  absl::Status sample_from(std::span<const Candidate> candidates, const SamplerInput& input,
+                           TokenOutput& out);
   // The logprob of a given token and the `top` most likely ones (prompt_logprobs).
   absl::Status score(std::span<const float> logits, TokenId token, int32_t top, TokenOutput& out);
 
  private:
-  struct Candidate {
-    float logit;
-    TokenId id;
-  };
   // Largest logit (lowest id on ties) and whether all are finite; fills block_max_.
   struct Scan {
     float max = 0;
@@ -65,6 +68,10 @@ class Sampler {
   void select_top(std::span<const float> logits, size_t k);
   void select_above(std::span<const float> logits, float floor);
   TokenId draw(std::span<const float> logits, const Scan& scan, const SamplerInput& input);
+  // One of values_ and ids_.
+  TokenId draw_kept(float max, const SamplerInput& input);
+  // The `k` likeliest of candidates_ become values_ and ids_, ascending.
+  void keep_top(size_t k);
   void apply_min_p(float min_p);
   void apply_top_p(float top_p);
   Cut cut_in_bin(size_t bin, double target);

@@ -42,6 +42,7 @@ struct StepResult {
   std::vector<SampledRow> sampled;  // in plan order, only rows that yield something
   Duration duration{};
   Duration compute{};  // part of it: the arithmetic, without laying out and sampling; 0 = not measured
+  Duration links{};    // part of compute: waiting for other ranks of the group, copying to and from them
 };
 
 // Called on the engine thread after each layer of a step: the KV of all the plan's rows is in the pool for
@@ -54,6 +55,9 @@ class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
   virtual absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) = 0;
+  // Between steps: for an executor that has to say something although there is nothing to compute.
+  virtual absl::Status on_tick(Instant /*now*/) { return absl::OkStatus(); }
+  virtual Instant next_deadline() const { return kNever; }
 };
 
 }  // namespace baton::worker

@@ -1,0 +1,155 @@
+// The whole engine over ranks: scheduler, prefix cache, chunks and preemption in a pool that is too small,
+// every kind of sampling. Each request's tokens and logprobs are those of one rank.
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <map>
+
+#include "base/check.h"
+#include "base/rng.h"
+#include "tests/golden/model_under_test.h"
+#include "tests/support/random_model.h"
+#include "worker/engine/engine_loop.h"
+
+namespace baton {
+namespace {
+
+using testing::EngineSetup;
+using testing::ModelUnderTest;
+using worker::ParallelShape;
+
+constexpr int64_t kVocab = 500;
+constexpr int64_t kBlocks = 24;
+constexpr int kRequests = 24;
+
+GenerateRequest make_request(int i, Rng& rng) {
+  GenerateRequest request{.id = RequestId(static_cast<uint64_t>(i + 1))};
+  const uint64_t family = rng.below(3);  // prompts of a family begin alike
+  Rng shared(family);
+  for (uint64_t n = 1 + rng.below(90), k = 0; k < n; ++k)
+    request.prompt.push_back(static_cast<TokenId>((k < 40 ? shared : rng).below(kVocab)));
+  request.stop.max_tokens = static_cast<int32_t>(1 + rng.below(40));
+  SamplingParams& s = request.sampling;
+  s.seed = rng.next();
+  s.temperature = i % 3 == 0 ? 0.0f : 0.8f;
+  if (i % 3 == 1) s.top_k = 20;
+  if (i % 5 == 2) s.top_p = 0.9f;
+  if (i % 4 == 1) s.logprobs = 2;
+  if (i % 6 == 3) s.presence_penalty = 0.5f;
+  if (i % 8 == 5) s.prompt_logprobs = 0;
+  if (i % 7 == 2) request.stop.min_tokens = 3, request.stop.end_token_ids = {7};
+  return request;
+}
+
+struct Stream {
+  std::vector<TokenOutput> tokens;
+  std::vector<TokenOutput> prompt_tokens;
+  FinishReason finish = FinishReason::kNone;
+  bool operator==(const Stream&) const = default;
+};
+
+class NoExchange final : public worker::KvExchange {
+ public:
+  absl::Status expect(const worker::KvGrant&) override { return absl::UnimplementedError("one worker"); }
+  void abandon(TransferId) override {}
+  absl::Status send(const worker::KvSend&) override { return absl::UnimplementedError("one worker"); }
+  void layer_ready(TransferId, int, int32_t) override {}
+  void finish(TransferId, const TokenOutput&, FinishReason) override {}
+  void cancel(TransferId) override {}
+  int open_transfers() const override { return 0; }
+};
+
+class Served {
+ public:
+  explicit Served(ModelUnderTest& group)
+      : engine_({.blocks = kBlocks, .block_tokens = 16, .scheduler = scheduler()}, exchange_),
+        loop_({engine_, group.runner(), mailbox_, clock_},
+              [this](std::vector<WorkerMessage>& messages) { take(messages); }) {
+    BATON_CHECK(mailbox_.post(worker::SetHashKey{{1, 2}}));
+  }
+  std::map<uint64_t, Stream> run() {
+    Rng rng(42);
+    for (int i = 0; i < kRequests; ++i)
+      BATON_CHECK(mailbox_.post(CoordinatorMessage(Submit{.request = make_request(i, rng)})));
+    for (int turn = 0; ended_ < kRequests && turn < 20'000; ++turn)
+      BATON_CHECK(loop_.do_work(clock_.now()).ok());
+    engine_.check_invariants();
+    return streams_;
+  }
+  const worker::Engine& engine() const { return engine_; }
+
+ private:
+  static worker::SchedulerOptions scheduler() {
+    worker::SchedulerOptions options;
+    options.context_tokens = 256;
+    options.token_budget = 48;
+    options.max_running = 16;
+    options.headroom_tokens = 0;
+    return options;
+  }
+  void take(std::vector<WorkerMessage>& messages) {
+    for (const WorkerMessage& message : messages) {
+      const auto* step = std::get_if<StepReport>(&message);
+      if (step == nullptr) continue;
+      for (const SequenceTokens& s : step->sequences) {
+        Stream& stream = streams_[s.request.value()];
+        stream.tokens.insert(stream.tokens.end(), s.tokens.begin(), s.tokens.end());
+        stream.prompt_tokens.insert(stream.prompt_tokens.end(), s.prompt_tokens.begin(),
+                                    s.prompt_tokens.end());
+        if (s.finish == FinishReason::kNone) continue;
+        stream.finish = s.finish;
+        ++ended_;
+      }
+    }
+  }
+
+  SteadyClock clock_;
+  NoExchange exchange_;
+  worker::Engine engine_;
+  worker::EngineMailbox mailbox_{64};
+  worker::EngineLoop loop_;
+  std::map<uint64_t, Stream> streams_;
+  int ended_ = 0;
+};
+
+TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
+  const testing::RandomModel model({.vocab = kVocab,
+                                    .hidden = 128,
+                                    .ffn = 512,
+                                    .layers = 3,
+                                    .heads = 8,
+                                    .kv_heads = 4,
+                                    .head_dim = 64,
+                                    .matrix = DType::kQ8_0,
+                                    .embedding = DType::kQ8_0,
+                                    .seed = 21});
+  const std::string path = ::testing::TempDir() + "/parallel_engine.gguf";
+  ASSERT_TRUE(model.write_gguf(path));
+  EngineSetup setup;
+  setup.device = "cpu";
+  setup.kv = kernels::KvType::kBF16;
+  setup.blocks = kBlocks;
+  setup.max_rows = 48;
+  setup.micro_batch_rows = 8;
+  setup.full_logits = false;
+  std::map<uint64_t, Stream> want;
+  for (const ParallelShape& shape :
+       std::vector<ParallelShape>{{1, 1}, {2, 1}, {4, 1}, {1, 2}, {2, 2}, {1, 3}}) {
+    setup.shape = shape;
+    auto group = ModelUnderTest::open(path, setup);
+    ASSERT_TRUE(group.ok()) << group.status();
+    Served served(**group);
+    const std::map<uint64_t, Stream> got = served.run();
+    ASSERT_EQ(got.size(), static_cast<size_t>(kRequests));
+    EXPECT_GT(served.engine().counters().preemptions, 0u);
+    EXPECT_GT(served.engine().counters().prefix_hit_tokens, 0u);
+    if (want.empty()) want = got;
+    for (const auto& [id, stream] : want)
+      EXPECT_TRUE(got.at(id) == stream)
+          << "request " << id << " over tensor " << shape.tensor << " pipeline " << shape.pipeline;
+  }
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace baton

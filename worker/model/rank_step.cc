@@ -1,0 +1,161 @@
+#include "worker/model/rank_step.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace baton::worker {
+
+using kernels::SequenceRows;
+using kernels::StepBatch;
+
+namespace {
+
+// Rows [first, last) of the batch.
+void take_rows(const StepBatch& batch, int32_t first, int32_t last, BatchRows& out) {
+  out.clear();
+  out.tokens.assign(batch.tokens.begin() + first, batch.tokens.begin() + last);
+  out.positions.assign(batch.positions.begin() + first, batch.positions.begin() + last);
+  for (const SequenceRows& s : batch.sequences) {
+    const int32_t begin = std::max(first, s.first_row), end = std::min(last, s.first_row + s.row_count);
+    if (begin >= end) continue;
+    out.sequences.push_back({begin - first, end - begin, s.first_position + begin - s.first_row, s.blocks});
+  }
+  for (const int32_t row : batch.logit_rows)
+    if (row >= first && row < last) out.logit_rows.push_back(row - first);
+}
+
+}  // namespace
+
+void cut_batch(const StepBatch& batch, int count, std::vector<BatchRows>& out) {
+  BATON_CHECK(count >= 1);
+  const int32_t pieces = std::min(count, batch.rows());
+  out.resize(static_cast<size_t>(pieces));
+  for (int32_t i = 0; i < pieces; ++i)
+    take_rows(batch, batch.rows() * i / pieces, batch.rows() * (i + 1) / pieces, out[i]);
+}
+
+RankStep::RankStep(LlamaModel& model, RankLinks* links, const Clock& clock)
+    : model_(model),
+      links_(links),
+      clock_(clock),
+      vocab_(static_cast<size_t>(model.spec().vocab_size)),
+      direct_(model.part().rank == 0 && model.part().vocab.size() == model.spec().vocab_size) {}
+
+absl::Status RankStep::run(const BatchRows& rows, int micro_batches, const LayerListener& on_layer) {
+  const Instant begun = clock_.now();
+  const Duration before = links_ != nullptr ? links_->spent() : Duration{};
+  const size_t count = rows.logit_rows.size();
+  keep_ = rows.keep;
+  keep_.resize(count, 0);
+  // Grows to the largest step seen; a step with prompt logits wants a row of logits per prompt token.
+  if (model_.part().rank == 0 && full_.size() < count * vocab_) full_.resize(count * vocab_);
+  const auto columns = static_cast<size_t>(model_.part().vocab.size());
+  if (!direct_ && own_.size() < count * columns) own_.resize(count * columns);
+  absl::Status status = forward(rows.batch(), micro_batches, on_layer);
+  if (status.ok() && count > 0 && !direct_) {
+    collect(rows);
+    status = links_->status();
+  }
+  time_.steps += clock_.now() - begun;
+  if (links_ != nullptr) time_.links += links_->spent() - before;
+  return status;
+}
+
+std::span<const float> RankStep::logits(size_t i) const {
+  if (keep_.at(i) > 0) return {};
+  return {full_.data() + i * vocab_, vocab_};
+}
+
+std::span<const Candidate> RankStep::candidates(size_t i) const {
+  if (keep_.at(i) == 0) return {};
+  return candidates_.at(i);
+}
+
+absl::Status RankStep::forward(const StepBatch& batch, int micro_batches, const LayerListener& on_layer) {
+  if (micro_batches <= 1) return model_.forward(batch, on_layer, own_row(0));
+  cut_batch(batch, micro_batches, micro_batches_);
+  size_t logit = 0;
+  for (const BatchRows& part : micro_batches_) {
+    const bool last = &part == &micro_batches_.back();
+    RETURN_IF_ERROR(model_.forward(part.batch(), last ? on_layer : LayerListener(), own_row(logit)));
+    logit += part.logit_rows.size();
+  }
+  return absl::OkStatus();
+}
+
+float* RankStep::own_row(size_t i) {
+  if (direct_) return full_.data() + i * vocab_;
+  return own_.data() + i * static_cast<size_t>(model_.part().vocab.size());
+}
+
+// offsets[row] of a rank's message, and its size at the end.
+void RankStep::lay_out(const BatchRows& rows, const Range& columns, std::vector<size_t>& offsets) const {
+  const auto width = static_cast<size_t>(columns.size());
+  offsets.assign(1, 0);
+  for (size_t r = 0; r < rows.logit_rows.size(); ++r) {
+    const auto keep = std::min(static_cast<size_t>(keep_[r]), width);
+    offsets.push_back(offsets.back() + (keep > 0 ? keep * sizeof(Candidate) : width * sizeof(float)));
+  }
+}
+
+void RankStep::pack(const BatchRows& rows) {
+  const Range& columns = model_.part().vocab;
+  const auto width = static_cast<size_t>(columns.size());
+  lay_out(rows, columns, offsets_);
+  if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
+  kernels::Backend& backend = model_.backend();
+  selectors_.resize(static_cast<size_t>(backend.host_threads()));
+  backend.run_on_host(static_cast<int>(rows.logit_rows.size()), [&](int r, int thread) {
+    const std::span<const float> own(own_.data() + r * width, width);
+    std::byte* to = message_.data() + offsets_[r];
+    if (keep_[r] == 0) {
+      std::memcpy(to, own.data(), own.size_bytes());
+      return;
+    }
+    const std::span<Candidate> out(reinterpret_cast<Candidate*>(to),
+                                   (offsets_[r + 1] - offsets_[r]) / sizeof(Candidate));
+    selectors_[thread].select(own, static_cast<TokenId>(columns.begin), out);
+  });
+}
+
+// Only when all micro-batches are through: activations flow from stage to stage meanwhile, and a rank that
+// waited to be rid of its logits would hold them up.
+void RankStep::collect(const BatchRows& rows) {
+  const ModelPart& part = model_.part();
+  if (part.last_stage()) pack(rows);
+  if (part.rank != 0) {
+    if (part.last_stage()) links_->send_to(0, std::span(message_).first(offsets_.back()));
+    return;
+  }
+  if (candidates_.size() < rows.logit_rows.size()) candidates_.resize(rows.logit_rows.size());
+  for (auto& row : candidates_) row.clear();
+  const int tensor = part.shape.tensor, first = (part.shape.pipeline - 1) * tensor;
+  for (int place = 0; place < tensor; ++place) {
+    const Range columns = vocab_part(static_cast<int64_t>(vocab_), tensor, place);
+    if (first + place > 0) {
+      lay_out(rows, columns, offsets_);
+      if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
+      links_->receive_from(first + place, std::span(message_).first(offsets_.back()));
+    }
+    take(rows, message_, columns);
+  }
+}
+
+void RankStep::take(const BatchRows& rows, std::span<const std::byte> message, const Range& columns) {
+  for (size_t r = 0; r < rows.logit_rows.size(); ++r) {
+    const std::byte* from = message.data() + offsets_[r];
+    const size_t bytes = offsets_[r + 1] - offsets_[r];
+    if (keep_[r] == 0) {
+      std::memcpy(full_.data() + r * vocab_ + columns.begin, from, bytes);
+      continue;
+    }
+    std::vector<Candidate>& row = candidates_[r];
+    const size_t had = row.size();
+    row.resize(had + bytes / sizeof(Candidate));
+    std::memcpy(row.data() + had, from, bytes);
+  }
+}
+
+}  // namespace baton::worker

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "worker/model/candidates.h"
+#include "worker/model/llama_model.h"
+#include "worker/parallel/batch_rows.h"
+
+namespace baton::worker {
+
+// Cuts a step's rows into at most `count` micro-batches of consecutive rows, as equal as can be. A sequence
+// may be cut: its earlier positions are in the earlier one. Example 10 rows in 3: rows 0-2, 3-5, 6-9.
+void cut_batch(const kernels::StepBatch& batch, int count, std::vector<BatchRows>& out);
+
+// What a rank did since it started.
+struct RankTime {
+  Duration steps{};  // in run(), to its end
+  Duration links{};  // part of it: waiting for other ranks, and copying to and from them
+};
+
+// One rank's part of a step: the forward pass over one or more micro-batches, then what rank 0 draws tokens
+// from: the ranks of the last stage have the logits' columns and send it all of them, or of rows with `keep`
+// that many candidates each. Example keep 1 (greedy), 2 ranks, vocabulary 49152: 16 bytes a row instead of
+// 98,304. The same code on rank 0 and its followers, and for a group of
+// one, where it is one call of forward(). Owns the logits. Thread: engine. Errors: as LlamaModel::forward.
+class RankStep {
+ public:
+  // `links` as in the model's options.
+  RankStep(LlamaModel& model, RankLinks* links, const Clock& clock);
+
+  // `on_layer` hears each layer once: when the last micro-batch has stored its KV.
+  absl::Status run(const BatchRows& rows, int micro_batches, const LayerListener& on_layer);
+  // On rank 0, of logit row i of the last run(): all logits, or candidates when it was to keep some. The
+  // other one is empty.
+  std::span<const float> logits(size_t i) const;
+  std::span<const Candidate> candidates(size_t i) const;
+  const RankTime& time() const { return time_; }
+
+ private:
+  absl::Status forward(const kernels::StepBatch& batch, int micro_batches, const LayerListener& on_layer);
+  float* own_row(size_t i);
+  void lay_out(const BatchRows& rows, const Range& columns, std::vector<size_t>& offsets) const;
+  void pack(const BatchRows& rows);
+  void collect(const BatchRows& rows);
+  void take(const BatchRows& rows, std::span<const std::byte> message, const Range& columns);
+
+  LlamaModel& model_;
+  RankLinks* const links_;
+  const Clock& clock_;
+  const size_t vocab_;
+  const bool direct_;                               // forward() writes whole rows of full_
+  std::vector<float> full_;                         // [logit rows][vocab], rank 0
+  std::vector<float> own_;                          // [logit rows][columns of this rank]
+  std::vector<int32_t> keep_;                       // of the last run
+  std::vector<std::vector<Candidate>> candidates_;  // [logit rows], rank 0
+  // A message of one rank to rank 0: of each logit row its columns or its candidates, at offsets_[row].
+  std::vector<std::byte> message_;
+  std::vector<size_t> offsets_;
+  std::vector<CandidateSelector> selectors_;  // one for each of the backend's host threads
+  std::vector<BatchRows> micro_batches_;
+  RankTime time_;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace baton::worker {
+
+// The arrays behind a kernels::StepBatch: tokens, positions, sequences and logit rows of one step, or of one
+// micro-batch of it. Reused from step to step. Thread: one.
+struct BatchRows {
+  std::vector<TokenId> tokens;
+  std::vector<int32_t> positions;
+  std::vector<kernels::SequenceRows> sequences;  // block tables are borrowed
+  std::vector<int32_t> logit_rows;
+  // Of each logit row: how many of its likeliest tokens are enough to draw from; 0 = all logits are wanted.
+  std::vector<int32_t> keep;
+
+  void reserve(size_t rows) {
+    tokens.reserve(rows);
+    positions.reserve(rows);
+    sequences.reserve(rows);
+    logit_rows.reserve(rows);
+    keep.reserve(rows);
+  }
+  void clear() {
+    tokens.clear();
+    positions.clear();
+    sequences.clear();
+    logit_rows.clear();
+    keep.clear();
+  }
+  kernels::StepBatch batch() const {
+    return {.tokens = tokens, .positions = positions, .sequences = sequences, .logit_rows = logit_rows};
+  }
+};
+
+}  // namespace baton::worker

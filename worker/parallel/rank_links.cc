@@ -1,0 +1,54 @@
+#include "worker/parallel/rank_links.h"
+
+#include "base/check.h"
+
+namespace baton::worker {
+
+RankLinks::RankLinks(const Parts& parts, const ParallelShape& shape) : parts_(parts), shape_(shape) {
+  BATON_CHECK(parts.world.size() == shape.ranks() && parts.tensor.size() == shape.tensor);
+  BATON_CHECK(parts.tensor.rank() == parts.world.rank() % shape.tensor);
+}
+
+template <class Call>
+void RankLinks::attempt(const Call& call) {
+  if (!status_.ok()) return;
+  const Instant begun = parts_.clock.now();
+  status_ = call(begun + parts_.patience);
+  spent_ += parts_.clock.now() - begun;
+}
+
+void RankLinks::sum(std::span<float> values) {
+  attempt([&](Instant deadline) { return parts_.tensor.all_reduce(values, deadline); });
+}
+
+void RankLinks::gather(std::span<const float> mine, std::span<float> all) {
+  attempt([&](Instant deadline) {
+    return parts_.tensor.all_gather(std::as_bytes(mine), std::as_writable_bytes(all), deadline);
+  });
+}
+
+void RankLinks::send_on(std::span<const float> activations) {
+  send_to(rank() + shape_.tensor, std::as_bytes(activations));
+}
+
+void RankLinks::receive(std::span<float> activations) {
+  receive_from(rank() - shape_.tensor, std::as_writable_bytes(activations));
+}
+
+void RankLinks::send_to(int rank, std::span<const std::byte> bytes) {
+  attempt([&](Instant deadline) { return parts_.world.send(rank, bytes, deadline); });
+}
+
+void RankLinks::receive_from(int rank, std::span<std::byte> bytes) {
+  attempt([&](Instant deadline) { return parts_.world.receive(rank, bytes, deadline); });
+}
+
+void RankLinks::broadcast(std::span<std::byte> bytes, Instant deadline) {
+  attempt([&](Instant) { return parts_.world.broadcast(0, bytes, deadline); });
+}
+
+void RankLinks::broadcast(std::span<std::byte> bytes) {
+  attempt([&](Instant deadline) { return parts_.world.broadcast(0, bytes, deadline); });
+}
+
+}  // namespace baton::worker

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <span>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "transport/collectives/communicator.h"
+#include "worker/parallel/model_part.h"
+
+namespace baton::worker {
+
+// What one rank says to the others in the course of a step. `world` joins all ranks of the group, `tensor`
+// those of one stage; with one stage they may be the same communicator. Every wait ends after `patience`.
+//
+// The first error is kept and everything after it does nothing, so that the threads of a backend come to the
+// end of a step whatever happens; the step's results are then worthless: status() says so, for ever, since a
+// broken communicator stays broken.
+//
+// Thread: one at a time (the thread of a backend for which leads() is true). Borrows all its parts.
+class RankLinks {
+ public:
+  struct Parts {
+    Communicator& world;
+    Communicator& tensor;
+    const Clock& clock;
+    Duration patience;
+  };
+  RankLinks(const Parts& parts, const ParallelShape& shape);
+
+  int rank() const { return parts_.world.rank(); }
+  const ParallelShape& shape() const { return shape_; }
+  bool alone() const { return shape_.ranks() == 1; }
+
+  // Among the ranks of this stage: values[i] = the sum of theirs, by the fixed tree.
+  void sum(std::span<float> values);
+  // all = theirs one after the other; all.size() = tensor * mine.size().
+  void gather(std::span<const float> mine, std::span<float> all);
+  // To and from the rank at the same place of the next and the previous stage.
+  void send_on(std::span<const float> activations);
+  void receive(std::span<float> activations);
+  // To and from any rank.
+  void send_to(int rank, std::span<const std::byte> bytes);
+  void receive_from(int rank, std::span<std::byte> bytes);
+  // From rank 0 to everyone; waits until `deadline`.
+  void broadcast(std::span<std::byte> bytes, Instant deadline);
+  void broadcast(std::span<std::byte> bytes);
+
+  const absl::Status& status() const { return status_; }
+  // Time spent in all of these: copying and waiting.
+  Duration spent() const { return spent_; }
+
+ private:
+  // Runs call(deadline) unless something failed before.
+  template <class Call>
+  void attempt(const Call& call);
+
+  const Parts parts_;
+  const ParallelShape shape_;
+  absl::Status status_;
+  Duration spent_{};
+};
+
+}  // namespace baton::worker
