@@ -109,7 +109,9 @@ struct WorkerOptions {
   std::string manifest;
   std::string pool;
   int index = 0;
-  std::string join;  // host:port of the coordinator's membership service
+  std::string join;        // host:port of the coordinator's membership service; rank 0 only
+  int rank = -1;           // in a group of several; -1: what the environment says (cli/rank_place.h)
+  std::string rendezvous;  // where rank 0 listens; empty: what manifest or environment say
   int threads = 1;
   std::vector<int> cpus;
 };

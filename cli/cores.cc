@@ -56,12 +56,12 @@ std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std:
   const auto all = static_cast<int>(cores.size());
   int given = 0, sharers = 0;
   for (const PoolManifest& p : manifest.pools)
-    (p.cpu > 0 ? given : sharers) += p.replicas * std::max(p.cpu, 1);
+    (p.cpu > 0 ? given : sharers) += p.replicas * p.ranks() * std::max(p.cpu, 1);
   const int left = std::max(all - given, 0);
   std::vector<WorkerCores> out;
   int sharer = 0, wanted = 0;
   for (const PoolManifest& p : manifest.pools) {
-    for (int i = 0; i < p.replicas; ++i) {
+    for (int i = 0; i < p.replicas * p.ranks(); ++i) {
       WorkerCores worker{.threads = p.cpu};
       if (p.cpu == 0) worker.threads = std::max(1, left / sharers + (sharer++ < left % sharers));
       wanted += worker.threads;

@@ -112,7 +112,8 @@ absl::StatusOr<std::string> read_file(const std::string& path) {
 absl::Status ClusterRecord::write(const Home& home) const {
   boost::json::array list;
   for (const ProcessRecord& p : processes)
-    list.push_back({{"name", p.name}, {"role", p.role}, {"pid", p.pid}, {"address", p.address}});
+    list.push_back(
+        {{"name", p.name}, {"role", p.role}, {"pid", p.pid}, {"address", p.address}, {"rank", p.rank}});
   return write_file(home.file("cluster.json"), boost::json::serialize(boost::json::object{
                                                    {"http_address", http_address}, {"processes", list}}));
 }
@@ -133,7 +134,8 @@ absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
     for (const auto& p : v.at("processes").as_array())
       record.processes.push_back(
           {boost::json::value_to<std::string>(p.at("name")), boost::json::value_to<std::string>(p.at("role")),
-           boost::json::value_to<int>(p.at("pid")), boost::json::value_to<std::string>(p.at("address"))});
+           boost::json::value_to<int>(p.at("pid")), boost::json::value_to<std::string>(p.at("address")),
+           p.as_object().contains("rank") ? boost::json::value_to<int>(p.at("rank")) : 0});
     if (record.processes.empty()) return damaged();
     return record;
   } catch (const std::exception&) {  // boost::json::at and value_to throw on another shape

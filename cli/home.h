@@ -41,6 +41,7 @@ struct ProcessRecord {
   std::string role;  // supervisor, coordinator, prefill, decode, any
   int pid = 0;
   std::string address;
+  int rank = 0;  // of a worker of several processes; the coordinator knows rank 0 only
 };
 
 // What `ps`, `down`, `chat` and `bench` need to find the cluster; written by the supervisor, whole file at a

@@ -60,6 +60,12 @@ json::array process_list(const Home& home, const ClusterRecord& record) {
       for (const char* key : {"state", "address", "metrics_address", "device", "kv_blocks", "transfers_open",
                               "running", "waiting"})
         if (const auto* v = w->second.if_contains(key)) row[key] = *v;
+    } else if (p.rank > 0) {  // its worker's rank 0 speaks for it
+      const auto zero = workers.find(p.name.substr(0, p.name.rfind('.')));
+      row["rank"] = p.rank;
+      row["state"] = !alive                  ? "down"
+                     : zero == workers.end() ? "starting"
+                                             : text_of(zero->second, "state").c_str();
     } else if (p.role != "supervisor" && p.role != "coordinator") {
       row["state"] = alive ? "starting" : "down";
       row["kv_blocks"] = json::object{{"total", 0}, {"free", 0}, {"cached", 0}, {"active", 0}};

@@ -180,8 +180,12 @@ void add_process_commands(CLI::App& app, Commands& c) {
   worker->add_option("--manifest", c.worker.manifest)->required();
   worker->add_option("--pool", c.worker.pool, "pool of the manifest")->required();
   worker->add_option("--index", c.worker.index, "number in its pool")->check(CLI::Range(0, 63));
-  worker->add_option("--join", c.worker.join, "host:port of the coordinator's membership service")
-      ->required();
+  worker->add_option("--join", c.worker.join,
+                     "host:port of the coordinator's membership service; rank 0 joins");
+  worker
+      ->add_option("--rank", c.worker.rank, "of a worker of several; default: LWS_*, SLURM_*, OMPI_*, PMI_*")
+      ->check(CLI::Range(0, 62));
+  worker->add_option("--rendezvous", c.worker.rendezvous, "where rank 0 listens: host:port, or unix:@name");
   worker->add_option("--threads", c.worker.threads)->check(CLI::Range(1, 1024));
   worker->add_option("--cpus", c.worker.cpus, "pin threads to these cores")->delimiter(',');
   worker->callback([&c] { c.exit_code = run_worker(c.worker); });

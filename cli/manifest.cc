@@ -10,6 +10,7 @@
 
 #include "base/cat.h"
 #include "base/config_file.h"
+#include "cli/rank_place.h"
 
 namespace baton::cli {
 namespace {
@@ -79,6 +80,26 @@ GatewayManifest read_gateway(ConfigObject gateway) {
   return out;
 }
 
+void read_parallel(ConfigObject parallel, PoolManifest& out) {
+  out.tensor = static_cast<int>(parallel.integer("tensor", 1, 1, 32));
+  out.pipeline = static_cast<int>(parallel.integer("pipeline", 1, 1, 32));
+  if (out.ranks() > 32)
+    parallel.fail("tensor", cat("tensor x pipeline is ", out.ranks(), "; want 32 at most"));
+  out.rendezvous = parallel.string("rendezvous", "");
+  out.rendezvous_port = static_cast<int>(parallel.integer("port", out.rendezvous_port, 1, 65535));
+  out.insecure_ranks = parallel.boolean("insecureAllowPlaintextOffLoopback", false);
+  if (!out.rendezvous.empty() && out.rendezvous.rfind(':') == std::string::npos)
+    parallel.fail("rendezvous", cat("want host:port, got '", out.rendezvous, "'"));
+  if (!stays_on_host(out.rendezvous) && !out.insecure_ranks)
+    parallel.fail("rendezvous",
+                  cat("'", out.rendezvous,
+                      "' is reachable from other machines, and ranks talk without TLS or keys; set "
+                      "insecureAllowPlaintextOffLoopback: true if their network is private"));
+  if (out.ranks() > 1 && out.role != WorkerRole::kAny)
+    parallel.fail("tensor", "a worker of several ranks cannot hand its KV over yet: want role any");
+  parallel.done();
+}
+
 PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   PoolManifest out;
   out.name = name;
@@ -94,6 +115,7 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   ConfigObject resources = pool.object("resources");
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
+  read_parallel(pool.object("parallel"), out);
   ConfigObject kv = pool.object("kv");
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
   out.block_tokens = static_cast<int>(kv.integer("blockTokens", out.block_tokens, 1, 256));
@@ -129,7 +151,8 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
                              " differ in device, numerics, kv.dtype or kv.blockTokens: their KV cannot be "
                              "handed over, which would "
                              "switch disaggregation off"));
-  if (out.workers() > 64) spec.fail("pools", cat(out.workers(), " workers on one machine; want 64 at most"));
+  if (out.processes() > 64)
+    spec.fail("pools", cat(out.processes(), " workers and ranks on one machine; want 64 at most"));
 }
 
 void read_model(ConfigObject model, const std::string& file, ClusterManifest& out) {
@@ -153,6 +176,12 @@ void read_model(ConfigObject model, const std::string& file, ClusterManifest& ou
 int ClusterManifest::workers() const {
   int n = 0;
   for (const PoolManifest& p : pools) n += p.replicas;
+  return n;
+}
+
+int ClusterManifest::processes() const {
+  int n = 0;
+  for (const PoolManifest& p : pools) n += p.replicas * p.ranks();
   return n;
 }
 
@@ -224,10 +253,18 @@ std::string microseconds_text(Duration d) {
 }
 const char* bool_text(bool value) { return value ? "true" : "false"; }
 
+std::string parallel_yaml(const PoolManifest& p) {
+  if (p.ranks() == 1) return "";
+  return cat("\n      parallel: {tensor: ", p.tensor, ", pipeline: ", p.pipeline,
+             ", port: ", p.rendezvous_port,
+             p.rendezvous.empty() ? "" : cat(", rendezvous: ", quoted(p.rendezvous)),
+             ", insecureAllowPlaintextOffLoopback: ", bool_text(p.insecure_ranks), "}");
+}
+
 std::string pool_yaml(const PoolManifest& p) {
   return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
              "\n      device: ", p.device, "\n      numerics: ", p.numerics,
-             p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "",
+             p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p),
              "\n      kv: {memory: ", p.kv_memory_bytes, ", blockTokens: ", p.block_tokens,
              ", dtype: ", p.kv_dtype, "}\n      batch: {tokens: ", p.max_batch_tokens,
              ", sequences: ", p.max_sequences, "}\n");

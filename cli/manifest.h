@@ -17,12 +17,18 @@ struct PoolManifest {
   int replicas = 1;
   std::string device = "cpu";        // cpu, reference
   std::string numerics = "bf16dot";  // f32, bf16dot: how bf16 weights and bf16 KV are multiplied
-  int cpu = 0;                       // threads of each worker; 0 = an equal share of the machine's
-  uint64_t kv_memory_bytes = 512ull << 20;
+  int cpu = 0;                       // threads of each rank; 0 = an equal share of the machine's
+  int tensor = 1, pipeline = 1;      // a worker of more than one rank is a group of processes
+  std::string rendezvous;            // where rank 0 of the group listens, when not the flags say; host:port
+  int rendezvous_port = 7100;        // when the orchestrator names rank 0's host only
+  bool insecure_ranks = false;       // allows ranks to talk off loopback: their sockets are plain
+  uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
   int block_tokens = 16;
   std::string kv_dtype = "bf16";  // f32, bf16, f16, int8
   int max_batch_tokens = 512;     // rows of one engine step
   int max_sequences = 64;         // sequences in one engine step
+
+  int ranks() const { return tensor * pipeline; }
 };
 
 struct GatewayManifest {
@@ -53,6 +59,7 @@ struct ClusterManifest {
   Duration itl_objective = std::chrono::milliseconds(40);
 
   int workers() const;
+  int processes() const;  // of all workers: one for each rank
 };
 
 // All mistakes at once, each as file:line:column: key: what is wrong. A relative model path is taken from the

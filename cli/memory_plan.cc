@@ -95,8 +95,9 @@ absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryL
   const uint64_t each = model_bytes(manifest.model_source) + MemoryPlan::kProgram;
   uint64_t kv = 0, rest = 0;
   for (const PoolManifest& pool : manifest.pools) {
-    kv += pool.replicas * pool.kv_memory_bytes;
-    rest += pool.replicas * each;
+    // The ranks of a worker share its weights out between them.
+    kv += pool.replicas * pool.ranks() * pool.kv_memory_bytes;
+    rest += pool.replicas * (each + (pool.ranks() - 1) * MemoryPlan::kProgram);
   }
   if (kv + rest <= limit.bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(cat(

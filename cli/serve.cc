@@ -163,15 +163,4 @@ int run_down() {
       kExitFailed);
 }
 
-int run_validate(const std::string& file) {
-  const auto manifest = read_manifest(file);
-  if (!manifest.ok()) {
-    std::fprintf(stderr, "%s\n", std::string(manifest.status().message()).c_str());
-    return absl::IsNotFound(manifest.status()) ? kExitFailed : kExitUsage;
-  }
-  std::printf("%s: good: %d %s\n", file.c_str(), manifest->workers(),
-              manifest->workers() == 1 ? "worker" : "workers");
-  return kExitOk;
-}
-
 }  // namespace baton::cli

@@ -13,6 +13,8 @@
 #include "base/units.h"
 #include "cli/child_process.h"
 #include "cli/http_client.h"
+#include "cli/process.h"
+#include "cli/rank_place.h"
 
 namespace baton::cli {
 namespace {
@@ -46,7 +48,11 @@ Duration backoff(int restarts) {
 }  // namespace
 
 Supervisor::Supervisor(const Home& home, const ClusterManifest& manifest)
-    : home_(home), manifest_(manifest), manifest_file_(home.file("manifest.yaml")), cores_(allowed_cores()) {
+    : home_(home),
+      manifest_(manifest),
+      manifest_file_(home.file("manifest.yaml")),
+      run_(std::to_string(random_source()())),
+      cores_(allowed_cores()) {
   const sigset_t set = watched_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
@@ -59,10 +65,10 @@ std::string Supervisor::plan_text() const {
   size_t worker = 0;
   int threads = 0;
   for (const PoolManifest& p : manifest_.pools)
-    for (int i = 0; i < p.replicas; ++i, ++worker) {
-      out += cat("  ", p.name, "-", i, ": ", role_text(p.role), ", ", p.device, ", ",
-                 cores_text(split[worker].threads, split[worker].cpus), ", ", format_bytes(p.kv_memory_bytes),
-                 " of KV\n");
+    for (int i = 0; i < p.replicas * p.ranks(); ++i, ++worker) {
+      out += cat("  ", rank_name(cat(p.name, "-", i / p.ranks()), i % p.ranks()), ": ", role_text(p.role),
+                 ", ", p.device, ", ", cores_text(split[worker].threads, split[worker].cpus), ", ",
+                 format_bytes(p.kv_memory_bytes), " of KV\n");
       threads += split[worker].threads;
     }
   if (threads > static_cast<int>(cores_.size()))
@@ -88,6 +94,21 @@ std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, 
   for (const int cpu : cores.cpus) cpus += cat(cpus.empty() ? "" : ",", cpu);
   if (!cpus.empty()) out.insert(out.end(), {"--cpus", cpus});
   return out;
+}
+
+// All ranks of a worker, rank 0 first: it is stopped first, and then tells the others.
+void Supervisor::add_worker(const PoolManifest& pool, int index, std::span<const WorkerCores> cores) {
+  const std::string name = cat(pool.name, "-", index);
+  for (int rank = 0; rank < pool.ranks(); ++rank) {
+    Child child{.name = rank_name(name, rank),
+                .role = role_text(pool.role),
+                .rank = rank,
+                .arguments = worker_arguments(pool, index, cores[rank])};
+    if (pool.ranks() > 1)
+      child.arguments.insert(child.arguments.end(), {"--rank", std::to_string(rank), "--rendezvous",
+                                                     cat("unix:@baton-", run_, "-", name)});
+    children_.push_back(std::move(child));
+  }
 }
 
 std::string Supervisor::output_file(const Child& child) const {
@@ -128,10 +149,8 @@ absl::Status Supervisor::start() {
   const std::vector<WorkerCores> split = split_cores(manifest_, cores_);
   size_t worker = 0;
   for (const PoolManifest& pool : manifest_.pools)
-    for (int i = 0; i < pool.replicas; ++i)
-      children_.push_back({.name = cat(pool.name, "-", i),
-                           .role = role_text(pool.role),
-                           .arguments = worker_arguments(pool, i, split[worker++])});
+    for (int i = 0; i < pool.replicas; ++i, worker += pool.ranks())
+      add_worker(pool, i, std::span(split).subspan(worker));
   for (size_t i = 1; i < children_.size(); ++i) spawn(children_[i]);
   write_record();
   return wait_until_ready();
@@ -159,7 +178,7 @@ absl::Status Supervisor::wait_until_ready() {
     size_t up = 0;
     if (workers.is_array())
       for (const auto& w : workers.as_array()) up += w.at("state") == "ready";
-    if (up == children_.size() - 1) {
+    if (up == static_cast<size_t>(manifest_.workers())) {
       const auto ready = client.get("/ready");
       if (ready.ok() && ready->status == 200) {
         ready_ = true;
@@ -175,7 +194,8 @@ void Supervisor::write_record() {
   record_.processes.clear();
   record_.processes.push_back({"supervisor", "supervisor", ::getpid(), ""});
   for (const Child& c : children_)
-    record_.processes.push_back({c.name, c.role, c.pid, c.role == "coordinator" ? record_.http_address : ""});
+    record_.processes.push_back(
+        {c.name, c.role, c.pid, c.role == "coordinator" ? record_.http_address : "", c.rank});
   if (const absl::Status s = record_.write(home_); !s.ok())
     log_error("process list not written", {{"error", s.ToString()}});
 }

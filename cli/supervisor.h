@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ class Supervisor {
   struct Child {
     std::string name;
     std::string role;
+    int rank = 0;                        // only rank 0 of a worker is known to the coordinator
     std::vector<std::string> arguments;  // after the binary
     int pid = 0;
     int restarts = 0;
@@ -51,6 +53,7 @@ class Supervisor {
   void write_record();
   void stop_child(Child& child, Instant deadline);
   std::string output_file(const Child& child) const;
+  void add_worker(const PoolManifest& pool, int index, std::span<const WorkerCores> cores);
   std::vector<std::string> worker_arguments(const PoolManifest& pool, int index,
                                             const WorkerCores& cores) const;
 
@@ -60,6 +63,7 @@ class Supervisor {
   std::string membership_address_;
   std::vector<Child> children_;  // the coordinator first
   ClusterRecord record_;
+  std::string run_;               // random: what this run calls things that others can see
   const std::vector<int> cores_;  // that this machine lets us use
   bool ready_ = false;
 };

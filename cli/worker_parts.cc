@@ -1,12 +1,15 @@
 #include "cli/worker_parts.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "base/cat.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "cli/cores.h"
 #include "cli/kv_type.h"
@@ -23,6 +26,8 @@ constexpr size_t kMailboxCapacity = 65536;
 // What a step may take of the time between two tokens that was promised: predictions are wrong by a tenth
 // now and then, and the way to the client takes its part.
 constexpr double kStepShareOfItl = 0.85;
+// Ranks of other hosts may be scheduled minutes later, and load as long.
+constexpr auto kRankPatience = std::chrono::seconds(300);
 
 Incarnation new_incarnation() {
   using namespace std::chrono;
@@ -31,14 +36,22 @@ Incarnation new_incarnation() {
 
 }  // namespace
 
+RankQuestion rank_question(const PoolManifest& pool, const WorkerOptions& options) {
+  return {.ranks = pool.ranks(),
+          .flag_rank = options.rank,
+          .flag_rendezvous = options.rendezvous,
+          .manifest_rendezvous = pool.rendezvous,
+          .port = pool.rendezvous_port};
+}
+
 absl::StatusOr<std::unique_ptr<WorkerParts>> WorkerParts::make(const WorkerOptions& options,
                                                                worker::PeerReportSink on_peer) {
   auto parts = std::make_unique<WorkerParts>();
   const Instant begun = parts->clock.now();
   RETURN_IF_ERROR(parts->read(options));
+  RETURN_IF_ERROR(parts->find_place(options));
   RETURN_IF_ERROR(parts->load(options, std::move(on_peer)));
   parts->load_time = parts->clock.now() - begun;
-  RETURN_IF_ERROR(parts->make_engine());
   return parts;
 }
 
@@ -64,17 +77,47 @@ int32_t WorkerParts::context_tokens() const {
       manifest.context_tokens > 0 ? std::min<int64_t>(manifest.context_tokens, trained) : trained);
 }
 
-kernels::KvGeometry WorkerParts::geometry() const {
-  kernels::KvGeometry g =
-      worker::kv_geometry(file->spec(), pool.block_tokens, *parse_kv_type(pool.kv_dtype), 0);
-  g.blocks = static_cast<int64_t>(pool.kv_memory_bytes / (g.piece_bytes() * g.layers));
+absl::Status WorkerParts::find_place(const WorkerOptions& options) {
+  ASSIGN_OR_RETURN(place, find_rank(rank_question(pool, options), environment_variable));
+  if (!stays_on_host(place.rendezvous) && !pool.insecure_ranks)
+    return absl::FailedPreconditionError(
+        cat("rank ", place.rank, " meets the others at ", place.rendezvous,
+            ", which other machines can reach, and ranks talk without TLS or keys: set ",
+            "parallel.insecureAllowPlaintextOffLoopback: true in pool ", pool.name,
+            " if their network is private"));
+  if (place.ranks > 1)
+    log_info("rank of a group", {{"rank", place.rank},
+                                 {"ranks", place.ranks},
+                                 {"rendezvous", place.rendezvous},
+                                 {"told_by", place.source}});
+  return absl::OkStatus();
+}
+
+// Every rank of a group has the same number of blocks: as many as the rank whose part is largest has room
+// for.
+absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelShard& own) const {
+  const kernels::KvType type = *parse_kv_type(pool.kv_dtype);
+  kernels::KvGeometry g = worker::kv_geometry(own.spec, pool.block_tokens, type, 0);
+  g.blocks = std::numeric_limits<int64_t>::max();
+  size_t largest = 0;
+  for (int rank = 0; rank < shape().ranks(); ++rank) {
+    ASSIGN_OR_RETURN(const worker::ModelShard shard,
+                     worker::shard_of(file->spec(), file->weights(), shape(), rank));
+    const auto of_rank = worker::kv_geometry(shard.spec, pool.block_tokens, type, 0);
+    const size_t block = of_rank.piece_bytes() * of_rank.layers;
+    largest = std::max(largest, block);
+    g.blocks = std::min(g.blocks, static_cast<int64_t>(pool.kv_memory_bytes / block));
+  }
+  if (g.blocks < 2)
+    return absl::InvalidArgumentError(cat("pool ", pool.name, ": kv.memory ",
+                                          format_bytes(pool.kv_memory_bytes), " holds ", g.blocks,
+                                          " blocks of ", format_bytes(largest), "; want 2 at least"));
   return g;
 }
 
-MemoryPlan WorkerParts::plan_memory(const kernels::KvGeometry& g) const {
+MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& g) const {
   const int32_t logit_rows = std::min(pool.max_sequences, pool.max_batch_tokens);
-  const worker::ModelMemory sizes =
-      worker::model_memory(file->spec(), file->weights(), *backend, pool.max_batch_tokens, logit_rows);
+  const worker::ModelMemory sizes = worker::model_memory(shard, *backend, pool.max_batch_tokens, logit_rows);
   return {.weights = sizes.weights,
           .kv_blocks = static_cast<uint64_t>(g.blocks),
           .kv_block_bytes = g.piece_bytes() * g.layers,
@@ -82,19 +125,87 @@ MemoryPlan WorkerParts::plan_memory(const kernels::KvGeometry& g) const {
           .mapped_file = file->mapped_bytes()};
 }
 
+worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const {
+  return {.max_rows = pool.max_batch_tokens,
+          .max_positions = context_tokens(),
+          .block_tokens = g.block_tokens,
+          .blocks = g.blocks,
+          .vocab = file->spec().vocab_size};
+}
+
 absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportSink on_peer) {
-  const kernels::KvGeometry g = geometry();
-  if (g.blocks < 2)
-    return absl::InvalidArgumentError(
-        cat("pool ", pool.name, ": kv.memory ", format_bytes(pool.kv_memory_bytes), " holds ", g.blocks,
-            " blocks of ", format_bytes(g.piece_bytes() * g.layers), "; want 2 at least"));
+  ASSIGN_OR_RETURN(worker::ModelShard shard,
+                   worker::shard_of(file->spec(), file->weights(), shape(), place.rank));
+  ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
   ASSIGN_OR_RETURN(backend, kernels::make_backend({.device = pool.device,
                                                    .threads = options.threads,
                                                    .cpus = options.cpus,
                                                    .numerics = parse_numerics(pool.numerics)}));
-  memory = plan_memory(g);
+  memory = plan_memory(shard, g);
   memory_limit = read_memory_limit();
   RETURN_IF_ERROR(memory.check(memory_limit, pool.name));
+  if (place.ranks > 1) RETURN_IF_ERROR(form_ranks(g));
+  describe(options, g);
+  RETURN_IF_ERROR(load_model(std::move(shard), g));
+  if (group != nullptr) RETURN_IF_ERROR(group->meet(clock.now() + kRankPatience));
+  if (place.rank > 0) {
+    follower = std::make_unique<worker::FollowerLoop>(
+        worker::FollowerLoop::Parts{.model = *model, .links = group->links(), .clock = clock},
+        plan_limits(g));
+    return absl::OkStatus();
+  }
+  worker::ModelRunner::Group followers;
+  if (group != nullptr) {
+    plans = std::make_unique<worker::PlanSender>(group->links(), plan_limits(g), clock);
+    followers.links = &group->links();
+    followers.plans = plans.get();
+  }
+  runner = std::make_unique<worker::ModelRunner>(*model, clock, followers);
+  RETURN_IF_ERROR(make_exchange(g, std::move(on_peer)));
+  return make_engine();
+}
+
+absl::Status WorkerParts::form_ranks(const kernels::KvGeometry& g) {
+  const std::string build =
+      cat(kVersion, " model ", file->hash(), " tensor ", pool.tensor, " pipeline ", pool.pipeline, " ",
+          backend->numerics_id(g.type), " blocks ", g.blocks, " x ", g.block_tokens, " batch ",
+          pool.max_batch_tokens, " context ", context_tokens());
+  ASSIGN_OR_RETURN(group, RankGroup::form({.place = place,
+                                           .shape = shape(),
+                                           .worker = cat(manifest.name, "/", description.ref.name),
+                                           .build = build,
+                                           .incarnation = description.ref.incarnation,
+                                           .clock = clock,
+                                           .patience = kRankPatience}));
+  description.ref.incarnation = group->incarnation();
+  return absl::OkStatus();
+}
+
+void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeometry& g) {
+  description.device = backend->description();
+  description.device += on_cores(options.cpus);
+  if (group != nullptr) description.device += cat(", ", group->text());
+  description.model_hash = file->hash();
+  description.kv_layout_hash = worker::kv_layout_hash(g, backend->kv_layout_name());
+  // The blocks of a group lie on all its ranks: nobody may take rank 0's share for the whole.
+  if (group != nullptr)
+    description.kv_layout_hash = cat(description.kv_layout_hash, "/group-", description.ref.name, "-",
+                                     description.ref.incarnation.value());
+  description.numerics_id = backend->numerics_id(g.type);
+  description.block_tokens = g.block_tokens;
+  description.context_tokens = context_tokens();
+  description.blocks_total = g.blocks;
+}
+
+// KV memory: rank 0's belongs to the data plane, which may hand it over; the others' is their own.
+absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeometry& g) {
+  if (place.rank > 0) {
+    void* at = ::mmap(nullptr, g.pool_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+      return absl::ResourceExhaustedError(cat("no memory for KV: ", format_bytes(g.pool_bytes())));
+    private_pool = {static_cast<std::byte*>(at), Unmap{g.pool_bytes()}};
+    return std::span(private_pool.get(), g.pool_bytes());
+  }
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
   data.pool_bytes = g.pool_bytes();
@@ -102,17 +213,28 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
   data.checksum = manifest.checksum;
   data.identity = {.self = description.ref,
                    .host_id = description.host_id,
-                   .kv_layout_hash = worker::kv_layout_hash(g, backend->kv_layout_name()),
-                   .model_hash = file->hash(),
-                   .numerics_id = backend->numerics_id(g.type)};
+                   .kv_layout_hash = description.kv_layout_hash,
+                   .model_hash = description.model_hash,
+                   .numerics_id = description.numerics_id};
   ASSIGN_OR_RETURN(plane, transport::make_process_data_plane(data));
+  description.data_address = plane->address();
+  return plane->pool();
+}
+
+void Unmap::operator()(std::byte* at) const { ::munmap(at, bytes); }
+
+absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::KvGeometry& g) {
+  ASSIGN_OR_RETURN(const std::span<std::byte> pool_bytes, take_pool(g));
   const worker::LlamaModelOptions model_options{
       .max_rows = pool.max_batch_tokens,
       .max_positions = context_tokens(),
-      .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); }};
-  ASSIGN_OR_RETURN(model, worker::LlamaModel::create(file->spec(), file->weights(), *backend, model_options));
-  RETURN_IF_ERROR(backend->attach_kv(plane->pool(), g));
-  runner = std::make_unique<worker::ModelRunner>(*model, clock);
+      .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); },
+      .links = group == nullptr ? nullptr : &group->links()};
+  ASSIGN_OR_RETURN(model, worker::LlamaModel::create(std::move(shard), *backend, model_options));
+  return backend->attach_kv(pool_bytes, g);
+}
+
+absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, worker::PeerReportSink on_peer) {
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
   ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
                                  *plane, {.geometry = g,
@@ -121,15 +243,6 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
                                                 BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
                                               },
                                           .peers = std::move(on_peer)}));
-  description.data_address = plane->address();
-  description.device = backend->description();
-  description.device += on_cores(options.cpus);
-  description.model_hash = data.identity.model_hash;
-  description.kv_layout_hash = data.identity.kv_layout_hash;
-  description.numerics_id = data.identity.numerics_id;
-  description.block_tokens = g.block_tokens;
-  description.context_tokens = context_tokens();
-  description.blocks_total = g.blocks;
   return absl::OkStatus();
 }
 

@@ -7,15 +7,27 @@
 #include "cli/commands.h"
 #include "cli/manifest.h"
 #include "cli/memory_plan.h"
+#include "cli/rank_group.h"
 #include "kernels/backend.h"
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"
+#include "worker/engine/follower_loop.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
 #include "worker/model/llama_model.h"
 #include "worker/model/model_file.h"
 #include "worker/model/model_runner.h"
 
 namespace baton::cli {
+
+// What a worker of this pool wants to know about its rank.
+RankQuestion rank_question(const PoolManifest& pool, const WorkerOptions& options);
+
+// KV memory of a rank without a data plane.
+struct Unmap {
+  size_t bytes = 0;
+  void operator()(std::byte* at) const;
+};
+using PrivatePool = std::unique_ptr<std::byte[], Unmap>;
 
 // The parts of one worker that compute and move KV, in the order in which they are made. Members are
 // destroyed in reverse: the pool (data plane) outlives the backend that writes it. Thread: main makes and
@@ -25,14 +37,19 @@ struct WorkerParts {
   ClusterManifest manifest;
   PoolManifest pool;
   WorkerDescription description;  // control_address is filled in by the control server
+  RankPlace place;                // which rank of the worker this process is
   std::unique_ptr<worker::ModelFile> file;
-  std::unique_ptr<transport::DataPlane> plane;
+  std::unique_ptr<RankGroup> group;             // empty in a worker of one rank
+  std::unique_ptr<transport::DataPlane> plane;  // rank 0 only ...
+  PrivatePool private_pool;                     // ... and the others have this
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<worker::LlamaModel> model;
+  std::unique_ptr<worker::PlanSender> plans;  // rank 0 of a group
   std::unique_ptr<worker::ModelRunner> runner;
   std::unique_ptr<worker::EngineMailbox> mailbox;
   std::unique_ptr<worker::KvExchangeAgent> exchange;
   std::unique_ptr<worker::Engine> engine;
+  std::unique_ptr<worker::FollowerLoop> follower;  // in place of runner to engine, on every other rank
 
   // Reads the manifest, maps the model, refuses what the memory cannot hold, packs the weights, takes the KV
   // pool. `on_peer` is called on the progress thread.
@@ -44,11 +61,19 @@ struct WorkerParts {
 
  private:
   absl::Status read(const WorkerOptions& options);
+  absl::Status find_place(const WorkerOptions& options);
   absl::Status load(const WorkerOptions& options, worker::PeerReportSink on_peer);
+  absl::Status form_ranks(const kernels::KvGeometry& geometry);
+  absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
+  absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
+  absl::Status make_exchange(const kernels::KvGeometry& geometry, worker::PeerReportSink on_peer);
   absl::Status make_engine();
+  void describe(const WorkerOptions& options, const kernels::KvGeometry& geometry);
   int32_t context_tokens() const;
-  kernels::KvGeometry geometry() const;
-  MemoryPlan plan_memory(const kernels::KvGeometry& geometry) const;
+  worker::ParallelShape shape() const { return {.tensor = pool.tensor, .pipeline = pool.pipeline}; }
+  worker::PlanLimits plan_limits(const kernels::KvGeometry& geometry) const;
+  absl::StatusOr<kernels::KvGeometry> geometry(const worker::ModelShard& shard) const;
+  MemoryPlan plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& geometry) const;
 };
 
 }  // namespace baton::cli

@@ -8,6 +8,7 @@
 //   (the backend's pool computes inside an engine step; gRPC's own threads post to control)
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -105,9 +106,12 @@ struct WorkerProcess {
   Metrics metrics;
   std::unique_ptr<worker::EngineLoop> loop;
   std::unique_ptr<coordinator::HttpServer> http;
+  std::atomic<bool> engine_over = false;
 
   absl::Status make(const WorkerOptions& options);
   int run();
+  // Of a rank that is not the first: it computes what rank 0 says, and ends with it.
+  int follow();
   // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
   void drain();
 };
@@ -115,6 +119,8 @@ struct WorkerProcess {
 absl::Status WorkerProcess::make(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(
       parts, WorkerParts::make(options, [this](const PeerReport& report) { control->on_peer(report); }));
+  if (parts->follower != nullptr) return absl::OkStatus();
+  if (options.join.empty()) return absl::InvalidArgumentError("want --join: rank 0 joins the coordinator");
   worker::EngineLoop::Parts loop_parts{*parts->engine, *parts->runner, *parts->mailbox, parts->clock};
   loop = std::make_unique<worker::EngineLoop>(loop_parts,
                                               [this](std::vector<WorkerMessage>& m) { control->publish(m); });
@@ -135,7 +141,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
 void WorkerProcess::drain() {
   control->begin_drain();
   const Instant limit = parts->clock.now() + timers::kDrainCap;
-  while (!loop->status().idle && parts->clock.now() < limit)
+  while (!engine_over && !loop->status().idle && parts->clock.now() < limit)
     if (wait_for_signal(std::chrono::milliseconds(20)) != 0) return;  // a second SIGTERM: at once
 }
 
@@ -153,6 +159,8 @@ int WorkerProcess::run() {
   });
   AgentThread engine("engine", [&](std::stop_token stop) {
     engine_end = loop->run(stop);
+    if (engine_end.ok() && parts->plans != nullptr) engine_end = parts->plans->stop();
+    engine_over = true;
     if (!engine_end.ok()) ::kill(::getpid(), SIGTERM);  // this life is over: the supervisor starts another
   });
   AgentThread control_thread("control", [this](std::stop_token stop) { control->run(stop); });
@@ -175,12 +183,49 @@ int WorkerProcess::run() {
   return engine_end.ok() ? kExitOk : kExitFailed;
 }
 
+int WorkerProcess::follow() {
+  log_info("rank ready", {{"rank", parts->place.rank},
+                          {"device", parts->description.device},
+                          {"incarnation", parts->description.ref.incarnation.value()},
+                          {"load_ms", 1e3 * to_seconds(parts->load_time)},
+                          {"memory", parts->memory.text(parts->memory_limit)}});
+  absl::Status end;
+  AgentThread engine("engine", [&](std::stop_token stop) {
+    end = parts->follower->run(stop);
+    engine_over = true;
+    ::kill(::getpid(), SIGTERM);
+  });
+  // Asked to end, it goes on until rank 0 says so or leaves: rank 0 may still have streams to finish.
+  while (!engine_over)
+    if (wait_for_signal(std::chrono::seconds(60)) != 0 && !engine_over) log_info("rank ends with rank 0");
+  engine.join();
+  log_info("rank stopped", {{"why", end.ok() ? "rank 0 said so" : end.ToString()}});
+  return end.ok() ? kExitOk : kExitFailed;
+}
+
+}  // namespace
+
+namespace {
+
+// "any-0", or "any-0.1" for rank 1 of it. What is wrong with manifest or rank is said by the start itself.
+std::string process_name(const WorkerOptions& options) {
+  const std::string worker = cat(options.pool, "-", options.index);
+  const auto manifest = read_manifest(options.manifest);
+  if (!manifest.ok()) return worker;
+  for (const PoolManifest& pool : manifest->pools) {
+    if (pool.name != options.pool) continue;
+    const auto place = find_rank(rank_question(pool, options), environment_variable);
+    if (place.ok()) return rank_name(worker, place->rank);
+  }
+  return worker;
+}
+
 }  // namespace
 
 int run_worker(const WorkerOptions& options) {
   block_end_signals();
   const Home home = Home::from_environment();
-  const std::string name = cat(options.pool, "-", options.index);
+  const std::string name = process_name(options);
   log_open({.role = options.pool, .worker = name, .file = home.file(cat("logs/", name, ".log"))});
   WorkerProcess process;
   if (const absl::Status s = process.make(options); !s.ok()) {
@@ -193,7 +238,7 @@ int run_worker(const WorkerOptions& options) {
           write_file(home.file(memory_plan_file(name)), memory.text(process.parts->memory_limit));
       !s.ok())
     log_warn("memory plan not written", {{"why", s.ToString()}});
-  return process.run();
+  return process.parts->follower == nullptr ? process.run() : process.follow();
 }
 
 }  // namespace baton::cli

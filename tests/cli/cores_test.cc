@@ -36,6 +36,13 @@ TEST(Cores, TheExampleOfTheHeader) {
   EXPECT_THAT(split[2].cpus, ElementsAre(4));
 }
 
+TEST(Cores, TheRanksOfAWorkerHaveCoresOfTheirOwn) {
+  const auto split = split_cores(pools({{.name = "any", .tensor = 2, .pipeline = 2}}), {0, 1, 2, 3, 4});
+  EXPECT_THAT(threads(split), ElementsAre(2, 1, 1, 1));
+  EXPECT_THAT(split[0].cpus, ElementsAre(0, 1));
+  EXPECT_THAT(split[3].cpus, ElementsAre(4));
+}
+
 TEST(Cores, TwoWorkersOnTwoCoresHaveOneEach) {
   for (const auto& manifest :
        {pools({{.name = "any", .replicas = 2}}), pools({{.name = "prefill"}, {.name = "decode"}})}) {

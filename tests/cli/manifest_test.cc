@@ -77,5 +77,32 @@ TEST(Manifest, RefusesAnotherKindOfFile) {
     EXPECT_FALSE(parse_manifest("c.yaml", bad).ok()) << bad;
 }
 
+TEST(Manifest, AWorkerOfSeveralRanks) {
+  const auto m = parse_manifest("c.yaml",
+                                "apiVersion: baton/v1\nkind: Cluster\nspec:\n  pools:\n    any: {replicas: "
+                                "2, parallel: {tensor: 2, pipeline: 3, "
+                                "rendezvous: \"10.0.0.1:7100\", insecureAllowPlaintextOffLoopback: true}}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->pools[0].ranks(), 6);
+  EXPECT_EQ(m->workers(), 2);
+  EXPECT_EQ(m->processes(), 12);
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+  EXPECT_EQ(again->pools[0].rendezvous, "10.0.0.1:7100");
+}
+
+TEST(Manifest, RefusesGroupsThatCannotBe) {
+  const auto says = [](const std::string& pools, const char* what) {
+    const std::string errors = errors_of("  pools: {" + pools + "}\n");
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  says("prefill: {parallel: {tensor: 2}}, decode: {}", "cannot hand its KV over yet: want role any");
+  says("any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'}}", "ranks talk without TLS or keys");
+  says("any: {parallel: {tensor: 2, rendezvous: here}}", "want host:port, got 'here'");
+  says("any: {parallel: {tensor: 8, pipeline: 8}}", "tensor x pipeline is 64; want 32 at most");
+  EXPECT_EQ(errors_of("  pools: {any: {parallel: {tensor: 2, rendezvous: '127.0.0.1:7100'}}}\n"), "");
+}
+
 }  // namespace
 }  // namespace baton::cli

@@ -186,6 +186,7 @@ absl::StatusOr<Group> receive_ranks(const GroupOptions& o) {
     return memory.status();
   }
   Group group{.incarnation = o.incarnation};
+  if (!is_unix(o.rendezvous)) group.host = local_host(guests[1].connection.get());
   ASSIGN_OR_RETURN(group.communicator,
                    *memory ? share_memory(o, guests) : tell_addresses(o, std::move(guests)));
   return group;
@@ -210,6 +211,7 @@ absl::StatusOr<Group> visit_once(const GroupOptions& o) {
   if (words.size() < 3 || !absl::SimpleAtoi(words[1], &incarnation))
     return absl::InternalError("rank 0's answer has another form");
   Group group{.incarnation = Incarnation(incarnation)};
+  if (!is_unix(o.rendezvous)) group.host = local_host(to_zero.get());
   ASSIGN_OR_RETURN(group.communicator, words[0] == "shm"
                                            ? map_memory(o, words)
                                            : connect_pairs(o, std::move(to_zero), listener, words));

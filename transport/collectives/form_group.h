@@ -28,6 +28,7 @@ struct GroupOptions {
 struct Group {
   std::unique_ptr<Communicator> communicator;
   Incarnation incarnation;
+  std::string host;  // this rank's own address towards the others; empty after a rendezvous at unix:@name
 };
 
 // Every rank of a group calls this; it returns when all are there and have met once. Rank 0 listens, the

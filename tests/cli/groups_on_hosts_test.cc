@@ -1,0 +1,161 @@
+// The ranks of one worker on two hosts (network namespaces): real processes, found by LeaderWorkerSet's
+// variables, joined by sockets, with the tokens of one process.
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <boost/json.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/cat.h"
+#include "cli/http_client.h"
+#include "tests/support/network_hosts.h"
+#include "tests/worker/model/temp_dir.h"
+
+namespace baton::cli {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+
+constexpr const char* kHttp = "127.0.0.1:8000";  // every host has ports of its own
+constexpr const char* kMembership = "127.0.0.1:8001";
+
+std::string model() {
+  const char* shared = std::getenv("BATON_SHARED");
+  const char* source = std::getenv("BATON_SOURCE_DIR");
+  const std::string root = shared != nullptr ? shared : cat(source == nullptr ? "." : source, "/../shared");
+  return root + "/models/stories260K-f32.gguf";
+}
+
+class GroupsOnHosts : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(model())) GTEST_SKIP() << model() << " is not there";
+    auto made = NetworkHosts::make(2);
+    if (!made.ok()) GTEST_SKIP() << made.status();
+    hosts_ = *std::move(made);
+    ::setenv("BATON_HOME", directory_.path().c_str(), 1);
+    std::filesystem::create_directories(directory_.file("state/logs"));
+  }
+  void TearDown() override { stop(); }
+
+  void write_manifest(int tensor, int pipeline, const std::string& more = "") {
+    std::ofstream(directory_.file("m.yaml"))
+        << "apiVersion: baton/v1\nkind: Cluster\nspec:\n  model: {source: " << model()
+        << "}\n  pools:\n    any: {kv: {memory: 8Mi}, parallel: {tensor: " << tensor
+        << ", pipeline: " << pipeline << more << "}}\n";
+  }
+  // `environment`: words for env(1).
+  void start(int host, std::vector<std::string> environment, const std::vector<std::string>& arguments) {
+    std::vector<std::string> command{"env"};
+    command.insert(command.end(), environment.begin(), environment.end());
+    command.push_back(BATON_BINARY);
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    children_.push_back(hosts_->start_inside(host, command));
+  }
+  void start_rank(int host, int rank, int ranks) {
+    start(host,
+          {cat("LWS_WORKER_INDEX=", rank), cat("LWS_GROUP_SIZE=", ranks),
+           cat("LWS_LEADER_ADDRESS=", hosts_->address(0))},
+          {"worker", "--manifest", directory_.file("m.yaml"), "--pool", "any", "--join", kMembership});
+  }
+  void start_coordinator() {
+    start(0, {},
+          {"coordinator", "--manifest", directory_.file("m.yaml"), "--http", kHttp, "--membership",
+           kMembership});
+  }
+  // Stops all, the last one started first.
+  void stop() {
+    for (auto child = children_.rbegin(); child != children_.rend(); ++child) ::kill(*child, SIGKILL);
+    for (const pid_t child : children_) ::waitpid(child, nullptr, 0);
+    children_.clear();
+  }
+  // The body of a good answer to a GET (json empty) or POST on host 0, asked for until it comes.
+  std::string ask(const std::string& target, const std::string& json, const std::string& wanted) {
+    std::string body;
+    hosts_->inside(0, [&] {
+      for (int i = 0; i < 3000 && body.empty(); ++i) {
+        HttpClient client(kHttp, 30s);
+        const auto reply = json.empty() ? client.get(target) : client.post(target, json);
+        if (reply.ok() && reply->status == 200 && reply->body.find(wanted) != std::string::npos)
+          body = reply->body;
+        if (body.empty()) std::this_thread::sleep_for(10ms);
+      }
+    });
+    return body;
+  }
+  std::string tokens() {
+    const std::string body = ask(
+        "/v1/completions",
+        R"({"model":"default","prompt":"Once upon a time","max_tokens":40,"temperature":0,"return_token_ids":true})",
+        "token_ids");
+    if (body.empty()) return "";
+    return boost::json::serialize(boost::json::parse(body).at("choices").at(0).at("token_ids"));
+  }
+  std::string ready_workers() { return ask("/admin/v1/workers", "", "\"ready\""); }
+
+  baton::testing::TempDir directory_{"groups-on-hosts"};
+  std::unique_ptr<NetworkHosts> hosts_;
+  std::vector<pid_t> children_;
+};
+
+TEST_F(GroupsOnHosts, RanksOnTwoHostsUseSocketsAndHaveTheTokensOfOneProcess) {
+  write_manifest(1, 1);
+  start_coordinator();
+  start(0, {}, {"worker", "--manifest", directory_.file("m.yaml"), "--pool", "any", "--join", kMembership});
+  const std::string want = tokens();
+  ASSERT_NE(want, "");
+  stop();
+  struct Shape {
+    int tensor, pipeline;
+    const char* lanes;
+  };
+  // Ranks 0 and 1 on host 0, 2 and 3 on host 1: with two stages, a stage has a host of its own.
+  for (const Shape& shape :
+       {Shape{2, 1, "2 ranks over socket"}, Shape{1, 2, "2 ranks over socket"},
+        Shape{4, 1, "4 ranks over socket"}, Shape{2, 2, "4 ranks over socket, stages over shm"}}) {
+    write_manifest(shape.tensor, shape.pipeline, ", insecureAllowPlaintextOffLoopback: true");
+    start_coordinator();
+    const int ranks = shape.tensor * shape.pipeline;
+    for (int rank = ranks - 1; rank >= 0; --rank) start_rank(rank * 2 / ranks, rank, ranks);
+    EXPECT_THAT(ready_workers(), HasSubstr(shape.lanes));
+    EXPECT_EQ(tokens(), want) << shape.lanes;
+    stop();
+  }
+}
+
+TEST_F(GroupsOnHosts, WithoutThePermissionForPlainSocketsARankDoesNotStart) {
+  write_manifest(2, 1);
+  start_rank(0, 0, 2);
+  int status = 0;
+  ASSERT_EQ(::waitpid(children_.back(), &status, 0), children_.back());
+  children_.clear();
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) != 0);
+}
+
+TEST_F(GroupsOnHosts, ARankLostOnTheOtherHostEndsTheGroup) {
+  write_manifest(2, 1, ", insecureAllowPlaintextOffLoopback: true");
+  start_coordinator();
+  start_rank(1, 1, 2);
+  start_rank(0, 0, 2);
+  ASSERT_NE(ready_workers(), "");
+  const pid_t zero = children_[2];
+  ::kill(children_[1], SIGKILL);
+  int status = 0;
+  ASSERT_EQ(::waitpid(zero, &status, 0), zero);  // its life is over: who started it starts it again
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) != 0);
+  children_.erase(children_.begin() + 2);
+  const std::string want = [&] {
+    start_rank(1, 1, 2);
+    start_rank(0, 0, 2);
+    return tokens();
+  }();
+  EXPECT_NE(want, "");
+}
+
+}  // namespace
+}  // namespace baton::cli

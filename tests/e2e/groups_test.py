@@ -1,0 +1,99 @@
+"""Workers of several ranks (tensor, pipeline): the tokens of one process, through HTTP; kill -9 of any rank ends the life of the whole group,
+which is back as a new one."""
+import threading
+import time
+
+from cluster import ANY, STORIES, Cluster, manifest, need, pools
+
+need(STORIES)
+PROMPTS = ["Once upon a time", "Lily likes cats and dogs", "Tom had a red ball. " * 20]
+SMALL = {"memory": "8Mi"}
+
+
+def group(tensor, pipeline, replicas=1):
+    return manifest(pools(ANY, parallel={"tensor": tensor, "pipeline": pipeline}, kv=SMALL, replicas=replicas))
+
+
+def answers(cluster):
+    """Greedy and seeded, alone and together."""
+    got = [cluster.generate(p, 40)[0] for p in PROMPTS]
+    got += [cluster.generate(p, 30, temperature=0.9, seed=5, logprobs=2)[0] for p in PROMPTS]
+    together = [None] * len(PROMPTS)
+
+    def ask(i):
+        together[i] = cluster.generate(PROMPTS[i], 40)[0]
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(PROMPTS))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return got + together
+
+
+with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:
+    want = answers(c)
+
+for tensor, pipeline in ((2, 1), (4, 1), (1, 2), (2, 2)):
+    with Cluster(STORIES, group(tensor, pipeline)) as c:
+        assert answers(c) == want, (tensor, pipeline)
+        ps = c.ps()
+        ranks = [p for p in ps if p["name"].startswith("any-0")]
+        assert [p.get("rank", 0) for p in ranks] == list(range(tensor * pipeline)) and all(p["state"] == "ready" for p in ranks), ps
+        assert len(c.workers()) == 1, "a group is one worker to the coordinator"
+        assert "%d ranks over shm" % (tensor * pipeline) in ranks[0]["device"], ranks[0]
+        c.wait_idle(3)
+    print("passed: tensor %d, pipeline %d has the tokens of one process" % (tensor, pipeline), flush=True)
+
+
+class Stream(threading.Thread):
+    def __init__(self, cluster):
+        super().__init__()
+        self.cluster, self.tokens, self.error, self.ended = cluster, 0, None, None
+        self.flowing = threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            body = {"model": "default", "prompt": "Once upon a time", "max_tokens": 450, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
+            for _, event in self.cluster.stream("/v1/completions", body):
+                if "error" in event:
+                    self.error = event["error"]
+                    break
+                self.tokens += sum(len(choice.get("token_ids") or []) for choice in event["choices"])
+                if self.tokens >= 3:
+                    self.flowing.set()
+        except (RuntimeError, OSError) as e:
+            self.error = str(e)
+        self.ended = time.monotonic()
+        self.flowing.set()
+
+
+with Cluster(STORIES, group(2, 2)) as c:
+    names = ["any-0", "any-0.1", "any-0.2", "any-0.3"]
+    for victim in names + ["any-0.3"]:
+        before = {n: c.process(n)["pid"] for n in names}
+        stream = Stream(c)
+        assert stream.flowing.wait(20)
+        killed = time.monotonic()
+        c.kill(victim)
+        stream.join(10)
+        assert not stream.is_alive(), "the stream hangs after %s died" % victim
+        if stream.tokens < 450:
+            assert stream.error, "the stream ended without an error after %d tokens" % stream.tokens
+            print("stream ended %.2f s after kill -9 of %s" % (stream.ended - killed, victim), flush=True)
+
+        def new_life():
+            now = {n: c.process(n) for n in names}
+            return all(now[n]["pid"] not in (0, before[n]) and now[n]["state"] == "ready" for n in names)
+
+        c.wait_until(new_life, 20, "the group is back as a new life")
+        assert c.generate(PROMPTS[1], 40)[0] == want[1]
+        c.wait_idle(3)
+        print("passed: kill -9 of %s, back %.2f s later" % (victim, time.monotonic() - killed), flush=True)
+
+with Cluster(STORIES, group(2, 1, replicas=2)) as c:  # two groups never take each other's KV
+    for _ in range(4):
+        ids, r = c.generate(PROMPTS[0], 40)
+        assert ids == want[0] and r.headers["x-baton-path"] == "local", r.headers
+    print("passed: two groups side by side")
