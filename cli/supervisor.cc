@@ -12,6 +12,7 @@
 #include "base/timers.h"
 #include "base/units.h"
 #include "cli/child_process.h"
+#include "cli/commands.h"
 #include "cli/http_client.h"
 #include "cli/process.h"
 #include "cli/rank_place.h"
@@ -25,6 +26,7 @@ using std::chrono::seconds;
 // A large model may need long to load; a worker that does not even report in this time has failed.
 constexpr auto kStartLimit = seconds(300);
 constexpr auto kCoordinatorStartLimit = seconds(20);
+constexpr auto kRankPause = milliseconds(50);
 constexpr auto kStable = seconds(30);  // a child that lived this long starts its back-off anew
 
 Instant now() { return std::chrono::steady_clock::now(); }
@@ -206,7 +208,10 @@ void Supervisor::reap(Instant at) {
     int status = 0;
     if (c.pid <= 0 || ::waitpid(c.pid, &status, WNOHANG) != c.pid) continue;
     if (at - c.started > kStable) c.restarts = 0;
-    const Duration pause = backoff(c.restarts++);
+    // A rank that ended because another one did is not to blame: it comes back at once and waits for that
+    // one.
+    const bool blameless = WIFEXITED(status) && WEXITSTATUS(status) == kExitRankLost;
+    const Duration pause = blameless ? Duration(kRankPause) : backoff(c.restarts++);
     log_warn("process died", {{"name", c.name},
                               {"pid", c.pid},
                               {"signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0},

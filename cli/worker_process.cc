@@ -110,6 +110,8 @@ struct WorkerProcess {
 
   absl::Status make(const WorkerOptions& options);
   int run();
+  // What the engine's end means for the process.
+  int exit_code(const absl::Status& end) const;
   // Of a rank that is not the first: it computes what rank 0 says, and ends with it.
   int follow();
   // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
@@ -143,6 +145,12 @@ void WorkerProcess::drain() {
   const Instant limit = parts->clock.now() + timers::kDrainCap;
   while (!engine_over && !loop->status().idle && parts->clock.now() < limit)
     if (wait_for_signal(std::chrono::milliseconds(20)) != 0) return;  // a second SIGTERM: at once
+}
+
+int WorkerProcess::exit_code(const absl::Status& end) const {
+  if (end.ok()) return kExitOk;
+  const bool lost = absl::IsUnavailable(end) || absl::IsDeadlineExceeded(end);
+  return parts->group != nullptr && lost ? kExitRankLost : kExitFailed;
 }
 
 int WorkerProcess::run() {
@@ -180,7 +188,7 @@ int WorkerProcess::run() {
   http_thread.join();
   control_thread.join();
   log_info("worker stopped", {{"why", engine_end.ok() ? "asked to" : engine_end.ToString()}});
-  return engine_end.ok() ? kExitOk : kExitFailed;
+  return exit_code(engine_end);
 }
 
 int WorkerProcess::follow() {
@@ -200,7 +208,7 @@ int WorkerProcess::follow() {
     if (wait_for_signal(std::chrono::seconds(60)) != 0 && !engine_over) log_info("rank ends with rank 0");
   engine.join();
   log_info("rank stopped", {{"why", end.ok() ? "rank 0 said so" : end.ToString()}});
-  return end.ok() ? kExitOk : kExitFailed;
+  return exit_code(end);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 """Workers of several ranks (tensor, pipeline): the tokens of one process, through HTTP; kill -9 of any rank ends the life of the whole group,
 which is back as a new one."""
+import os
+import signal
 import threading
 import time
 
@@ -91,6 +93,18 @@ with Cluster(STORIES, group(2, 2)) as c:
         assert c.generate(PROMPTS[1], 40)[0] == want[1]
         c.wait_idle(3)
         print("passed: kill -9 of %s, back %.2f s later" % (victim, time.monotonic() - killed), flush=True)
+
+with Cluster(STORIES, group(2, 1)) as c:
+    before = {n: c.process(n)["pid"] for n in ("any-0", "any-0.1")}
+    c.kill("any-0.1", signal.SIGSTOP)
+    stream = Stream(c)  # needs the rank that is stopped
+    stream.join(30)
+    assert not stream.is_alive(), "the stream hangs while a rank is stopped"
+    assert stream.error and stream.tokens == 0, (stream.error, stream.tokens)
+    os.kill(before["any-0.1"], signal.SIGCONT)  # too late: its life is over too
+    c.wait_until(lambda: all(c.process(n)["pid"] not in (0, before[n]) and c.process(n)["state"] == "ready" for n in before), 20, "a new life")
+    assert c.generate(PROMPTS[1], 40)[0] == want[1]
+    print("passed: SIGSTOP of a rank ends the group within the patience of a step")
 
 with Cluster(STORIES, group(2, 1, replicas=2)) as c:  # two groups never take each other's KV
     for _ in range(4):
