@@ -48,7 +48,7 @@ def check(victim, survivor, path_meanwhile):
             if victim.startswith("decode") and stream.tokens < 450:
                 assert stream.error and stream.ended - killed < 3, (stream.error, stream.ended - killed)
             ids, r = c.generate("Lily likes cats and dogs", 12)  # while it is away, or just back
-            assert ids == want and r.headers["x-baton-path"] in (path_meanwhile, "fallback:transfer-failed", "remote-prefill"), r.headers
+            assert ids == want and r.headers["x-baton-path"] in (path_meanwhile, "fallback:transfer-failed", "fallback:prefill-failed", "fallback:no-link", "remote-prefill"), r.headers
             c.wait_until(lambda: all(w["state"] == "ready" for w in c.workers()) and len(c.workers()) == 2, 10, "%s is back" % victim)
             now = {p["name"]: p["pid"] for p in c.ps()}
             assert now[victim] != before[victim] and now[survivor] == before[survivor] and now["coordinator"] == before["coordinator"]
