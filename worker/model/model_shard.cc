@@ -12,14 +12,14 @@ using kernels::WeightView;
 
 namespace {
 
-double bytes_of(const WeightView& w) {
-  const DTypeTraits traits = traits_of(w.type);
-  return static_cast<double>(w.rows) * static_cast<double>(w.cols) / traits.elements * traits.bytes;
-}
+// Rows whose logits are wanted, by rows: prompts are longer than answers.
+constexpr double kLogitRows = 0.125;
 
-double layer_bytes(const LayerWeights& w) {
+double cells(const WeightView& w) { return static_cast<double>(w.rows) * static_cast<double>(w.cols); }
+
+double layer_cells(const LayerWeights& w) {
   double sum = 0;
-  for (const WeightView* view : {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down}) sum += bytes_of(*view);
+  for (const WeightView* view : {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down}) sum += cells(*view);
   return sum;
 }
 
@@ -77,9 +77,9 @@ SplitModel split_model(const ModelSpec& spec, const ModelWeights& weights) {
   for (const LayerWeights& layer : weights.layers) {
     model.o_block = std::max(model.o_block, traits_of(layer.o.type).elements);
     model.down_block = std::max(model.down_block, traits_of(layer.down.type).elements);
-    layers += layer_bytes(layer);
+    layers += layer_cells(layer);
   }
-  model.head_layers = bytes_of(weights.head) * spec.layers / layers;
+  model.head_layers = kLogitRows * cells(weights.head) * spec.layers / layers;
   return model;
 }
 

@@ -37,7 +37,7 @@ struct SplitModel {
   // Elements of a block of the file's format, the largest of any layer: columns are cut between blocks.
   int o_block = 1;
   int down_block = 1;
-  // What a step spends on the head, in layers: bytes of its matrix by bytes of a layer's, or measured.
+  // What a step spends on them, in layers: counted (split_model) or measured.
   double head_layers = 0;
   double embedding_layers = 0;
 };
