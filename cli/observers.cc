@@ -48,6 +48,17 @@ void FlowMetrics::on_transfer(const WorkerRef& receiver, const TransferReport& r
   metrics_.observe(Metric::kKvTransferExposed, to_seconds(report.exposed), {report.lane});
 }
 
+void FlowMetrics::on_link(const WorkerRef& worker, const PeerReport& report) {
+  std::string& lane = lanes_[{worker.name, report.peer.name}];
+  // A pair that parted, or met again over another lane, leaves no old rate behind.
+  if (!lane.empty() && (!report.connected || lane != report.lane))
+    metrics_.set(Metric::kKvLinkRate, 0, {worker.name, report.peer.name, lane});
+  lane = report.connected ? report.lane : "";
+  if (!report.connected) return;
+  metrics_.set(Metric::kKvLinkRate, report.bytes_per_second, {worker.name, report.peer.name, lane});
+  metrics_.set(Metric::kKvLinkLatency, to_seconds(report.latency), {worker.name, report.peer.name, lane});
+}
+
 void FlowMetrics::on_end(const RequestRecord& r) {
   if (r.first_token != kNever) {
     metrics_.observe(Metric::kQueueWait, to_seconds(r.times.queue));

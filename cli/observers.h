@@ -1,5 +1,9 @@
 #pragma once
 
+#include <map>
+#include <string>
+#include <utility>
+
 #include "base/metrics.h"
 #include "coordinator/gateway/gateway_observer.h"
 #include "coordinator/membership/membership.h"
@@ -14,11 +18,13 @@ class FlowMetrics final : public coordinator::RequestObserver {
   void on_route(RequestId request, const coordinator::Route& route) override;
   void on_tokens(RequestId request, int32_t count, bool first, Duration gap) override;
   void on_transfer(const WorkerRef& receiver, const TransferReport& report) override;
+  void on_link(const WorkerRef& worker, const PeerReport& report) override;
   void on_end(const coordinator::RequestRecord& record) override;
   void on_membership(const coordinator::MembershipDecision& decision);
 
  private:
   Metrics& metrics_;
+  std::map<std::pair<std::string, std::string>, std::string> lanes_;  // of connected pairs, by names
 };
 
 // The gateway's counts and its log line per call. Thread: io.

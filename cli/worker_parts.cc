@@ -238,6 +238,7 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, worker::Pe
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
   ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
                                  *plane, {.geometry = g,
+                                          .heads_apart = worker::heads_apart(backend->kv_layout_name()),
                                           .events =
                                               [this](worker::KvEvent e) {
                                                 BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());

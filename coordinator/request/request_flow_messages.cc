@@ -33,6 +33,7 @@ void RequestFlow::on(const WorkerRef& worker, const PeerReport& report, Instant 
     ++counters_.late_messages;
     return;
   }
+  if (observer_ != nullptr) observer_->on_link(worker, report);
   pump(now);
 }
 

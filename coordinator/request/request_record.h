@@ -40,6 +40,8 @@ class RequestObserver {
   // `count` tokens went to the client; `gap` since the ones before (since submit for the first).
   virtual void on_tokens(RequestId /*request*/, int32_t /*count*/, bool /*first*/, Duration /*gap*/) {}
   virtual void on_transfer(const WorkerRef& /*receiver*/, const TransferReport& /*report*/) {}
+  // How `worker` stands with a peer: when they met or parted, and when the measured rate has moved.
+  virtual void on_link(const WorkerRef& /*worker*/, const PeerReport& /*report*/) {}
   virtual void on_end(const RequestRecord& /*record*/) {}
 };
 

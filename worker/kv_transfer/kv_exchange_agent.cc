@@ -13,12 +13,19 @@ constexpr int kMaxOpen = 8192;
 // Each open transfer may have its start, finish and end waiting; what comes after the end is a few more.
 constexpr size_t kCommandBox = 4 * kMaxOpen + 1024;
 constexpr size_t kLayerBox = 64 * 1024;
+constexpr auto kRateLook = std::chrono::seconds(1);  // a pair's rate is looked at so often at most ...
+constexpr double kRateMoved = 1.5;                   // ... and told when it is so much higher or lower
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KvExchangeAgent>> KvExchangeAgent::create(transport::DataPlane& plane,
                                                                          KvExchangeOptions options) {
   RETURN_IF_ERROR(check_transferable(options.geometry, plane.pool().size()));
+  const kernels::KvGeometry& g = options.geometry;
+  if (options.own.empty()) options.own = {.end_layer = g.layers, .end_head = g.kv_heads};
+  if (options.own.layers() != g.layers || options.own.heads() != g.kv_heads)
+    return absl::InvalidArgumentError(
+        cat("KV geometry of ", g.layers, " layers, ", g.kv_heads, " heads for ", to_string(options.own)));
   return std::unique_ptr<KvExchangeAgent>(new KvExchangeAgent(plane, std::move(options)));
 }
 
@@ -26,7 +33,7 @@ KvExchangeAgent::KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions 
     : plane_(plane),
       options_(std::move(options)),
       counted_events_([this](KvEvent event) { emit(std::move(event)); }),
-      scope_{plane_, options_.geometry, counted_events_, counters_},
+      scope_{plane_, options_.geometry, options_.own, counted_events_, counters_},
       sink_(scope_),
       source_(scope_),
       commands_(kCommandBox, [this] { plane_.wake(); }),
@@ -55,6 +62,16 @@ absl::Status KvExchangeAgent::check_blocks(std::span<const BlockId> blocks,
   return absl::OkStatus();
 }
 
+absl::Status KvExchangeAgent::check_part(const KvPart& part) const {
+  if (part.empty() || part == options_.own) return absl::OkStatus();
+  if (intersection(part, options_.own) != part)
+    return absl::InvalidArgumentError(cat(to_string(part), " of ", to_string(options_.own)));
+  if (part.heads() == options_.own.heads()) return absl::OkStatus();
+  if (!options_.heads_apart || head_bytes(options_.geometry) % transport::kPoolAlignment != 0)
+    return absl::InvalidArgumentError(cat(to_string(part), ": the KV layout cannot be cut by heads"));
+  return absl::OkStatus();
+}
+
 absl::Status KvExchangeAgent::start(Command command) {
   if (open_.fetch_add(1) < kMaxOpen && commands_.post(std::move(command))) return absl::OkStatus();
   open_.fetch_sub(1);
@@ -63,6 +80,7 @@ absl::Status KvExchangeAgent::start(Command command) {
 
 absl::Status KvExchangeAgent::expect(const KvGrant& grant) {
   RETURN_IF_ERROR(check_blocks(grant.blocks, grant.generations));
+  RETURN_IF_ERROR(check_part(grant.part));
   const int64_t total = blocks_for(options_.geometry, grant.prompt_tokens);
   if (grant.prompt_tokens <= 0 || grant.first_block < 0 ||
       grant.first_block + static_cast<int64_t>(grant.blocks.size()) != total)
@@ -74,6 +92,7 @@ absl::Status KvExchangeAgent::expect(const KvGrant& grant) {
 
 absl::Status KvExchangeAgent::send(const KvSend& send) {
   RETURN_IF_ERROR(check_blocks(send.blocks, send.generations));
+  RETURN_IF_ERROR(check_part(send.part));
   if (send.prompt_tokens <= 0 ||
       static_cast<int64_t>(send.blocks.size()) != blocks_for(options_.geometry, send.prompt_tokens))
     return absl::InvalidArgumentError(
@@ -161,13 +180,27 @@ void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
     sink_.on_peer_down(event.peer, event.detail, now_);
     source_.on_peer_down(event.peer, event.detail);
   }
-  if (!options_.peers) return;
-  options_.peers({.peer = event.peer,
-                  .connected = connected,
-                  .lane = event.lane,
-                  .error = event.detail,
-                  .bytes_per_second = event.bytes_per_second,
-                  .latency = event.latency});
+  const PeerReport report{.peer = event.peer,
+                          .connected = connected,
+                          .lane = event.lane,
+                          .error = event.detail,
+                          .bytes_per_second = event.bytes_per_second,
+                          .latency = event.latency};
+  if (connected) told_[event.peer] = {.report = report, .at = now_};
+  if (!connected) told_.erase(event.peer);
+  if (options_.peers) options_.peers(report);
+}
+
+// Transfers measure the pair all the time; the coordinator hears of it when it makes a difference.
+void KvExchangeAgent::look_at_rate(const WorkerRef& peer) {
+  const auto it = told_.find(peer);
+  if (it == told_.end() || now_ - it->second.at < kRateLook) return;
+  it->second.at = now_;
+  PeerReport& report = it->second.report;
+  const double rate = plane_.bytes_per_second(peer);
+  if (rate < report.bytes_per_second * kRateMoved && rate * kRateMoved > report.bytes_per_second) return;
+  report.bytes_per_second = rate;
+  if (options_.peers) options_.peers(report);
 }
 
 void KvExchangeAgent::on_message(const WorkerRef& from, std::span<const std::byte> bytes) {
@@ -210,6 +243,7 @@ absl::Status KvExchangeAgent::on_landed(const WorkerRef& from, std::span<const s
 
 void KvExchangeAgent::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict) {
   source_.on_answer(peer, cookie, verdict, now_);
+  look_at_rate(peer);
 }
 
 }  // namespace baton::worker

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -17,8 +18,11 @@ using PeerReportSink = std::function<void(const PeerReport&)>;
 
 struct KvExchangeOptions {
   kernels::KvGeometry geometry;  // its pool lies at the start of DataPlane::pool()
+  KvPart own{};                  // which layers and heads of the model these are; empty: all
+  bool heads_apart = false;      // heads_apart() of the pool's layout: parts of pieces can be sent
   KvEventSink events;            // called on the progress thread
-  PeerReportSink peers;          // the same: asked-for, new and lost connections
+  // The same: asked-for, new and lost connections, and connected again when the rate has moved.
+  PeerReportSink peers;
 };
 
 // KvExchange over a data plane. The engine's calls become messages to the progress thread, which owns every
@@ -31,7 +35,8 @@ struct KvExchangeOptions {
 // a deadline (design I4).
 class KvExchangeAgent final : public KvExchange, private transport::DataPlaneListener {
  public:
-  // kInvalidArgument when the geometry does not fit the plane's pool. `plane` must outlive the agent.
+  // kInvalidArgument when the geometry does not fit the plane's pool or is not that of `own`. `plane` must
+  // outlive the agent.
   static absl::StatusOr<std::unique_ptr<KvExchangeAgent>> create(transport::DataPlane& plane,
                                                                  KvExchangeOptions options);
 
@@ -79,9 +84,11 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
 
   KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options);
   absl::Status check_peer(const WorkerRef& peer);
+  absl::Status check_part(const KvPart& part) const;
   absl::Status check_blocks(std::span<const BlockId> blocks, std::span<const uint32_t> generations) const;
   absl::Status start(Command command);
   void emit(KvEvent event);
+  void look_at_rate(const WorkerRef& peer);
   int drain_commands(Instant now);
   void run(Command& command, Instant now);
 
@@ -104,6 +111,11 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   KvSink sink_;
   KvSource source_;
   Instant now_{};
+  struct Told {
+    PeerReport report;
+    Instant at{};
+  };
+  std::map<WorkerRef, Told> told_;  // what was last said about connected peers
   std::vector<Command> commands_taken_;
   std::vector<LayerReady> layers_taken_;
 

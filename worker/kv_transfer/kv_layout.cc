@@ -35,14 +35,18 @@ std::string kv_layout_hash(const kernels::KvGeometry& g, std::string_view layout
 
 std::vector<transport::PoolRun> pool_runs(const kernels::KvGeometry& geometry, int layer,
                                           std::span<const BlockId> blocks) {
-  const uint64_t piece = geometry.piece_bytes();
+  return pool_runs(geometry, layer, blocks, {.bytes = geometry.piece_bytes()});
+}
+
+std::vector<transport::PoolRun> pool_runs(const kernels::KvGeometry& geometry, int layer,
+                                          std::span<const BlockId> blocks, const PieceRun& run) {
   std::vector<transport::PoolRun> runs;
   for (const BlockId block : blocks) {
-    const uint64_t offset = geometry.piece_offset(layer, block);
+    const uint64_t offset = geometry.piece_offset(layer, block) + run.offset;
     if (!runs.empty() && runs.back().offset + runs.back().bytes == offset) {
-      runs.back().bytes += piece;
+      runs.back().bytes += run.bytes;
     } else {
-      runs.push_back({.offset = offset, .bytes = piece});
+      runs.push_back({.offset = offset, .bytes = run.bytes});
     }
   }
   return runs;

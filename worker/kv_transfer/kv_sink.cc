@@ -18,7 +18,8 @@ void KvSink::expect(const KvGrant& grant, Instant now) {
   Transfer& t = it->second;
   t.grant = grant;
   t.total_blocks = blocks_for(scope_.geometry, grant.prompt_tokens);
-  t.missing = grant.blocks.size() * static_cast<size_t>(scope_.geometry.layers);
+  t.part = scope_.part_of(grant.part);
+  t.missing = grant.blocks.size() * static_cast<size_t>(t.part.layers());
   t.landed.assign(t.missing, false);
   t.heard = now;
   t.deadline = now + timers::kRequestTotal;
@@ -26,7 +27,8 @@ void KvSink::expect(const KvGrant& grant, Instant now) {
   const KvGrantMessage message{.transfer = grant.transfer,
                                .first_block = grant.first_block,
                                .prompt_tokens = grant.prompt_tokens,
-                               .generations = grant.generations};
+                               .generations = grant.generations,
+                               .part = t.part};
   const absl::Status sent = scope_.plane.send(grant.source, as_bytes(encode(KvMessage(message))));
   if (!sent.ok()) fail(it, std::string(sent.message()), false, now);
 }
@@ -50,17 +52,17 @@ KvSink::Transfer* KvSink::find(TransferId transfer, const WorkerRef& from) {
 }
 
 size_t KvSink::index(const Transfer& t, int32_t layer, int32_t block) const {
-  return static_cast<size_t>(layer) * t.grant.blocks.size() +
+  return static_cast<size_t>(layer - t.part.first_layer) * t.grant.blocks.size() +
          static_cast<size_t>(block - t.grant.first_block);
 }
 
 absl::Status KvSink::check_piece(const Transfer& t, const KvPieceHeader& header, uint64_t bytes) const {
   const int64_t count = static_cast<int64_t>(header.generations.size());
-  if (header.layer < 0 || header.layer >= scope_.geometry.layers)
+  if (header.layer < t.part.first_layer || header.layer >= t.part.end_layer)
     return absl::OutOfRangeError(cat("piece: layer ", header.layer));
   if (count == 0 || header.first_block < t.grant.first_block || header.first_block + count > t.total_blocks)
     return absl::OutOfRangeError(cat("piece: blocks ", header.first_block, "+", count, " were not granted"));
-  if (bytes != static_cast<uint64_t>(count) * scope_.geometry.piece_bytes())
+  if (bytes != static_cast<uint64_t>(count) * scope_.block_bytes(t.part))
     return absl::InvalidArgumentError(cat("piece: ", bytes, " bytes for ", count, " blocks"));
   for (int32_t i = 0; i < count; ++i) {
     const int32_t block = header.first_block + i;
@@ -92,8 +94,8 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
     t->lane = scope_.plane.lane(from);
   }
   const auto first = static_cast<size_t>(header.first_block - t->grant.first_block);
-  return pool_runs(scope_.geometry, header.layer,
-                   std::span(t->grant.blocks).subspan(first, header.generations.size()));
+  return scope_.runs(t->part, header.layer,
+                     std::span(t->grant.blocks).subspan(first, header.generations.size()));
 }
 
 // The grant, its generations and the sender's incarnation are checked again: what a piece met when it was
@@ -104,7 +106,7 @@ absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& heade
   if (it == transfers_.end() || it->second.grant.source != from || !scope_.plane.connected(from))
     return absl::NotFoundError("piece: its transfer ended meanwhile");
   Transfer& t = it->second;
-  const uint64_t bytes = header.generations.size() * scope_.geometry.piece_bytes();
+  const uint64_t bytes = header.generations.size() * scope_.block_bytes(t.part);
   absl::Status verdict = moved.ok() ? check_piece(t, header, bytes) : moved;
   if (!verdict.ok()) {
     ++scope_.counters.corrupt_pieces;

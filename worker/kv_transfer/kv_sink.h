@@ -31,8 +31,19 @@ struct KvTransferCounters {
 struct KvTransferScope {
   transport::DataPlane& plane;
   const kernels::KvGeometry geometry;
+  const KvPart own;  // what the pool holds of the model
   const KvEventSink& events;
   KvTransferCounters& counters;
+
+  // What a grant or a send means by its part.
+  KvPart part_of(const KvPart& asked) const { return asked.empty() ? own : asked; }
+  uint64_t block_bytes(const KvPart& part) const {
+    return static_cast<uint64_t>(part.heads()) * head_bytes(geometry);
+  }
+  // Where `part` of the model's `layer` lies.
+  std::vector<transport::PoolRun> runs(const KvPart& part, int layer, std::span<const BlockId> blocks) const {
+    return pool_runs(geometry, layer - own.first_layer, blocks, slice_run(own, part, head_bytes(geometry)));
+  }
 };
 
 // The receiving half on a decode worker: grants, checks every piece against its grant, knows when all has
@@ -64,7 +75,8 @@ class KvSink {
   struct Transfer {
     KvGrant grant;
     int32_t total_blocks = 0;  // of the prompt
-    std::vector<bool> landed;  // [layer][block - first_block]
+    KvPart part;
+    std::vector<bool> landed;  // [layer - part.first_layer][block - first_block]
     size_t missing = 0;
     std::optional<KvFinishMessage> finish;
     Instant heard{};     // from the source, about this transfer

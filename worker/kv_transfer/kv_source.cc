@@ -13,10 +13,19 @@ namespace {
 
 using transport::as_bytes;
 
-constexpr uint64_t kWindowBytes = 8 << 20;
+// Under way to one peer: a quarter of a second's worth, so that on a slow link a deadline means the link and
+// not the queue before it.
+constexpr uint64_t kMaxWindowBytes = 8 << 20;
+constexpr uint64_t kMinWindowBytes = 1 << 20;
+constexpr double kWindowSeconds = 0.25;
 constexpr size_t kWindowPieces = 64;
 constexpr size_t kMaxEarlyGrants = 16'384;
 constexpr size_t kMaxEnded = 16'384;
+
+uint64_t window_bytes(double bytes_per_second) {
+  const double wanted = std::min(bytes_per_second * kWindowSeconds, static_cast<double>(kMaxWindowBytes));
+  return std::max(static_cast<uint64_t>(wanted), kMinWindowBytes);
+}
 
 // timers.h: 1 s + bytes / (0.1 x measured rate), at most 10 s. `bytes` counts what is under way before this
 // piece.
@@ -35,7 +44,9 @@ void KvSource::send(const KvSend& send, Instant now) {
   BATON_CHECK(fresh, "send() twice for one transfer");
   Transfer& t = it->second;
   t.send = send;
+  t.part = scope_.part_of(send.part);
   t.total_blocks = blocks_for(scope_.geometry, send.prompt_tokens);
+  t.cursor = t.part.first_layer - scope_.own.first_layer;
   t.ready_blocks.assign(static_cast<size_t>(scope_.geometry.layers), 0);
   t.next_block.assign(static_cast<size_t>(scope_.geometry.layers), 0);
   t.deadline = now + timers::kRequestTotal;
@@ -58,6 +69,8 @@ void KvSource::layer_ready(TransferId transfer, int layer, int32_t tokens) {
   // Whole blocks only: the rest of a block may still be written, and its bytes are checksummed when offered.
   const int32_t whole = std::min(tokens, t.send.prompt_tokens) / scope_.geometry.block_tokens;
   t.ready_blocks[layer] = std::max(t.ready_blocks[layer], whole);
+  const int global = scope_.own.first_layer + layer;
+  if (global < t.part.first_layer || global >= t.part.end_layer) return;
   if (t.grant && t.next_block[layer] < t.ready_blocks[layer]) enqueue(t);
 }
 
@@ -101,6 +114,8 @@ std::string KvSource::misfit(const Transfer& t, const WorkerRef& from, const KvG
       grant.first_block + granted != t.total_blocks)
     return cat("grant of blocks ", grant.first_block, "+", granted, " for ", grant.prompt_tokens,
                " tokens, the prompt has ", t.send.prompt_tokens);
+  if (grant.part != t.part)
+    return cat("grant of ", to_string(grant.part), ", this sends ", to_string(t.part));
   return "";
 }
 
@@ -138,7 +153,8 @@ void KvSource::enqueue(Transfer& t) {
 int KvSource::pump(Instant now) {
   int offered = 0;
   for (auto& [peer, window] : windows_) {
-    while (!window.line.empty() && window.bytes < kWindowBytes && window.pieces.size() < kWindowPieces) {
+    const uint64_t room = window_bytes(scope_.plane.bytes_per_second(peer));
+    while (!window.line.empty() && window.bytes < room && window.pieces.size() < kWindowPieces) {
       const TransferId id = window.line.front();
       window.line.pop_front();
       const auto it = transfers_.find(id);
@@ -154,9 +170,10 @@ int KvSource::pump(Instant now) {
 
 // The lowest layer first that has something: layers become ready in that order, chunk by chunk.
 bool KvSource::offer_next(Transfer& t, Window& window, Instant now) {
-  const int layers = scope_.geometry.layers;
+  const int layers = t.part.layers();
+  const int first = t.part.first_layer - scope_.own.first_layer;
   for (int i = 0; i < layers; ++i) {
-    const int layer = (t.cursor + i) % layers;
+    const int layer = first + (t.cursor - first + i) % layers;
     if (t.next_block[layer] >= t.ready_blocks[layer]) continue;
     t.cursor = layer;
     return offer(t, window, layer, now).ok();
@@ -166,18 +183,18 @@ bool KvSource::offer_next(Transfer& t, Window& window, Instant now) {
 
 absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now) {
   const WorkerRef& peer = t.send.destination;
-  const uint64_t block_bytes = scope_.geometry.piece_bytes();
+  const uint64_t block_bytes = scope_.block_bytes(t.part);
   const size_t fit = std::max<size_t>(1, scope_.plane.max_piece_bytes(peer) / block_bytes);
   const int32_t first = t.next_block[layer];
   const auto count =
       std::min<size_t>({fit, kMaxPieceBlocks, static_cast<size_t>(t.ready_blocks[layer] - first)});
   const auto granted = t.grant->generations.begin() + (first - t.grant->first_block);
   const KvPieceHeader header{.transfer = t.send.transfer,
-                             .layer = layer,
+                             .layer = scope_.own.first_layer + layer,
                              .first_block = first,
                              .generations = {granted, granted + static_cast<std::ptrdiff_t>(count)}};
   const std::string text = encode(header);
-  const auto runs = pool_runs(scope_.geometry, layer, std::span(t.send.blocks).subspan(first, count));
+  const auto runs = scope_.runs(t.part, header.layer, std::span(t.send.blocks).subspan(first, count));
   const uint64_t cookie = ++cookies_;
   RETURN_IF_ERROR(scope_.plane.offer(peer, {.cookie = cookie, .header = as_bytes(text), .runs = runs}));
   const uint64_t bytes = count * block_bytes;

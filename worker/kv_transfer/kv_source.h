@@ -41,9 +41,10 @@ class KvSource {
  private:
   struct Transfer {
     KvSend send;
+    KvPart part;
     int32_t total_blocks = 0;
     std::optional<KvGrantMessage> grant;
-    std::vector<int32_t> ready_blocks;  // [layer], whole blocks computed
+    std::vector<int32_t> ready_blocks;  // [layer of this pool], whole blocks computed
     std::vector<int32_t> next_block;    // [layer], first block not yet offered
     int cursor = 0;                     // layer to look at first
     bool queued = false;                // in its window's line

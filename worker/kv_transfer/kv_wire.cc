@@ -25,6 +25,10 @@ void describe(Codec& c, M& m) {
     c.number(m.first_block);
     c.number(m.prompt_tokens);
     c.list(m.generations, kMaxGrantBlocks, kNumber);
+    c.number(m.part.first_layer);
+    c.number(m.part.end_layer);
+    c.number(m.part.first_head);
+    c.number(m.part.end_head);
   } else if constexpr (std::is_same_v<T, KvFinishMessage>) {
     c.id(m.transfer);
     c.number(m.first_token.token);

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "transport/messages/messages.h"
+#include "worker/kv_cache/kv_part.h"
 
 // What two workers say to each other about a transfer, beside the bytes. No block ids and no offsets of the
 // receiver travel: it alone decides where bytes go.
@@ -22,6 +23,7 @@ struct KvGrantMessage {
   int32_t first_block = 0;
   int32_t prompt_tokens = 0;
   std::vector<uint32_t> generations;  // of the blocks that wait; echoed in every piece
+  KvPart part;                        // layers and heads of the model that are to come
 };
 // Source to sink: prefill is done, and this is the first token. Pieces may still be on their way.
 struct KvFinishMessage {
@@ -43,7 +45,8 @@ struct KvRenewMessage {
 };
 using KvMessage = std::variant<KvGrantMessage, KvFinishMessage, KvEndMessage, KvRenewMessage>;
 
-// Header of an offered piece: prompt blocks [first_block, first_block + generations.size()) of one layer.
+// Header of an offered piece: prompt blocks [first_block, first_block + generations.size()) of one layer (of
+// the model's), its heads as the grant says.
 struct KvPieceHeader {
   TransferId transfer;
   int32_t layer = 0;

@@ -21,14 +21,17 @@ inline kernels::KvGeometry small_geometry(int64_t blocks = 96) {
 class ExchangeSide {
  public:
   ExchangeSide(transport::Fabric fabric, transport::LoopbackHub& hub, const std::string& name,
-               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry())
+               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry(), KvPart own = {})
       : geometry(geometry), ref{name, Incarnation(incarnation)} {
     auto options = transport::plane_options(name, incarnation, transport::lanes_of(fabric));
-    options.identity.kv_layout_hash = kv_layout_hash(geometry, "test");
+    // Of the whole model, so the same whatever part this is.
+    options.identity.kv_layout_hash = own.empty() ? kv_layout_hash(geometry, "test") : "kv-head-test";
     options.pool_bytes = geometry.pool_bytes();
     plane = transport::make_plane(fabric, hub, options);
     auto made =
         KvExchangeAgent::create(*plane, {.geometry = geometry,
+                                         .own = own,
+                                         .heads_apart = true,
                                          .events = [this](KvEvent event) { take(std::move(event)); },
                                          .peers = [this](const PeerReport& r) { reports.push_back(r); }});
     EXPECT_TRUE(made.ok()) << made.status();

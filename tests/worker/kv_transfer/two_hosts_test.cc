@@ -144,6 +144,9 @@ TEST_F(TwoHostsTest, AFastLinkBecomesSlow) {
     const uint64_t enough = survivor.completed + 6;
     ASSERT_TRUE(survivor.until([&] { return survivor.completed >= enough; })) << survivor.last_error;
     EXPECT_LT(survivor.plane->bytes_per_second(peer->ref()), fast / 2);
+    // The coordinator is told, once a second at most.
+    ASSERT_TRUE(survivor.until([&] { return survivor.reports.back().bytes_per_second < fast / 1.5; }));
+    EXPECT_TRUE(survivor.reports.back().connected);
     survivor.stop();
     ASSERT_TRUE(survivor.until([&] { return survivor.agent->open_transfers() == 0; }));
   });
