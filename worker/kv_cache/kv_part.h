@@ -11,7 +11,7 @@ struct KvPart {
   int end_head = 0;
   int layers() const { return end_layer - first_layer; }
   int heads() const { return end_head - first_head; }
-  bool empty() const { return layers() <= 0 || heads() <= 0; }
+  bool empty() const { return first_layer >= end_layer || first_head >= end_head; }
   friend bool operator==(const KvPart&, const KvPart&) = default;
 };
 

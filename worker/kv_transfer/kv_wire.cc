@@ -13,6 +13,7 @@ using transport::ByteReader;
 using transport::ByteWriter;
 
 constexpr size_t kMaxLogprobs = 4096;
+constexpr int kMaxPartEnd = 1 << 16;  // layers or heads of a model
 
 const auto kNumber = [](auto& codec, auto& value) { codec.number(value); };
 const auto kId = [](auto& codec, auto& value) { codec.id(value); };
@@ -70,6 +71,11 @@ std::optional<KvMessage> read_message(size_t kind, ByteReader& reader) {
 
 bool sane(const KvMessage& message) {
   const auto side_ok = [](KvSide side) { return side == KvSide::kSource || side == KvSide::kSink; };
+  if (const auto* grant = std::get_if<KvGrantMessage>(&message)) {
+    const KvPart& part = grant->part;
+    return !part.empty() && part.first_layer >= 0 && part.first_head >= 0 && part.end_layer <= kMaxPartEnd &&
+           part.end_head <= kMaxPartEnd;
+  }
   if (const auto* end = std::get_if<KvEndMessage>(&message)) return side_ok(end->from);
   if (const auto* renew = std::get_if<KvRenewMessage>(&message)) return side_ok(renew->from);
   if (const auto* finish = std::get_if<KvFinishMessage>(&message))

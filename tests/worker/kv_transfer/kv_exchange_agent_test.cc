@@ -610,7 +610,7 @@ TEST_P(LyingPeerTest, RandomMessagesNeverCrash) {
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   Rng rng(seed);
   const KvMessage kinds[] = {
-      KvGrantMessage{.transfer = TransferId(3), .prompt_tokens = 8, .generations = {1}},
+      KvGrantMessage{.transfer = TransferId(3), .prompt_tokens = 8, .generations = {1}, .part = {0, 3, 0, 2}},
       KvFinishMessage{.transfer = TransferId(1)}, KvEndMessage{.transfer = TransferId(4)},
       KvRenewMessage{.from = KvSide::kSource, .transfers = {TransferId(1), TransferId(5)}}};
   const uint64_t rounds = 2000;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <climits>
 #include <random>
 
 #include "base/rng.h"
@@ -15,8 +16,11 @@ using transport::as_bytes;
 
 std::vector<KvMessage> one_of_each() {
   return {
-      KvGrantMessage{
-          .transfer = TransferId(5), .first_block = 2, .prompt_tokens = 40, .generations = {7, 8, 9}},
+      KvGrantMessage{.transfer = TransferId(5),
+                     .first_block = 2,
+                     .prompt_tokens = 40,
+                     .generations = {7, 8, 9},
+                     .part = {1, 4, 2, 3}},
       KvFinishMessage{.transfer = TransferId(6),
                       .first_token = {.token = 17, .logprob = -0.5f, .top = {{17, -0.5f, 0}, {4, -2.f, 1}}},
                       .finish = FinishReason::kLength},
@@ -52,6 +56,9 @@ TEST(KvWire, TruncatedExtendedAndInsaneAreRefused) {
   EXPECT_FALSE(
       decode_message(as_bytes(encode(KvFinishMessage{.finish = static_cast<FinishReason>(99)}))).ok());
   EXPECT_FALSE(decode_message(as_bytes(std::string("\x09"))).ok());
+  for (const KvPart part : {KvPart{}, KvPart{0, 2, 3, 3}, KvPart{-1, 2, 0, 2}, KvPart{0, 2, 0, 1 << 30},
+                            KvPart{0, INT_MIN, 0, 2}, KvPart{INT_MAX, INT_MIN, INT_MAX, INT_MIN}})
+    EXPECT_FALSE(decode_message(as_bytes(encode(KvGrantMessage{.prompt_tokens = 1, .part = part}))).ok());
   KvPieceHeader header;
   header.generations.resize(kMaxPieceBlocks + 1);
   EXPECT_FALSE(decode_piece_header(as_bytes(encode(header))).ok());
