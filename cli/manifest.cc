@@ -11,6 +11,7 @@
 #include "base/cat.h"
 #include "base/config_file.h"
 #include "cli/rank_place.h"
+#include "kernels/cuda/device_name.h"
 
 namespace baton::cli {
 namespace {
@@ -100,6 +101,26 @@ void read_parallel(ConfigObject parallel, PoolManifest& out) {
   parallel.done();
 }
 
+// device and numerics; true for a GPU.
+bool read_device(ConfigObject& pool, PoolManifest& out) {
+  using kernels::cuda::DeviceName;
+  const bool cuda = DeviceName::is_cuda(pool.string("device", out.device));
+  if (!cuda) {
+    out.device = pool.choice("device", out.device, {"cpu", "reference", "cuda"});
+    out.numerics =
+        pool.choice("numerics", out.device == "reference" ? "f32" : out.numerics, {"f32", "bf16dot"});
+    if (out.numerics == "bf16dot" && out.device == "reference")
+      pool.fail("numerics", "device reference computes in float32");
+    return false;
+  }
+  out.device = pool.string("device", out.device);
+  if (const auto parsed = DeviceName::parse(out.device); !parsed.ok())
+    pool.fail("device", std::string(parsed.status().message()));
+  out.numerics = pool.choice("numerics", out.numerics, {"bf16dot", "fastest"});
+  if (out.role != WorkerRole::kAny) pool.fail("role", "device cuda does not hand KV over yet: want role any");
+  return true;
+}
+
 PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   PoolManifest out;
   out.name = name;
@@ -107,21 +128,21 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   const bool named_for_role = name == "prefill" || name == "decode";
   out.role = role_from(pool.choice("role", named_for_role ? name : "any", {"prefill", "decode", "any"}));
   out.replicas = static_cast<int>(pool.integer("replicas", 1, 1, 64));
-  out.device = pool.choice("device", out.device, {"cpu", "reference"});
-  out.numerics =
-      pool.choice("numerics", out.device == "reference" ? "f32" : out.numerics, {"f32", "bf16dot"});
-  if (out.numerics == "bf16dot" && out.device == "reference")
-    pool.fail("numerics", "device reference computes in float32");
+  const bool cuda = read_device(pool, out);
   ConfigObject resources = pool.object("resources");
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
   read_parallel(pool.object("parallel"), out);
+  if (cuda && out.ranks() > 1)
+    pool.fail("parallel", "device cuda computes on one rank: want tensor and pipeline 1");
   ConfigObject kv = pool.object("kv");
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
-  out.block_tokens = static_cast<int>(kv.integer("blockTokens", out.block_tokens, 1, 256));
+  out.block_tokens = static_cast<int>(kv.integer("blockTokens", cuda ? 64 : out.block_tokens, 1, 256));
   if (out.block_tokens % 16 != 0) kv.fail("blockTokens", "want a multiple of 16");
+  if (cuda && 256 % out.block_tokens != 0) kv.fail("blockTokens", "device cuda wants 16, 32, 64, 128 or 256");
   out.kv_dtype =
       kv.choice("dtype", out.device == "reference" ? "f32" : out.kv_dtype, {"f32", "bf16", "f16", "int8"});
+  if (cuda && out.kv_dtype != "bf16") kv.fail("dtype", "device cuda stores bf16");
   kv.done();
   ConfigObject batch = pool.object("batch");
   out.max_batch_tokens = static_cast<int>(batch.integer("tokens", out.max_batch_tokens, 16, 65536));

@@ -15,13 +15,14 @@ struct PoolManifest {
   std::string name;
   WorkerRole role = WorkerRole::kAny;
   int replicas = 1;
-  std::string device = "cpu";        // cpu, reference
-  std::string numerics = "bf16dot";  // f32, bf16dot: how bf16 weights and bf16 KV are multiplied
-  int cpu = 0;                       // threads of each rank; 0 = an equal share of the machine's
-  int tensor = 1, pipeline = 1;      // a worker of more than one rank is a group of processes
-  std::string rendezvous;            // where rank 0 of the group listens, when not the flags say; host:port
-  int rendezvous_port = 7100;        // when the orchestrator names rank 0's host only
-  bool insecure_ranks = false;       // allows ranks to talk off loopback: their sockets are plain
+  std::string device = "cpu";  // cpu, reference, cuda (kernels/cuda/device_name.h)
+  std::string numerics =
+      "bf16dot";                 // f32, bf16dot: how bf16 weights and bf16 KV are multiplied; cuda: fastest
+  int cpu = 0;                   // threads of each rank; 0 = an equal share of the machine's
+  int tensor = 1, pipeline = 1;  // a worker of more than one rank is a group of processes
+  std::string rendezvous;        // where rank 0 of the group listens, when not the flags say; host:port
+  int rendezvous_port = 7100;    // when the orchestrator names rank 0's host only
+  bool insecure_ranks = false;   // allows ranks to talk off loopback: their sockets are plain
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
   int block_tokens = 16;
   std::string kv_dtype = "bf16";  // f32, bf16, f16, int8

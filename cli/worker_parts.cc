@@ -116,6 +116,8 @@ absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelSha
 }
 
 MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& g) const {
+  // A device's memory is planned by its backend, which refuses what does not fit.
+  if (!backend->in_host_memory()) return {.mapped_file = file->mapped_bytes()};
   const int32_t logit_rows = std::min(pool.max_sequences, pool.max_batch_tokens);
   const worker::ModelMemory sizes = worker::model_memory(shard, *backend, pool.max_batch_tokens, logit_rows);
   return {.weights = sizes.weights,
@@ -208,7 +210,10 @@ absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeo
   }
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
-  data.pool_bytes = g.pool_bytes();
+  // A device keeps its KV to itself: its worker has role any and hands nothing over.
+  kernels::KvGeometry shared = g;
+  if (!backend->in_host_memory()) shared.blocks = 1;
+  data.pool_bytes = shared.pool_bytes();
   data.prefault_pool = false;
   data.checksum = manifest.checksum;
   data.identity = {.self = description.ref,
@@ -237,7 +242,7 @@ absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::Kv
 absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, worker::PeerReportSink on_peer) {
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
   ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
-                                 *plane, {.geometry = g,
+                                 *plane, {.geometry = shared,
                                           .heads_apart = worker::heads_apart(backend->kv_layout_name()),
                                           .events =
                                               [this](worker::KvEvent e) {

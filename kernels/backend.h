@@ -160,6 +160,9 @@ class Backend {
   // KV pool.
   virtual std::string numerics_id(KvType kv) const = 0;
   virtual std::string kv_layout_name() const = 0;
+  // Weights, KV and activations lie in the machine's own memory; else in the device's, which the backend
+  // plans itself, and the pool of attach_kv() is where the KV of other workers comes and goes.
+  virtual bool in_host_memory() const { return true; }
 
   virtual absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) = 0;
   // Memory that make_linear() will take.
@@ -242,11 +245,12 @@ class Backend {
 
 // How bf16 weights and a bf16 KV pool are multiplied: widened, by float32 multiply-adds, or rounded
 // activations by bf16 dots, twice as fast where there is an instruction. A numerics class each, with the same
-// bits on every instruction set. The "reference" device knows floats only.
-enum class Numerics : uint8_t { kFloat, kBrainDots };
+// bits on every instruction set. The "reference" device knows floats only, "cuda" bf16 dots (of its own, the
+// same for every batch) and what is fastest for the step at hand: then a row's bits depend on its batch.
+enum class Numerics : uint8_t { kFloat, kBrainDots, kFastest };
 
 struct BackendOptions {
-  std::string device = "cpu";  // cpu, reference
+  std::string device = "cpu";  // cpu, reference, cuda (kernels/cuda/device_name.h)
   int threads = 1;
   std::vector<int> cpus;  // pin thread i to cpus[i]; empty = not pinned
   Numerics numerics = Numerics::kFloat;
@@ -255,7 +259,7 @@ struct BackendOptions {
   std::string isa_limit;
 };
 
-// Defined in select_cpu.cc (later also select_cuda.cc; CMake links one).
+// Defined in select_cpu.cc; cuda comes from a shared object of its own (cuda_library.h).
 absl::StatusOr<std::unique_ptr<Backend>> make_backend(const BackendOptions& options);
 
 // R of the numeric contract for a row-parallel layer with `cols` inputs: KV heads, at most 8, lowered until

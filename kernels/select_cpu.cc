@@ -1,16 +1,23 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/device_name.h"
+#include "kernels/cuda_library.h"
 #include "kernels/reference/reference_backend.h"
 
 namespace baton::kernels {
 
 absl::StatusOr<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
+  if (cuda::DeviceName::is_cuda(options.device)) return load_cuda_backend(options);
+  if (options.numerics == Numerics::kFastest)
+    return absl::InvalidArgumentError(
+        absl::StrCat("device ", options.device, ": numerics fastest is for cuda"));
   if (options.device == "cpu") return cpu::CpuBackend::create(options);
   if (options.device == "reference" && options.numerics != Numerics::kFloat)
     return absl::InvalidArgumentError("device reference computes in float32: bf16 dots are not for it");
   if (options.device == "reference") return std::make_unique<reference::ReferenceBackend>();
-  return absl::InvalidArgumentError(absl::StrCat("device \"", options.device, "\": want cpu or reference"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("device \"", options.device, "\": want cpu, reference or cuda"));
 }
 
 }  // namespace baton::kernels

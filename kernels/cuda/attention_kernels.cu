@@ -33,9 +33,9 @@ cudaError_t prepare_dim(int processors, AttentionGrid& grid) {
 template <int kDim>
 void launch_dim(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
                 cudaStream_t stream) {
-  tile_attention_kernel<kDim, 4><<<grid.wide, 128, AttentionShared<kDim, 4>::kBytes, stream>>>(step, a);
-  tile_attention_kernel<kDim, 1><<<grid.narrow, 32, AttentionShared<kDim, 1>::kBytes, stream>>>(step, a);
-  merge_kernel<kDim><<<grid.merge, kPlainThreads, 0, stream>>>(step, a);
+  launch(tile_attention_kernel<kDim, 4>, grid.wide, 128, AttentionShared<kDim, 4>::kBytes, stream, step, a);
+  launch(tile_attention_kernel<kDim, 1>, grid.narrow, 32, AttentionShared<kDim, 1>::kBytes, stream, step, a);
+  launch(merge_kernel<kDim>, grid.merge, kPlainThreads, 0, stream, step, a);
 }
 
 }  // namespace
@@ -50,7 +50,7 @@ cudaError_t prepare_attention(int head_dim, int processors, AttentionGrid& grid)
 
 void launch_plain_attention(const StepTables& step, const AttentionArgs& a, int rows, cudaStream_t stream) {
   const size_t shared = 2 * sizeof(float) * a.kv.head_dim;
-  plain_attention_kernel<<<dim3(rows, a.heads), kPlainThreads, shared, stream>>>(step, a);
+  launch(plain_attention_kernel, dim3(rows, a.heads), kPlainThreads, shared, stream, step, a);
 }
 
 void launch_tile_attention(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,

@@ -1,6 +1,7 @@
 #pragma once
 
-#include "kernels/cuda/row_kernels.cuh"
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/kernel_arguments.h"
 
 // Attention over the paged KV, two numerics: plain_attention_kernel (any head size, the contract of
 // kernels/cpu/contract.h bit for bit) and tile_attention_kernel (tensor cores, head sizes 64 and 128). The

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cuda_runtime.h>
+
+#include <cstddef>
 #include <cstdint>
 
 // The machine instructions that the kernels use, each behind one word. Kernels (*.cuh) name these and plain
@@ -82,6 +85,12 @@ __device__ inline Words4 load16(const void* from) {
 __device__ inline unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char baton_shared_memory[];
   return baton_shared_memory;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
+            const Arguments&... arguments) {
+  kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
 }
 
 }  // namespace baton::kernels::cuda

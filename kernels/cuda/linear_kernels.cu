@@ -11,8 +11,8 @@ constexpr int kTileShared = kTileStages * kTileStageBytes;
 
 template <int kTiles>
 void launch_stream(const LinearArgs& a, cudaStream_t stream) {
-  stream_kernel<kTiles>
-      <<<a.strips, 32 * kStreamWarps, kStreamWarps * 128 * kTiles * sizeof(float), stream>>>(a);
+  const size_t shared = kStreamWarps * 128 * kTiles * sizeof(float);
+  launch(stream_kernel<kTiles>, a.strips, 32 * kStreamWarps, shared, stream, a);
 }
 
 }  // namespace
@@ -27,7 +27,7 @@ void launch_linear(const LinearArgs& a, int rows, cudaStream_t stream) {
   if (rows <= 32) return launch_stream<4>(a, stream);
   if (rows <= 64) return launch_stream<8>(a, stream);
   const dim3 grid((a.strips * 16 + kTileRows - 1) / kTileRows, (rows + kTileTokens - 1) / kTileTokens);
-  tile_kernel<<<grid, kTileThreads, kTileShared, stream>>>(a);
+  launch(tile_kernel, grid, kTileThreads, kTileShared, stream, a);
 }
 
 }  // namespace baton::kernels::cuda

@@ -1,6 +1,7 @@
 #pragma once
 
-#include "kernels/cuda/row_kernels.cuh"
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/kernel_arguments.h"
 
 // y = x W^T with bits that do not depend on how many rows x has. The rule:
 //   - 32 columns k0 .. k0+31 are two tensor-core products (mma m16n8k16): the first takes columns 8t .. 8t+3,

@@ -7,26 +7,27 @@
 namespace baton::kernels::cuda {
 
 void launch_embed(const StepTables& step, const EmbedArgs& a, int rows, cudaStream_t stream) {
-  embed_kernel<<<rows, kRowThreads, 0, stream>>>(step, a);
+  launch(embed_kernel, rows, kRowThreads, 0, stream, step, a);
 }
 
 void launch_norm(const NormArgs& a, int rows, cudaStream_t stream) {
-  norm_kernel<<<rows, kRowThreads, 0, stream>>>(a);
+  launch(norm_kernel, rows, kRowThreads, 0, stream, a);
 }
 
 void launch_rope_store(const StepTables& step, const RopeArgs& a, int rows, cudaStream_t stream) {
   const int heads = a.heads + 2 * a.kv.kv_heads;
   const dim3 grid(rows, (heads + kRopeWarps - 1) / kRopeWarps);
   const size_t shared = sizeof(float) * kRopeWarps * a.kv.head_dim;
-  rope_store_kernel<<<grid, 32 * kRopeWarps, shared, stream>>>(step, a);
+  launch(rope_store_kernel, grid, 32 * kRopeWarps, shared, stream, step, a);
 }
 
 void launch_silu(const SiluArgs& a, int rows, cudaStream_t stream) {
-  silu_kernel<<<rows, kRowThreads, 0, stream>>>(a);
+  launch(silu_kernel, rows, kRowThreads, 0, stream, a);
 }
 
 void launch_keep_rows(const StepTables& step, float* values, int width, cudaStream_t stream) {
-  keep_rows_kernel<<<(width + kRowThreads - 1) / kRowThreads, kRowThreads, 0, stream>>>(step, values, width);
+  launch(keep_rows_kernel, (width + kRowThreads - 1) / kRowThreads, kRowThreads, 0, stream, step, values,
+         width);
 }
 
 }  // namespace baton::kernels::cuda

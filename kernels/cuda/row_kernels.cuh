@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernel_arguments.h"
 #include "kernels/cuda/step_tables.h"
 
@@ -20,11 +21,6 @@ __device__ inline float block_sum(float value) {
   float sum = warps[0];
   for (int w = 1; w < kRowThreads / 32; ++w) sum += warps[w];
   return sum;
-}
-
-__device__ inline float warp_sum(float value) {
-  for (int apart = 16; apart >= 1; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
-  return value;
 }
 
 // Grid: rows.
@@ -97,28 +93,6 @@ __global__ void rope_store_kernel(StepTables step, RopeArgs a) {
       position % a.kv.block_tokens;  // K heads, then V heads
   for (int i = lane; i < dim; i += 32) a.kv.pool[vector * dim + i] = float_to_bf16(head[i]);
 }
-
-// 2^n * p(r), the contract's exponential (kernels/cpu/contract.cc), bit for bit.
-__device__ inline float exponential(float x) {
-  const float low = -87.0f > x ? -87.0f : x;  // a NaN passes through both
-  const float clamped = 88.0f < low ? 88.0f : low;
-  const float shifted = fmaf(clamped, 0x1.715476p+0f, 0x1.8p+23f);
-  const float whole = shifted - 0x1.8p+23f;
-  const float r = fmaf(-whole, 0x1.7f7d1cp-20f, fmaf(-whole, 0x1.62e400p-1f, clamped));
-  float p = 0x1.a01a02p-13f;
-  p = fmaf(p, r, 0x1.6c16c2p-10f);
-  p = fmaf(p, r, 0x1.111112p-7f);
-  p = fmaf(p, r, 0x1.555556p-5f);
-  p = fmaf(p, r, 0x1.555556p-3f);
-  p = fmaf(p, r, 0.5f);
-  p = fmaf(p, r, 1.0f);
-  p = fmaf(p, r, 1.0f);
-  const uint32_t n = __float_as_uint(shifted) - 0x4b400000u;
-  const float power = __uint_as_float((n + 127u) << 23);
-  return x < -87.0f ? 0.0f : p * power;
-}
-
-__device__ inline float silu(float x) { return x / (1.0f + exponential(-x)); }
 
 // out[i] = silu(gate i) * up i. Grid: rows.
 __global__ void silu_kernel(SiluArgs a) {

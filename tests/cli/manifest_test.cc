@@ -63,6 +63,29 @@ TEST(Manifest, RefusesWhatWouldSwitchDisaggregationOff) {
   EXPECT_EQ(errors_of("  pools: {prefill: {}, mixed: {role: any}}\n"), "");
 }
 
+TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
+  EXPECT_EQ(errors_of("  pools: {any: {device: cuda}}\n"), "");
+  EXPECT_EQ(errors_of("  pools: {any: {device: \"cuda:MIG-8f2b-1\", numerics: fastest}}\n"), "");
+  const auto cuda = parse_manifest("c.yaml",
+                                   "apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: a}\nspec:\n"
+                                   "  pools: {any: {device: \"cuda:1\"}}\n");
+  ASSERT_TRUE(cuda.ok()) << cuda.status();
+  EXPECT_EQ(cuda->pools[0].device, "cuda:1");
+  EXPECT_EQ(cuda->pools[0].block_tokens, 64);
+  EXPECT_NE(errors_of("  pools: {any: {device: \"cuda:x\"}}\n").find("cuda:MIG-<uuid>"), std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, numerics: f32}}\n").find("fastest"), std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, kv: {dtype: int8}}}\n").find("stores bf16"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, kv: {blockTokens: 48}}}\n").find("blockTokens"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {prefill: {device: cuda}, decode: {device: cuda}}\n").find("want role any"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, parallel: {tensor: 2}}}\n").find("on one rank"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {numerics: fastest}}\n").find("want one of f32, bf16dot"),
+            std::string::npos);
+}
+
 TEST(Manifest, StaysOnLoopbackUnlessTold) {
   EXPECT_NE(errors_of("  gateway: {listen: \"0.0.0.0:8000\"}\n").find("reachable from other machines"),
             std::string::npos);

@@ -1,9 +1,10 @@
 #pragma once
 
 // clang-format off
-#include "tests/kernels/cuda/emulated_device.h"
+#include "kernels/cuda/device_words.cuh"
 #include "kernels/cuda/attention_kernels.cuh"
 #include "kernels/cuda/linear_kernels.cuh"
+#include "kernels/cuda/row_kernels.cuh"
 // clang-format on
 
 #include <gtest/gtest.h>

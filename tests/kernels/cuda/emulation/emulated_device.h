@@ -1,11 +1,15 @@
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <span>
+
+#include "tests/kernels/cuda/emulation/emulated_runtime.h"
 
 // Runs CUDA kernels on the CPU, so that their index arithmetic, barriers and tile edges are tested where
 // there is no device: the threads of a block are fibers that switch at barriers and warp operations; blocks
@@ -101,5 +105,15 @@ inline Words4 load16(const void* from) {
 }
 inline Words4 load_once16(const void* global) { return load16(global); }
 inline unsigned char* shared_memory() { return emulated::shared_memory(); }
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
+            const Arguments&... arguments) {
+  emulated::enqueue(stream, [=] {
+    ++emulated::counts().launches;
+    emulated::launch({grid.x, grid.y, 1}, static_cast<unsigned>(threads), shared_bytes,
+                     [&] { kernel(arguments...); });
+  });
+}
 
 }  // namespace baton::kernels::cuda

@@ -1,4 +1,4 @@
-#include "tests/kernels/cuda/emulated_device.h"
+#include "tests/kernels/cuda/emulation/emulated_device.h"
 
 #include <setjmp.h>
 #include <ucontext.h>

@@ -1,0 +1,416 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/units.h"
+#include "kernels/backend_checks.h"
+#include "kernels/cpu/contract.h"
+#include "kernels/dequantize.h"
+
+namespace baton::kernels::cuda {
+namespace {
+
+using Kind = DeviceBuffer::Kind;
+
+enum Operation : uint64_t {
+  kEmbed = 1,
+  kNormLinear,
+  kRopeStore,
+  kAttention,
+  kLinearAdd,
+  kGateUp,
+  kKeep,
+  kHead
+};
+
+// Partial results of decode attention: chunks of 256 keys beyond which a sequence's chunks are walked by one
+// block.
+constexpr size_t kPartialBytes = size_t{256} << 20;
+
+bool set_to(const char* name, std::string_view value) {
+  const char* text = std::getenv(name);
+  return text != nullptr && value == text;
+}
+
+const CudaLinear& own(const Linear& linear) { return static_cast<const CudaLinear&>(linear); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::create(const BackendOptions& options) {
+  ASSIGN_OR_RETURN(const DeviceName name, DeviceName::parse(options.device));
+  if (options.numerics == Numerics::kFloat)
+    return absl::InvalidArgumentError("device cuda: numerics f32 is not for it; want bf16dot or fastest");
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(options));
+  RETURN_IF_ERROR(backend->open(name));
+  return backend;
+}
+
+absl::Status CudaBackend::open(const DeviceName& name) {
+  ASSIGN_OR_RETURN(device_, open_device(name));
+  RETURN_IF_ERROR(to_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
+  RETURN_IF_ERROR(to_status(prepare_linear(), "preparing the matrix kernels"));
+  if (fastest_) {
+    ASSIGN_OR_RETURN(library_, open_library_linear());
+  }
+  wait_each_ = set_to("BATON_CUDA_SYNC", "1");
+  use_graphs_ = !wait_each_ && !set_to("BATON_CUDA_GRAPHS", "0");
+  return absl::OkStatus();
+}
+
+CudaBackend::~CudaBackend() {
+  if (stream_ == nullptr) return;
+  cudaStreamSynchronize(stream_);
+  graphs_.drop();
+  cudaStreamDestroy(stream_);
+}
+
+std::string CudaBackend::description() const {
+  return cat("cuda:", device_.index, " ", device_.name, ", ", device_.processors, " SMs, ",
+             format_bytes(device_.memory_total));
+}
+
+std::string CudaBackend::numerics_id(KvType) const {
+  return cat(fastest_ ? "cuda-fastest-v1" : "cuda-bf16-v1", "-sm", device_.capability, "/kv-bf16");
+}
+
+absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpec& spec) {
+  RETURN_IF_ERROR(check_linear(spec));
+  const PackedShape shape = packed_shape(spec);
+  if (shape.cols % 8 != 0)
+    return absl::InvalidArgumentError(cat("device cuda: ", shape.cols, " columns: want a multiple of 8"));
+  widest_ = std::max({widest_, shape.ld, shape.interleaved ? shape.strips * 16 : 0});
+  SharedWeights weights = spec.parts.size() == 1 ? shared_weights_[spec.parts[0].data].lock() : nullptr;
+  if (weights == nullptr) {
+    ASSIGN_OR_RETURN(weights, pack_weights(spec, shape));
+  }
+  if (spec.parts.size() == 1) shared_weights_[spec.parts[0].data] = weights;
+  DeviceBuffer bias;
+  if (!spec.bias.empty()) {
+    const size_t bytes = spec.bias.size() * sizeof(float);
+    ASSIGN_OR_RETURN(bias, DeviceBuffer::make(Kind::kDevice, bytes, "a bias"));
+    RETURN_IF_ERROR(to_status(cudaMemcpy(bias.data(), spec.bias.data(), bytes, cudaMemcpyHostToDevice),
+                              "copying a bias"));
+  }
+  return std::make_unique<CudaLinear>(shape, std::move(weights), std::move(bias));
+}
+
+absl::StatusOr<std::unique_ptr<Embedding>> CudaBackend::make_embedding(const WeightView& table) {
+  RETURN_IF_ERROR(check_weight(table));
+  const LinearSpec spec = {.parts = {table}, .bias = {}, .k_shards = 1};
+  const PackedShape shape = packed_shape(spec);
+  ASSIGN_OR_RETURN(SharedWeights weights, pack_weights(spec, shape));
+  shared_weights_[table.data] = weights;  // a tied head finds them
+  return std::make_unique<CudaEmbedding>(shape, std::move(weights));
+}
+
+absl::Status CudaBackend::set_attention(const AttentionSpec& attention, const RopeSpec& rope) {
+  RETURN_IF_ERROR(check_attention(attention, rope));
+  if (attention.head_dim % 8 != 0)
+    return absl::InvalidArgumentError(
+        cat("device cuda: head_dim ", attention.head_dim, ": want a multiple of 8"));
+  attention_ = attention;
+  rope_ = rope;
+  // The angles of every position, as the CPU has them: cos, sin of each pair.
+  std::vector<float> table(static_cast<size_t>(rope.max_positions) * rope.inv_freq.size() * 2);
+  float* to = table.data();
+  for (int64_t p = 0; p < rope.max_positions; ++p)
+    for (const double frequency : rope.inv_freq) {
+      const auto r = contract::rotation(static_cast<int32_t>(p), frequency, rope.magnitude);
+      *to++ = r.cos, *to++ = r.sin;
+    }
+  const size_t bytes = table.size() * sizeof(float);
+  ASSIGN_OR_RETURN(rotations_, DeviceBuffer::make(Kind::kDevice, bytes, "angles of positions"));
+  RETURN_IF_ERROR(to_status(cudaMemcpy(rotations_.data(), table.data(), bytes, cudaMemcpyHostToDevice),
+                            "copying angles"));
+  return to_status(prepare_attention(attention.head_dim, device_.processors, attention_grid_),
+                   "preparing the attention kernels");
+}
+
+absl::Status CudaBackend::attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) {
+  // Of the pool only the place matters; the one that is computed with is the device's.
+  RETURN_IF_ERROR(check_kv({pool.data(), geometry.pool_bytes()}, geometry, attention_));
+  if (geometry.type != KvType::kBF16) return absl::InvalidArgumentError("device cuda: kv.dtype: want bf16");
+  if (kChunkKeys % geometry.block_tokens != 0 || geometry.block_tokens % 16 != 0)
+    return absl::InvalidArgumentError(
+        cat("device cuda: kv.blockTokens ", geometry.block_tokens, ": want 16, 32, 64, 128 or 256"));
+  size_t total = 0, free = 0;
+  RETURN_IF_ERROR(to_status(cudaMemGetInfo(&free, &total), "asking for free memory"));
+  absl::StatusOr<DeviceBuffer> memory =
+      DeviceBuffer::make(Kind::kDevice, geometry.pool_bytes(), "the KV pool");
+  if (!memory.ok())
+    return absl::ResourceExhaustedError(
+        cat("device cuda: kv.memory asks for ", format_bytes(geometry.pool_bytes()), "; behind the weights ",
+            format_bytes(free), " of ", format_bytes(total), " are free: lower kv.memory"));
+  kv_ = *std::move(memory);
+  geometry_ = geometry;
+  if (!has_tile_attention(geometry.head_dim)) return absl::OkStatus();
+  const size_t slot = sizeof(float) * 16 * (geometry.head_dim + 2);
+  slots_ = static_cast<int32_t>(kPartialBytes / slot);
+  return reserve(partials_, Kind::kDevice, slots_ * slot, "partial results of attention");
+}
+
+float* CudaBackend::allocate(size_t floats) {
+  absl::StatusOr<DeviceBuffer> buffer =
+      DeviceBuffer::make(Kind::kDevice, floats * sizeof(float), "activations");
+  BATON_CHECK(buffer.ok(), "device cuda: no memory for activations: lower batch.tokens or kv.memory");
+  memory_.push_back(*std::move(buffer));
+  return memory_.back().as<float>();
+}
+
+void CudaBackend::note(const absl::Status& status) {
+  if (error_.ok() && !status.ok())
+    error_ = absl::Status(status.code(), cat("step ", step_, ": ", std::string(status.message())));
+}
+
+void CudaBackend::launched(const char* kernel) {
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) note(to_status(error, cat("kernel ", kernel)));
+  if (wait_each_ && error_.ok()) note(to_status(cudaStreamSynchronize(stream_), cat("kernel ", kernel)));
+}
+
+absl::Status CudaBackend::reserve(DeviceBuffer& buffer, Kind kind, size_t bytes, const char* what) {
+  if (buffer.bytes() >= bytes) return absl::OkStatus();
+  graphs_.drop();  // they point to what goes away
+  buffer = DeviceBuffer();
+  ASSIGN_OR_RETURN(buffer, DeviceBuffer::make(kind, bytes, what));
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::grow_tables() {
+  if (!capacity_.grow_to(batch_, work_) && device_tables_.data() != nullptr) return absl::OkStatus();
+  graphs_.drop();
+  const StepLayout layout(capacity_);
+  RETURN_IF_ERROR(reserve(host_tables_, Kind::kPinned, layout.bytes(), "a step's tables"));
+  RETURN_IF_ERROR(reserve(device_tables_, Kind::kDevice, layout.bytes(), "a step's tables"));
+  tables_ = layout.tables(device_tables_.data());
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::grow_scratch() {
+  const size_t row = static_cast<size_t>(rows_) * widest_;
+  RETURN_IF_ERROR(reserve(normed_, Kind::kDevice, 2 * row, "normed rows"));
+  return fastest_ ? reserve(products_, Kind::kDevice, 4 * row, "gate and up") : absl::OkStatus();
+}
+
+void CudaBackend::begin_step(const StepBatch& batch) {
+  check_batch(batch, geometry_);
+  batch_ = batch;
+  ++step_;
+  kept_ = false;
+  logits_ = nullptr;
+  error_ = absl::OkStatus();
+  const int share = attention_.heads / attention_.kv_heads;
+  work_.build(batch, {attention_.kv_heads, share, attention_.window, slots_});
+  int32_t bucket = use_graphs_ && is_decode_step(batch) ? bucket_for(batch.rows()) : 0;
+  // The library computes every row it is told of: only a full bucket is safe with it.
+  if (fastest_ && bucket != batch.rows()) bucket = 0;
+  rows_ = bucket > 0 ? bucket : batch.rows();
+  note(grow_tables());
+  note(grow_scratch());
+  if (!error_.ok()) return;
+  const StepLayout layout(capacity_);
+  const size_t bytes = layout.fill(batch, work_, host_tables_.data());
+  note(to_status(
+      cudaMemcpyAsync(device_tables_.data(), host_tables_.data(), bytes, cudaMemcpyHostToDevice, stream_),
+      "copying the step's tables"));
+  if (error_.ok()) note(graphs_.begin_step(bucket, stream_).status());
+}
+
+LayerKv CudaBackend::layer_kv(int layer) const {
+  return {.pool = reinterpret_cast<uint16_t*>(kv_.data() + layer * geometry_.layer_bytes()),
+          .kv_heads = geometry_.kv_heads,
+          .head_dim = geometry_.head_dim,
+          .block_tokens = geometry_.block_tokens};
+}
+
+const float* CudaBackend::norm_weights(const NormWeights& norm) {
+  DeviceNorm& known = norms_[norm.weight.data()];
+  if (std::ranges::equal(known.host, norm.weight)) return known.device.as<float>();
+  known.host.assign(norm.weight.begin(), norm.weight.end());
+  note(reserve(known.device, Kind::kDevice, norm.weight.size_bytes(), "norm weights"));
+  if (!error_.ok()) return nullptr;
+  note(to_status(
+      cudaMemcpy(known.device.data(), known.host.data(), norm.weight.size_bytes(), cudaMemcpyHostToDevice),
+      "copying norm weights"));
+  return known.device.as<float>();
+}
+
+void CudaBackend::norm_rows(const NormWeights& norm, const float* x, const int32_t* index,
+                            const int32_t* count) {
+  const int width = static_cast<int>(norm.weight.size());
+  const float* weight = norm_weights(norm);
+  if (!error_.ok()) return;
+  launch_norm({.x = x,
+               .weight = weight,
+               .eps = norm.eps,
+               .width = width,
+               .index = index,
+               .count = count,
+               .out = normed_.as<uint16_t>(),
+               .ld = (width + 63) / 64 * 64},
+              rows_, stream_);
+  launched("norm");
+}
+
+void CudaBackend::multiply(const Linear& linear, LinearArgs args) {
+  const CudaLinear& own_linear = own(linear);
+  const LinearArgs layer = own_linear.arguments();
+  args.weights = layer.weights;
+  args.rows = layer.rows, args.strips = layer.strips, args.cols = layer.cols, args.ld = layer.ld;
+  args.interleaved = layer.interleaved;
+  args.bias = layer.bias;
+  if (!error_.ok()) return;
+  const bool library =
+      fastest_ && args.bias == nullptr && (args.mode == LinearOut::kSilu || !args.interleaved);
+  if (library) return multiply_by_library(own_linear, args);
+  launch_linear(args, rows_, stream_);
+  launched("linear");
+}
+
+void CudaBackend::multiply_by_library(const CudaLinear& linear, const LinearArgs& args) {
+  const bool silu = args.mode == LinearOut::kSilu;
+  const int64_t packed = int64_t{linear.shape.strips} * 16;
+  note(library_->multiply(linear,
+                          {.x = args.x,
+                           .ldx = args.ldx,
+                           .out = silu ? products_.as<float>() : static_cast<float*>(args.out),
+                           .ldo = silu ? packed : args.ldo,
+                           .rows = rows_,
+                           .add = args.mode == LinearOut::kAdd},
+                          stream_));
+  if (!silu || !error_.ok()) return;
+  launch_silu({.h = products_.as<float>(),
+               .width = linear.shape.rows / 2,
+               .ldh = packed,
+               .count = args.count,
+               .out = static_cast<uint16_t*>(args.out),
+               .ldo = args.ldo},
+              rows_, stream_);
+  launched("silu");
+}
+
+void CudaBackend::embed(const Embedding& table, float* out) {
+  if (!graphs_.announce(kEmbed, &table, out) || !error_.ok()) return;
+  const auto& e = static_cast<const CudaEmbedding&>(table);
+  launch_embed(tables_, {e.table->as<uint16_t>(), e.shape.cols, e.shape.ld, out}, rows_, stream_);
+  launched("embed");
+}
+
+void CudaBackend::norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) {
+  if (!graphs_.announce(kNormLinear, &linear, out)) return;
+  norm_rows(norm, x, nullptr, count());
+  multiply(linear, {.x = normed_.as<uint16_t>(),
+                    .ldx = own(linear).shape.ld,
+                    .count = count(),
+                    .mode = LinearOut::kStore,
+                    .out = out,
+                    .ldo = linear.rows()});
+}
+
+void CudaBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {
+  if (!graphs_.announce(kRopeStore, reinterpret_cast<const void*>(static_cast<intptr_t>(layer)), qkv)) return;
+  const float* q_weight = q_norm == nullptr ? nullptr : norm_weights(*q_norm);
+  const float* k_weight = k_norm == nullptr ? nullptr : norm_weights(*k_norm);
+  if (!error_.ok()) return;
+  launch_rope_store(tables_,
+                    {.qkv = qkv,
+                     .rotations = rotations_.as<float>(),
+                     .q_norm = q_weight,
+                     .k_norm = k_weight,
+                     .eps = q_norm != nullptr ? q_norm->eps : 0,
+                     .heads = attention_.heads,
+                     .pairs = static_cast<int>(rope_.inv_freq.size()),
+                     .interleaved = rope_.interleaved,
+                     .kv = layer_kv(layer)},
+                    rows_, stream_);
+  launched("rope_store");
+}
+
+void CudaBackend::attention(int layer, const float* qkv, float* out) {
+  if (!graphs_.announce(kAttention, qkv, out) || !error_.ok()) return;
+  const AttentionArgs args = {.qkv = qkv,
+                              .out = reinterpret_cast<uint16_t*>(out),
+                              .heads = attention_.heads,
+                              .share = attention_.heads / attention_.kv_heads,
+                              .window = attention_.window,
+                              .scale = attention_.scale,
+                              .kv = layer_kv(layer),
+                              .partials = partials_.as<float>()};
+  if (has_tile_attention(attention_.head_dim))
+    launch_tile_attention(tables_, args, attention_grid_, stream_);
+  else
+    launch_plain_attention(tables_, args, rows_, stream_);
+  launched("attention");
+}
+
+void CudaBackend::linear_add(const Linear& linear, const float* x, float* residual) {
+  if (!graphs_.announce(kLinearAdd, &linear, residual)) return;
+  multiply(linear, {.x = reinterpret_cast<const uint16_t*>(x),
+                    .ldx = 2 * linear.cols(),
+                    .count = count(),
+                    .mode = LinearOut::kAdd,
+                    .out = residual,
+                    .ldo = linear.rows()});
+}
+
+void CudaBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
+  if (!graphs_.announce(kGateUp, &gate_up, out)) return;
+  BATON_CHECK(own(gate_up).shape.interleaved, "gate and up are two equal parts");
+  norm_rows(norm, x, nullptr, count());
+  multiply(gate_up, {.x = normed_.as<uint16_t>(),
+                     .ldx = own(gate_up).shape.ld,
+                     .count = count(),
+                     .mode = LinearOut::kSilu,
+                     .out = out,
+                     .ldo = gate_up.rows()});
+}
+
+void CudaBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
+  for (const RowTensor& tensor : tensors) {
+    if (!graphs_.announce(kKeep, tensor.values, nullptr) || !error_.ok()) continue;
+    launch_keep_rows(tables_, tensor.values, static_cast<int>(tensor.width), stream_);
+    launched("keep_rows");
+  }
+  kept_ = true;
+  rows_ = std::max<int32_t>(1, static_cast<int32_t>(batch_.logit_rows.size()));
+}
+
+void CudaBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
+  logits_ = logits;
+  logit_bytes_ = batch_.logit_rows.size() * linear.rows() * sizeof(float);
+  if (!graphs_.announce(kHead, &linear, x)) return;
+  if (!kept_ && batch_.logit_rows.size() < batch_.tokens.size())
+    rows_ = static_cast<int32_t>(batch_.logit_rows.size());
+  note(reserve(device_logits_, Kind::kDevice, rows_ * linear.rows() * sizeof(float), "logits"));
+  note(reserve(host_logits_, Kind::kPinned, rows_ * linear.rows() * sizeof(float), "logits"));
+  norm_rows(norm, x, kept_ ? nullptr : tables_.logit_rows, tables_.counts + kLogitRows);
+  multiply(linear, {.x = normed_.as<uint16_t>(),
+                    .ldx = own(linear).shape.ld,
+                    .count = tables_.counts + kLogitRows,
+                    .mode = LinearOut::kStore,
+                    .out = device_logits_.data(),
+                    .ldo = linear.rows()});
+}
+
+absl::Status CudaBackend::finish_step() {
+  const absl::Status ended =
+      graphs_.end_step(stream_);  // also after an error, so that a capture does not stay open
+  note(ended);
+  if (logits_ != nullptr && error_.ok()) {
+    note(to_status(cudaMemcpyAsync(host_logits_.data(), device_logits_.data(), logit_bytes_,
+                                   cudaMemcpyDeviceToHost, stream_),
+                   "copying logits"));
+  }
+  const cudaError_t end = cudaStreamSynchronize(stream_);
+  note(to_status(end, cat("one of the step's kernels (BATON_CUDA_SYNC=1 names it), ", batch_.rows(),
+                          " rows of ", batch_.sequences.size(), " sequences")));
+  if (logits_ != nullptr && error_.ok()) std::memcpy(logits_, host_logits_.data(), logit_bytes_);
+  return error_;
+}
+
+}  // namespace baton::kernels::cuda

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda_linear.h"
+#include "kernels/cuda/launches.h"
+#include "kernels/cuda/library_linear.h"
+#include "kernels/cuda/step_graphs.h"
+#include "kernels/cuda/step_layout.h"
+
+namespace baton::kernels::cuda {
+
+// The backend of an NVIDIA GPU. Operations are enqueued on one stream and return; finish_step() waits once,
+// brings the logits and the first error, which names the kernel. A step's tables go over in one copy before
+// it. Decode steps are replayed as graphs (BATON_CUDA_GRAPHS=0: never). BATON_CUDA_SYNC=1 waits after every
+// kernel, to see which one failed.
+//
+// Memory: weights, KV pool, activations and scratch are the device's. Rows that attention() and gate_up()
+// write hold bf16 in the first half of each row of floats, which is what linear_add() reads; the residual
+// stream and q, k, v are float32. The KV pool of attach_kv() is not used: this backend does not hand KV over
+// yet.
+//
+// Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; kFastest = cuBLASLt for
+// the matrices. Thread: the engine's. Errors: as Backend; memory that is used up names what it was for.
+class CudaBackend final : public Backend {
+ public:
+  static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options);
+  ~CudaBackend() override;
+
+  std::string description() const override;
+  std::string numerics_id(KvType kv) const override;
+  std::string kv_layout_name() const override { return "cuda-kv-heads"; }
+  bool in_host_memory() const override { return false; }
+
+  absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
+  size_t packed_bytes(const LinearSpec& spec) const override { return packed_shape(spec).bytes(); }
+  absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;
+  absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) override;
+  absl::Status attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) override;
+  float* allocate(size_t floats) override;
+
+  void begin_step(const StepBatch& batch) override;
+  void embed(const Embedding& table, float* out) override;
+  void norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) override;
+  void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) override;
+  void attention(int layer, const float* qkv, float* out) override;
+  void linear_add(const Linear& linear, const float* x, float* residual) override;
+  void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void keep_logit_rows(std::span<const RowTensor> tensors) override;
+  void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
+  absl::Status finish_step() override;
+
+ private:
+  struct DeviceNorm {
+    std::vector<float> host;
+    DeviceBuffer device;
+  };
+
+  explicit CudaBackend(const BackendOptions& options) : fastest_(options.numerics == Numerics::kFastest) {}
+  absl::Status open(const DeviceName& name);
+  // Keeps the first error of the step.
+  void note(const absl::Status& status);
+  // After a launch: its error, with the kernel's name.
+  void launched(const char* kernel);
+  absl::Status grow_tables();
+  absl::Status grow_scratch();
+  absl::Status reserve(DeviceBuffer& buffer, DeviceBuffer::Kind kind, size_t bytes, const char* what);
+  // The weights on the device; null after an error.
+  const float* norm_weights(const NormWeights& norm);
+  int64_t qkv_width() const {
+    return int64_t{attention_.heads + 2 * attention_.kv_heads} * attention_.head_dim;
+  }
+  LayerKv layer_kv(int layer) const;
+  const int32_t* count() const { return tables_.counts + (kept_ ? kLogitRows : kRows); }
+  // normed_ = rms_norm of the step's rows of x, or of those in `index`
+  void norm_rows(const NormWeights& norm, const float* x, const int32_t* index, const int32_t* count);
+  void multiply(const Linear& linear, LinearArgs args);
+  void multiply_by_library(const CudaLinear& linear, const LinearArgs& args);
+
+  const bool fastest_;
+  bool wait_each_ = false;
+  bool use_graphs_ = true;
+  DeviceProperties device_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<LibraryLinear> library_;  // numerics fastest
+  std::vector<DeviceBuffer> memory_;        // allocate()
+  std::map<const std::byte*, std::weak_ptr<const DeviceBuffer>> shared_weights_;
+  std::map<const float*, DeviceNorm> norms_;
+  AttentionSpec attention_;
+  RopeSpec rope_;
+  KvGeometry geometry_;
+  DeviceBuffer rotations_, kv_, partials_;
+  AttentionGrid attention_grid_;
+  int32_t slots_ = 0;
+  int widest_ = 64;  // columns of the widest row that a norm or an interleaved layer fills
+
+  StepBatch batch_;
+  WorkList work_;
+  StepCapacity capacity_;
+  DeviceBuffer host_tables_, device_tables_;
+  StepTables tables_;
+  DeviceBuffer normed_, products_, device_logits_, host_logits_;
+  StepGraphs graphs_;
+  int32_t rows_ = 0;  // that grids are made for: the step's, or its bucket
+  bool kept_ = false;
+  uint64_t step_ = 0;
+  float* logits_ = nullptr;  // of the caller, when the step has any
+  size_t logit_bytes_ = 0;
+  absl::Status error_;
+};
+
+}  // namespace baton::kernels::cuda

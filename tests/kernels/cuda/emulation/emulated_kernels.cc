@@ -1,0 +1,4 @@
+// The launch functions and kernels themselves, compiled for the emulated device.
+#include "kernels/cuda/attention_kernels.cu"
+#include "kernels/cuda/linear_kernels.cu"
+#include "kernels/cuda/row_kernels.cu"

@@ -1,0 +1,134 @@
+#include "tests/kernels/cuda/emulation/emulated_runtime.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <utility>
+#include <vector>
+
+struct EmulatedGraph {
+  std::vector<std::function<void()>> work;
+};
+struct EmulatedStream {
+  EmulatedGraph* recording = nullptr;
+};
+
+namespace {
+
+std::map<void*, size_t> sizes;
+
+// What is not written reads as NaN, in floats and in bf16.
+cudaError_t allocate(void** data, size_t bytes) {
+  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  std::memset(*data, 0xff, bytes);
+  sizes[*data] = bytes;
+  return cudaSuccess;
+}
+
+}  // namespace
+
+namespace baton::emulated {
+
+void enqueue(cudaStream_t stream, std::function<void()> work) {
+  if (stream->recording != nullptr)
+    stream->recording->work.push_back(std::move(work));
+  else
+    work();
+}
+
+Counts& counts() {
+  static Counts counts;
+  return counts;
+}
+
+Limits& limits() {
+  static Limits limits;
+  return limits;
+}
+
+}  // namespace baton::emulated
+
+using baton::emulated::counts;
+using baton::emulated::limits;
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "emulated error";
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = limits().count_error == cudaSuccess ? 1 : 0;
+  return limits().count_error;
+}
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {.name = "emulated", .multiProcessorCount = 2, .major = 9, .minor = 0};
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = limits().memory;
+  *free = limits().memory - counts().bytes_held;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (counts().bytes_held + bytes > limits().memory) return cudaErrorMemoryAllocation;
+  counts().bytes_held += bytes;
+  return allocate(data, bytes);
+}
+cudaError_t cudaMallocHost(void** data, size_t bytes) { return allocate(data, bytes); }
+cudaError_t cudaFree(void* data) {
+  counts().bytes_held -= sizes.at(data);
+  return cudaFreeHost(data);
+}
+cudaError_t cudaFreeHost(void* data) {
+  sizes.erase(data);
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* data, int value, size_t bytes) {
+  std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t stream) {
+  baton::emulated::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new EmulatedStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
+  stream->recording = new EmulatedGraph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = std::exchange(stream->recording, nullptr);
+  return *graph == nullptr ? cudaErrorInvalidValue : cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = new EmulatedGraph(*graph);
+  ++counts().graphs_made;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+  ++counts().graphs_launched;
+  for (const auto& work : executable->work) work();
+  return cudaSuccess;
+}

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+
+// What tests ask of the emulated runtime, and how kernels reach its streams. Thread: one.
+namespace baton::emulated {
+
+// Runs `work` now, or when the graph that the stream records is launched.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+
+struct Counts {
+  int launches = 0;  // kernels run, from graphs too
+  int graphs_made = 0;
+  int graphs_launched = 0;
+  size_t bytes_held = 0;  // device memory
+};
+Counts& counts();
+// Device memory of the emulated device; what cudaGetDeviceCount says.
+struct Limits {
+  size_t memory = size_t{8} << 30;
+  cudaError_t count_error = cudaSuccess;
+};
+Limits& limits();
+
+}  // namespace baton::emulated
