@@ -1,0 +1,154 @@
+// Whole models over make_backend("cuda"): close to the reference, the same bits in every batch, chunk and
+// graph. Built twice: for the emulated device (cuda_backend_test, everywhere), and for a real one
+// (cuda_gpu_test, label gpu), where it skips with the reason when there is none.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/golden/model_under_test.h"
+#include "tests/support/random_model.h"
+#include "tests/worker/model/temp_dir.h"
+
+namespace baton::kernels::cuda {
+namespace {
+
+using baton::testing::EngineSetup;
+using baton::testing::ModelUnderTest;
+using baton::testing::RandomModel;
+using baton::testing::RandomModelOptions;
+using baton::testing::TempDir;
+using ::testing::HasSubstr;
+using worker::Sequence;
+
+EngineSetup cuda_setup() {
+  EngineSetup setup;
+  setup.device = "cuda";
+  setup.numerics = Numerics::kBrainDots;
+  setup.kv = KvType::kBF16;
+  setup.blocks = 40;
+  setup.max_rows = 100;
+  return setup;
+}
+
+std::unique_ptr<ModelUnderTest> open(const TempDir& dir, const RandomModelOptions& options,
+                                     const EngineSetup& setup) {
+  EXPECT_TRUE(RandomModel(options).write_gguf(dir.file("m.gguf")));
+  auto engine = ModelUnderTest::open(dir.file("m.gguf"), setup);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return engine.ok() ? std::move(*engine) : nullptr;
+}
+
+std::vector<TokenId> prompt_of(int length, int salt) {
+  std::vector<TokenId> out;
+  for (int i = 0; i < length; ++i) out.push_back((i * 31 + salt * 17 + i * i) % 160);
+  return out;
+}
+
+std::vector<float> copy_of(std::span<const float> logits) { return {logits.begin(), logits.end()}; }
+
+class CudaModel : public ::testing::TestWithParam<RandomModelOptions> {
+ protected:
+  void SetUp() override {
+    const auto backend = make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
+    if (absl::IsUnavailable(backend.status())) GTEST_SKIP() << backend.status().message();
+    ASSERT_TRUE(backend.ok()) << backend.status();
+  }
+};
+
+TEST_P(CudaModel, FollowsTheReference) {
+  const TempDir dir("cuda");
+  const auto cuda = open(dir, GetParam(), cuda_setup());
+  ASSERT_NE(cuda, nullptr);
+  const auto reference = ModelUnderTest::open(dir.file("m.gguf"), {.blocks = 40});
+  ASSERT_TRUE(reference.ok());
+  const std::vector<TokenId> tokens = prompt_of(70, 1);
+  const std::vector<int32_t> wanted = {0, 1, 20, 68, 69};
+  std::vector<std::vector<float>> want;
+  (*reference)->forward(tokens, wanted, [&](int32_t, auto logits) { want.push_back(copy_of(logits)); });
+  size_t i = 0;
+  double worst = 0, spread = 0;
+  cuda->forward(tokens, wanted, [&](int32_t, auto logits) {
+    for (size_t v = 0; v < logits.size(); ++v) {
+      worst = std::max(worst, std::abs(double{logits[v]} - want[i][v]));
+      spread = std::max(spread, std::abs(double{want[i][v]}));
+    }
+    ++i;
+  });
+  EXPECT_EQ(i, wanted.size());
+  // bf16 has 8 bits: a wrong formula is off by the spread of the logits, rounding by a few hundredths of it.
+  EXPECT_LT(worst, 0.06 * spread) << "of " << spread;
+  EXPECT_GT(worst, 0);
+}
+
+// Logits of one sequence's last prompt row and of greedy tokens after it, by chunks of `chunk`, with `others`
+// decoding beside it.
+struct Generated {
+  std::vector<TokenId> tokens;
+  std::vector<std::vector<float>> logits;
+};
+Generated generate(ModelUnderTest& engine, int chunk, int others) {
+  constexpr int kPrompt = 30, kNew = 4;
+  engine.free_all_blocks();
+  std::vector<Sequence> beside;
+  for (int i = 0; i < others; ++i) {
+    beside.push_back(engine.make_sequence(prompt_of(3 + 5 * i, i + 7), 80));
+    engine.run({{&beside.back(), 0, static_cast<int32_t>(beside.back().tokens.size()) - 1, false, false}});
+  }
+  Sequence s = engine.make_sequence(prompt_of(kPrompt, 1), kPrompt + kNew);
+  Generated out;
+  int32_t computed = 0;
+  while (static_cast<int>(out.tokens.size()) < kNew) {
+    const auto have = static_cast<int32_t>(s.tokens.size());
+    const int32_t rows = std::min<int32_t>(chunk, have - computed);
+    const bool sample = computed + rows == have;
+    std::vector<worker::PlannedRows> plan;
+    for (Sequence& b : beside)
+      plan.push_back({&b, static_cast<int32_t>(b.tokens.size()) - 1, 1, true, false});
+    plan.push_back({&s, computed, rows, sample, false});
+    const worker::StepResult result = engine.run(plan);
+    for (size_t b = 0; b < beside.size(); ++b) beside[b].tokens.push_back(result.sampled[b].token->token);
+    computed += rows;
+    if (!sample) continue;
+    out.logits.push_back(copy_of(engine.runner().logits(beside.size())));
+    out.tokens.push_back(result.sampled.back().token->token);
+    s.tokens.push_back(out.tokens.back());
+  }
+  return out;
+}
+
+void expect_same(const Generated& want, const Generated& got) {
+  EXPECT_EQ(want.tokens, got.tokens);
+  ASSERT_EQ(want.logits.size(), got.logits.size());
+  for (size_t i = 0; i < want.logits.size(); ++i)
+    EXPECT_EQ(std::memcmp(want.logits[i].data(), got.logits[i].data(), want.logits[i].size() * sizeof(float)),
+              0)
+        << "logits " << i;
+}
+
+TEST_P(CudaModel, GivesTheSameBitsInEveryBatchChunkAndGraph) {
+  const TempDir dir("cuda");
+  ::setenv("BATON_CUDA_GRAPHS", "0", 1);
+  const auto eager = open(dir, GetParam(), cuda_setup());
+  ::unsetenv("BATON_CUDA_GRAPHS");
+  ASSERT_NE(eager, nullptr);
+  const Generated want = generate(*eager, 100, 0);
+  for (const int chunk : {4, 20}) expect_same(want, generate(*eager, chunk, 2));
+  EngineSetup setup = cuda_setup();
+  setup.block_tokens = 64;
+  setup.blocks = 10;
+  const auto graphs = open(dir, GetParam(), setup);
+  for (const int others : {0, 3, 2, 0}) expect_same(want, generate(*graphs, 25, others));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, CudaModel,
+    ::testing::Values(
+        RandomModelOptions{},
+        RandomModelOptions{
+            .hidden = 128, .heads = 4, .kv_heads = 1, .head_dim = 64, .tied = true, .matrix = DType::kQ8_0},
+        RandomModelOptions{.architecture = "qwen2", .head_dim = 64, .window = 20, .matrix = DType::kBF16},
+        RandomModelOptions{.architecture = "qwen3", .ffn = 104, .head_dim = 128, .matrix = DType::kF16}));
+
+}  // namespace
+}  // namespace baton::kernels::cuda
