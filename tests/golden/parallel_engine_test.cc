@@ -19,7 +19,7 @@ using testing::ModelUnderTest;
 using worker::ParallelShape;
 
 constexpr int64_t kVocab = 500;
-constexpr int64_t kBlocks = 12;  // few enough that sequences are preempted
+constexpr int64_t kBlocks = 12;
 constexpr int kRequests = 24;
 
 GenerateRequest make_request(int i, Rng& rng) {
