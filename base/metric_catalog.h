@@ -4,65 +4,14 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/metric.h"
+
 namespace baton {
 
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
 
 // Which bucket boundaries a histogram has (metrics.cc).
 enum class Buckets : uint8_t { kNone, kLatency, kItl, kStep, kTokens, kBatch };
-
-enum class Metric : uint8_t {
-  kBuildInfo,
-  kRequests,
-  kRequestsInFlight,
-  kQueueDepth,
-  kQueueWait,
-  kTtft,
-  kItl,
-  kE2e,
-  kClientDisconnects,
-  kUnknownFields,
-  kRejectedHttp,
-  kPromptTokens,
-  kGenerationTokens,
-  kRequestPromptTokens,
-  kRequestGenerationTokens,
-  kPrefill,
-  kKvTransferBytes,
-  kKvTransfer,
-  kKvTransferExposed,
-  kKvTransferFailures,
-  kKvLinkRate,
-  kKvLinkLatency,
-  kDecisions,
-  kWorkerState,
-  kWorkersLost,
-  kSteps,
-  kStepSeconds,
-  kHostSeconds,
-  kPlanningSeconds,
-  kLinkSeconds,
-  kStepPredictedSeconds,
-  kStepPredictionError,
-  kStepCoefficient,
-  kChunkTokens,
-  kBatchSize,
-  kEnginePrefillTokens,
-  kEngineDecodeTokens,
-  kPreemptions,
-  kKvBlocks,
-  kKvEvictions,
-  kPrefixQueryTokens,
-  kPrefixHitTokens,
-  kTransfersOpen,
-  kSequencesRunning,
-  kSequencesWaiting,
-  kFencedMessages,
-  kLedgerEntries,
-  kRetries,
-  kReplayMismatches,
-  kCount,
-};
 
 struct MetricRow {
   Metric metric;

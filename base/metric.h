@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+
+namespace baton {
+
+// Every metric there is; what each one means stands in metric_catalog.h, in the same order.
+enum class Metric : uint8_t {
+  kBuildInfo,
+  kRequests,
+  kRequestsInFlight,
+  kQueueDepth,
+  kQueueWait,
+  kTtft,
+  kItl,
+  kE2e,
+  kClientDisconnects,
+  kUnknownFields,
+  kRejectedHttp,
+  kPromptTokens,
+  kGenerationTokens,
+  kRequestPromptTokens,
+  kRequestGenerationTokens,
+  kPrefill,
+  kKvTransferBytes,
+  kKvTransfer,
+  kKvTransferExposed,
+  kKvTransferFailures,
+  kKvLinkRate,
+  kKvLinkLatency,
+  kDecisions,
+  kWorkerState,
+  kWorkersLost,
+  kSteps,
+  kStepSeconds,
+  kHostSeconds,
+  kPlanningSeconds,
+  kLinkSeconds,
+  kStepPredictedSeconds,
+  kStepPredictionError,
+  kStepCoefficient,
+  kChunkTokens,
+  kBatchSize,
+  kEnginePrefillTokens,
+  kEngineDecodeTokens,
+  kPreemptions,
+  kKvBlocks,
+  kKvEvictions,
+  kPrefixQueryTokens,
+  kPrefixHitTokens,
+  kTransfersOpen,
+  kSequencesRunning,
+  kSequencesWaiting,
+  kFencedMessages,
+  kLedgerEntries,
+  kRetries,
+  kReplayMismatches,
+  kCount,
+};
+
+}  // namespace baton
