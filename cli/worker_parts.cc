@@ -199,6 +199,12 @@ void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeomet
   description.blocks_total = g.blocks;
 }
 
+// What the data plane may hand over. A device keeps its KV to itself: its worker has role any.
+kernels::KvGeometry WorkerParts::shared_kv(kernels::KvGeometry g) const {
+  if (!backend->in_host_memory()) g.blocks = 1;
+  return g;
+}
+
 // KV memory: rank 0's belongs to the data plane, which may hand it over; the others' is their own.
 absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeometry& g) {
   if (place.rank > 0) {
@@ -210,10 +216,7 @@ absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeo
   }
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
-  // A device keeps its KV to itself: its worker has role any and hands nothing over.
-  kernels::KvGeometry shared = g;
-  if (!backend->in_host_memory()) shared.blocks = 1;
-  data.pool_bytes = shared.pool_bytes();
+  data.pool_bytes = shared_kv(g).pool_bytes();
   data.prefault_pool = false;
   data.checksum = manifest.checksum;
   data.identity = {.self = description.ref,
@@ -242,7 +245,7 @@ absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::Kv
 absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, worker::PeerReportSink on_peer) {
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
   ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
-                                 *plane, {.geometry = shared,
+                                 *plane, {.geometry = shared_kv(g),
                                           .heads_apart = worker::heads_apart(backend->kv_layout_name()),
                                           .events =
                                               [this](worker::KvEvent e) {

@@ -64,6 +64,7 @@ struct WorkerParts {
   absl::Status find_place(const WorkerOptions& options);
   absl::Status load(const WorkerOptions& options, worker::PeerReportSink on_peer);
   absl::Status form_ranks(const kernels::KvGeometry& geometry);
+  kernels::KvGeometry shared_kv(kernels::KvGeometry geometry) const;
   absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
   absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
   absl::Status make_exchange(const kernels::KvGeometry& geometry, worker::PeerReportSink on_peer);
