@@ -23,6 +23,7 @@ enum Operation : uint64_t {
   kRopeStore,
   kAttention,
   kLinearAdd,
+  kLinearPart,
   kGateUp,
   kKeep,
   kHead
@@ -355,6 +356,16 @@ void CudaBackend::linear_add(const Linear& linear, const float* x, float* residu
                     .count = count(),
                     .mode = LinearOut::kAdd,
                     .out = residual,
+                    .ldo = linear.rows()});
+}
+
+void CudaBackend::linear_part(const Linear& linear, const float* x, float* out) {
+  if (!graphs_.announce(kLinearPart, &linear, out)) return;
+  multiply(linear, {.x = reinterpret_cast<const uint16_t*>(x),
+                    .ldx = 2 * linear.cols(),
+                    .count = count(),
+                    .mode = LinearOut::kStore,
+                    .out = out,
                     .ldo = linear.rows()});
 }
 

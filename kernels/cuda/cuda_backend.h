@@ -49,6 +49,7 @@ class CudaBackend final : public Backend {
   void rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) override;
   void attention(int layer, const float* qkv, float* out) override;
   void linear_add(const Linear& linear, const float* x, float* residual) override;
+  void linear_part(const Linear& linear, const float* x, float* out) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
