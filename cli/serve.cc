@@ -26,6 +26,10 @@ int complain(const absl::Status& status, int code) {
 }
 
 absl::StatusOr<ClusterManifest> manifest_for(const ServeOptions& options) {
+  const bool yaml = options.model.ends_with(".yaml") || options.model.ends_with(".yml");
+  if (yaml && options.manifest.empty())
+    return absl::InvalidArgumentError(
+        cat(options.model, " is a manifest by its name, not a model: baton serve -f ", options.model));
   absl::StatusOr<ClusterManifest> manifest = options.manifest.empty()
                                                  ? parse_manifest("local.yaml", kLocalManifest)
                                                  : read_manifest(options.manifest);

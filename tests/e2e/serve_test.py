@@ -155,6 +155,8 @@ def test_refusals():
     r = c.command("validate", bad)
     assert r.returncode == 2 and "bad.yaml:4:" in r.stderr and "did you mean role?" in r.stderr, r
     assert c.command("serve", "-f", bad).returncode == 2
+    r = c.command("serve", bad)
+    assert r.returncode == 2 and "baton serve -f" in r.stderr, r
     assert c.command("nonsense").returncode == 2 and c.command("serve", "--port", "99999").returncode == 2
     assert c.command("down").returncode == 0
     assert not [n for n in os.listdir(c.home + "/state") if n not in ("lock", "logs", "manifest.yaml")], os.listdir(c.home + "/state")
