@@ -341,7 +341,8 @@ std::optional<ApiError> check_model(std::string_view name, const std::vector<std
   if (name == "default" || std::find(model_names.begin(), model_names.end(), name) != model_names.end())
     return std::nullopt;
   return ApiError{.status = 404,
-                  .message = cat("The model `", name, "` does not exist."),
+                  .message = cat("The model `", name, "` does not exist. Here is: ", join(model_names, ", "),
+                                 "; default is another name of it."),
                   .type = "not_found_error",
                   .param = "model",
                   .code = "model_not_found"};

@@ -476,7 +476,7 @@ TEST_F(GatewayTest, UnknownModelsAndFields) {
   EXPECT_EQ(
       json(reply.body),
       json(
-          R"({"error":{"message":"The model `gpt` does not exist.","type":"not_found_error","param":"model","code":"model_not_found"}})"));
+          R"({"error":{"message":"The model `gpt` does not exist. Here is: tiny, org/tiny; default is another name of it.","type":"not_found_error","param":"model","code":"model_not_found"}})"));
   EXPECT_EQ(c.post("/v1/completions", R"({"prompt":"a","model":"org/tiny","foo":1,"bar":{}})").status, 200);
   EXPECT_EQ(unknown_fields_, 2);
 }
