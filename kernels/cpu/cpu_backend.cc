@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kPrivateRows = 4;
 constexpr int64_t kGateUpFloats = 64 * 1024;  // a thread's gate and up outputs before they are multiplied
-constexpr int64_t kSerialRows = 2;            // fewer rows of rope or embedding are not worth waking anyone
+constexpr int64_t kSerialRows = 2;            // fewer rows of embedding are not worth waking anyone
 
 // One thread's: two panel pairs of every row at least.
 constexpr int64_t gate_up_floats(int64_t rows) { return std::max(kGateUpFloats, 4 * kPanelRows * rows); }
@@ -245,8 +245,7 @@ void CpuBackend::run_on_host(int count, absl::FunctionRef<void(int i, int thread
 }
 
 void CpuBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
-  if (shares_.by_rows()) pool_.run([](int) {});  // a thread may still attend
-  pool_.alone([&] {
+  alone([&] {
     batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
     plan_shares();
   });
