@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
 # All that wants a GPU, on a bare machine: what pack.sh collected, a driver, and CUDA 13's libcublasLt (found in Python's
-# packages or /usr/local/cuda). No network, no packages. Each step ends within 9 minutes and leaves a log, and JSON lines
-# where it measures, in OUT (default ./gpu-out). A step that fails does not stop the others.
-# usage: run.sh [STEP ...]        without: every step, in this order
+# packages or /usr/local/cuda). No network, no packages, nothing is changed outside of OUT (default ./gpu-out).
+# usage: run.sh [STEP ...]        without names: every step that is not done yet, the most telling first, until BUDGET
+#                                 seconds (570) would not hold the next one; call it again for the rest
+# Every step ends within its limit, below 9 minutes, and leaves a log, its JSON lines where it measures, and one line in
+# OUT/steps.jsonl: ok, failed, timeout, skipped (with the reason) or left (no time). All of it also lies in OUT/gpu-out.tgz.
+# Exit: 0 all ran, or skipped for want of a device; 1 a step failed; 2 no such step; 4 steps are left.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-out=${OUT:-$PWD/gpu-out}
-mkdir -p "$out"
-limit=540
-steps=(device tests eager decode_8b decode_8b_long prefill_8b fastest_8b llama_8b small sanitizer profile)
+export here OUT=${OUT:-$PWD/gpu-out} DEVICE=${DEVICE:-cuda}
+budget=${BUDGET:-570}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+steps=(device:60 tests:240 decode_8b:150 prefill_8b:120 fastest_8b:120 serve:60 eager:120 decode_8b_long:150 llama_8b:90
+  small:60 profile:240 memcheck:400 racecheck:400 initcheck:400)
 
 cuda_libraries() {  # folders with libcublasLt.so.13
-  python3 - <<'PY' 2>/dev/null
+  timeout 20 python3 - <<'PY' 2>/dev/null
 import glob, os
 try:
     import nvidia
@@ -29,40 +34,104 @@ PY
 }
 LD_LIBRARY_PATH=$here/lib:$(cuda_libraries | paste -sd:):${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH BATON_CUDA_LIBRARY=$here/lib/libbaton_cuda.so
-bench() { "$here/gpu_step_benchmark" --device cuda "$@"; }
+skip() { echo "$*"; exit 77; }
+bench() { "$here/gpu_step_benchmark" --device "$DEVICE" "$@"; }
 
-step_device() { nvidia-smi -L && nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv; }
-step_tests() { "$here/cuda_gpu_test"; }
-step_eager() { BATON_CUDA_GRAPHS=0 "$here/cuda_gpu_test" && BATON_CUDA_GRAPHS=0 bench --shape qwen3-8b --batch 1,64 --context 1024; }
-step_decode_8b() { bench --shape qwen3-8b --batch 1,8,64,256 --context 1024; }
-step_decode_8b_long() { bench --shape qwen3-8b --batch 1,8,32 --context 8192 && bench --shape qwen3-8b --batch 1 --context 32768; }
-step_prefill_8b() { for rows in 512 2048 8192; do bench --shape qwen3-8b --prefill $rows --context $rows || return 1; done; }
-step_fastest_8b() { bench --numerics fastest --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
-step_llama_8b() { bench --shape llama-8b --batch 1,8,64 --context 1024; }
-step_small() { bench --shape llama-1b --batch 1,8,64 --context 1024 && bench --shape smollm2 --batch 1,8,64 --context 1024; }
-step_sanitizer() {
-  command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here: skipped"; return 0; }
-  for tool in memcheck racecheck initcheck; do
-    compute-sanitizer --tool $tool --error-exitcode 9 "$here/cuda_gpu_test" --gtest_filter='*FollowsTheReference*' || return 1
-  done
+# Ends the step unless a device is there: skipped with the reason when the machine has none, failed when it has one that
+# the program cannot use.
+need_device() {
+  local said
+  said=$("$here/gpu_step_benchmark" --device "$DEVICE" --shape tiny --batch 1 --context 64 --repetitions 1 2>&1) && return
+  if [[ $said == *"no NVIDIA driver"* || $said == *"has no device"* ]]; then skip "${said//$'\n'/ }"; fi
+  if ! nvidia-smi -L >/dev/null 2>&1; then skip "no GPU here (nvidia-smi finds none), and: ${said//$'\n'/ }"; fi
+  echo "$said"
+  exit 1
 }
+step_device() {
+  need_device
+  command -v nvidia-smi >/dev/null || return 0
+  nvidia-smi -L && nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.sm,power.limit --format=csv
+}
+step_tests() { need_device; "$here/cuda_gpu_test"; }
+step_eager() { need_device; export BATON_CUDA_GRAPHS=0; "$here/cuda_gpu_test" && bench --shape qwen3-8b --batch 1,64 --context 1024; }
+step_decode_8b() { need_device; bench --shape qwen3-8b --batch 1,8,64,256 --context 1024; }
+step_decode_8b_long() { need_device; bench --shape qwen3-8b --batch 1,8,32 --context 8192 && bench --shape qwen3-8b --batch 1 --context 32768; }
+step_prefill_8b() { need_device; for rows in 2048 8192 512; do bench --shape qwen3-8b --prefill $rows --context $rows || return 1; done; }
+step_fastest_8b() { need_device; bench --numerics fastest --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
+step_llama_8b() { need_device; bench --shape llama-8b --batch 1,8,64 --context 1024; }
+step_small() { need_device; bench --shape llama-1b --batch 1,8,64 --context 1024 && bench --shape smollm2 --batch 1,8,64 --context 1024; }
+
+# A whole server: HTTP in, SSE out, the model of 1 MB.
+step_serve() {
+  [ -f "$here/model.gguf" ] || skip "no model was packed (MODEL=FILE pack.sh)"
+  need_device
+  local home status
+  home=$(mktemp -d) && cp "$here/model.gguf" "$home/" && export BATON_HOME=$home
+  local kv='{memory: 64Mi, dtype: bf16, blockTokens: 64}'
+  printf 'apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: gpu}\nspec:\n  pools:\n    any: {role: any, device: "%s", numerics: bf16dot, kv: %s}\n' \
+    "$DEVICE" "$kv" >"$home/cluster.yaml"
+  "$here/baton" serve "$home/model.gguf" --file "$home/cluster.yaml" --port 0 --detach &&
+    "$here/baton" bench serve --clients 1 --requests 8 --prompt-tokens 128 --output-tokens 64 --output json &&
+    "$here/baton" bench serve --clients 16 --requests 64 --prompt-tokens 128 --output-tokens 64 --output json
+  status=$?
+  "$here/baton" down
+  [ $status = 0 ] || find "$home" -name '*.log' -exec tail -n 5 {} +
+  rm -rf "$home"
+  return $status
+}
+
+sanitize() {
+  need_device
+  command -v compute-sanitizer >/dev/null || skip "no compute-sanitizer in PATH"
+  compute-sanitizer --tool "$1" --error-exitcode 9 "$here/cuda_gpu_test" --gtest_filter='*FollowsTheReference*'
+}
+step_memcheck() { sanitize memcheck; }
+step_racecheck() { sanitize racecheck; }
+step_initcheck() { sanitize initcheck; }
 step_profile() {
-  command -v ncu >/dev/null || { echo "no ncu here: skipped"; return 0; }
-  BATON_CUDA_GRAPHS=0 ncu --set basic --launch-skip 40 --launch-count 12 "$here/gpu_step_benchmark" --device cuda --shape llama-1b \
-    --batch 8 --context 1024 --repetitions 1
+  need_device
+  command -v ncu >/dev/null || skip "no ncu in PATH"
+  BATON_CUDA_GRAPHS=0 ncu --clock-control none --set basic --launch-skip 40 --launch-count 12 "$here/gpu_step_benchmark" \
+    --device "$DEVICE" --shape llama-1b --batch 8 --context 1024 --repetitions 1
 }
 
-run_step() {
-  local name=$1 begun=$SECONDS code=0
-  echo "== $name"
-  (export -f bench "step_$name"; export here; timeout "$limit" bash -c "step_$name") >"$out/$name.log" 2>&1 || code=$?
-  grep '^{' "$out/$name.log" >"$out/$name.json" || rm -f "$out/$name.json"
-  tail -n 4 "$out/$name.log" | cut -c1-200
-  echo "{\"step\": \"$name\", \"exit\": $code, \"seconds\": $((SECONDS - begun))}" | tee -a "$out/steps.json"
+quoted() { printf '%s' "$1" | tr -d '\000-\037' | sed 's/[\\"]/\\&/g' | cut -c1-400; }
+record() {  # name, status, exit, seconds, why
+  local line
+  line="{\"step\": \"$1\", \"status\": \"$2\", \"exit\": $3, \"seconds\": $4, \"why\": \"$(quoted "$5")\"}"
+  sed -i "/^{\"step\": \"$1\"/d" "$OUT/steps.jsonl"
+  echo "$line" | tee -a "$OUT/steps.jsonl"
 }
+run_step() {  # name, limit
+  local name=$1 limit=$2 begun=$SECONDS code=0 status=ok why=""
+  timeout -k 10 "$limit" "$BASH" "${BASH_SOURCE[0]}" --inside "$name" >"$OUT/$name.log" 2>&1 </dev/null || code=$?
+  grep '^{' "$OUT/$name.log" >"$OUT/$name.json" || rm -f "$OUT/$name.json"
+  if [ $code != 0 ]; then why=$(tail -n 1 "$OUT/$name.log"); fi
+  case $code in 0) ;; 77) status=skipped ;; 124 | 137) status=timeout why="over $limit s" ;; *) status=failed ;; esac
+  record "$name" $status $code $((SECONDS - begun)) "$why"
+}
+limit_of() { local entry; for entry in "${steps[@]}"; do [ "${entry%:*}" = "$1" ] && echo "${entry#*:}"; done; }
 
-if [ $# -eq 0 ]; then set -- "${steps[@]}"; fi
-for name in "$@"; do
-  [[ " ${steps[*]} " == *" $name "* ]] || { echo "run.sh: no step $name; there are: ${steps[*]}" >&2; exit 2; }
-  run_step "$name"
+if [ "${1:-}" = --inside ]; then "step_$2"; exit; fi
+touch "$OUT/steps.jsonl"
+cp "$here/commit" "$OUT/commit"
+wanted=("$@")
+if [ $# -eq 0 ]; then
+  for entry in "${steps[@]}"; do
+    grep -q "^{\"step\": \"${entry%:*}\", \"status\": \"ok\"" "$OUT/steps.jsonl" || wanted+=("${entry%:*}")
+  done
+fi
+for name in ${wanted[@]+"${wanted[@]}"}; do
+  [ -n "$(limit_of "$name")" ] || { echo "run.sh: no step $name; there are: ${steps[*]%:*}" >&2; exit 2; }
 done
+for name in ${wanted[@]+"${wanted[@]}"}; do
+  limit=$(limit_of "$name")
+  if [ $((SECONDS + limit)) -gt "$budget" ]; then record "$name" left 0 0 "not begun: $((budget - SECONDS)) s are left, it may take $limit"; else run_step "$name" "$limit"; fi
+done
+rm -f "$OUT/gpu-out.tgz"
+(cd "$OUT" && tar czf gpu-out.tgz -- *.log *.json* commit 2>/dev/null)
+code=0
+if grep -q '"status": "left"' "$OUT/steps.jsonl"; then code=4; fi
+if grep -qE '"status": "(failed|timeout)"' "$OUT/steps.jsonl"; then code=1; fi
+echo "run.sh: $(grep -c '"status": "ok"' "$OUT/steps.jsonl") of ${#steps[@]} steps are done, results in $OUT/gpu-out.tgz"
+exit $code
