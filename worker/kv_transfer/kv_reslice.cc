@@ -1,6 +1,7 @@
 #include "worker/kv_transfer/kv_reslice.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "base/cat.h"
 #include "base/check.h"
@@ -8,27 +9,33 @@
 namespace baton::worker {
 namespace {
 
-// One receiver's needs in one run of layers and heads that no sender's border cuts: which senders have it.
-std::vector<int> holders(std::span<const KvPart> senders, const KvPart& cell) {
+// Those that hold the same as `senders[i]`, itself with them.
+std::vector<int> replicas(std::span<const KvPart> senders, size_t i) {
   std::vector<int> out;
-  for (size_t i = 0; i < senders.size(); ++i)
-    if (intersection(senders[i], cell) == cell) out.push_back(static_cast<int>(i));
+  for (size_t j = 0; j < senders.size(); ++j)
+    if (senders[j] == senders[i]) out.push_back(static_cast<int>(j));
   return out;
 }
 
-// The borders of all senders inside [first, end), ascending, with both ends.
-std::vector<int> borders(std::span<const KvPart> senders, int first, int end, int KvPart::* from,
-                         int KvPart::* to) {
-  std::vector<int> out = {first, end};
-  for (const KvPart& s : senders)
-    for (const int at : {s.*from, s.*to})
-      if (at > first && at < end) out.push_back(at);
-  std::ranges::sort(out);
-  out.erase(std::ranges::unique(out).begin(), out.end());
-  return out;
-}
+int64_t area(const KvPart& part) { return int64_t{part.layers()} * part.heads(); }
 
 }  // namespace
+
+KvPart kv_part(const ModelPart& part) {
+  return {.first_layer = static_cast<int>(part.layers.begin),
+          .end_layer = static_cast<int>(part.layers.end),
+          .first_head = static_cast<int>(part.kv_heads.begin),
+          .end_head = static_cast<int>(part.kv_heads.end)};
+}
+
+absl::StatusOr<std::vector<KvPart>> kv_parts(const SplitModel& model, const ParallelShape& shape) {
+  std::vector<KvPart> out;
+  for (int rank = 0; rank < shape.ranks(); ++rank) {
+    ASSIGN_OR_RETURN(const ModelPart part, part_of(model, shape, rank));
+    out.push_back(kv_part(part));
+  }
+  return out;
+}
 
 KvPart intersection(const KvPart& a, const KvPart& b) {
   const KvPart both{.first_layer = std::max(a.first_layer, b.first_layer),
@@ -46,20 +53,19 @@ absl::StatusOr<std::vector<KvSlice>> reslice(std::span<const KvPart> senders,
                                              std::span<const KvPart> receivers) {
   std::vector<KvSlice> out;
   for (size_t r = 0; r < receivers.size(); ++r) {
-    const KvPart& want = receivers[r];
-    if (want.empty()) return absl::InvalidArgumentError(cat("KV slices: receiver ", r, " holds nothing"));
-    const auto layers =
-        borders(senders, want.first_layer, want.end_layer, &KvPart::first_layer, &KvPart::end_layer);
-    const auto heads =
-        borders(senders, want.first_head, want.end_head, &KvPart::first_head, &KvPart::end_head);
-    for (size_t l = 0; l + 1 < layers.size(); ++l)
-      for (size_t h = 0; h + 1 < heads.size(); ++h) {
-        const KvPart cell{layers[l], layers[l + 1], heads[h], heads[h + 1]};
-        const std::vector<int> who = holders(senders, cell);
-        if (who.empty())
-          return absl::InvalidArgumentError(cat("KV slices: no sender holds ", to_string(cell)));
-        out.push_back({.sender = who[r % who.size()], .receiver = static_cast<int>(r), .part = cell});
-      }
+    int64_t missing = area(receivers[r]);
+    if (missing == 0) return absl::InvalidArgumentError(cat("KV slices: receiver ", r, " holds nothing"));
+    for (size_t s = 0; s < senders.size(); ++s) {
+      const KvPart part = intersection(senders[s], receivers[r]);
+      if (part.empty()) continue;
+      const std::vector<int> equal = replicas(senders, s);
+      if (equal[r % equal.size()] != static_cast<int>(s)) continue;
+      out.push_back({.sender = static_cast<int>(s), .receiver = static_cast<int>(r), .part = part});
+      missing -= area(part);
+    }
+    if (missing != 0)
+      return absl::InvalidArgumentError(
+          cat("KV slices: the senders do not hold ", to_string(receivers[r]), " once"));
   }
   return out;
 }

@@ -7,8 +7,15 @@
 
 #include "base/status.h"
 #include "worker/kv_cache/kv_part.h"
+#include "worker/parallel/model_part.h"
 
 namespace baton::worker {
+
+// What a rank's pool holds, and what the pools of all ranks of a worker do: rank by rank. How a model is
+// split is said in worker/parallel/model_part.h alone. With more ranks than KV heads, neighbours hold the
+// same head.
+KvPart kv_part(const ModelPart& part);
+absl::StatusOr<std::vector<KvPart>> kv_parts(const SplitModel& model, const ParallelShape& shape);
 
 // What both have; empty when they share nothing.
 KvPart intersection(const KvPart& a, const KvPart& b);
@@ -24,10 +31,11 @@ struct KvSlice {
 };
 
 // Who sends what to whom, when the prefill worker's ranks hold `senders` and the decode worker's want
-// `receivers`. Every (layer, head) that a receiver holds comes to it exactly once. Where several senders hold
-// the same heads (more ranks than KV heads), receivers take turns among them, so that no sender does the work
-// of all. Ordered by receiver, then layer, then head. kInvalidArgument when nobody holds what a receiver
-// wants. Pure arithmetic: both workers compute the same list from the two shapes.
+// `receivers`. Every (layer, head) that a receiver holds comes to it exactly once. Two senders' parts are
+// equal or share nothing; of equal ones (more ranks than KV heads) receivers take turns, so that no sender
+// does the work of all. So two ranks have at most one slice in common. Ordered by receiver, then sender.
+// kInvalidArgument when nobody holds what a receiver wants. Pure arithmetic: both workers compute the same
+// list from the two shapes.
 //
 // Worked examples. A model of 4 layers and 4 KV heads; a part is written layers x heads; T = tensor, P =
 // pipeline.

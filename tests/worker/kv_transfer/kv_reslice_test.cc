@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "tests/worker/kv_transfer/exchange_fixture.h"
 
@@ -15,20 +16,24 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using transport::Fabric;
 
-// The parts of all ranks of a worker: stage after stage, in each the shards of the heads. `cuts`: layers of
-// each stage. With more ranks than heads, neighbours hold the same head.
-std::vector<KvPart> parts_of(const std::vector<int>& cuts, int heads, int tensor) {
-  std::vector<KvPart> out;
-  int layer = 0;
-  for (const int layers : cuts) {
-    for (int place = 0; place < tensor; ++place) {
-      const int first = place * heads / tensor;
-      const int end = std::max((place + 1) * heads / tensor, first + 1);
-      out.push_back({layer, layer + layers, first, end});
-    }
-    layer += layers;
-  }
-  return out;
+// A model whose products can be cut by any of the tensor sizes here. `head_layers` and `embedding_layers`
+// move the border between stages.
+SplitModel model_of(int layers, int kv_heads, double head_layers = 0, double embedding_layers = 0) {
+  return {.layers = layers,
+          .heads = 2 * kv_heads,
+          .kv_heads = kv_heads,
+          .head_dim = 16,
+          .hidden = 960,
+          .ffn = 960,
+          .vocab = 512,
+          .head_layers = head_layers,
+          .embedding_layers = embedding_layers};
+}
+
+std::vector<KvPart> parts(const SplitModel& model, int tensor, int pipeline) {
+  const auto made = kv_parts(model, {.tensor = tensor, .pipeline = pipeline});
+  EXPECT_TRUE(made.ok()) << made.status();
+  return made.value_or(std::vector<KvPart>{});
 }
 
 KvSlice slice(int sender, int receiver, KvPart part) {
@@ -36,8 +41,10 @@ KvSlice slice(int sender, int receiver, KvPart part) {
 }
 
 TEST(Reslice, TheExamplesOfTheHeader) {
-  const auto one = parts_of({4}, 4, 1), two = parts_of({4}, 4, 2), four = parts_of({4}, 4, 4);
-  const auto eight = parts_of({4}, 4, 8), stages = parts_of({2, 2}, 4, 1), uneven = parts_of({3, 1}, 4, 1);
+  const SplitModel model = model_of(4, 4);
+  const auto one = parts(model, 1, 1), two = parts(model, 2, 1), four = parts(model, 4, 1);
+  const auto eight = parts(model, 8, 1), stages = parts(model, 1, 2);
+  const auto uneven = parts(model_of(4, 4, 2), 1, 2);  // 3 + 1 layers
   EXPECT_THAT(*reslice(one, two), ElementsAre(slice(0, 0, {0, 4, 0, 2}), slice(0, 1, {0, 4, 2, 4})));
   EXPECT_THAT(*reslice(two, one), ElementsAre(slice(0, 0, {0, 4, 0, 2}), slice(1, 0, {0, 4, 2, 4})));
   EXPECT_THAT(*reslice(two, four), ElementsAre(slice(0, 0, {0, 4, 0, 1}), slice(0, 1, {0, 4, 1, 2}),
@@ -54,26 +61,9 @@ TEST(Reslice, TheExamplesOfTheHeader) {
 
 TEST(Reslice, WhatNobodyHoldsIsAnError) {
   const std::vector<KvPart> half = {{0, 4, 0, 2}}, all = {{0, 4, 0, 4}}, none = {{0, 0, 0, 4}};
-  EXPECT_THAT(std::string(reslice(half, all).status().message()), HasSubstr("layers 0-3, heads 2-3"));
+  EXPECT_THAT(std::string(reslice(half, all).status().message()), HasSubstr("layers 0-3, heads 0-3"));
   EXPECT_FALSE(reslice({}, all).ok());
   EXPECT_FALSE(reslice(all, none).ok());
-}
-
-std::vector<std::vector<int>> compositions(int layers) {
-  std::vector<std::vector<int>> out = {{layers}};
-  for (int first = 1; first < layers; ++first)
-    for (std::vector<int> rest : compositions(layers - first)) {
-      rest.insert(rest.begin(), first);
-      out.push_back(std::move(rest));
-    }
-  return out;
-}
-
-std::vector<int> tensor_sizes(int heads) {
-  std::vector<int> out;
-  for (int t = 1; t <= 2 * heads; ++t)
-    if (heads % t == 0 || t % heads == 0) out.push_back(t);
-  return out;
 }
 
 // Every receiver gets each of its (layer, head) exactly once, from somebody who holds it; and the work of
@@ -81,6 +71,8 @@ std::vector<int> tensor_sizes(int heads) {
 void check(const std::vector<KvPart>& senders, const std::vector<KvPart>& receivers) {
   const auto slices = reslice(senders, receivers);
   ASSERT_TRUE(slices.ok()) << slices.status();
+  std::set<std::pair<int, int>> pairs;
+  for (const KvSlice& s : *slices) EXPECT_TRUE(pairs.insert({s.sender, s.receiver}).second);
   for (size_t r = 0; r < receivers.size(); ++r) {
     const KvPart& want = receivers[r];
     std::map<std::pair<int, int>, int> got;
@@ -96,13 +88,22 @@ void check(const std::vector<KvPart>& senders, const std::vector<KvPart>& receiv
   }
 }
 
+// Every tensor size the model takes, more than its KV heads too, by every number of stages cut in three ways.
+std::vector<std::vector<KvPart>> shapes_of(int layers, int kv_heads) {
+  std::vector<std::vector<KvPart>> out;
+  for (int cut = 0; cut < 3; ++cut) {
+    const SplitModel model = model_of(layers, kv_heads, cut == 1 ? 2 : 0, cut == 2 ? 1 : 0);
+    for (const int tensor : tensor_sizes(model))
+      for (int pipeline = 1; pipeline <= layers; ++pipeline) out.push_back(parts(model, tensor, pipeline));
+  }
+  return out;
+}
+
 TEST(Reslice, EverySmallShapeIntoEveryOther) {
   int pairs = 0;
   for (int layers = 1; layers <= 4; ++layers)
     for (int heads = 1; heads <= 4; ++heads) {
-      std::vector<std::vector<KvPart>> shapes;
-      for (const auto& cuts : compositions(layers))
-        for (const int tensor : tensor_sizes(heads)) shapes.push_back(parts_of(cuts, heads, tensor));
+      const auto shapes = shapes_of(layers, heads);
       for (const auto& from : shapes)
         for (const auto& to : shapes) {
           check(from, to);
@@ -225,9 +226,9 @@ void ReshapedTransferTest::move(const std::vector<KvPart>& from, const std::vect
 }
 
 TEST_P(ReshapedTransferTest, EveryShapeIntoEveryOther) {
-  const std::vector<std::vector<KvPart>> shapes = {parts_of({3}, 4, 1), parts_of({3}, 4, 2),
-                                                   parts_of({3}, 4, 4), parts_of({2, 1}, 4, 1),
-                                                   parts_of({1, 2}, 4, 2)};
+  const SplitModel model = model_of(3, 4);
+  const std::vector<std::vector<KvPart>> shapes = {parts(model, 1, 1), parts(model, 2, 1), parts(model, 4, 1),
+                                                   parts(model, 1, 2), parts(model_of(3, 4, 0, 1), 2, 2)};
   for (const auto& from : shapes)
     for (const auto& to : shapes) move(from, to);
 }
