@@ -48,6 +48,11 @@ void checksum_portable(PieceChecksum::State& state, const ChecksumRun& run) {
 
 bool has_hardware_checksum() { return __builtin_cpu_supports("sse4.2"); }
 
+bool has_wide_checksum() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("vpclmulqdq") && has_hardware_checksum();
+}
+
 void PieceChecksum::add(std::span<const std::byte> bytes, const std::byte* next) {
   copy(nullptr, bytes, false, next);
 }
@@ -56,12 +61,16 @@ void PieceChecksum::copy(std::byte* to, std::span<const std::byte> from, bool ar
                          const std::byte* next) {
   BATON_CHECK(from.size() % 64 == 0);
   bytes_ += from.size();
+  const bool whole_lines = reinterpret_cast<uintptr_t>(to) % 64 == 0;
   const ChecksumRun run{.to = to,
                         .from = from.data(),
                         .bytes = from.size(),
-                        .around_cache = around_cache && to != nullptr,
+                        .around_cache = around_cache && to != nullptr && whole_lines,
                         .next = next};
-  has_hardware_checksum() ? checksum_sse42(state_, run) : checksum_portable(state_, run);
+  static const auto kFastest = has_wide_checksum()       ? checksum_avx512
+                               : has_hardware_checksum() ? checksum_sse42
+                                                         : checksum_portable;
+  kFastest(state_, run);
 }
 
 uint32_t PieceChecksum::value() const {

@@ -13,6 +13,10 @@ std::string differs(std::string_view what, std::string_view mine, std::string_vi
   return cat(what, ": here ", mine, ", peer ", theirs);
 }
 
+struct alignas(64) Line {  // as pools are aligned, so that the test transfer goes their way
+  std::byte bytes[64];
+};
+
 std::string name_of(const WorkerRef& ref) { return cat(ref.name, "/", ref.incarnation.value()); }
 
 double rate(uint64_t bytes, Duration time) {
@@ -125,11 +129,11 @@ void Handshake::try_local() {
   auto pool = PeerPool::map(remote_.pool);
   if (!pool.ok()) return note(cat("local: ", std::string(pool.status().message())));
   const auto probe = (*pool)->probe();
-  std::vector<std::byte> landing(probe.size());
+  const auto landing = std::make_unique<Line[]>(probe.size() / sizeof(Line));
   for (int round = 0; round < 3; ++round) {
     const Instant begin = clock_.now();
     PieceChecksum sum;
-    sum.copy(landing.data(), probe, true);
+    sum.copy(landing[0].bytes, probe, true);
     finish_stores();
     local_rate_ = std::max(local_rate_, rate(probe.size(), clock_.now() - begin));
     if (sum.value() != remote_.probe_checksum) return note("local: the test transfer came out wrong");

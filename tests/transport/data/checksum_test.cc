@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "base/rng.h"
@@ -16,6 +18,10 @@ std::vector<std::byte> random_bytes(size_t n, uint64_t seed) {
   for (auto& b : out) b = static_cast<std::byte>(rng.next());
   return out;
 }
+
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
 
 // CRC32C bit by bit, from its definition.
 uint32_t crc32c(std::span<const std::byte> bytes) {
@@ -47,22 +53,57 @@ TEST(CheckSum, EqualsItsDefinition) {
   EXPECT_EQ(sum.value(), crc32c(std::as_bytes(std::span(last))));
 }
 
-TEST(CheckSum, HardwareAndPortableAgreeAndCopy) {
-  if (!has_hardware_checksum()) GTEST_SKIP() << "no SSE4.2 on this machine";
-  for (const size_t n : {64u, 128u, 4096u, 12288u, 65536u}) {
-    const auto from = random_bytes(n, n);
+using Kernel = void (*)(PieceChecksum::State&, const ChecksumRun&);
+
+// Sizes around what the kernels do by pairs of lines, by pages and two pages ahead; chains that have begun.
+void expect_like_portable(Kernel kernel) {
+  for (const size_t n : {64u, 128u, 192u, 512u, 576u, 4096u, 4160u, 8192u, 12288u, 12352u, 65536u}) {
+    const auto bytes = random_bytes(n, n);
+    const auto* from = bytes.data();
     for (const bool around : {false, true}) {
-      PieceChecksum::State hardware, portable;
-      std::vector<std::byte> a(n), b(n);
-      const std::byte* next = around ? from.data() : nullptr;
-      checksum_sse42(hardware,
-                     {.to = a.data(), .from = from.data(), .bytes = n, .around_cache = around, .next = next});
+      PieceChecksum::State expected{.crc = {1, 2, 3, 4, 5, 6, 7, ~0u}}, state = expected, only = expected;
+      const auto room = std::make_unique<Line[]>(n / sizeof(Line));
+      const std::byte* next = around ? from : nullptr;
+      checksum_portable(expected, {.from = from, .bytes = n});
+      kernel(state, {.to = room[0].bytes, .from = from, .bytes = n, .around_cache = around, .next = next});
       finish_stores();
-      checksum_portable(portable, {.to = b.data(), .from = from.data(), .bytes = n});
-      EXPECT_EQ(std::memcmp(&hardware, &portable, sizeof hardware), 0) << n;
-      EXPECT_EQ(a, from);
-      EXPECT_EQ(b, from);
+      kernel(only, {.from = from, .bytes = n, .next = next});
+      EXPECT_EQ(std::memcmp(&state, &expected, sizeof state), 0) << n;
+      EXPECT_EQ(std::memcmp(&only, &expected, sizeof only), 0) << n;
+      EXPECT_EQ(std::memcmp(room[0].bytes, from, n), 0) << n;
     }
+  }
+}
+
+TEST(CheckSum, CrcInstructionAndPortableAgreeAndCopy) {
+  if (!has_hardware_checksum()) GTEST_SKIP() << "no SSE4.2 on this machine";
+  expect_like_portable(checksum_sse42);
+}
+
+TEST(CheckSum, WideProductsAndPortableAgreeAndCopy) {
+  if (!has_wide_checksum()) GTEST_SKIP() << "no AVX-512 with VPCLMULQDQ on this machine";
+  expect_like_portable(checksum_avx512);
+}
+
+TEST(CheckSum, PortableCopies) {
+  const auto from = random_bytes(640, 9);
+  std::vector<std::byte> to(from.size());
+  PieceChecksum::State state;
+  checksum_portable(state, {.to = to.data(), .from = from.data(), .bytes = from.size()});
+  EXPECT_EQ(to, from);
+}
+
+// Places that are not aligned to lines cannot be written around the cache: they are written through it.
+TEST(CheckSum, AnyPlaceWillDo) {
+  const auto from = random_bytes(4096, 6);
+  std::vector<std::byte> to(from.size() + 64);
+  PieceChecksum sum, expected;
+  expected.add(from);
+  for (size_t shift = 0; shift < 64; shift += 8) {
+    sum = {};
+    sum.copy(to.data() + shift, from, true);
+    EXPECT_EQ(sum.value(), expected.value());
+    EXPECT_TRUE(std::equal(from.begin(), from.end(), to.begin() + static_cast<ptrdiff_t>(shift)));
   }
 }
 
