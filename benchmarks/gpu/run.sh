@@ -12,7 +12,7 @@ export here OUT=${OUT:-$PWD/gpu-out} DEVICE=${DEVICE:-cuda}
 budget=${BUDGET:-570}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-steps=(device:60 tests:240 decode_8b:150 prefill_8b:120 fastest_8b:120 serve:60 eager:120 decode_8b_long:150 llama_8b:90
+steps=(device:60 tests:240 decode_8b:150 prefill_8b:120 fastest_8b:120 mma_8b:120 serve:60 eager:120 decode_8b_long:150 llama_8b:90
   small:60 profile:240 memcheck:400 racecheck:400 initcheck:400)
 
 cuda_libraries() {  # folders with libcublasLt.so.13
@@ -58,6 +58,7 @@ step_decode_8b() { need_device; bench --shape qwen3-8b --batch 1,8,64,256 --cont
 step_decode_8b_long() { need_device; bench --shape qwen3-8b --batch 1,8,32 --context 8192 && bench --shape qwen3-8b --batch 1 --context 32768; }
 step_prefill_8b() { need_device; for rows in 2048 8192 512; do bench --shape qwen3-8b --prefill $rows --context $rows || return 1; done; }
 step_fastest_8b() { need_device; bench --numerics fastest --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
+step_mma_8b() { need_device; export BATON_CUDA_WGMMA=0; bench --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
 step_llama_8b() { need_device; bench --shape llama-8b --batch 1,8,64 --context 1024; }
 step_small() { need_device; bench --shape llama-1b --batch 1,8,64 --context 1024 && bench --shape smollm2 --batch 1,8,64 --context 1024; }
 

@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::create(const BackendOption
 absl::Status CudaBackend::open(const DeviceName& name) {
   ASSIGN_OR_RETURN(device_, open_device(name));
   RETURN_IF_ERROR(to_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
-  RETURN_IF_ERROR(to_status(prepare_linear(), "preparing the matrix kernels"));
+  RETURN_IF_ERROR(matrices_.open(device_));
   if (fastest_) {
     ASSIGN_OR_RETURN(library_, open_library_linear());
   }
@@ -76,7 +76,8 @@ std::string CudaBackend::description() const {
 }
 
 std::string CudaBackend::numerics_id(KvType) const {
-  return cat(fastest_ ? "cuda-fastest-v1" : "cuda-bf16-v1", "-sm", device_.capability, "/kv-bf16");
+  return cat("cuda-", fastest_ ? "fastest" : "bf16", "-", matrices_.name(), "-v1-sm", device_.capability,
+             "/kv-bf16");
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpec& spec) {
@@ -84,6 +85,8 @@ absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpe
   const PackedShape shape = packed_shape(spec);
   if (shape.cols % 8 != 0)
     return absl::InvalidArgumentError(cat("device cuda: ", shape.cols, " columns: want a multiple of 8"));
+  graphs_.drop();
+  RETURN_IF_ERROR(matrices_.add(shape));
   widest_ = std::max({widest_, shape.ld, shape.interleaved ? shape.strips * 16 : 0});
   SharedWeights weights = spec.parts.size() == 1 ? shared_weights_[spec.parts[0].data].lock() : nullptr;
   if (weights == nullptr) {
@@ -269,7 +272,7 @@ void CudaBackend::multiply(const Linear& linear, LinearArgs args) {
   const bool library =
       fastest_ && args.bias == nullptr && (args.mode == LinearOut::kSilu || !args.interleaved);
   if (library) return multiply_by_library(own_linear, args);
-  launch_linear(args, rows_, stream_);
+  note(matrices_.multiply(args, rows_, stream_));
   launched("linear");
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/library_linear.h"
+#include "kernels/cuda/matrix_kernels.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/cuda/step_layout.h"
 
@@ -87,6 +88,7 @@ class CudaBackend final : public Backend {
   bool use_graphs_ = true;
   DeviceProperties device_;
   cudaStream_t stream_ = nullptr;
+  MatrixKernels matrices_;
   std::unique_ptr<LibraryLinear> library_;  // numerics fastest
   std::vector<DeviceBuffer> memory_;        // allocate()
   std::map<const std::byte*, std::weak_ptr<const DeviceBuffer>> shared_weights_;

@@ -71,6 +71,19 @@ struct LinearArgs {
   int64_t ldo;
 };
 
+// Columns of a chain of products in hopper_linear.cuh.
+inline constexpr int kHopperSegment = 1024;
+
+// How hopper_linear.cuh shares a product out. partials [segment][block][row block * tokens] and arrived
+// [block] (zeros) are used when the segments of a row block are split over blocks.
+struct HopperGrid {
+  int row_blocks;
+  int token_tiles;
+  int segments_each;  // of kHopperSegment columns, to a block
+  float* partials;
+  int32_t* arrived;
+};
+
 struct AttentionArgs {
   const float* qkv;  // [rows][(heads + 2 kv_heads) * head_dim], q rotated
   uint16_t* out;     // [rows][2 * heads * head_dim]: bf16 in the first half of each row of floats

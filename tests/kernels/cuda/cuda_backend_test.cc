@@ -60,6 +60,17 @@ TEST_F(Device, WhatItCannotDoIsRefused) {
   EXPECT_THAT(refusal(setup), HasSubstr("kv.blockTokens"));
 }
 
+// Other sums, another class: workers that differ in it do not hand streams over silently.
+TEST_F(Device, MatrixInstructionsAreANumericsClass) {
+  const auto id = [] {
+    return (*make_backend({.device = "cuda", .numerics = Numerics::kBrainDots}))->numerics_id(KvType::kBF16);
+  };
+  EXPECT_EQ(id(), "cuda-bf16-wgmma-v1-sm90/kv-bf16");
+  ::setenv("BATON_CUDA_WGMMA", "0", 1);
+  EXPECT_EQ(id(), "cuda-bf16-mma-v1-sm90/kv-bf16");
+  ::unsetenv("BATON_CUDA_WGMMA");
+}
+
 TEST_F(Device, AKvPoolThatDoesNotFitNamesTheKey) {
   emulated::limits().memory = emulated::counts().bytes_held + (2 << 20);
   EngineSetup setup = cuda_setup();

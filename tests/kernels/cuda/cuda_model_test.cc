@@ -47,18 +47,25 @@ std::vector<TokenId> prompt_of(int length, int salt) {
 
 std::vector<float> copy_of(std::span<const float> logits) { return {logits.begin(), logits.end()}; }
 
-class CudaModel : public ::testing::TestWithParam<RandomModelOptions> {
+struct Case {
+  RandomModelOptions model;
+  bool wgmma = true;  // where the device has it
+};
+
+class CudaModel : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
+    if (!GetParam().wgmma) ::setenv("BATON_CUDA_WGMMA", "0", 1);
     const auto backend = make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
     if (absl::IsUnavailable(backend.status())) GTEST_SKIP() << backend.status().message();
     ASSERT_TRUE(backend.ok()) << backend.status();
   }
+  void TearDown() override { ::unsetenv("BATON_CUDA_WGMMA"); }
 };
 
 TEST_P(CudaModel, FollowsTheReference) {
   const TempDir dir("cuda");
-  const auto cuda = open(dir, GetParam(), cuda_setup());
+  const auto cuda = open(dir, GetParam().model, cuda_setup());
   ASSERT_NE(cuda, nullptr);
   const auto reference = ModelUnderTest::open(dir.file("m.gguf"), {.blocks = 40});
   ASSERT_TRUE(reference.ok());
@@ -129,7 +136,7 @@ void expect_same(const Generated& want, const Generated& got) {
 TEST_P(CudaModel, GivesTheSameBitsInEveryBatchChunkAndGraph) {
   const TempDir dir("cuda");
   ::setenv("BATON_CUDA_GRAPHS", "0", 1);
-  const auto eager = open(dir, GetParam(), cuda_setup());
+  const auto eager = open(dir, GetParam().model, cuda_setup());
   ::unsetenv("BATON_CUDA_GRAPHS");
   ASSERT_NE(eager, nullptr);
   const Generated want = generate(*eager, 100, 0);
@@ -137,18 +144,19 @@ TEST_P(CudaModel, GivesTheSameBitsInEveryBatchChunkAndGraph) {
   EngineSetup setup = cuda_setup();
   setup.block_tokens = 64;
   setup.blocks = 10;
-  const auto graphs = open(dir, GetParam(), setup);
+  const auto graphs = open(dir, GetParam().model, setup);
   for (const int others : {0, 3, 2, 0}) expect_same(want, generate(*graphs, 25, others));
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Families, CudaModel,
     ::testing::Values(
-        RandomModelOptions{},
-        RandomModelOptions{
-            .hidden = 128, .heads = 4, .kv_heads = 1, .head_dim = 64, .tied = true, .matrix = DType::kQ8_0},
-        RandomModelOptions{.architecture = "qwen2", .head_dim = 64, .window = 20, .matrix = DType::kBF16},
-        RandomModelOptions{.architecture = "qwen3", .ffn = 104, .head_dim = 128, .matrix = DType::kF16}));
+        Case{},
+        Case{
+            {.hidden = 128, .heads = 4, .kv_heads = 1, .head_dim = 64, .tied = true, .matrix = DType::kQ8_0}},
+        Case{{.architecture = "qwen2", .head_dim = 64, .window = 20, .matrix = DType::kBF16}},
+        Case{{.architecture = "qwen2", .head_dim = 64, .window = 20, .matrix = DType::kBF16}, false},
+        Case{{.architecture = "qwen3", .ffn = 104, .head_dim = 128, .matrix = DType::kF16}}));
 
 }  // namespace
 }  // namespace baton::kernels::cuda

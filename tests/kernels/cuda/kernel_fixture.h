@@ -2,6 +2,7 @@
 
 // clang-format off
 #include "kernels/cuda/device_words.cuh"
+#include "kernels/cuda/hopper_words.cuh"
 #include "kernels/cuda/attention_kernels.cuh"
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/row_kernels.cuh"

@@ -5,6 +5,8 @@
 #include <bit>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cuda/hopper_launches.h"
+#include "kernels/cuda/hopper_linear.cuh"
 
 namespace baton::kernels::cuda {
 namespace {
@@ -45,6 +47,30 @@ Weights make_weights(const Layer& layer, Random& random) {
 enum class Kernel { kStream1, kStream2, kStream4, kStream8, kTile };
 constexpr int kMostRows[] = {8, 16, 32, 64, 1 << 20};
 
+// The kernel of sm_90a with a tile and a number of splits of its segments.
+struct Hopper {
+  HopperTileShape tile;
+  int splits;
+};
+void run(const Hopper& h, const LinearArgs& a, int count) {
+  const auto parts = [](int whole, int each) { return (whole + each - 1) / each; };
+  const int segments = parts(a.ld, kHopperSegment), each = parts(segments, std::min(h.splits, segments));
+  HopperPlan plan = {
+      .tile = h.tile,
+      .grid = {parts(a.strips * 16, h.tile.rows), parts(count, h.tile.tokens), each, nullptr, nullptr},
+      .splits = parts(segments, each)};
+  std::vector<float> partials(plan.partial_floats(), NAN);
+  std::vector<int32_t> arrived(plan.blocks(), 0);
+  plan.grid.partials = partials.data(), plan.grid.arrived = arrived.data();
+  const auto weights = make_tensor_map({a.weights, a.strips * 16, a.ld, a.ld, h.tile.rows});
+  const auto x = make_tensor_map({a.x, count, a.cols, a.ldx, h.tile.tokens});
+  cudaStream_t stream = nullptr;
+  cudaStreamCreateWithFlags(&stream, 0);
+  launch_hopper_linear({*weights, *x, a, plan.grid, plan.splits, h.tile}, stream);
+  cudaStreamDestroy(stream);
+  for (const int32_t left : arrived) EXPECT_EQ(left, 0) << "the next layer finds a count";
+}
+
 void run(Kernel kernel, const LinearArgs& a, int count) {
   const auto stream_bytes = [](int tiles) { return kStreamWarps * 128 * tiles * sizeof(float); };
   const unsigned strips = static_cast<unsigned>(a.strips);
@@ -71,7 +97,8 @@ struct Input {
   std::vector<uint16_t> x;
 };
 
-std::vector<float> product(Kernel kernel, const Weights& w, const Input& in, LinearOut mode) {
+template <class Kernel>
+std::vector<float> product(const Kernel& kernel, const Weights& w, const Input& in, LinearOut mode) {
   const int32_t count = in.count;
   const int64_t ldo = w.layer.rows;
   std::vector<float> out(static_cast<size_t>(in.count + 1) * ldo, mode == LinearOut::kAdd ? 0.5f : NAN);
@@ -120,28 +147,38 @@ double exact(const Weights& w, const Input& in, int m, int n) {
 
 class LinearKernels : public testing::TestWithParam<Layer> {};
 
+template <class Kernel>
+void expect_exact_product(const Kernel& kernel, const Weights& w, const Input& in) {
+  for (const LinearOut mode : {LinearOut::kStore, LinearOut::kAdd}) {
+    const std::vector<float> y = product(kernel, w, in, mode);
+    for (int m = 0; m < in.count; ++m)
+      for (int n = 0; n < w.layer.rows; ++n)
+        ASSERT_NEAR(y[m * w.layer.rows + n], exact(w, in, m, n) + (mode == LinearOut::kAdd ? 0.5 : 0), 2e-4)
+            << "row " << m << ", output " << n;
+  }
+  if (!w.layer.interleaved) return;
+  const std::vector<float> y = product(kernel, w, in, LinearOut::kSilu);
+  for (int m = 0; m < in.count; ++m)
+    for (int i = 0; i < w.layer.rows / 2; ++i) {
+      const double gate = exact(w, in, m, i),
+                   want = gate / (1 + std::exp(-gate)) * exact(w, in, m, i + w.layer.rows / 2);
+      ASSERT_NEAR(y[m * (w.layer.rows / 2) + i], want, 1e-3 + std::abs(want) / 128) << m << " " << i;
+    }
+}
+
 TEST_P(LinearKernels, FollowTheExactProduct) {
   Random random(11);
   SCOPED_TRACE(random.seed());
   const Weights w = make_weights(GetParam(), random);
   for (const Kernel kernel : {Kernel::kStream1, Kernel::kStream4, Kernel::kTile}) {
+    SCOPED_TRACE(static_cast<int>(kernel));
     const int count = std::min(kMostRows[static_cast<int>(kernel)], 9) - random.between(0, 3);
-    const Input in = make_input(count, w.layer, random);
-    for (const LinearOut mode : {LinearOut::kStore, LinearOut::kAdd}) {
-      const std::vector<float> y = product(kernel, w, in, mode);
-      for (int m = 0; m < count; ++m)
-        for (int n = 0; n < w.layer.rows; ++n)
-          ASSERT_NEAR(y[m * w.layer.rows + n], exact(w, in, m, n) + (mode == LinearOut::kAdd ? 0.5 : 0), 2e-4)
-              << "row " << m << ", output " << n << ", kernel " << static_cast<int>(kernel);
-    }
-    if (!w.layer.interleaved) continue;
-    const std::vector<float> y = product(kernel, w, in, LinearOut::kSilu);
-    for (int m = 0; m < count; ++m)
-      for (int i = 0; i < w.layer.rows / 2; ++i) {
-        const double gate = exact(w, in, m, i),
-                     want = gate / (1 + std::exp(-gate)) * exact(w, in, m, i + w.layer.rows / 2);
-        ASSERT_NEAR(y[m * (w.layer.rows / 2) + i], want, 1e-3 + std::abs(want) / 128) << m << " " << i;
-      }
+    expect_exact_product(kernel, w, make_input(count, w.layer, random));
+  }
+  for (const Hopper& hopper : {Hopper{{64, 8}, 1}, Hopper{{64, 16}, 3}, Hopper{{128, 128}, 1}}) {
+    SCOPED_TRACE(hopper.tile.tokens);
+    const int count = std::min(hopper.tile.tokens, 9) - random.between(0, 3);
+    expect_exact_product(hopper, w, make_input(count, w.layer, random));
   }
 }
 
@@ -167,6 +204,26 @@ TEST_P(LinearKernels, GiveARowTheSameBitsInEveryBatch) {
   }
 }
 
+TEST_P(LinearKernels, GiveARowTheSameBitsInEveryHopperTile) {
+  Random random(14);
+  SCOPED_TRACE(random.seed());
+  const Weights w = make_weights(GetParam(), random);
+  const Input all = make_input(130, w.layer, random);
+  const LinearOut mode = w.layer.interleaved ? LinearOut::kSilu : LinearOut::kStore;
+  const std::vector<float> want = product(Hopper{{128, 128}, 1}, w, all, mode);
+  const size_t width = want.size() / all.count;
+  for (const Hopper& hopper :
+       {Hopper{{64, 8}, 1}, Hopper{{64, 8}, 5}, Hopper{{64, 16}, 2}, Hopper{{64, 32}, 1}, Hopper{{64, 64}, 2},
+        Hopper{{64, 128}, 1}, Hopper{{64, 128}, 3}}) {
+    Input some = all;
+    some.count = hopper.tile.tokens - random.between(0, 5);
+    const std::vector<float> got = product(hopper, w, some, mode);
+    ASSERT_EQ(got.size(), some.count * width);
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
+        << some.count << " rows, tile " << hopper.tile.tokens << ", " << hopper.splits << " splits";
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Shapes, LinearKernels,
     testing::Values(Layer{.rows = 16, .cols = 64}, Layer{.rows = 5, .cols = 8},
@@ -175,11 +232,31 @@ INSTANTIATE_TEST_SUITE_P(
                     Layer{.rows = 2 * 12, .cols = 520, .interleaved = true, .bias = true},
                     Layer{.rows = 2 * 72, .cols = 64, .interleaved = true}));
 
+// Every segment has a block, and the places of an H200 are filled when the shape allows it.
+TEST(HopperPlan, SharesSegmentsOutOverBlocks) {
+  for (const int rows : {1, 9, 64, 65, 256, 512, 513, 8192})
+    for (const int n : {576, 4096, 24576})
+      for (const int k : {576, 4096, 14336}) {
+        const LinearArgs a = {.rows = n, .strips = n / 16, .cols = k, .ld = k};
+        const HopperPlan plan = plan_hopper_linear(a, rows, 132);
+        const int segments = (k + kHopperSegment - 1) / kHopperSegment;
+        EXPECT_GE(plan.splits * plan.grid.segments_each, segments);
+        EXPECT_LT((plan.splits - 1) * plan.grid.segments_each, segments) << "a block without work";
+        EXPECT_GE(plan.grid.token_tiles * plan.tile.tokens, rows);
+        EXPECT_GE(plan.grid.row_blocks * plan.tile.rows, n);
+        EXPECT_EQ(plan.partial_floats() == 0, plan.splits == 1);
+        EXPECT_TRUE(rows <= 512 || plan.splits == 1) << rows;
+      }
+  const LinearArgs o_proj = {.rows = 4096, .strips = 256, .cols = 4096, .ld = 4096};
+  EXPECT_EQ(plan_hopper_linear(o_proj, 1, 132).splits, 4);
+}
+
 TEST(LinearKernel, AnEmptyBatchWritesNothing) {
   Random random(13);
   const Weights w = make_weights({.rows = 16, .cols = 64}, random);
   const Input in = make_input(0, w.layer, random);
   EXPECT_TRUE(product(Kernel::kStream1, w, in, LinearOut::kStore).empty());
+  EXPECT_TRUE(product(Kernel::kTile, w, in, LinearOut::kStore).empty());
 }
 
 }  // namespace

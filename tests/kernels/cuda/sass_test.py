@@ -2,7 +2,7 @@
 """Which machine code the compiler made: every kernel library has code for its architectures, and the kernels that are
 built on tensor cores have their instructions (a kernel that silently lost them would still be right, and slow).
 
-usage: sass_test.py CUOBJDUMP LIBRARY ARCHITECTURES KERNEL=INSTRUCTION ...
+usage: sass_test.py CUOBJDUMP LIBRARY ARCHITECTURES KERNEL=INSTRUCTION,... ...
        ARCHITECTURES: sm_80,sm_90a; KERNEL: part of a kernel's name; in every architecture
 """
 import re
@@ -11,7 +11,7 @@ import sys
 
 cuobjdump, library, architectures = sys.argv[1:4]
 architectures = architectures.split(",")
-wanted = dict(a.split("=") for a in sys.argv[4:])
+wanted = [(kernel, i) for a in sys.argv[4:] for kernel, _, all_of in [a.partition("=")] for i in all_of.split(",")]
 text = subprocess.run([cuobjdump, "-sass", library], capture_output=True, text=True, check=True).stdout
 
 code = {}  # (architecture, kernel) -> text
@@ -29,7 +29,7 @@ mistakes = []
 for a in architectures:
     if not any(key[0] == a for key in code):
         mistakes.append(f"no code for {a}")
-for name, instruction in wanted.items():
+for name, instruction in wanted:
     for a in architectures:
         found = {k: "\n".join(lines) for (arch, k), lines in code.items() if arch == a and name in k}
         if not found:

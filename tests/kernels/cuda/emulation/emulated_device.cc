@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "tests/kernels/cuda/emulation/emulated_hopper.h"
 
 namespace baton::emulated {
 namespace {
@@ -54,9 +55,8 @@ struct Block {
 };
 Block block;
 
-void yield() {
-  if (_setjmp(block.fibers[block.current].at) == 0) _longjmp(block.scheduler, 1);
-}
+// Where dynamic shared memory begins: not at a multiple of what a kernel may need.
+constexpr uint32_t kSharedBegin = 1024 + 128;
 
 void resume(Fiber& fiber) {
   if (_setjmp(block.scheduler) != 0) return;
@@ -101,6 +101,7 @@ void run_block() {
   block.warps.assign((block.fibers.size() + 31) / 32, {});
   block.barrier = {};
   std::ranges::fill(block.shared, static_cast<unsigned char>(0xff));
+  begin_hopper_block();
   for (bool running = true; running;) {
     running = false;
     const uint64_t before = block.progress;
@@ -114,6 +115,7 @@ void run_block() {
     BATON_CHECK(!running || block.progress != before,
                 "threads of a block wait for each other in different places");
   }
+  end_hopper_block();
 }
 
 }  // namespace
@@ -129,6 +131,25 @@ void launch(Index grid, unsigned threads, size_t shared_bytes, const std::functi
       block_index = {x, y, 0};
       run_block();
     }
+}
+
+void yield() {
+  if (_setjmp(block.fibers[block.current].at) == 0) _longjmp(block.scheduler, 1);
+}
+
+void note_progress() { ++block.progress; }
+
+uint32_t shared_address(const void* shared) {
+  const auto* at = static_cast<const unsigned char*>(shared);
+  BATON_CHECK(at >= block.shared.data() && at < block.shared.data() + block.shared.size(),
+              "an address outside of shared memory");
+  return static_cast<uint32_t>(at - block.shared.data()) + kSharedBegin;
+}
+
+unsigned char* shared_at(uint32_t address) {
+  BATON_CHECK(address >= kSharedBegin && address < kSharedBegin + block.shared.size(),
+              "an address outside of shared memory");
+  return block.shared.data() + (address - kSharedBegin);
 }
 
 void sync_threads() {

@@ -16,8 +16,8 @@
 // run one after the other. Include this, then a *.cuh of kernels/cuda. It stands in for device_words.cuh and
 // the parts of CUDA that kernels use. Checked on the way: shared memory starts as NaN in every block; an
 // asynchronous copy lands only when it is waited for; a warp operation without all 32 lanes, or threads at
-// different barriers, ends the test. Not emulated: timing, races between barriers, wgmma and TMA. Thread:
-// one.
+// different barriers, ends the test. Not emulated: timing, races between barriers. Thread: one. wgmma and
+// TMA: emulated_hopper.h.
 namespace baton::emulated {
 
 struct Index {
@@ -36,6 +36,13 @@ struct Deposit {
 };
 std::span<const Deposit, 32> warp_exchange(const void* bytes, size_t size);
 unsigned char* shared_memory();
+// The block's shared memory as the machine addresses it; ends the test outside of it.
+uint32_t shared_address(const void* shared);
+unsigned char* shared_at(uint32_t address);
+// Lets the other threads run; what a wait that is not a barrier's does until something has changed
+// (note_progress).
+void yield();
+void note_progress();
 void queue_copy(void* shared, const void* global, bool valid);
 void commit_copies();
 void wait_copies(int pending);

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/tensor_map.h"
+
+// The machine instructions of sm_90a, each behind one word, as device_words.cuh has those of every GPU:
+// barriers that count bytes, tensor loads (TMA), and matrix products of a warpgroup (128 threads that start
+// at a multiple of 128). Section numbers are of the PTX ISA, version 8.8. What they mean is written down once
+// more, to be run on the CPU, in tests/kernels/cuda/emulation/emulated_hopper.h.
+namespace baton::kernels::cuda {
+
+__device__ inline uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+// mbarrier (9.7.13.15): a phase ends when `arrivals` have arrived and all expected bytes have come; then the
+// next one begins. Phases are counted from 0; the one to wait for is named by its parity.
+__device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
+}
+// After the inits, before the block's barrier: threads and the copy engine see them.
+__device__ inline void barriers_ready() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ inline void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+__device__ inline void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+__device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
+  uint32_t ended = 0;
+  while (ended == 0)
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(ended)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+}
+
+// cp.async.bulk.tensor (9.7.9.25.5): the box of `map` that starts at column x, row y; zeros beyond the
+// tensor. All bytes of the box count on `barrier`. `shared`: a multiple of 1024 (the swizzle's period).
+__device__ inline void tensor_load(void* shared, const TensorMap& map, int x, int y, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+      "[%4];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(x), "r"(y), "r"(shared_address(barrier))
+      : "memory");
+}
+
+// wgmma (9.7.15.5): d[64][N] = (add ? d : 0) + a[64][16] b[N][16]^T. Lane 4g + t of warp w holds rows 16w + g
+// (d[4j], d[4j + 1]) and 16w + g + 8 (d[4j + 2], d[4j + 3]), columns 8j + 2t and 8j + 2t + 1. Registers and
+// operands are the instruction's from its issue until a wait; a fence stands between other uses of the
+// registers and the issue.
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most `kPending` groups are under way.
+template <int kPending>
+__device__ inline void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+#define BATON_D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+__device__ inline void wgmma_bf16(float (&d)[4], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %6, 0;"
+      " wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3"
+      "}, %4, %5, p, 1, 1, 0, 0; }"
+      : BATON_D4(d, 0)
+      : "l"(a), "l"(b), "r"(int(add)));
+}
+__device__ inline void wgmma_bf16(float (&d)[8], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %10, 0;"
+      " wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7"
+      "}, %8, %9, p, 1, 1, 0, 0; }"
+      : BATON_D4(d, 0), BATON_D4(d, 4)
+      : "l"(a), "l"(b), "r"(int(add)));
+}
+__device__ inline void wgmma_bf16(float (&d)[16], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %18, 0;"
+      " wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, %16, %17, p, 1, 1, 0, 0; }"
+      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12)
+      : "l"(a), "l"(b), "r"(int(add)));
+}
+__device__ inline void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0;"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, p, 1, 1, 0, 0; }"
+      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12), BATON_D4(d, 16), BATON_D4(d, 20),
+        BATON_D4(d, 24), BATON_D4(d, 28)
+      : "l"(a), "l"(b), "r"(int(add)));
+}
+__device__ inline void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %66, 0;"
+      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
+      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
+      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, %64, %65, p, 1, 1, 0, 0; }"
+      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12), BATON_D4(d, 16), BATON_D4(d, 20),
+        BATON_D4(d, 24), BATON_D4(d, 28), BATON_D4(d, 32), BATON_D4(d, 36), BATON_D4(d, 40), BATON_D4(d, 44),
+        BATON_D4(d, 48), BATON_D4(d, 52), BATON_D4(d, 56), BATON_D4(d, 60)
+      : "l"(a), "l"(b), "r"(int(add)));
+}
+#undef BATON_D4
+
+// What other blocks have written, past this SM's cache.
+__device__ inline float load_fresh(const float* global) { return __ldcg(global); }
+
+}  // namespace baton::kernels::cuda
