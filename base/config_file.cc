@@ -21,10 +21,12 @@ struct ConfigFile::Document {
   YAML::Node root;
   std::vector<Mistake> mistakes;
 
+  std::string place(const YAML::Mark& mark, std::string_view path) const {
+    return cat(name, ":", mark.line + 1, ":", mark.column + 1, ": ", path);
+  }
   void add(const YAML::Mark& mark, std::string_view path, std::string_view message) {
     mistakes.push_back(
-        {mark.line + 1, mark.column + 1,
-         cat(name, ":", mark.line + 1, ":", mark.column + 1, ": ", path, path.empty() ? "" : ": ", message)});
+        {mark.line + 1, mark.column + 1, cat(place(mark, path), path.empty() ? "" : ": ", message)});
   }
 };
 
@@ -79,6 +81,15 @@ void find_duplicates(const YAML::Node& node, std::vector<std::pair<YAML::Mark, s
 
 }  // namespace
 
+std::string quoted_yaml(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out + '"';
+}
+
 ConfigFile::ConfigFile(std::unique_ptr<Document> document) : document_(std::move(document)) {}
 ConfigFile::~ConfigFile() = default;
 ConfigFile::ConfigFile(ConfigFile&&) noexcept = default;
@@ -126,6 +137,11 @@ ConfigObject::~ConfigObject() = default;
 ConfigObject::ConfigObject(ConfigObject&&) noexcept = default;
 
 bool ConfigObject::has(std::string_view key) { return node_->find(key).has_value(); }
+
+std::string ConfigObject::place(std::string_view key) {
+  const auto found = node_->find(key);
+  return document_->place(found ? found->second : node_->mark, node_->path_of(key));
+}
 
 void ConfigObject::fail(std::string_view key, std::string_view message) {
   const auto found = key.empty() ? std::nullopt : node_->find(key);

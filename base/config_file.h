@@ -15,6 +15,9 @@ namespace baton {
 
 class ConfigObject;
 
+// A YAML double-quoted scalar.
+std::string quoted_yaml(std::string_view text);
+
 // A YAML file being read. All mistakes are collected, each as `file:line:column: key: want ..., got ...`, so
 // that the user sees them at once. Thread: one.
 class ConfigFile {
@@ -58,6 +61,9 @@ class ConfigObject {
   // The entries of a mapping whose keys are names the user chose, in file order.
   std::vector<std::pair<std::string, ConfigObject>> objects(std::string_view key);
 
+  // "file:line:column: spec.key" of `key`, or of the object itself when the key is absent: for mistakes that
+  // are only found when the value is used.
+  std::string place(std::string_view key);
   // A mistake at `key` of this object (or at the object itself when the key is absent).
   void fail(std::string_view key, std::string_view message);
   void done();

@@ -22,7 +22,21 @@ int64_t free_blocks(const ClusterStatus::Worker& w) {
   return known == 0 ? w.description.blocks_total : l.blocks_free;
 }
 
-json::object worker_json(const ClusterStatus::Worker& w) {
+json::array links_json(const ClusterStatus& status, const std::string& worker) {
+  json::array out;
+  for (const ClusterStatus::Link& link : status.links) {
+    if (link.a != worker && link.b != worker) continue;
+    json::object one{{"peer", link.a == worker ? link.b : link.a},
+                     {"state", link.state},
+                     {"lane", link.lane},
+                     {"bytes_per_second", link.bytes_per_second}};
+    if (!link.error.empty()) one["error"] = link.error;
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+json::object worker_json(const ClusterStatus& status, const ClusterStatus::Worker& w) {
   const WorkerDescription& d = w.description;
   return {
       {"name", d.ref.name},
@@ -32,7 +46,9 @@ json::object worker_json(const ClusterStatus::Worker& w) {
       {"pid", d.pid},
       {"state", w.state},
       {"address", d.control_address},
+      {"data_address", d.data_address},
       {"metrics_address", d.metrics_address},
+      {"links", links_json(status, d.ref.name)},
       {"device", d.device},
       {"kv_blocks",
        {{"total", d.blocks_total},
@@ -53,7 +69,8 @@ absl::Status add_admin_routes(coordinator::RouteTable& routes, coordinator::Clus
   return routes.add({"GET", "/admin/v1/workers", coordinator::RouteRole::kOperator,
                      [status](std::shared_ptr<coordinator::Exchange> exchange) {
                        json::array list;
-                       for (const auto& w : status()->workers) list.push_back(worker_json(w));
+                       const auto now = status();
+                       for (const auto& w : now->workers) list.push_back(worker_json(*now, w));
                        exchange->answer({.body = json::serialize(list)});
                      }});
 }

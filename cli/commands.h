@@ -25,6 +25,7 @@ int run_serve(const ServeOptions& options);
 int run_down();
 
 struct PsOptions {
+  std::string url;  // host:port of a coordinator; empty: this home's cluster
   bool json = false;
 };
 int run_ps(const PsOptions& options);
@@ -101,7 +102,7 @@ int run_bench_collectives(const BenchCollectivesOptions& options);
 struct CoordinatorOptions {
   std::string manifest;
   std::string http;        // host:port instead of the manifest's
-  std::string membership;  // host:port of the membership service; empty: loopback, any port
+  std::string membership;  // host:port of the membership service; empty: control.listen of the manifest
   int report_fd = -1;      // one JSON line with the addresses goes there
 };
 int run_coordinator(const CoordinatorOptions& options);
@@ -110,7 +111,10 @@ struct WorkerOptions {
   std::string manifest;
   std::string pool;
   int index = 0;
-  std::string join;        // host:port of the coordinator's membership service; rank 0 only
+  std::string join;  // host:port of the coordinator's membership service; rank 0 only. Empty: the manifest's
+  std::string listen;      // ADDRESS[:PORT] of the control connection (cli/worker_address.h)
+  std::string data;        // ADDRESS[:PORT] of KV
+  std::string advertise;   // host that the coordinator connects to; empty: that of `listen`
   int rank = -1;           // in a group of several; -1: what the environment says (cli/rank_place.h)
   std::string rendezvous;  // where rank 0 listens; empty: what manifest or environment say
   int threads = 1;

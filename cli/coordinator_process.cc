@@ -12,6 +12,7 @@
 #include <cinttypes>
 #include <csignal>
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <thread>
 
@@ -22,7 +23,9 @@
 #include "base/timers.h"
 #include "cli/admin_api.h"
 #include "cli/commands.h"
+#include "cli/control_security.h"
 #include "cli/home.h"
+#include "cli/host_address.h"
 #include "cli/manifest.h"
 #include "cli/observers.h"
 #include "cli/process.h"
@@ -32,6 +35,7 @@
 #include "coordinator/request/control_loop.h"
 #include "text/model_text.h"
 #include "transport/rpc/control_client.h"
+#include "transport/rpc/handshake_log.h"
 #include "transport/rpc/membership_server.h"
 
 namespace baton::cli {
@@ -73,14 +77,6 @@ absl::StatusOr<HashKey> cluster_hash_key(const Home& home, const std::function<u
   return key;
 }
 
-// host:port; the port may stand behind an IPv6 address in brackets.
-std::pair<std::string, uint16_t> split_address(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
-  return {host, static_cast<uint16_t>(std::atoi(address.c_str() + colon + 1))};
-}
-
 struct CoordinatorProcess {
   SteadyClock clock;
   ClusterManifest manifest;
@@ -106,12 +102,17 @@ struct CoordinatorProcess {
   absl::Status make_gateway(const std::string& http_address);
   bool on_membership_call(transport::MembershipCall call);
   bool on_stream_event(transport::ControlClientEvent event);
+  void note_unreachable(const transport::WorkerStreamClosed& attempt);
+  std::map<std::string, std::string> unreachable_;  // worker: why; used inside stream events, one at a time
   std::string metrics_text();
-  std::string http_address() const {
-    return cat(
-        manifest.gateway.host.contains(':') ? cat("[", manifest.gateway.host, "]") : manifest.gateway.host,
-        ":", http->port());
+  std::string http_address() const { return join_host_port(http_host, http->port()); }
+  // Where workers on this machine join.
+  std::string membership_address() const {
+    return join_host_port(is_wildcard_host(membership_host) ? "127.0.0.1" : membership_host,
+                          membership->port());
   }
+  std::string http_host;
+  std::string membership_host;
   HashKey hash_key;
 };
 
@@ -119,7 +120,7 @@ absl::Status CoordinatorProcess::make(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(manifest, read_manifest(options.manifest));
   ASSIGN_OR_RETURN(model, text::load_model_text(manifest.model_source));
   RETURN_IF_ERROR(make_control());
-  RETURN_IF_ERROR(make_rpc(options.membership.empty() ? "127.0.0.1:0" : options.membership));
+  RETURN_IF_ERROR(make_rpc(options.membership.empty() ? manifest.control.listen : options.membership));
   return make_gateway(options.http);
 }
 
@@ -148,7 +149,12 @@ absl::Status CoordinatorProcess::make_control() {
 }
 
 absl::Status CoordinatorProcess::make_rpc(const std::string& listen) {
+  const auto at = split_host_port(listen);
+  if (!at) return absl::InvalidArgumentError(cat("--membership ", listen, ": want address:port"));
+  membership_host = at->host;
+  RETURN_IF_ERROR(check_own_files(manifest.control, ControlSide::kCoordinator));
   transport::ControlClientOptions options;
+  options.security = security_of(manifest.control, ControlSide::kCoordinator);
   options.coordinator_id = cat("coordinator-", identity);
   options.term = 1;
   options.hash_key = hash_key;
@@ -157,6 +163,7 @@ absl::Status CoordinatorProcess::make_rpc(const std::string& listen) {
   streams.set_client(*client);
   transport::MembershipServerOptions server;
   server.listen = listen;
+  server.security = options.security;
   ASSIGN_OR_RETURN(membership,
                    transport::MembershipServer::start(server, [this](transport::MembershipCall call) {
                      return on_membership_call(std::move(call));
@@ -165,12 +172,24 @@ absl::Status CoordinatorProcess::make_rpc(const std::string& listen) {
 }
 
 bool CoordinatorProcess::on_stream_event(transport::ControlClientEvent event) {
-  if (auto* opened = std::get_if<transport::WorkerStreamOpened>(&event))
+  if (auto* opened = std::get_if<transport::WorkerStreamOpened>(&event)) {
+    unreachable_.erase(opened->hello.worker.ref.name);
     return loop->post(StreamOpened{std::move(opened->hello.worker)});
+  }
   if (auto* said = std::get_if<transport::WorkerSaid>(&event))
     return loop->post(WorkerMessageArrived{said->worker, std::move(said->message)});
   const auto& closed = std::get<transport::WorkerStreamClosed>(event);
+  if (!closed.was_open) note_unreachable(closed);
   return loop->post(StreamClosed{closed.worker, closed.was_open, closed.why.ToString()});
+}
+
+// A worker that joined but cannot be connected to: a firewall, a wrong --advertise, a certificate. Said once
+// for each reason.
+void CoordinatorProcess::note_unreachable(const transport::WorkerStreamClosed& attempt) {
+  const std::string why = attempt.why.ToString();
+  if (std::exchange(unreachable_[attempt.worker.name], why) == why) return;
+  log_warn("worker cannot be reached: its control connection does not open",
+           {{"worker", attempt.worker.name}, {"why", why}, {"look_at", transport::explain_handshake(why)}});
 }
 
 bool CoordinatorProcess::on_membership_call(transport::MembershipCall call) {
@@ -210,7 +229,13 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   RETURN_IF_ERROR(api->add_routes(routes));
   RETURN_IF_ERROR(add_admin_routes(routes, [this] { return loop->status(); }));
   HttpServerOptions server{.address = g.host, .port = g.port};
-  if (!http_address.empty()) std::tie(server.address, server.port) = split_address(http_address);
+  if (!http_address.empty()) {
+    const auto at = split_host_port(http_address);
+    if (!at) return absl::InvalidArgumentError(cat("--http ", http_address, ": want address:port"));
+    server.address = at->host;
+    server.port = static_cast<uint16_t>(at->port);
+  }
+  http_host = server.address;
   server.max_connections = g.connections;
   server.max_connections_per_ip = g.connections_per_address;
   server.limits.body_bytes = g.body_bytes;
@@ -246,12 +271,13 @@ int CoordinatorProcess::run(int report_fd) {
         std::make_unique<AgentThread>("text", [this](std::stop_token stop) { text_pool->run(stop); }));
   AgentThread control("control", [this](std::stop_token stop) { loop->run(stop); });
   AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
-  log_info(
-      "coordinator serves",
-      {{"http", http_address()}, {"membership_port", membership->port()}, {"model", manifest.model_source}});
+  log_info("coordinator serves", {{"http", http_address()},
+                                  {"membership", join_host_port(membership_host, membership->port())},
+                                  {"tls", manifest.control.tls.has_value()},
+                                  {"model", manifest.model_source}});
   if (report_fd >= 0) {
     const std::string line =
-        cat("{\"http\":\"", http_address(), "\",\"membership\":\"127.0.0.1:", membership->port(), "\"}\n");
+        cat("{\"http\":\"", http_address(), "\",\"membership\":\"", membership_address(), "\"}\n");
     (void)!::write(report_fd, line.data(), line.size());
     ::close(report_fd);
   }

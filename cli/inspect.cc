@@ -1,6 +1,7 @@
 // ps, logs: looking at a running cluster.
 #include <signal.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
 #include <deque>
@@ -43,6 +44,24 @@ std::map<std::string, json::object> workers_of(const std::string& address) {
   return out;
 }
 
+constexpr const char* kShownOfWorkers[] = {"state",           "address", "data_address", "links",
+                                           "metrics_address", "device",  "kv_blocks",    "transfers_open",
+                                           "running",         "waiting"};
+
+// Workers that joined from elsewhere: no process of this machine's supervisor.
+json::array remote_workers(const std::map<std::string, json::object>& workers, const ClusterRecord& record) {
+  json::array out;
+  for (const auto& [name, worker] : workers) {
+    if (std::ranges::find(record.processes, name, &ProcessRecord::name) != record.processes.end()) continue;
+    json::object row{{"name", name}, {"role", text_of(worker, "role")}, {"pid", number_of(worker, "pid")}};
+    for (const char* key : kShownOfWorkers)
+      if (const auto* v = worker.if_contains(key)) row[key] = *v;
+    row["remote"] = true;
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
 json::array process_list(const Home& home, const ClusterRecord& record) {
   const auto workers = workers_of(record.http_address);
   const bool coordinator_answers = [&] {
@@ -57,8 +76,7 @@ json::array process_list(const Home& home, const ClusterRecord& record) {
     if (p.role == "supervisor") row["state"] = alive ? "ready" : "down";
     if (p.role == "coordinator") row["state"] = coordinator_answers ? "ready" : alive ? "starting" : "down";
     if (const auto w = workers.find(p.name); w != workers.end()) {
-      for (const char* key : {"state", "address", "metrics_address", "device", "kv_blocks", "transfers_open",
-                              "running", "waiting"})
+      for (const char* key : kShownOfWorkers)
         if (const auto* v = w->second.if_contains(key)) row[key] = *v;
     } else if (p.rank > 0) {  // its worker's rank 0 speaks for it
       const auto zero = workers.find(p.name.substr(0, p.name.rfind('.')));
@@ -74,12 +92,31 @@ json::array process_list(const Home& home, const ClusterRecord& record) {
     if (const auto plan = read_file(home.file(memory_plan_file(p.name))); plan.ok()) row["memory"] = *plan;
     out.push_back(std::move(row));
   }
+  for (auto& row : remote_workers(workers, record)) out.push_back(std::move(row));
+  return out;
+}
+
+// "socket to decode-0 (3.1 GB/s); down to decode-1: no route"
+std::string links_text(const json::object& worker) {
+  const auto* links = worker.if_contains("links");
+  std::string out;
+  if (links == nullptr || !links->is_array()) return out;
+  for (const auto& value : links->as_array()) {
+    const json::object& link = value.as_object();
+    const std::string state = text_of(link, "state");
+    const double rate = link.at("bytes_per_second").to_number<double>();
+    char speed[32];
+    std::snprintf(speed, sizeof speed, " (%.1f GB/s)", rate / 1e9);
+    out += cat(out.empty() ? "" : "; ", state == "up" ? text_of(link, "lane") : state, " to ",
+               text_of(link, "peer"), state == "up" && rate > 0 ? speed : "");
+    if (const std::string why = text_of(link, "error"); !why.empty()) out += cat(": ", why);
+  }
   return out;
 }
 
 void print_table(const json::array& rows) {
   std::printf("%-14s %-12s %8s  %-9s %-22s %s\n", "NAME", "ROLE", "PID", "STATE", "ADDRESS",
-              "KV BLOCKS (active/cached/total), TRANSFERS, DEVICE");
+              "KV BLOCKS (active/cached/total), TRANSFERS, DEVICE; LANES");
   for (const auto& value : rows) {
     const json::object& r = value.as_object();
     std::string detail;
@@ -87,6 +124,7 @@ void print_table(const json::array& rows) {
       detail = cat(number_of(kv->as_object(), "active"), "/", number_of(kv->as_object(), "cached"), "/",
                    number_of(kv->as_object(), "total"), ", ", number_of(r, "transfers_open"), ", ",
                    text_of(r, "device"));
+    if (const std::string links = links_text(r); !links.empty()) detail += cat("; KV: ", links);
     std::printf("%-14s %-12s %8lld  %-9s %-22s %s\n", text_of(r, "name").c_str(), text_of(r, "role").c_str(),
                 static_cast<long long>(number_of(r, "pid")), text_of(r, "state").c_str(),
                 text_of(r, "address").c_str(), detail.c_str());
@@ -97,7 +135,8 @@ void print_table(const json::array& rows) {
 
 int run_ps(const PsOptions& options) {
   const Home home = Home::from_environment();
-  const auto record = ClusterRecord::read(home);
+  absl::StatusOr<ClusterRecord> record = ClusterRecord::read(home);
+  if (!options.url.empty()) record = ClusterRecord{.http_address = *server_address(options.url)};
   if (!record.ok()) {
     if (options.json && absl::IsNotFound(record.status())) {
       std::puts("[]");

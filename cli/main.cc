@@ -54,6 +54,7 @@ void add_format_option(CLI::App& command, bool& json) {
 
 void add_inspect_commands(CLI::App& app, Commands& c) {
   auto* ps = app.add_subcommand("ps", "processes of the cluster: role, health, KV use");
+  ps->add_option("--url", c.ps.url, "host:port of a coordinator; default: this home's cluster");
   add_format_option(*ps, c.ps.json);
   ps->callback([&c] { c.exit_code = run_ps(c.ps); });
 
@@ -172,7 +173,8 @@ void add_process_commands(CLI::App& app, Commands& c) {
   auto* coordinator = app.add_subcommand("coordinator", "gateway, router and membership (started by serve)");
   coordinator->add_option("--manifest", c.coordinator.manifest)->required();
   coordinator->add_option("--http", c.coordinator.http, "host:port instead of the manifest's");
-  coordinator->add_option("--membership", c.coordinator.membership, "host:port for workers to join at");
+  coordinator->add_option("--membership", c.coordinator.membership,
+                          "host:port for workers to join at; default: control.listen");
   coordinator->add_option("--report-fd", c.coordinator.report_fd, "write the addresses there");
   coordinator->callback([&c] { c.exit_code = run_coordinator(c.coordinator); });
 
@@ -181,7 +183,15 @@ void add_process_commands(CLI::App& app, Commands& c) {
   worker->add_option("--pool", c.worker.pool, "pool of the manifest")->required();
   worker->add_option("--index", c.worker.index, "number in its pool")->check(CLI::Range(0, 63));
   worker->add_option("--join", c.worker.join,
-                     "host:port of the coordinator's membership service; rank 0 joins");
+                     "host:port of the coordinator's membership service; default: control.join or "
+                     "control.listen of the manifest; rank 0 joins");
+  worker->add_option("--listen", c.worker.listen,
+                     "ADDRESS[:PORT] for the coordinator; default: pool's network.control, else where the "
+                     "route to the coordinator starts");
+  worker->add_option("--data", c.worker.data,
+                     "ADDRESS[:PORT] for KV; default: network.data, else as --listen");
+  worker->add_option("--advertise", c.worker.advertise,
+                     "host that the coordinator connects to, when it is not the one listened on");
   worker
       ->add_option("--rank", c.worker.rank, "of a worker of several; default: LWS_*, SLURM_*, OMPI_*, PMI_*")
       ->check(CLI::Range(0, 62));

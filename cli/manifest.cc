@@ -3,13 +3,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "base/cat.h"
 #include "base/config_file.h"
+#include "cli/host_address.h"
 #include "cli/rank_place.h"
 #include "kernels/cuda/device_name.h"
 
@@ -30,10 +30,6 @@ const char* role_name(WorkerRole role) {
   return role == WorkerRole::kPrefill ? "prefill" : role == WorkerRole::kDecode ? "decode" : "any";
 }
 
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
-
 // Names become process names, file names and metric labels.
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name.size() <= 63 && std::ranges::all_of(name, [](unsigned char c) {
@@ -41,29 +37,25 @@ bool is_plain_name(const std::string& name) {
   });
 }
 
+std::string folder_of(const std::string& file) {
+  return std::filesystem::absolute(file).parent_path().string();
+}
+
 void read_listen(ConfigObject& gateway, GatewayManifest& out) {
   const std::string listen = gateway.string("listen", cat(out.host, ":", out.port));
-  const size_t colon = listen.rfind(':');
-  int port = -1;
-  if (colon != std::string::npos) {
-    const auto [end, error] = std::from_chars(listen.data() + colon + 1, listen.data() + listen.size(), port);
-    if (error != std::errc{} || end != listen.data() + listen.size()) port = -1;
-  }
-  if (port < 0 || port > 65535 || colon == 0) {
+  if (const auto at = split_host_port(listen)) {
+    out.host = at->host;
+    out.port = static_cast<uint16_t>(at->port);
+  } else {
     gateway.fail("listen", cat("want address:port, got '", listen, "'"));
-    return;
   }
-  out.host = listen.substr(0, colon);
-  if (out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']')
-    out.host = out.host.substr(1, out.host.size() - 2);
-  out.port = static_cast<uint16_t>(port);
 }
 
 GatewayManifest read_gateway(ConfigObject gateway) {
   GatewayManifest out;
   read_listen(gateway, out);
   out.insecure_plaintext = gateway.boolean("insecureAllowPlaintextOffLoopback", false);
-  if (!is_loopback(out.host) && !out.insecure_plaintext)
+  if (!is_loopback_host(out.host) && !out.insecure_plaintext)
     gateway.fail("listen",
                  cat("'", out.host,
                      "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "
@@ -133,6 +125,7 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
   read_parallel(pool.object("parallel"), out);
+  out.network = read_network(pool.object("network"));
   if (cuda && out.ranks() > 1)
     pool.fail("parallel", "device cuda computes on one rank: want tensor and pipeline 1");
   ConfigObject kv = pool.object("kv");
@@ -176,14 +169,33 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
     spec.fail("pools", cat(out.processes(), " workers and ranks on one machine; want 64 at most"));
 }
 
+// KV is not encrypted: a cluster whose workers are on the network says that it knows.
+void read_transfer(ConfigObject transfer, ClusterManifest& out) {
+  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am"});
+  out.checksum = transfer.boolean("checksum", out.checksum);
+  out.insecure_transfer = transfer.boolean("insecureAllowPlaintextOffLoopback", false);
+  const auto join = split_host_port(out.control.join_address());
+  const bool off_host = join && !is_loopback_host(join->host);
+  for (const PoolManifest& p : out.pools) {
+    const bool exposed = p.network.data.empty() ? off_host : !is_loopback_host(p.network.data);
+    if (!exposed || out.insecure_transfer) continue;
+    transfer.fail("insecureAllowPlaintextOffLoopback",
+                  cat("workers of pool ", p.name,
+                      " listen for KV on the network, and KV travels without TLS: set it to true if that "
+                      "network is private, or keep the pool's network.data on 127.0.0.1"));
+    break;
+  }
+  transfer.done();
+}
+
 void read_model(ConfigObject model, const std::string& file, ClusterManifest& out) {
   out.model_source = model.string("source", out.model_source);
   if (out.model_source.starts_with("file://")) out.model_source = out.model_source.substr(7);
   if (out.model_source.empty())
     model.fail("source", "want 'default', a GGUF file or a Hugging Face directory");
   if (out.model_source != "default" && !out.model_source.starts_with('/')) {
-    const auto folder = std::filesystem::absolute(file).parent_path();
-    out.model_source = (folder / out.model_source).lexically_normal().string();
+    out.model_source =
+        (std::filesystem::path(folder_of(file)) / out.model_source).lexically_normal().string();
   }
   out.model_names = model.strings("names");
   for (const std::string& n : out.model_names)
@@ -223,11 +235,9 @@ absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const st
   ConfigObject spec = root.object("spec");
   read_model(spec.object("model"), file, out);
   out.gateway = read_gateway(spec.object("gateway"));
+  out.control = read_control(spec.object("control"), folder_of(file));
   read_pools(spec, out);
-  ConfigObject transfer = spec.object("transfer");
-  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am"});
-  out.checksum = transfer.boolean("checksum", out.checksum);
-  transfer.done();
+  read_transfer(spec.object("transfer"), out);
   ConfigObject routing = spec.object("routing");
   ConfigObject disaggregate = routing.object("disaggregate");
   out.min_prompt_tokens = static_cast<int>(disaggregate.integer("minPromptTokens", 0, 0, 10000000));
@@ -259,16 +269,6 @@ absl::StatusOr<ClusterManifest> read_manifest(const std::string& file) {
 
 namespace {
 
-// A YAML double-quoted scalar.
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += c;
-  }
-  return out + '"';
-}
-
 std::string microseconds_text(Duration d) {
   return cat(std::chrono::duration_cast<std::chrono::microseconds>(d).count(), "us");
 }
@@ -278,7 +278,7 @@ std::string parallel_yaml(const PoolManifest& p) {
   if (p.ranks() == 1) return "";
   return cat("\n      parallel: {tensor: ", p.tensor, ", pipeline: ", p.pipeline,
              ", port: ", p.rendezvous_port,
-             p.rendezvous.empty() ? "" : cat(", rendezvous: ", quoted(p.rendezvous)),
+             p.rendezvous.empty() ? "" : cat(", rendezvous: ", quoted_yaml(p.rendezvous)),
              ", insecureAllowPlaintextOffLoopback: ", bool_text(p.insecure_ranks), "}");
 }
 
@@ -286,9 +286,9 @@ std::string pool_yaml(const PoolManifest& p) {
   return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
              "\n      device: ", p.device, "\n      numerics: ", p.numerics,
              p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p),
-             "\n      kv: {memory: ", p.kv_memory_bytes, ", blockTokens: ", p.block_tokens,
-             ", dtype: ", p.kv_dtype, "}\n      batch: {tokens: ", p.max_batch_tokens,
-             ", sequences: ", p.max_sequences, "}\n");
+             network_yaml(p.network), "\n      kv: {memory: ", p.kv_memory_bytes,
+             ", blockTokens: ", p.block_tokens, ", dtype: ", p.kv_dtype,
+             "}\n      batch: {tokens: ", p.max_batch_tokens, ", sequences: ", p.max_sequences, "}\n");
 }
 
 }  // namespace
@@ -296,19 +296,21 @@ std::string pool_yaml(const PoolManifest& p) {
 std::string to_yaml(const ClusterManifest& m) {
   const GatewayManifest& g = m.gateway;
   const std::string host = g.host.find(':') == std::string::npos ? g.host : cat("[", g.host, "]");
-  std::string out = cat("apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: ", quoted(m.name),
-                        "}\nspec:\n  model:\n    source: ", quoted(m.model_source), "\n    names: [");
-  for (size_t i = 0; i < m.model_names.size(); ++i) out += cat(i ? ", " : "", quoted(m.model_names[i]));
+  std::string out = cat("apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: ", quoted_yaml(m.name),
+                        "}\nspec:\n  model:\n    source: ", quoted_yaml(m.model_source), "\n    names: [");
+  for (size_t i = 0; i < m.model_names.size(); ++i) out += cat(i ? ", " : "", quoted_yaml(m.model_names[i]));
   out += "]\n";
   if (m.context_tokens > 0) out += cat("    contextTokens: ", m.context_tokens, "\n");
-  out += cat("  gateway:\n    listen: ", quoted(cat(host, ":", g.port)),
-             "\n    insecureAllowPlaintextOffLoopback: ", bool_text(g.insecure_plaintext),
-             "\n    limits: {queueRequests: ", g.queue_requests,
-             ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,
-             ", connections: ", g.connections, ", connectionsPerAddress: ", g.connections_per_address,
-             ", requestTime: ", microseconds_text(g.request_time), "}\n  pools:\n");
+  out +=
+      cat("  gateway:\n    listen: ", quoted_yaml(cat(host, ":", g.port)),
+          "\n    insecureAllowPlaintextOffLoopback: ", bool_text(g.insecure_plaintext),
+          "\n    limits: {queueRequests: ", g.queue_requests,
+          ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,
+          ", connections: ", g.connections, ", connectionsPerAddress: ", g.connections_per_address,
+          ", requestTime: ", microseconds_text(g.request_time), "}\n", control_yaml(m.control), "  pools:\n");
   for (const PoolManifest& p : m.pools) out += pool_yaml(p);
-  out += cat("  transfer: {transport: ", m.transport, ", checksum: ", bool_text(m.checksum), "}\n");
+  out += cat("  transfer: {transport: ", m.transport, ", checksum: ", bool_text(m.checksum),
+             ", insecureAllowPlaintextOffLoopback: ", bool_text(m.insecure_transfer), "}\n");
   out += cat("  routing: {disaggregate: {minPromptTokens: ", m.min_prompt_tokens,
              ", onPrefillFailure: ", m.on_prefill_failure, "}}\n");
   out += cat("  slo: {itl: {p95: ", microseconds_text(m.itl_objective), "}}\n");

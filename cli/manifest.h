@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "cli/network_manifest.h"
 #include "transport/messages/messages.h"
 
 namespace baton::cli {
@@ -23,6 +24,7 @@ struct PoolManifest {
   std::string rendezvous;        // where rank 0 of the group listens, when not the flags say; host:port
   int rendezvous_port = 7100;    // when the orchestrator names rank 0's host only
   bool insecure_ranks = false;   // allows ranks to talk off loopback: their sockets are plain
+  NetworkManifest network;
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
   int block_tokens = 16;
   std::string kv_dtype = "bf16";  // f32, bf16, f16, int8
@@ -52,10 +54,12 @@ struct ClusterManifest {
   std::vector<std::string> model_names;
   int context_tokens = 0;  // 0 = what the model was trained for
   GatewayManifest gateway;
+  ControlManifest control;
   std::vector<PoolManifest> pools;  // at least one
   std::string transport = "auto";   // auto, local, socket, am
   bool checksum = true;
-  int min_prompt_tokens = 0;  // shorter prompts are computed on the decode worker
+  bool insecure_transfer = false;  // allows KV on the network: it is not encrypted
+  int min_prompt_tokens = 0;       // shorter prompts are computed on the decode worker
   std::string on_prefill_failure = "local";
   Duration itl_objective = std::chrono::milliseconds(40);
 

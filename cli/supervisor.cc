@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "cli/child_process.h"
 #include "cli/commands.h"
+#include "cli/host_address.h"
 #include "cli/http_client.h"
 #include "cli/process.h"
 #include "cli/rank_place.h"
@@ -137,8 +138,12 @@ absl::Status Supervisor::start_gateway() {
   record_.http_address = report.http;
   membership_address_ = report.membership;
   // A restarted coordinator must be found where the first one was; it reports to nobody.
-  coordinator.arguments.insert(coordinator.arguments.end(),
-                               {"--http", record_.http_address, "--membership", membership_address_});
+  const auto told = split_host_port(manifest_.control.listen);
+  const auto got = split_host_port(membership_address_);
+  if (!told || !got)
+    return absl::InternalError(cat("the coordinator reported no address: ", membership_address_));
+  coordinator.arguments.insert(coordinator.arguments.end(), {"--http", record_.http_address, "--membership",
+                                                             join_host_port(told->host, got->port)});
   return absl::OkStatus();
 }
 

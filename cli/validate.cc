@@ -1,10 +1,13 @@
-// baton validate: what a manifest says, and whether the model can be split the way it asks for.
+// baton validate: what a manifest says, whether the model can be split the way it asks for, and the
+// certificates of this machine.
 #include <cstdio>
 
 #include "base/cat.h"
 #include "cli/commands.h"
+#include "cli/control_security.h"
 #include "cli/home.h"
 #include "cli/manifest.h"
+#include "cli/process.h"
 #include "worker/model/model_file.h"
 #include "worker/model/model_shard.h"
 
@@ -26,21 +29,44 @@ absl::Status check_shapes(const ClusterManifest& manifest) {
   return absl::OkStatus();
 }
 
+// The certificates that are on this machine: one that runs workers only has no coordinator's. `notes` tells
+// which were not looked at.
+absl::Status check_certificates(const ControlManifest& control, std::string& notes) {
+  if (!control.tls) return absl::OkStatus();
+  const int64_t now = unix_time_source()();
+  std::vector<std::string> mistakes;
+  int sides = 0;
+  for (const ControlSide side : {ControlSide::kCoordinator, ControlSide::kWorker}) {
+    if (!has_files(control, side)) {
+      notes += cat("; no certificate of the ", side_name(side), " here (wanted where one runs)");
+      continue;
+    }
+    ++sides;
+    if (const absl::Status s = check_files(control, side, now); !s.ok()) mistakes.emplace_back(s.message());
+  }
+  if (sides == 0) return check_files(control, ControlSide::kWorker, now);
+  return mistakes.empty() ? absl::OkStatus() : absl::InvalidArgumentError(join(mistakes, "\n"));
+}
+
+int complain(const std::string& before, const absl::Status& status) {
+  std::fprintf(stderr, "%s%s\n", before.c_str(), std::string(status.message()).c_str());
+  return absl::IsNotFound(status) ? kExitFailed : kExitUsage;
+}
+
 std::string counted(int n, const char* what) { return cat(n, " ", what, n == 1 ? "" : "s"); }
 
 }  // namespace
 
 int run_validate(const std::string& file) {
   const auto manifest = read_manifest(file);
-  const absl::Status status = manifest.ok() ? check_shapes(*manifest) : manifest.status();
-  if (!status.ok()) {
-    std::fprintf(stderr, "%s%s\n", manifest.ok() ? cat(file, ": ").c_str() : "",
-                 std::string(status.message()).c_str());
-    return absl::IsNotFound(status) ? kExitFailed : kExitUsage;
-  }
+  if (!manifest.ok()) return complain("", manifest.status());
+  if (const absl::Status s = check_shapes(*manifest); !s.ok()) return complain(cat(file, ": "), s);
+  std::string notes;
+  if (const absl::Status s = check_certificates(manifest->control, notes); !s.ok()) return complain("", s);
   const bool groups = manifest->processes() > manifest->workers();
-  std::printf("%s: good: %s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),
-              groups ? cat(" of ", counted(manifest->processes(), "rank"), " in all").c_str() : "");
+  std::printf("%s: good: %s%s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),
+              groups ? cat(" of ", counted(manifest->processes(), "rank"), " in all").c_str() : "",
+              notes.c_str());
   return kExitOk;
 }
 

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "cli/control_security.h"
 #include "cli/cores.h"
 #include "cli/kv_type.h"
 #include "cli/version.h"
@@ -50,6 +51,7 @@ absl::StatusOr<std::unique_ptr<WorkerParts>> WorkerParts::make(const WorkerOptio
   const Instant begun = parts->clock.now();
   RETURN_IF_ERROR(parts->read(options));
   RETURN_IF_ERROR(parts->find_place(options));
+  if (parts->place.rank == 0) RETURN_IF_ERROR(parts->find_addresses(options));
   RETURN_IF_ERROR(parts->load(options, std::move(on_peer)));
   parts->load_time = parts->clock.now() - begun;
   return parts;
@@ -90,6 +92,27 @@ absl::Status WorkerParts::find_place(const WorkerOptions& options) {
                                  {"ranks", place.ranks},
                                  {"rendezvous", place.rendezvous},
                                  {"told_by", place.source}});
+  return absl::OkStatus();
+}
+
+absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
+  const ControlManifest& control = manifest.control;
+  join = options.join.empty() ? control.join_address() : options.join;
+  if (join.empty())
+    return absl::InvalidArgumentError(
+        "where is the coordinator? Give --join HOST:PORT, or control.join in the manifest");
+  RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
+  ASSIGN_OR_RETURN(addresses,
+                   choose_addresses({.listen = options.listen,
+                                     .data = options.data,
+                                     .advertise = options.advertise,
+                                     .network = pool.network,
+                                     .join = join,
+                                     .rendezvous = place.rendezvous,
+                                     .number = options.index * pool.ranks() + place.rank,
+                                     .control_protected = control.tls || control.insecure_plaintext,
+                                     .plain_data_allowed = manifest.insecure_transfer},
+                                    local_network()));
   return absl::OkStatus();
 }
 
@@ -216,6 +239,8 @@ absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeo
   }
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
+  data.listen_host = addresses.data_host;
+  data.listen_port = static_cast<uint16_t>(addresses.data_port);
   data.pool_bytes = shared_kv(g).pool_bytes();
   data.prefault_pool = false;
   data.checksum = manifest.checksum;

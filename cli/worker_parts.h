@@ -8,6 +8,7 @@
 #include "cli/manifest.h"
 #include "cli/memory_plan.h"
 #include "cli/rank_group.h"
+#include "cli/worker_address.h"
 #include "kernels/backend.h"
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"
@@ -38,6 +39,8 @@ struct WorkerParts {
   PoolManifest pool;
   WorkerDescription description;  // control_address is filled in by the control server
   RankPlace place;                // which rank of the worker this process is
+  std::string join;               // the coordinator's membership service; rank 0 only
+  WorkerAddresses addresses;      // rank 0 only
   std::unique_ptr<worker::ModelFile> file;
   std::unique_ptr<RankGroup> group;             // empty in a worker of one rank
   std::unique_ptr<transport::DataPlane> plane;  // rank 0 only ...
@@ -62,6 +65,7 @@ struct WorkerParts {
  private:
   absl::Status read(const WorkerOptions& options);
   absl::Status find_place(const WorkerOptions& options);
+  absl::Status find_addresses(const WorkerOptions& options);
   absl::Status load(const WorkerOptions& options, worker::PeerReportSink on_peer);
   absl::Status form_ranks(const kernels::KvGeometry& geometry);
   kernels::KvGeometry shared_kv(kernels::KvGeometry geometry) const;

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/timers.h"
+#include "cli/control_security.h"
 #include "cli/home.h"
 #include "cli/process.h"
 #include "cli/version.h"
@@ -122,13 +123,17 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(
       parts, WorkerParts::make(options, [this](const PeerReport& report) { control->on_peer(report); }));
   if (parts->follower != nullptr) return absl::OkStatus();
-  if (options.join.empty()) return absl::InvalidArgumentError("want --join: rank 0 joins the coordinator");
   worker::EngineLoop::Parts loop_parts{*parts->engine, *parts->runner, *parts->mailbox, parts->clock};
   loop = std::make_unique<worker::EngineLoop>(loop_parts,
                                               [this](std::vector<WorkerMessage>& m) { control->publish(m); });
   ASSIGN_OR_RETURN(http, listen_http(*parts, metrics, *loop));
   parts->description.metrics_address = cat("127.0.0.1:", http->port());
-  worker::WorkerControlOptions control_options{.worker = parts->description, .join = options.join};
+  worker::WorkerControlOptions control_options{
+      .worker = parts->description,
+      .listen = parts->addresses.control_listen,
+      .advertise = parts->addresses.control_host,
+      .join = parts->join,
+      .security = security_of(parts->manifest.control, ControlSide::kWorker)};
   worker::WorkerControlParts control_parts{
       .engine = *parts->mailbox,
       .engine_status = [this] { return loop->status(); },
@@ -157,6 +162,9 @@ int WorkerProcess::run() {
   log_info("worker ready to join", {{"device", parts->description.device},
                                     {"incarnation", parts->description.ref.incarnation.value()},
                                     {"control", control->worker().control_address},
+                                    {"data", parts->description.data_address},
+                                    {"coordinator", parts->join},
+                                    {"tls", parts->manifest.control.tls.has_value()},
                                     {"numerics", parts->description.numerics_id},
                                     {"load_ms", 1e3 * to_seconds(parts->load_time)},
                                     {"memory", parts->memory.text(parts->memory_limit)}});

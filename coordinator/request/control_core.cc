@@ -95,6 +95,13 @@ ClusterStatus ControlCore::status(Instant now) const {
     status.smallest_pool_tokens =
         status.smallest_pool_tokens == 0 ? pool_tokens : std::min(status.smallest_pool_tokens, pool_tokens);
   }
+  for (const auto& [pair, link] : flow_.links().all())
+    status.links.push_back({.a = pair.first.name,
+                            .b = pair.second.name,
+                            .state = to_string(link.state),
+                            .lane = link.lane,
+                            .bytes_per_second = link.bytes_per_second,
+                            .error = link.error});
   const absl::Status can = flow_.can_generate();
   status.can_generate = can.ok();
   status.reason = std::string(can.message());

@@ -86,7 +86,16 @@ struct ClusterStatus {
     LoadSnapshot load;
     Duration heartbeat_age{};
   };
+  // The data-plane connection of two workers, by their names.
+  struct Link {
+    std::string a, b;
+    std::string state;  // pending, up, down
+    std::string lane;
+    double bytes_per_second = 0;
+    std::string error;  // why down
+  };
   std::vector<Worker> workers;
+  std::vector<Link> links;
   bool can_generate = false;         // some worker, or pair, can take a request now
   std::string reason;                // why not
   int32_t context_tokens = 0;        // smallest limit of the pools; 0 = none known yet

@@ -4,6 +4,20 @@
 
 namespace baton::coordinator {
 
+const char* to_string(PeerLink::State state) {
+  switch (state) {
+    case PeerLink::State::kAbsent:
+      return "absent";
+    case PeerLink::State::kPending:
+      return "pending";
+    case PeerLink::State::kUp:
+      return "up";
+    case PeerLink::State::kDown:
+      return "down";
+  }
+  return "unknown";
+}
+
 PeerLinks::Pair PeerLinks::pair(const WorkerRef& a, const WorkerRef& b) {
   return a < b ? Pair{a, b} : Pair{b, a};
 }
@@ -60,10 +74,20 @@ PeerLink::State PeerLinks::state(const Standing& standing) {
 
 PeerLink PeerLinks::link(const WorkerRef& a, const WorkerRef& b) const {
   const auto it = pairs_.find(pair(a, b));
-  if (it == pairs_.end()) return {};
-  const PeerReport& one = it->second.first.report;
-  const PeerReport& two = it->second.second.report;
-  PeerLink link{.state = state(it->second), .lane = one.lane.empty() ? two.lane : one.lane};
+  return it == pairs_.end() ? PeerLink{} : link_of(it->second);
+}
+
+std::vector<std::pair<PeerLinks::Pair, PeerLink>> PeerLinks::all() const {
+  std::vector<std::pair<Pair, PeerLink>> out;
+  for (const auto& [pair, standing] : pairs_) out.emplace_back(pair, link_of(standing));
+  return out;
+}
+
+PeerLink PeerLinks::link_of(const Standing& standing) {
+  const PeerReport& one = standing.first.report;
+  const PeerReport& two = standing.second.report;
+  PeerLink link{.state = state(standing), .lane = one.lane.empty() ? two.lane : one.lane};
+  if (link.state == PeerLink::State::kDown) link.error = one.error.empty() ? two.error : one.error;
   link.latency = std::max(one.latency, two.latency);
   // An end that has not measured says 0.
   link.bytes_per_second = one.bytes_per_second <= 0   ? two.bytes_per_second

@@ -21,7 +21,10 @@ struct PeerLink {
   std::string lane;
   double bytes_per_second = 0;  // the slower of what the ends measured; 0 = not measured
   Duration latency{};           // the larger
+  std::string error;            // down: what an end said last
 };
+
+const char* to_string(PeerLink::State state);
 
 // Every pair that was told to connect. A pair has no direction: KV may flow either way. A pair that is down
 // is asked again each `again`; it stays down, and is not waited for, until both ends say otherwise. Thread:
@@ -38,6 +41,7 @@ class PeerLinks {
   void forget(const WorkerRef& worker);
 
   PeerLink link(const WorkerRef& a, const WorkerRef& b) const;
+  std::vector<std::pair<Pair, PeerLink>> all() const;
   // Pairs that should be asked to connect again now. Pending ones past their time are down from here on.
   std::vector<Pair> on_tick(Instant now);
   Instant next_deadline() const;
@@ -55,6 +59,7 @@ class PeerLinks {
   };
   static Pair pair(const WorkerRef& a, const WorkerRef& b);
   static PeerLink::State state(const Standing& standing);
+  static PeerLink link_of(const Standing& standing);
   void settle(Standing& standing, Instant now) const;
 
   const Duration give_up_;

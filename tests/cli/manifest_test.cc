@@ -94,6 +94,77 @@ TEST(Manifest, StaysOnLoopbackUnlessTold) {
   EXPECT_EQ(errors_of("  gateway: {listen: \"[::1]:8000\"}\n"), "");
 }
 
+// A control section with TLS; `more` stands beside it.
+std::string with_tls(const std::string& listen, const std::string& more = "") {
+  return cat("  control:\n    listen: \"", listen,
+             "\"\n    tls:\n      ca: tls/ca.pem\n      coordinator: {certificate: c.pem, key: /k/c.key}\n"
+             "      worker: {certificate: w.pem, key: w.key, name: node}\n",
+             more);
+}
+
+TEST(Manifest, WorkersOnOtherMachines) {
+  const auto m = parse_manifest(
+      "/d/c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", with_tls("10.0.0.1:8001"),
+                       "  pools: {prefill: {}, decode: {network: {control: 10.0.0.0/24, data: 10.1.0.0/16, "
+                       "dataPort: 7300}}}\n  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->control.join_address(), "10.0.0.1:8001");
+  ASSERT_TRUE(m->control.tls.has_value());
+  EXPECT_EQ(m->control.tls->ca.path, "/d/tls/ca.pem") << "relative to the file";
+  EXPECT_EQ(m->control.tls->coordinator.key.path, "/k/c.key");
+  EXPECT_EQ(m->control.tls->worker.certificate.place, "/d/c.yaml:9:16: spec.control.tls.worker.certificate");
+  EXPECT_EQ(m->control.tls->worker.name, "node");
+  EXPECT_EQ(m->pools[1].network.data, "10.1.0.0/16");
+  EXPECT_EQ(m->pools[1].network.data_port, 7300);
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+}
+
+TEST(Manifest, WhereTheCoordinatorIsFound) {
+  const auto join = [](const std::string& control) {
+    const auto m =
+        parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n  control: {", control,
+                                     "}\n  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
+    EXPECT_TRUE(m.ok()) << m.status();
+    return m.ok() ? m->control.join_address() : "";
+  };
+  EXPECT_EQ(join(""), "") << "any port of loopback: only the flag can say";
+  EXPECT_EQ(join("listen: '127.0.0.1:8001'"), "127.0.0.1:8001");
+  EXPECT_EQ(join("listen: '0.0.0.0:8001', insecureAllowPlaintextOffLoopback: true"), "");
+  EXPECT_EQ(join("listen: '0.0.0.0:8001', join: 'c:8001', insecureAllowPlaintextOffLoopback: true"),
+            "c:8001");
+}
+
+TEST(Manifest, OffLoopbackWantsTlsOrThePermission) {
+  const auto says = [](const std::string& spec, const char* what) {
+    const std::string errors = errors_of(spec);
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  const std::string allowed = "  transfer: {insecureAllowPlaintextOffLoopback: true}\n";
+  says("  control: {listen: '10.0.0.1:8001'}\n" + allowed,
+       "c.yaml:4:13: spec.control.listen: '10.0.0.1' is on the network, and nothing protects");
+  says("  control: {join: 'c:8001'}\n" + allowed, "c.yaml:4:13: spec.control.join: 'c' is on the network");
+  says("  control: {listen: here}\n", "want address:port, got 'here'");
+  says(with_tls("10.0.0.1:8001"),
+       "workers of pool any listen for KV on the network, and KV travels without TLS");
+  says(with_tls("10.0.0.1:8001", "    insecureAllowPlaintextOffLoopback: true\n") + allowed,
+       "want one of both");
+  says("  control: {tls: {ca: a}}\n", "spec.control.tls.coordinator: want `certificate`, a PEM file");
+  says(
+      "  control: {tls: {ca: a, coordinator: {certificate: a, key: a, name: x}, worker: {certificate: a, "
+      "key: "
+      "a, name: x}}}\n",
+      "a worker could pose as coordinator");
+  says("  pools: {any: {network: {data: eth0}}}\n", "want an address of the machine like 10.0.0.2");
+  says("  pools: {any: {network: {data: 0.0.0.0}}}\n" + allowed, "want one address");
+  EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + allowed), "");
+  EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + "  pools: {any: {network: {data: 127.0.0.1}}}\n"), "");
+  EXPECT_EQ(
+      errors_of("  control: {listen: '10.0.0.1:8001', insecureAllowPlaintextOffLoopback: true}\n" + allowed),
+      "");
+}
+
 TEST(Manifest, RefusesAnotherKindOfFile) {
   for (const char* bad :
        {"apiVersion: v1\nkind: Pod\n", "kind: Cluster\n", "apiVersion: baton/v1\n", "{}", "[]", "\0"})

@@ -133,7 +133,9 @@ class ControlServer::Core {
     port_ = port;
     if (!worker_.control_address.empty()) return;
     const std::string& listen = options_.listen;
-    worker_.control_address = absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
+    std::string host = options_.advertise.empty() ? listen.substr(0, listen.rfind(':')) : options_.advertise;
+    if (host.find(':') != host.npos && host[0] != '[') host = absl::StrCat("[", host, "]");
+    worker_.control_address = absl::StrCat(host, ":", port);
   }
   int port() const { return port_; }
 

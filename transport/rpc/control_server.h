@@ -38,6 +38,7 @@ using ControlServerEvent = std::variant<CoordinatorOpened, CoordinatorSaid, Coor
 
 struct ControlServerOptions {
   std::string listen = "127.0.0.1:0";  // port 0: the system chooses, see port()
+  std::string advertise;               // host that the coordinator connects to; empty: that of `listen`
   RpcSecurity security;
   QueueBounds queue;     // of each stream, outgoing
   int max_streams = 64;  // open or shaking hands
@@ -60,7 +61,7 @@ class ControlServer {
   // May refuse a hello that is good otherwise. Called like the sink.
   using Admit = std::function<absl::Status(const CoordinatorHello&)>;
 
-  // `worker.control_address` is filled in (host of `listen`, chosen port) when it is empty.
+  // `worker.control_address` is filled in (`advertise` and the chosen port) when it is empty.
   static absl::StatusOr<std::unique_ptr<ControlServer>> start(ControlServerOptions options,
                                                               WorkerDescription worker, Sink sink,
                                                               Admit admit = {});

@@ -7,9 +7,11 @@
 #include <optional>
 #include <vector>
 
+#include "base/cat.h"
 #include "base/timers.h"
 #include "transport/rpc/codec.h"
 #include "transport/rpc/grpc_edge.h"
+#include "transport/rpc/handshake_log.h"
 #include "wire.grpc.pb.h"
 
 namespace baton::transport {
@@ -36,8 +38,17 @@ struct Call final : AnyCall {
   Reply reply;
 };
 
+// With what to look at, when it is the protection of the two ends that does not fit.
+absl::Status explained(const grpc::Status& status) {
+  const std::string why =
+      absl::IsUnavailable(to_absl(status)) ? explain_handshake(status.error_message()) : "";
+  return why.empty()
+             ? to_absl(status)
+             : absl::UnavailableError(cat("the coordinator: ", why, " (", status.error_message(), ")"));
+}
+
 absl::StatusOr<JoinAccepted> accepted_from(const grpc::Status& status, const wire::JoinReply& reply) {
-  if (!status.ok()) return to_absl(status);
+  if (!status.ok()) return explained(status);
   if (reply.lease_ttl_ns() < Duration(timers::kLeaseRenew).count() ||
       reply.lease_ttl_ns() > Duration(1h).count()) {
     return absl::InternalError("the coordinator gave a lease that cannot be renewed in time");
@@ -104,7 +115,7 @@ class MembershipClient::Core : public std::enable_shared_from_this<Core> {
   Duration backoff_ = kFirstRetry;
   std::optional<Instant> next_;  // the next call; none: delay_ after the next tick
   Duration delay_{};
-  std::optional<absl::StatusCode> last_failure_;
+  absl::Status last_failure_;
 };
 
 Instant MembershipClient::Core::tick(Instant now) {
@@ -165,7 +176,7 @@ void MembershipClient::Core::on_join(const absl::StatusOr<JoinAccepted>& accepte
     valid_until_ = sent + ttl_ - Duration(timers::kSelfFenceMargin);
     next_ = sent + Duration(timers::kLeaseRenew);
     backoff_ = kFirstRetry;
-    last_failure_.reset();
+    last_failure_ = absl::OkStatus();
     return tell(Joined{*accepted});
   }
   if (absl::IsFailedPrecondition(accepted.status())) {
@@ -173,9 +184,8 @@ void MembershipClient::Core::on_join(const absl::StatusOr<JoinAccepted>& accepte
     return tell(Fenced{accepted.status()});
   }
   back_off();
-  if (std::exchange(last_failure_, accepted.status().code()) != accepted.status().code()) {
+  if (std::exchange(last_failure_, accepted.status()) != accepted.status())
     tell(JoinFailed{accepted.status()});
-  }
 }
 
 void MembershipClient::Core::on_renew(const absl::Status& status, Instant sent) {

@@ -49,6 +49,16 @@ void fill_reply(const JoinAccepted& accepted, wire::JoinReply& reply) {
   reply.mutable_hash_key()->set_k1(accepted.hash_key.k1);
 }
 
+// `caller` is gRPC's "ipv4:10.0.0.2:4711" or "ipv6:%5B::1%5D:4711".
+absl::Status check_reachable(const WorkerDescription& worker, const std::string& caller) {
+  const bool here = caller.starts_with("ipv4:127.") || caller.starts_with("ipv6:%5B::1%5D") ||
+                    caller.starts_with("ipv6:[::1]");
+  if (here || !is_loopback(worker.control_address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      worker.ref.name, " calls from ", caller, " but says that it listens on ", worker.control_address,
+      ", which the coordinator cannot reach; start it with --listen ADDRESS"));
+}
+
 }  // namespace
 
 class MembershipServer::Service final : public wire::Membership::CallbackService {
@@ -87,6 +97,7 @@ class MembershipServer::Service final : public wire::Membership::CallbackService
                                                           request->protocol_version()));
       }
       ASSIGN_OR_RETURN(WorkerDescription worker, decode(request->worker()));
+      RETURN_IF_ERROR(check_reachable(worker, context->peer()));
       return JoinCall{std::move(worker), [call, reply](absl::StatusOr<JoinAccepted> accepted) {
                         call->finish(accepted.status(), [&] {
                           if (accepted.ok()) fill_reply(*accepted, *reply);

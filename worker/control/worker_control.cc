@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<WorkerControl>> WorkerControl::start(const Worker
   WorkerControl* self = control.get();
   transport::ControlServerOptions server;
   server.listen = options.listen;
+  server.advertise = options.advertise;
   server.security = options.security;
   ASSIGN_OR_RETURN(control->server_,
                    transport::ControlServer::start(

@@ -23,6 +23,7 @@ namespace baton::worker {
 struct WorkerControlOptions {
   WorkerDescription worker;            // control_address is filled in
   std::string listen = "127.0.0.1:0";  // of the control server
+  std::string advertise;               // host that the coordinator connects to; empty: that of `listen`
   std::string join;                    // host:port of the coordinator's membership service
   transport::RpcSecurity security;
 };

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 
@@ -9,8 +10,10 @@
 #include "tests/transport/rpc/event_log.h"
 #include "transport/rpc/control_client.h"
 #include "transport/rpc/control_server.h"
+#include "transport/rpc/handshake_log.h"
 #include "transport/rpc/membership_client.h"
 #include "transport/rpc/membership_server.h"
+#include "transport/rpc/tls_files.h"
 
 namespace baton::transport {
 namespace {
@@ -22,7 +25,8 @@ class TlsTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(name.data()), nullptr);
     folder = name;
     made = make_ca("ca") && make_ca("other") && make_certificate("coordinator", "ca") &&
-           make_certificate("worker", "ca") && make_certificate("stranger", "other");
+           make_certificate("worker", "ca") && make_certificate("stranger", "other") &&
+           make_certificate("short", "ca", 1);
   }
   static void TearDownTestSuite() { std::filesystem::remove_all(folder); }
   void SetUp() override {
@@ -38,11 +42,11 @@ class TlsTest : public ::testing::Test {
         absl::StrCat("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout ", name,
                      ".key -out ", name, ".pem -subj /CN=", name));
   }
-  static bool make_certificate(const std::string& name, const std::string& ca) {
+  static bool make_certificate(const std::string& name, const std::string& ca, int days = 2) {
     std::ofstream(absl::StrCat(folder, "/", name, ".ext")) << "subjectAltName=DNS:" << name << "\n";
     return openssl(absl::StrCat("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ", name,
                                 ".key -out ", name, ".csr -subj /CN=", name)) &&
-           openssl(absl::StrCat("x509 -req -days 2 -in ", name, ".csr -CA ", ca, ".pem -CAkey ", ca,
+           openssl(absl::StrCat("x509 -req -days ", days, " -in ", name, ".csr -CA ", ca, ".pem -CAkey ", ca,
                                 ".key -CAcreateserial -out ", name, ".pem -extfile ", name, ".ext"));
   }
   static RpcSecurity as(const std::string& name, const std::string& peer, const std::string& ca = "ca") {
@@ -136,6 +140,42 @@ TEST_F(TlsTest, FilesThatAreNoGoodAreNamed) {
   options.security.tls->key = folder + "/worker.ext";
   const auto no_pem = ControlServer::start(options, some_worker("w", 1), server_log.sink());
   EXPECT_THAT(std::string(no_pem.status().message()), ::testing::HasSubstr("PEM"));
+}
+
+// What check_tls_files() says, one line a mistake; `hours`: from now.
+std::string mistakes(const TlsFiles& files, const std::string& name, int hours = 0) {
+  std::string out;
+  for (const TlsMistake& m : check_tls_files(files, name, std::time(nullptr) + 3600 * hours))
+    out += absl::StrCat(static_cast<int>(m.file), " ", m.text, "\n");
+  return out;
+}
+
+TEST_F(TlsTest, FilesAreCheckedBeforeAnybodyConnects) {
+  const TlsFiles good = *as("worker", "").tls;
+  EXPECT_EQ(mistakes(good, "worker"), "");
+  const auto says = [&](const TlsFiles& files, const char* what, const std::string& name = "worker",
+                        int hours = 0) {
+    EXPECT_THAT(mistakes(files, name, hours), ::testing::HasSubstr(what));
+  };
+  says({folder + "/none.pem", good.certificate, good.key}, "none.pem: No such file");
+  says({good.ca, good.key, good.key}, "worker.key: no certificate in it");
+  says({good.ca, good.certificate, good.certificate}, "worker.pem: no private key in it");
+  says({good.ca, good.certificate, folder + "/coordinator.key"}, "coordinator.key: is not the key of");
+  says({folder + "/other.pem", good.certificate, good.key}, "not signed by");
+  says(good, "does not carry the name 'coordinator'", "coordinator");
+  says(*as("short", "").tls, "short.pem: expired on", "short", 30);
+  says(good, "not valid before", "worker", -30);
+  EXPECT_GT(certificate_seconds_left(good, std::time(nullptr)), 3600);
+  EXPECT_EQ(certificate_seconds_left({"", "/none", ""}, 0), 0);
+}
+
+TEST(HandshakeWords, GrpcsTextsAreExplained) {
+  using ::testing::HasSubstr;
+  EXPECT_THAT(explain_handshake("SSL routines::certificate verify failed"),
+              HasSubstr("not signed by our CA"));
+  EXPECT_THAT(explain_handshake("SSL routines::wrong version number"), HasSubstr("without TLS"));
+  EXPECT_THAT(explain_handshake("Socket closed"), HasSubstr("does not take our certificate"));
+  EXPECT_EQ(explain_handshake("Connection refused"), "");
 }
 
 }  // namespace

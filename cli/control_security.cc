@@ -1,0 +1,72 @@
+#include "cli/control_security.h"
+
+#include <unistd.h>
+
+#include "base/cat.h"
+#include "base/log.h"
+#include "cli/process.h"
+#include "transport/rpc/handshake_log.h"
+#include "transport/rpc/tls_files.h"
+
+namespace baton::cli {
+namespace {
+
+constexpr int64_t kDay = 24 * 3600;
+constexpr int64_t kWarnDays = 14;
+
+const TlsSide& own_side(const TlsManifest& tls, ControlSide side) {
+  return side == ControlSide::kCoordinator ? tls.coordinator : tls.worker;
+}
+
+transport::TlsFiles files_of(const TlsManifest& tls, ControlSide side) {
+  const TlsSide& own = own_side(tls, side);
+  return {.ca = tls.ca.path, .certificate = own.certificate.path, .key = own.key.path};
+}
+
+}  // namespace
+
+const char* side_name(ControlSide side) {
+  return side == ControlSide::kCoordinator ? "coordinator" : "worker";
+}
+
+transport::RpcSecurity security_of(const ControlManifest& control, ControlSide side) {
+  transport::RpcSecurity out{.insecure_i_understand = control.insecure_plaintext};
+  if (!control.tls) return out;
+  out.tls = files_of(*control.tls, side);
+  out.peer_name =
+      side == ControlSide::kCoordinator ? control.tls->worker.name : control.tls->coordinator.name;
+  return out;
+}
+
+bool has_files(const ControlManifest& control, ControlSide side) {
+  if (!control.tls) return false;
+  const TlsSide& own = own_side(*control.tls, side);
+  return ::access(own.certificate.path.c_str(), F_OK) == 0 || ::access(own.key.path.c_str(), F_OK) == 0;
+}
+
+absl::Status check_files(const ControlManifest& control, ControlSide side, int64_t unix_time) {
+  if (!control.tls) return absl::OkStatus();
+  const TlsSide& own = own_side(*control.tls, side);
+  std::vector<std::string> lines;
+  for (const auto& mistake : transport::check_tls_files(files_of(*control.tls, side), own.name, unix_time)) {
+    const NamedFile& file = mistake.file == transport::TlsFile::kCa    ? control.tls->ca
+                            : mistake.file == transport::TlsFile::kKey ? own.key
+                                                                       : own.certificate;
+    lines.push_back(cat(file.place, ": ", mistake.text));
+  }
+  return lines.empty() ? absl::OkStatus() : absl::InvalidArgumentError(join(lines, "\n"));
+}
+
+absl::Status check_own_files(const ControlManifest& control, ControlSide side) {
+  const int64_t now = unix_time_source()();
+  RETURN_IF_ERROR(check_files(control, side, now));
+  if (!control.tls) return absl::OkStatus();
+  transport::log_failed_handshakes();
+  const int64_t left = transport::certificate_seconds_left(files_of(*control.tls, side), now);
+  if (left < kWarnDays * kDay)
+    log_warn("the certificate ends soon: make a new one, then restart this process",
+             {{"file", own_side(*control.tls, side).certificate.path}, {"hours_left", left / 3600}});
+  return absl::OkStatus();
+}
+
+}  // namespace baton::cli
