@@ -12,6 +12,7 @@
 #include "base/dtype.h"
 #include "base/ids.h"
 #include "base/status.h"
+#include "kernels/logit_blocks.h"
 
 namespace baton::kernels {
 
@@ -226,8 +227,7 @@ class Backend {
   // Afterwards row i of x, residual and out is logit row i, and nothing but linear_add, feed_forward and head
   // may follow. After the last layer's attention nobody reads the other rows any more.
   virtual void keep_logit_rows(std::span<const RowTensor> tensors) = 0;
-  // logits[logit_rows.size()][linear.rows], host memory
-  virtual void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) = 0;
+  virtual void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) = 0;
   virtual absl::Status finish_step() = 0;
 
   // For what the host does with the logits (sampling): work(i, thread) for every i in [0, count), on up to

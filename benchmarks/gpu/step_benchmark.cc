@@ -155,7 +155,7 @@ class StepModel {
       backend_->linear_add(*o_, attention_, residual_);
       backend_->feed_forward(norm, *gate_up_, *down_, residual_, hidden_);
     }
-    backend_->head(norm, *head_, residual_, logits_.data());
+    backend_->head(norm, *head_, residual_, {.values = logits_.data()});
   }
 
   const ModelShape shape_;

@@ -145,7 +145,7 @@ void SyntheticModel::step(int sequences, int rows, int first_position) {
       timed(kOutput, [&] { backend_->linear_add(*layer.output, attended_, x_); });
       timed(kFeedForward, [&] { backend_->feed_forward(norm, *layer.gate_up, *layer.down, x_, hidden_); });
     }
-    timed(kHead, [&] { backend_->head(norm, *head_, x_, logits_); });
+    timed(kHead, [&] { backend_->head(norm, *head_, x_, {.values = logits_}); });
   });
   BATON_CHECK(backend_->finish_step().ok());
 }

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kPrivateRows = 4;
 constexpr int64_t kGateUpFloats = 64 * 1024;  // a thread's gate and up outputs before they are multiplied
+constexpr int64_t kHotLogits = 64 * 1024;     // floats
 constexpr int64_t kSerialRows = 2;            // fewer rows of embedding are not worth waking anyone
 
 // One thread's: two panel pairs of every row at least.
@@ -251,11 +252,34 @@ void CpuBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
   });
 }
 
-void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
+void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) {
   const auto& l = static_cast<const CpuLinear&>(linear);
+  BATON_CHECK(l.parts() == 1);
   const auto rows = static_cast<int64_t>(batch_.logit_rows.size());
-  multiply({.x = x, .rows = rows, .norm = &norm, .index = batch_.logit_rows.data()}, l,
-           {.out = logits, .stride = l.rows()});
+  with_rows({.x = x, .rows = rows, .norm = &norm, .index = batch_.logit_rows.data()}, l,
+            [&](const Part& part, const Activations& normed) {
+              const Share blocks = share_of(logit_blocks(l.rows()), part.panels_index, part.panels_of);
+              head_blocks(l, blocks, normed, out.from(part.rows.begin, l.rows()));
+            });
+}
+
+// So many blocks at a time that the logits are still in the second cache when the largest are sought.
+void CpuBackend::head_blocks(const CpuLinear& linear, Share blocks, const Activations& x,
+                             const LogitRows& out) const {
+  constexpr int64_t kPanels = kLogitBlock / kPanelRows;
+  const int64_t vocabulary = linear.rows();
+  const int64_t some = std::max<int64_t>(1, kHotLogits / (kLogitBlock * x.rows));
+  for (int64_t begin = blocks.begin; begin < blocks.end; begin += some) {
+    const int64_t end = std::min(begin + some, blocks.end);
+    linear.multiply(kernels_, {begin * kPanels, std::min(end * kPanels, linear.panels())}, x,
+                    {.out = out.values, .stride = vocabulary});
+    const int64_t first = begin * kLogitBlock;
+    const auto count = static_cast<size_t>(std::min(end * kLogitBlock, vocabulary) - first);
+    for (int64_t r = 0; r < x.rows; ++r) {
+      const LogitRows row = out.from(r, vocabulary);
+      row.look_over_blocks(begin, {row.values + first, count});
+    }
+  }
 }
 
 CpuBackend::ActivatedRows CpuBackend::ActivatedRows::from(int64_t row, int64_t width) const {

@@ -51,7 +51,7 @@ class CpuBackend final : public Backend {
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void feed_forward(const NormWeights& norm, const Linear& first, const Linear& down, float* residual,
                     float* scratch) override;
-  void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
+  void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) override;
   absl::Status finish_step() override { return absl::OkStatus(); }
   int host_threads() const override { return pool_.size(); }
   void run_on_host(int count, absl::FunctionRef<void(int i, int thread)> work) override;
@@ -112,6 +112,7 @@ class CpuBackend final : public Backend {
                    const ActivatedRows& out);
   void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
                       const ActivatedRows& out) const;
+  void head_blocks(const CpuLinear& linear, Share blocks, const Activations& x, const LogitRows& out) const;
   RopeStore::Call rope_call(const RopeAttention& call, float* qkv) const;
 
   const Kernels& kernels_;

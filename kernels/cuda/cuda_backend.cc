@@ -206,7 +206,7 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   batch_ = batch;
   ++step_;
   kept_ = false;
-  logits_ = nullptr;
+  logits_ = {};
   error_ = absl::OkStatus();
   const int share = attention_.heads / attention_.kv_heads;
   work_.build(batch, {attention_.kv_heads, share, attention_.window, slots_});
@@ -394,9 +394,9 @@ void CudaBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
   rows_ = std::max<int32_t>(1, static_cast<int32_t>(batch_.logit_rows.size()));
 }
 
-void CudaBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
-  logits_ = logits;
-  logit_bytes_ = batch_.logit_rows.size() * linear.rows() * sizeof(float);
+void CudaBackend::head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) {
+  logits_ = out;
+  vocabulary_ = linear.rows();
   if (!graphs_.announce(kHead, &linear, x)) return;
   if (!kept_ && batch_.logit_rows.size() < batch_.tokens.size())
     rows_ = static_cast<int32_t>(batch_.logit_rows.size());
@@ -415,15 +415,20 @@ absl::Status CudaBackend::finish_step() {
   const absl::Status ended =
       graphs_.end_step(stream_);  // also after an error, so that a capture does not stay open
   note(ended);
-  if (logits_ != nullptr && error_.ok()) {
-    note(to_status(cudaMemcpyAsync(host_logits_.data(), device_logits_.data(), logit_bytes_,
+  const auto logit_rows = static_cast<int64_t>(batch_.logit_rows.size());
+  const size_t logit_bytes = logit_rows * vocabulary_ * sizeof(float);
+  if (logits_.values != nullptr && error_.ok()) {
+    note(to_status(cudaMemcpyAsync(host_logits_.data(), device_logits_.data(), logit_bytes,
                                    cudaMemcpyDeviceToHost, stream_),
                    "copying logits"));
   }
   const cudaError_t end = cudaStreamSynchronize(stream_);
   note(to_status(end, cat("one of the step's kernels (BATON_CUDA_SYNC=1 names it), ", batch_.rows(),
                           " rows of ", batch_.sequences.size(), " sequences")));
-  if (logits_ != nullptr && error_.ok()) std::memcpy(logits_, host_logits_.data(), logit_bytes_);
+  if (logits_.values != nullptr && error_.ok()) {
+    std::memcpy(logits_.values, host_logits_.data(), logit_bytes);
+    logits_.look_over(logit_rows, vocabulary_);
+  }
   return error_;
 }
 

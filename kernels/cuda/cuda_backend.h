@@ -53,7 +53,7 @@ class CudaBackend final : public Backend {
   void linear_part(const Linear& linear, const float* x, float* out) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
-  void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
+  void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) override;
   absl::Status finish_step() override;
 
  private:
@@ -111,8 +111,8 @@ class CudaBackend final : public Backend {
   int32_t rows_ = 0;  // that grids are made for: the step's, or its bucket
   bool kept_ = false;
   uint64_t step_ = 0;
-  float* logits_ = nullptr;  // of the caller, when the step has any
-  size_t logit_bytes_ = 0;
+  LogitRows logits_;        // of the caller, when the step has any
+  int64_t vocabulary_ = 0;  // of the head
   absl::Status error_;
 };
 

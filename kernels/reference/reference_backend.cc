@@ -233,13 +233,15 @@ void ReferenceBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
   batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
 }
 
-void ReferenceBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
+void ReferenceBackend::head(const NormWeights& norm, const Linear& linear, const float* x,
+                            const LogitRows& out) {
   const auto count = static_cast<int64_t>(batch_.logit_rows.size());
   const size_t width = norm.weight.size();
   normed_.resize(count * width);
   for (int64_t r = 0; r < count; ++r)
     rms_norm(norm, {x + batch_.logit_rows[r] * width, width}, {normed_.data() + r * width, width});
-  multiply(linear, normed_.data(), count, logits);
+  multiply(linear, normed_.data(), count, out.values);
+  out.look_over(count, linear.rows());
 }
 
 }  // namespace baton::kernels::reference

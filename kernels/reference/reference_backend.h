@@ -33,7 +33,7 @@ class ReferenceBackend final : public Backend {
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
   void linear_part(const Linear& linear, const float* x, float* out) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
-  void head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) override;
+  void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) override;
   absl::Status finish_step() override { return absl::OkStatus(); }
 
  private:

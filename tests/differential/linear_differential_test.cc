@@ -61,8 +61,23 @@ OwnedBatch rows_of(int count) {
 }
 
 struct Outputs {
-  std::vector<float> plain, added, logits;
+  std::vector<float> plain, added, logits, maxima;
 };
+
+// A model's head is one matrix: the first of the case's.
+void run_head(Backend& backend, const LinearCase& c, const NormWeights& norm, const float* x, Outputs& out) {
+  const int64_t vocabulary = c.parts[0].rows;
+  std::vector<float> bias = c.bias;
+  bias.resize(bias.empty() ? 0 : vocabulary);
+  auto linear = backend.make_linear({{c.parts[0]}, bias, c.k_shards});
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  OwnedBatch owned = rows_of(c.rows);
+  backend.begin_step(owned.batch());
+  out.logits.resize(owned.logit_rows.size() * vocabulary);
+  out.maxima.resize(owned.logit_rows.size() * logit_blocks(vocabulary));
+  backend.head(norm, **linear, x, {out.logits.data(), out.maxima.data()});
+  EXPECT_TRUE(backend.finish_step().ok());
+}
 
 Outputs run_case(Backend& backend, const LinearCase& c, const std::vector<float>& x,
                  const std::vector<float>& residual) {
@@ -78,9 +93,8 @@ Outputs run_case(Backend& backend, const LinearCase& c, const std::vector<float>
   backend.norm_linear(norm, **linear, x.data(), out.plain.data());
   out.added.assign(residual.begin(), residual.begin() + c.rows * (*linear)->rows());
   backend.linear_add(**linear, x.data(), out.added.data());
-  out.logits.resize(owned.logit_rows.size() * (*linear)->rows());
-  backend.head(norm, **linear, x.data(), out.logits.data());
   EXPECT_TRUE(backend.finish_step().ok());
+  run_head(backend, c, norm, x.data(), out);
   return out;
 }
 
@@ -120,6 +134,7 @@ TEST_P(LinearDifferential, EveryInstructionSetRowCountAndThreadCount) {
         expect_same_bits(want.plain, got.plain, what + ", norm_linear");
         expect_same_bits(want.added, got.added, what + ", linear_add");
         expect_same_bits(want.logits, got.logits, what + ", head");
+        expect_same_bits(want.maxima, got.maxima, what + ", maxima");
       }
     }
   }
@@ -129,6 +144,45 @@ INSTANTIATE_TEST_SUITE_P(Types, LinearDifferential, testing::ValuesIn(type_cases
   return std::string(traits_of(info.param.type).name) +
          (info.param.numerics == Numerics::kFloat ? "" : "BrainDots");
 });
+
+// Vocabularies of several blocks and a rest, rows shared and panels shared; one logit is infinite.
+TEST(HeadDifferential, MaximaAreThoseOfTheLogits) {
+  const uint64_t seed = RandomModel::seed_or(8);
+  RandomModel random(seed);
+  std::vector<std::byte> pool;
+  for (int threads = 1; threads <= 3; ++threads)
+    for (const int rows : {1, 2, 5, 12, 40})
+      for (const int vocabulary : {256, 700, 1300}) {
+        LinearCase c;
+        c.rows = rows;
+        c.parts = {random.weight(DType::kQ8_0, vocabulary, 64)};
+        for (int i = 0; i < vocabulary; ++i) c.bias.push_back(0);
+        c.bias[random.between(0, vocabulary - 1)] = std::numeric_limits<float>::infinity();
+        const std::vector<float> x = random.floats(rows * 64, 2.0f), weight(64, 1.0f);
+        for (NamedBackend& b : cpu_backends(threads)) {
+          prepare(*b.backend, pool);
+          Outputs got;
+          run_head(*b.backend, c, {weight, 1e-5f}, x.data(), got);
+          const auto blocks = static_cast<size_t>(logit_blocks(vocabulary));
+          ASSERT_EQ(got.maxima.size() % blocks, 0u);
+          for (size_t r = 0; r < got.maxima.size() / blocks; ++r) {
+            bool said = false;
+            for (size_t block = 0; block < blocks; ++block) {
+              const std::span row = std::span(got.logits).subspan(r * vocabulary, vocabulary);
+              const std::span of = row.subspan(256 * block, std::min<size_t>(256, vocabulary - 256 * block));
+              const float max = got.maxima[r * blocks + block];
+              if (std::ranges::any_of(of, [](float v) { return std::isinf(v); })) {
+                EXPECT_TRUE(std::isnan(max)) << b.name << ", seed " << seed;
+                said = true;
+              } else if (!std::isnan(max)) {
+                EXPECT_EQ(max, *std::ranges::max_element(of)) << b.name << ", seed " << seed;
+              }
+            }
+            EXPECT_TRUE(said);
+          }
+        }
+      }
+}
 
 TEST(LinearDifferentialMixed, PartsOfDifferentTypes) {
   const uint64_t seed = RandomModel::seed_or(7);

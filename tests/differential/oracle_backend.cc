@@ -139,11 +139,14 @@ void OracleBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
   batch_ = kernels::keep_logit_rows(batch_, tensors, kept_rows_);
 }
 
-void OracleBackend::head(const NormWeights& norm, const Linear& linear, const float* x, float* logits) {
+void OracleBackend::head(const NormWeights& norm, const Linear& linear, const float* x,
+                         const LogitRows& out) {
+  float* logits = out.values;
   for (const int32_t row : batch_.logit_rows) {
     std::ranges::copy(linear_row(linear, normed(norm, x + row * linear.cols()), brain_dots_), logits);
     logits += linear.rows();
   }
+  out.look_over(static_cast<int64_t>(batch_.logit_rows.size()), linear.rows());
 }
 
 void OracleBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {

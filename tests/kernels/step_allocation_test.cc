@@ -67,7 +67,7 @@ class Steps {
     backend_->linear_add(*back_, hidden, x);
     backend_->gate_up({norm_, 1e-5f}, *gate_up_, x, hidden);
     backend_->linear_add(*down_, hidden, x);
-    backend_->head({norm_, 1e-5f}, *qkv_, x, qkv);
+    backend_->head({norm_, 1e-5f}, *qkv_, x, {qkv, maxima_.data()});
     EXPECT_TRUE(backend_->finish_step().ok());
     operations_ = allocations.load() - begun;
     step_ = allocations.load() - before;
@@ -81,7 +81,7 @@ class Steps {
   }
 
   std::vector<std::byte> bytes_, pool_;
-  std::vector<float> norm_, buffer_;
+  std::vector<float> norm_, buffer_, maxima_ = std::vector<float>(1);
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Linear> qkv_, back_, gate_up_, down_;
   std::vector<BlockId> blocks_;

@@ -25,12 +25,13 @@ constexpr bool before(const Candidate& a, const Candidate& b) {
 // scratch. Thread: one.
 class CandidateSelector {
  public:
-  // The out.size() first of `logits` by before(), which has at least as many; logits[i] is token first + i.
-  // In no order. Logits that are not finite give a first candidate that is not a number.
-  void select(std::span<const float> logits, TokenId first, std::span<Candidate> out);
+  // The out.size() first of `logits` by before(), which has at least as many; logits[i] is token first + i;
+  // `maxima` are theirs, as LogitRows has them. In no order. Logits that are not finite give a first
+  // candidate that is not a number.
+  void select(std::span<const float> logits, std::span<const float> maxima, TokenId first,
+              std::span<Candidate> out);
 
  private:
-  std::vector<float> maxima_;  // of blocks of 256 logits
   std::vector<float> ranked_;
   std::vector<float> values_;
   std::vector<int32_t> ids_;

@@ -8,6 +8,7 @@
 namespace baton::worker {
 
 using kernels::LinearSpec;
+using kernels::LogitRows;
 using kernels::NormWeights;
 using kernels::StepBatch;
 
@@ -154,7 +155,8 @@ NormWeights LlamaModel::norm(const std::vector<float>& weight) const {
   return {.weight = weight, .eps = static_cast<float>(spec_.norm_eps)};
 }
 
-absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on_layer, float* logits) {
+absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on_layer,
+                                 const LogitRows& logits) {
   BATON_CHECK(batch.rows() >= 1 && batch.rows() <= options_.max_rows);
   rows_ = batch.rows();
   logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
@@ -173,7 +175,7 @@ void LlamaModel::begin_rows() {
   backend_.alone([&] { options_.links->receive({residual_, rows_ * static_cast<size_t>(spec_.hidden)}); });
 }
 
-void LlamaModel::finish_rows(float* logits) {
+void LlamaModel::finish_rows(const LogitRows& logits) {
   if (!part_.last_stage())
     return backend_.alone(
         [&] { options_.links->send_on({residual_, rows_ * static_cast<size_t>(spec_.hidden)}); });

@@ -53,7 +53,8 @@ class LlamaModel {
   // logits[batch.logit_rows.size()][part().vocab.size()]: nothing but on the last stage. `on_layer(l)` is
   // called once per layer of this rank, counted from 0, as soon as the KV of all rows of the layer is in the
   // pool. Every rank of a group must be given the same batch.
-  absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer, float* logits);
+  absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer,
+                       const kernels::LogitRows& logits);
 
   // Of the rank: its layers, heads and feed-forward width; hidden and vocab_size of the whole model.
   const ModelSpec& spec() const { return spec_; }
@@ -94,7 +95,7 @@ class LlamaModel {
   void allocate();
   void begin_rows();
   void run_layer(int index, const LayerListener& on_layer);
-  void finish_rows(float* logits);
+  void finish_rows(const kernels::LogitRows& logits);
   bool keep_logit_rows();
   void add_product(const SplitProduct& product, int64_t rows);
   void add_sums(const SplitProduct& product, int64_t rows);

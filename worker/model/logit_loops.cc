@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/logit_blocks.h"
+
 // CMakeLists.txt says for which instruction sets a loop is compiled beside the build's own.
 #ifndef BATON_CLONES
 #define BATON_CLONES
@@ -15,10 +17,9 @@ namespace baton::worker::logit_loops {
 namespace {
 
 constexpr size_t kLanes = 8;
+constexpr size_t kBlock = kernels::kLogitBlock;
 using Doubles = double __attribute__((vector_size(64)));
 using Longs = int64_t __attribute__((vector_size(64)));
-using Floats = float __attribute__((vector_size(64)));
-using Ints = int32_t __attribute__((vector_size(64)));
 using HalfFloats = float __attribute__((vector_size(32)));
 
 constexpr double kInvLn2 = 1.4426950408889634074;
@@ -68,34 +69,9 @@ double fixed_exp(double x) {
   return x;
 }
 
-BATON_CLONES bool block_maxima(std::span<const float> logits, float* maxima) {
-  Ints bad = {};
+bool all_finite(std::span<const float> maxima) {
   bool finite = true;
-  const size_t whole = logits.size() / kBlock;
-  for (size_t b = 0; b < whole; ++b) {
-    const float* x = logits.data() + b * kBlock;
-    Floats best;
-    std::memcpy(&best, x, sizeof(best));
-    for (size_t i = 0; i < kBlock; i += 2 * kLanes) {
-      Floats v;
-      Ints bits;
-      std::memcpy(&v, x + i, sizeof(v));
-      take_bits(v, bits);
-      best = v > best ? v : best;
-      bad |= (bits & 0x7f800000) == 0x7f800000;  // exponent all ones
-    }
-    float max = best[0];
-    for (size_t i = 1; i < 2 * kLanes; ++i) max = best[i] > max ? best[i] : max;
-    maxima[b] = max;
-  }
-  for (size_t i = 0; i < 2 * kLanes; ++i) finite &= bad[i] == 0;
-  if (whole * kBlock == logits.size()) return finite;
-  float max = logits[whole * kBlock];
-  for (const float v : logits.subspan(whole * kBlock)) {
-    max = v > max ? v : max;
-    finite &= std::isfinite(v);
-  }
-  maxima[whole] = max;
+  for (const float max : maxima) finite &= max == max;
   return finite;
 }
 

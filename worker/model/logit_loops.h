@@ -15,11 +15,8 @@ namespace logit_loops {
 // every machine, unlike libm's, which picks its code by the CPU. 0 below -700.
 double fixed_exp(double x);
 
-inline constexpr size_t kBlock = 256;
-
-// maxima[b] = largest of logits[256 b .. 256 b + 255]; there are ceil(size / 256). False when a logit is
-// infinite or not a number; the maxima then mean nothing.
-bool block_maxima(std::span<const float> logits, float* maxima);
+// Whether none of the maxima that LogitRows has says that a logit is not finite.
+bool all_finite(std::span<const float> maxima);
 
 // Appends what is >= floor to values and ids, ascending; both have room for everything. Blocks whose maximum
 // is below the floor are not looked at. Returns how many.

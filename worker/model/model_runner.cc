@@ -138,8 +138,10 @@ absl::Status ModelRunner::score_prompt(const PlannedRows& rows, size_t first_log
   const int32_t top = std::max(sequence.request.sampling.prompt_logprobs, 0);
   const int32_t end = std::min(rows.first_position + rows.row_count, sequence.prompt_tokens - 1);
   for (int32_t position = rows.first_position; position < end; ++position) {
-    const auto row = logits(first_logit + (position - rows.first_position));
-    RETURN_IF_ERROR(sampler.score(row, sequence.tokens[position + 1], top, out.prompt_tokens.emplace_back()));
+    const size_t row = first_logit + (position - rows.first_position);
+    const SamplerInput input = {.logits = step_.logits(row), .maxima = step_.maxima(row)};
+    RETURN_IF_ERROR(
+        sampler.score(input, sequence.tokens[position + 1], top, out.prompt_tokens.emplace_back()));
   }
   return absl::OkStatus();
 }
@@ -165,7 +167,8 @@ absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sam
   SamplerInput input = sampler_input(rows);
   const std::span<const Candidate> candidates = step_.candidates(logit);
   if (!candidates.empty()) return sampler.sample_from(candidates, input, out.token.emplace());
-  input.logits = logits(logit);
+  input.logits = step_.logits(logit);
+  input.maxima = step_.maxima(logit);
   return sampler.sample(input, out.token.emplace());
 }
 

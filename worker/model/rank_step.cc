@@ -53,6 +53,8 @@ absl::Status RankStep::run(const BatchRows& rows, int micro_batches, const Layer
   if (model_.part().rank == 0 && full_.size() < count * vocab_) full_.resize(count * vocab_);
   const auto columns = static_cast<size_t>(model_.part().vocab.size());
   if (!direct_ && own_.size() < count * columns) own_.resize(count * columns);
+  const auto blocks = static_cast<size_t>(kernels::logit_blocks(model_.part().vocab.size()));
+  if (own_maxima_.size() < count * blocks) own_maxima_.resize(count * blocks);
   absl::Status status = forward(rows.batch(), micro_batches, on_layer);
   if (status.ok() && count > 0 && !direct_) {
     collect(rows);
@@ -68,26 +70,32 @@ std::span<const float> RankStep::logits(size_t i) const {
   return {full_.data() + i * vocab_, vocab_};
 }
 
+std::span<const float> RankStep::maxima(size_t i) const {
+  if (!direct_) return {};
+  const auto blocks = static_cast<size_t>(kernels::logit_blocks(static_cast<int64_t>(vocab_)));
+  return {own_maxima_.data() + i * blocks, blocks};
+}
+
 std::span<const Candidate> RankStep::candidates(size_t i) const {
   if (keep_.at(i) == 0) return {};
   return candidates_.at(i);
 }
 
 absl::Status RankStep::forward(const StepBatch& batch, int micro_batches, const LayerListener& on_layer) {
-  if (micro_batches <= 1) return model_.forward(batch, on_layer, own_row(0));
+  if (micro_batches <= 1) return model_.forward(batch, on_layer, own_rows(0));
   cut_batch(batch, micro_batches, micro_batches_);
   size_t logit = 0;
   for (const BatchRows& part : micro_batches_) {
     const bool last = &part == &micro_batches_.back();
-    RETURN_IF_ERROR(model_.forward(part.batch(), last ? on_layer : LayerListener(), own_row(logit)));
+    RETURN_IF_ERROR(model_.forward(part.batch(), last ? on_layer : LayerListener(), own_rows(logit)));
     logit += part.logit_rows.size();
   }
   return absl::OkStatus();
 }
 
-float* RankStep::own_row(size_t i) {
-  if (direct_) return full_.data() + i * vocab_;
-  return own_.data() + i * static_cast<size_t>(model_.part().vocab.size());
+kernels::LogitRows RankStep::own_rows(size_t first) {
+  const kernels::LogitRows all = {(direct_ ? full_ : own_).data(), own_maxima_.data()};
+  return all.from(static_cast<int64_t>(first), model_.part().vocab.size());
 }
 
 // offsets[row] of a rank's message, and its size at the end.
@@ -103,6 +111,7 @@ void RankStep::lay_out(const BatchRows& rows, const Range& columns, std::vector<
 void RankStep::pack(const BatchRows& rows) {
   const Range& columns = model_.part().vocab;
   const auto width = static_cast<size_t>(columns.size());
+  const auto blocks = static_cast<size_t>(kernels::logit_blocks(columns.size()));
   lay_out(rows, columns, offsets_);
   if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
   kernels::Backend& backend = model_.backend();
@@ -116,7 +125,8 @@ void RankStep::pack(const BatchRows& rows) {
     }
     const std::span<Candidate> out(reinterpret_cast<Candidate*>(to),
                                    (offsets_[r + 1] - offsets_[r]) / sizeof(Candidate));
-    selectors_[thread].select(own, static_cast<TokenId>(columns.begin), out);
+    const std::span<const float> maxima(own_maxima_.data() + r * blocks, blocks);
+    selectors_[thread].select(own, maxima, static_cast<TokenId>(columns.begin), out);
   });
 }
 

@@ -36,11 +36,13 @@ class RankStep {
   // other one is empty.
   std::span<const float> logits(size_t i) const;
   std::span<const Candidate> candidates(size_t i) const;
+  // The maxima of logits(i), or nothing when they were not made with the logits.
+  std::span<const float> maxima(size_t i) const;
   const RankTime& time() const { return time_; }
 
  private:
   absl::Status forward(const kernels::StepBatch& batch, int micro_batches, const LayerListener& on_layer);
-  float* own_row(size_t i);
+  kernels::LogitRows own_rows(size_t first);
   void lay_out(const BatchRows& rows, const Range& columns, std::vector<size_t>& offsets) const;
   void pack(const BatchRows& rows);
   void collect(const BatchRows& rows);
@@ -53,6 +55,7 @@ class RankStep {
   const bool direct_;                               // forward() writes whole rows of full_
   std::vector<float> full_;                         // [logit rows][vocab], rank 0
   std::vector<float> own_;                          // [logit rows][columns of this rank]
+  std::vector<float> own_maxima_;                   // of the logits that forward() writes
   std::vector<int32_t> keep_;                       // of the last run
   std::vector<std::vector<Candidate>> candidates_;  // [logit rows], rank 0
   // A message of one rank to rank 0: of each logit row its columns or its candidates, at offsets_[row].

@@ -8,13 +8,14 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/rng.h"
+#include "kernels/logit_blocks.h"
 #include "worker/model/logit_loops.h"
 #include "worker/parallel/plan_codec.h"
 
 namespace baton::worker {
 namespace {
 
-using logit_loops::kBlock;
+constexpr size_t kBlock = kernels::kLogitBlock;
 constexpr float kGreedyBelow = 1e-5f;
 // Without top-k, tokens less likely than e^-40 of the best are never drawn: 53 random bits could not reach
 // them.
@@ -56,9 +57,14 @@ Sampler::Sampler(int64_t vocab_size)
   crossing_.reserve(vocab_);
 }
 
-Sampler::Scan Sampler::scan(std::span<const float> logits) {
+Sampler::Scan Sampler::scan(std::span<const float> logits, std::span<const float> maxima) {
   Scan result;
-  result.finite = logit_loops::block_maxima(logits, block_max_.data());
+  if (maxima.empty()) {
+    result.finite = kernels::block_maxima(logits, block_max_.data());
+  } else {
+    result.finite = logit_loops::all_finite(maxima);
+    std::ranges::copy(maxima, block_max_.begin());
+  }
   const auto best = std::ranges::max_element(block_max_);  // the first of equals
   result.max = *best;
   size_t i = static_cast<size_t>(best - block_max_.begin()) * kBlock;
@@ -69,7 +75,7 @@ Sampler::Scan Sampler::scan(std::span<const float> logits) {
 
 absl::Status Sampler::sample(const SamplerInput& input, TokenOutput& out) {
   BATON_CHECK(input.logits.size() == vocab_);
-  const Scan raw = scan(input.logits);
+  const Scan raw = scan(input.logits, input.maxima);
   if (!raw.finite) return absl::InvalidArgumentError("the model's logits are not finite");
   const SamplingParams& sampling = *input.sampling;
   out = TokenOutput{};
@@ -106,9 +112,10 @@ absl::Status Sampler::sample_from(std::span<const Candidate> candidates, const S
   return absl::OkStatus();
 }
 
-absl::Status Sampler::score(std::span<const float> logits, TokenId token, int32_t top, TokenOutput& out) {
+absl::Status Sampler::score(const SamplerInput& input, TokenId token, int32_t top, TokenOutput& out) {
+  const std::span<const float> logits = input.logits;
   BATON_CHECK(logits.size() == vocab_ && token >= 0 && static_cast<size_t>(token) < vocab_);
-  const Scan raw = scan(logits);
+  const Scan raw = scan(logits, input.maxima);
   if (!raw.finite) return absl::InvalidArgumentError("the model's logits are not finite");
   out = TokenOutput{};
   const double logsumexp = report(logits, raw, top, out);

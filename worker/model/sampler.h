@@ -19,6 +19,7 @@ struct SamplerInput {
   int32_t prompt_tokens = 0;  // the first of `tokens`; the rest is output
   const SamplingParams* sampling = nullptr;
   const StopParams* stop = nullptr;
+  std::span<const float> maxima;  // of the logits as LogitRows has them, or nothing: not known yet
 };
 
 // Draws tokens from logits: a pure function of its input, the same on every machine and in any batch (design
@@ -43,11 +44,11 @@ class Sampler {
   // The token that sample() would draw, when `candidates` hold the needs() likeliest, and maybe others.
   absl::Status sample_from(std::span<const Candidate> candidates, const SamplerInput& input,
                            TokenOutput& out);
-  // The logprob of a given token and the `top` most likely ones (prompt_logprobs).
-  absl::Status score(std::span<const float> logits, TokenId token, int32_t top, TokenOutput& out);
+  // The logprob of a given token and the `top` most likely ones (prompt_logprobs), by `logits` and `maxima`.
+  absl::Status score(const SamplerInput& input, TokenId token, int32_t top, TokenOutput& out);
 
  private:
-  // Largest logit (lowest id on ties) and whether all are finite; fills block_max_.
+  // Largest logit (lowest id on ties) and whether all are finite; fills block_max_, with `maxima` if known.
   struct Scan {
     float max = 0;
     TokenId argmax = 0;
@@ -58,7 +59,7 @@ class Sampler {
     TokenId id;
   };
 
-  Scan scan(std::span<const float> logits);
+  Scan scan(std::span<const float> logits, std::span<const float> maxima = {});
   // The input's logits, or a copy with bias, mask and penalties applied.
   absl::StatusOr<std::span<const float>> adjust(const SamplerInput& input);
   absl::Status mask_and_bias(const SamplerInput& input);

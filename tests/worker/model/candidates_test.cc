@@ -7,10 +7,18 @@
 #include <limits>
 
 #include "base/rng.h"
+#include "kernels/logit_blocks.h"
 #include "worker/model/sampler.h"
 
 namespace baton::worker {
 namespace {
+
+std::vector<float> maxima_of(std::span<const float> logits) {
+  const auto count = static_cast<int64_t>(logits.size());
+  std::vector<float> maxima(kernels::logit_blocks(count)), values(logits.begin(), logits.end());
+  kernels::LogitRows{values.data(), maxima.data()}.look_over(1, count);
+  return maxima;
+}
 
 // Values with many ties.
 std::vector<float> random_logits(size_t count, Rng& rng) {
@@ -31,7 +39,7 @@ TEST(CandidateSelector, FindsTheFirstOfAShare) {
       std::vector<Candidate> want, got(keep);
       for (size_t i = 0; i < count; ++i) want.push_back({logits[i], static_cast<TokenId>(700 + i)});
       std::ranges::sort(want, before);
-      selector.select(logits, 700, got);
+      selector.select(logits, maxima_of(logits), 700, got);
       std::ranges::sort(got, before);
       for (size_t i = 0; i < keep; ++i) EXPECT_EQ(got[i].id, want[i].id) << count << " " << keep << " " << i;
     }
@@ -43,7 +51,7 @@ TEST(CandidateSelector, AFaultShows) {
   std::vector<Candidate> out(3);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     logits[777] = bad;
-    selector.select(logits, 0, out);
+    selector.select(logits, maxima_of(logits), 0, out);
     EXPECT_TRUE(std::isnan(out[0].logit));
   }
 }
@@ -72,7 +80,8 @@ TEST(SampleFrom, IsSample) {
     std::vector<Candidate> candidates;
     for (const auto& [first, end] : {std::pair<size_t, size_t>{0, 1008}, {1008, 1100}, {1100, kVocab}}) {
       std::vector<Candidate> own(std::min<size_t>(needs, end - first));
-      selector.select(std::span(logits).subspan(first, end - first), static_cast<TokenId>(first), own);
+      const std::span share = std::span(logits).subspan(first, end - first);
+      selector.select(share, maxima_of(share), static_cast<TokenId>(first), own);
       candidates.insert(candidates.end(), own.begin(), own.end());
     }
     TokenOutput want, got;

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "base/rng.h"
+#include "kernels/logit_blocks.h"
 #include "tests/worker/model/allocation_count.h"
 #include "worker/model/logit_loops.h"
 
@@ -107,7 +108,7 @@ TEST(LogitLoops, AreThePlainLoops) {
     std::vector<float> logits = random_logits(rng, size, 700);
     logits[rng.below(size)] = -0.0f;
     std::vector<float> maxima((size + 255) / 256);
-    ASSERT_TRUE(logit_loops::block_maxima(logits, maxima.data()));
+    ASSERT_TRUE(kernels::block_maxima(logits, maxima.data()));
     for (size_t b = 0; b < maxima.size(); ++b) {
       const auto end = logits.begin() + std::min(size, 256 * (b + 1));
       ASSERT_EQ(maxima[b], *std::max_element(logits.begin() + 256 * b, end));
@@ -133,7 +134,7 @@ TEST(LogitLoops, AreThePlainLoops) {
     for (int k = 0; k < 4; ++k) ASSERT_EQ(sums[k], plain[k]);
     for (const float bad : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
       logits[rng.below(size)] = bad;
-      EXPECT_FALSE(logit_loops::block_maxima(logits, maxima.data()));
+      EXPECT_FALSE(kernels::block_maxima(logits, maxima.data()));
     }
   }
 }
@@ -159,7 +160,10 @@ uint64_t tokens_of_many_draws(int64_t vocabulary) {
     if (i % 9 == 5) sampling.logprobs = i % 4;
     sampling.seed = rng.next();
     TokenOutput out;
-    const SamplerInput input{logits, tokens, 3, &sampling, &stop};
+    // As a head leaves them, or found by the sampler.
+    std::vector<float> maxima(i % 2 * kernels::logit_blocks(vocabulary));
+    if (i % 2 == 1) kernels::LogitRows{logits.data(), maxima.data()}.look_over(1, vocabulary);
+    const SamplerInput input{logits, tokens, 3, &sampling, &stop, maxima};
     EXPECT_TRUE(sampler.sample(input, out).ok());
     add(static_cast<uint64_t>(out.token));
     add(std::bit_cast<uint32_t>(out.logprob));
@@ -396,7 +400,7 @@ TEST(Sampler, ScoreIsTheLogprobOfAGivenToken) {
   Sampler sampler(3);
   const std::vector<float> logits = {1.0f, 2.0f, 2.0f};
   TokenOutput out;
-  ASSERT_TRUE(sampler.score(logits, 0, 2, out).ok());
+  ASSERT_TRUE(sampler.score({.logits = logits}, 0, 2, out).ok());
   EXPECT_EQ(out.token, 0);
   EXPECT_NEAR(out.logprob, 1 - std::log(std::exp(1.0) + 2 * std::exp(2.0)), 1e-6);
   ASSERT_EQ(out.top.size(), 2u);
@@ -415,7 +419,7 @@ TEST(Sampler, NotFiniteLogitsAreAnError) {
         EXPECT_THAT(d.error(), HasSubstr("logits are not finite"));
         TokenOutput out;
         Sampler sampler(300);
-        EXPECT_FALSE(sampler.score(d.logits, 0, 0, out).ok());
+        EXPECT_FALSE(sampler.score({.logits = d.logits}, 0, 0, out).ok());
       }
     }
   }
