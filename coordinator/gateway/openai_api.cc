@@ -144,7 +144,7 @@ void OpenAiApi::generate(Ex exchange, Endpoint endpoint) {
   const auto job = make_job(std::move(exchange), endpoint == Endpoint::kChat ? "chat" : "completions");
   const auto status = deps_.status();
   if (draining_) return refuse(job, not_ready("the server is shutting down", kRetrySoon));
-  if (!status->can_generate)
+  if (!status->can_generate && !status->connecting)
     return refuse(job, not_ready(cat("no worker can take the request: ", status->reason), kRetrySoon));
   submit(job, [this, job, endpoint, random = deps_.random()] {
     if (job->cancelled) return;

@@ -105,6 +105,7 @@ ClusterStatus ControlCore::status(Instant now) const {
   const absl::Status can = flow_.can_generate();
   status.can_generate = can.ok();
   status.reason = std::string(can.message());
+  status.connecting = flow_.connecting();
   status.requests_in_flight = static_cast<int32_t>(flow_.in_flight());
   status.requests_queued = static_cast<int32_t>(flow_.queued());
   status.ledger_entries = static_cast<int32_t>(flow_.ledger().size());

@@ -80,6 +80,8 @@ class RequestFlow {
   size_t queued() const { return queue_.size(); }
   // Whether a one-token prompt would find a worker now, room aside.
   absl::Status can_generate() const;
+  // Workers are being connected: who waits in the queue now does not wait in vain.
+  bool connecting() const { return links_.any_pending(); }
   // Nothing is held or awaited for any request.
   bool idle() const { return active_.empty() && ledger_.empty(); }
   void check_invariants() const;

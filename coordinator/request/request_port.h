@@ -96,9 +96,10 @@ struct ClusterStatus {
   };
   std::vector<Worker> workers;
   std::vector<Link> links;
-  bool can_generate = false;         // some worker, or pair, can take a request now
-  std::string reason;                // why not
-  int32_t context_tokens = 0;        // smallest limit of the pools; 0 = none known yet
+  bool can_generate = false;   // some worker, or pair, can take a request now
+  std::string reason;          // why not
+  bool connecting = false;     // workers are just being paired: a request may wait for that in the queue
+  int32_t context_tokens = 0;  // smallest limit of the pools; 0 = none known yet
   int64_t smallest_pool_tokens = 0;  // KV tokens of the smallest pool
   int32_t requests_in_flight = 0;
   int32_t requests_queued = 0;

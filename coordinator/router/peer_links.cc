@@ -113,4 +113,9 @@ Instant PeerLinks::next_deadline() const {
   return next;
 }
 
+bool PeerLinks::any_pending() const {
+  return std::ranges::any_of(pairs_,
+                             [](const auto& p) { return state(p.second) == PeerLink::State::kPending; });
+}
+
 }  // namespace baton::coordinator

@@ -45,6 +45,7 @@ class PeerLinks {
   // Pairs that should be asked to connect again now. Pending ones past their time are down from here on.
   std::vector<Pair> on_tick(Instant now);
   Instant next_deadline() const;
+  bool any_pending() const;
   bool empty() const { return pairs_.empty(); }
 
  private:

@@ -447,6 +447,18 @@ TEST_F(GatewayTest, NotReadyIs503) {
   EXPECT_EQ(c.get("/live").status, 200);
 }
 
+// A worker that has just come back is no reason to turn anybody away: the queue has its own deadline.
+TEST_F(GatewayTest, WhileWorkersAreBeingPairedRequestsWait) {
+  status_->can_generate = false;
+  status_->connecting = true;
+  start();
+  auto c = client();
+  c.send(LoopbackClient::post_text("/v1/completions", R"({"prompt":"b"})"));
+  EXPECT_TRUE(soon([&] { return port_.count() == 1; }));
+  auto probe = client();
+  EXPECT_EQ(probe.get("/ready").status, 503);
+}
+
 TEST_F(GatewayTest, LongPromptsAreRefusedAgainstTheSmallerPool) {
   port_.set_script(ScriptedPort::tokens({'o'}));
   start();

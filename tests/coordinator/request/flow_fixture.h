@@ -90,7 +90,7 @@ class FlowTest : public testing::Test {
   explicit FlowTest(FlowOptions options = {}) : flow_(options, router_, channel_, &observer_) {}
   void TearDown() override { flow_.check_invariants(); }
 
-  WorkerRef up(const std::string& name, uint64_t incarnation = 1) {
+  static WorkerDescription description(const std::string& name, uint64_t incarnation = 1) {
     WorkerDescription d;
     d.ref = {name, Incarnation(incarnation)};
     d.role = name[0] == 'p' ? WorkerRole::kPrefill : name[0] == 'd' ? WorkerRole::kDecode : WorkerRole::kAny;
@@ -100,6 +100,11 @@ class FlowTest : public testing::Test {
     d.block_tokens = 16;
     d.context_tokens = 4096;
     d.blocks_total = 100;
+    return d;
+  }
+  // Joins, and is connected with all others at once.
+  WorkerRef up(const std::string& name, uint64_t incarnation = 1) {
+    const WorkerDescription d = description(name, incarnation);
     flow_.on_worker_up(d, now_);
     for (const auto& [other, ref] : refs_) {
       if (other == name) continue;

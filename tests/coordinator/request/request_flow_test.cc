@@ -182,6 +182,21 @@ TEST_F(FlowTest, WithoutWorkersRequestsWaitAndThenFail) {
   EXPECT_EQ(flow_.next_deadline(), kNever);
 }
 
+TEST_F(FlowTest, WhileWorkersAreBeingConnectedRequestsWaitForThem) {
+  flow_.on_worker_up(description("p0"), now_);
+  flow_.on_worker_up(description("d0"), now_);
+  EXPECT_FALSE(flow_.can_generate().ok());
+  EXPECT_TRUE(flow_.connecting());
+  submit(1);
+  channel_.take();
+  EXPECT_EQ(flow_.queued(), 1u);
+  say({"p0", Incarnation(1)}, PeerReport{.peer = {"d0", Incarnation(1)}, .connected = true});
+  EXPECT_TRUE(flow_.connecting());
+  say({"d0", Incarnation(1)}, PeerReport{.peer = {"p0", Incarnation(1)}, .connected = true});
+  EXPECT_FALSE(flow_.connecting());
+  EXPECT_THAT(channel_.take(), ElementsAre("d0 submit r1 decode peer=p0", "p0 submit r1 prefill peer=d0"));
+}
+
 TEST_F(FlowTest, AWorkerThatComesUpTakesTheQueueInOrder) {
   submit(1);
   submit(2);

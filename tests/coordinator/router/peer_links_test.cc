@@ -21,6 +21,7 @@ TEST(PeerLinks, IsUpWhenBothEndsSaySo) {
   EXPECT_EQ(links.link(kP, kD).state, State::kAbsent);
   links.expect(kP, kD, kStart);
   EXPECT_EQ(links.link(kP, kD).state, State::kPending);
+  EXPECT_TRUE(links.any_pending());
   EXPECT_TRUE(links.report(kP, up(kD, 2e9, Duration(10)), kStart));
   EXPECT_EQ(links.link(kD, kP).state, State::kPending);
   EXPECT_TRUE(links.report(kD, up(kP, 1e9, Duration(30)), kStart));
@@ -29,6 +30,7 @@ TEST(PeerLinks, IsUpWhenBothEndsSaySo) {
   EXPECT_EQ(link.lane, "am");
   EXPECT_EQ(link.bytes_per_second, 1e9);
   EXPECT_EQ(link.latency, Duration(30));
+  EXPECT_FALSE(links.any_pending());
   EXPECT_EQ(links.next_deadline(), kNever);
 }
 
@@ -48,6 +50,7 @@ TEST(PeerLinks, SilenceIsDownAndAskedAgain) {
   EXPECT_EQ(links.link(kP, kD).state, State::kPending);
   EXPECT_EQ(links.on_tick(kStart + seconds(5)).size(), 1u);
   EXPECT_EQ(links.link(kP, kD).state, State::kDown);
+  EXPECT_FALSE(links.any_pending());
   EXPECT_EQ(links.next_deadline(), kStart + seconds(8));
   EXPECT_EQ(links.on_tick(kStart + seconds(8)), (std::vector{PeerLinks::Pair{kD, kP}}));
 
