@@ -55,6 +55,13 @@ absl::Status Home::make_directories() const {
   return absl::OkStatus();
 }
 
+void Home::set_aside_logs() const {
+  std::error_code ignored;  // then new lines follow the old ones
+  std::filesystem::remove_all(file("logs.previous"), ignored);
+  std::filesystem::rename(file("logs"), file("logs.previous"), ignored);
+  std::filesystem::create_directories(file("logs"), ignored);
+}
+
 absl::StatusOr<HomeLock> HomeLock::take(const Home& home) {
   const std::string path = home.file("lock");
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);

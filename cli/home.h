@@ -17,6 +17,8 @@ struct Home {
   static Home from_environment();
   std::string file(const std::string& name) const { return state + "/" + name; }
   absl::Status make_directories() const;
+  // Logs of the cluster before go to logs.previous, in the place of those of the one before that.
+  void set_aside_logs() const;
 };
 
 // Holds <state>/lock for the life of a cluster. The kernel drops it with the process, so no stale lock can

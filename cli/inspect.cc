@@ -7,6 +7,7 @@
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 
 #include "base/cat.h"
@@ -157,6 +158,7 @@ int run_ps(const PsOptions& options) {
 int run_logs(const LogsOptions& options) {
   const Home home = Home::from_environment();
   bool any = false;
+  std::vector<std::string> lines;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(home.file("logs"), error)) {
     const std::string name = entry.path().stem().string();
@@ -165,15 +167,22 @@ int run_logs(const LogsOptions& options) {
     std::ifstream in(entry.path());
     std::deque<std::string> last;
     for (std::string line; std::getline(in, line);) {
-      last.push_back(line);
+      last.push_back(std::move(line));
       if (last.size() > static_cast<size_t>(options.lines)) last.pop_front();
     }
-    for (const std::string& line : last) std::printf("%s\n", line.c_str());
+    std::ranges::move(last, std::back_inserter(lines));
   }
-  if (any) return kExitOk;
-  std::fprintf(stderr, "baton: no log of %s in %s\n",
-               options.process.empty() ? "any process" : options.process.c_str(), home.file("logs").c_str());
-  return kExitFailed;
+  if (!any) {
+    std::fprintf(stderr, "baton: no log of %s in %s\n",
+                 options.process.empty() ? "any process" : options.process.c_str(),
+                 home.file("logs").c_str());
+    return kExitFailed;
+  }
+  // A line starts with its time: {"ts":"2026-01-31T12:00:00.000Z", ...
+  constexpr size_t kTime = sizeof(R"({"ts":"2026-01-31T12:00:00.000Z")") - 1;
+  std::ranges::stable_sort(lines, {}, [](const std::string& line) { return line.substr(0, kTime); });
+  for (const std::string& line : lines) std::printf("%s\n", line.c_str());
+  return kExitOk;
 }
 
 }  // namespace baton::cli

@@ -136,6 +136,7 @@ int run_serve(const ServeOptions& options) {
   if (const absl::Status s = check_cluster_memory(*manifest, read_memory_limit()); !s.ok())
     return complain(s, kExitFailed);
   ClusterRecord::remove(home);  // of a supervisor that was killed
+  home.set_aside_logs();
   log_open({.role = "supervisor", .file = home.file("logs/supervisor.log")});
   if (options.detach) return serve_detached(home, *manifest);
   std::fprintf(stderr, "starting %d %s\n", manifest->workers(),

@@ -84,6 +84,13 @@ def check_metrics(c):
     assert c.metric("baton_kv_transfer_bytes_total", coordinator) > 0 and c.metric("baton_ttft_seconds_count", coordinator) >= 2
 
 
+def check_logs(c):
+    times = [json.loads(line)["ts"] for line in c.command("logs").stdout.splitlines()]
+    assert len(times) > 4 and times == sorted(times), times
+    assert {json.loads(line)["worker"] for line in c.command("logs", "coordinator").stdout.splitlines()} == {"coordinator"}
+    assert c.command("logs", "nobody").returncode == 1
+
+
 def test_life():
     before = shared_memory()
     with Cluster(STORIES) as c:
@@ -125,11 +132,15 @@ def test_supervisor_killed_leaves_nothing():
     before = shared_memory()
     with Cluster(STORIES) as c:
         pids = [r["pid"] for r in c.ps()]
+        check_logs(c)
+        old = c.command("logs").stdout.splitlines()
         os.kill(pids[0], signal.SIGKILL)
         c.wait_until(lambda: not any(alive(p) for p in pids), 20, "children end with their supervisor")
         assert shared_memory() == before, shared_memory() - before
         again = c.command(*c.serve_arguments())
         assert again.returncode == 0, again.stderr
+        check_logs(c)
+        assert not set(old) & set(c.command("logs").stdout.splitlines()), "logs of the cluster before"
 
 
 def test_refusals():
@@ -159,7 +170,7 @@ def test_refusals():
     assert r.returncode == 2 and "baton serve -f" in r.stderr, r
     assert c.command("nonsense").returncode == 2 and c.command("serve", "--port", "99999").returncode == 2
     assert c.command("down").returncode == 0
-    assert not [n for n in os.listdir(c.home + "/state") if n not in ("lock", "logs", "manifest.yaml")], os.listdir(c.home + "/state")
+    assert not [n for n in os.listdir(c.home + "/state") if n not in ("lock", "logs", "logs.previous", "manifest.yaml")], os.listdir(c.home + "/state")
     c.remove()
 
 
