@@ -22,8 +22,9 @@ inline constexpr auto kSourceLeaseRenew = 2s;
 inline constexpr auto kDrainCap = 30s;
 inline constexpr auto kSseKeepAlive = 10s;
 inline constexpr auto kWriteStall = 30s;
-inline constexpr auto kTransferBase = 1s;  // a piece's deadline: this + bytes / (0.1 x measured rate) ...
-inline constexpr auto kTransferCap = 10s;  // ... at most this
+inline constexpr auto kTransferBase = 1s;     // a piece's deadline: this + bytes / (0.1 x measured rate) ...
+inline constexpr auto kTransferCap = 10s;     // ... at most this
+inline constexpr auto kLaneCheckPause = 60s;  // between two tests of a lane that has become slow
 inline constexpr auto kHttpHead = 10s;
 inline constexpr auto kHttpKeepAlive = 75s;
 

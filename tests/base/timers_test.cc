@@ -26,6 +26,7 @@ TEST(Timers, AreWhatTheDesignSays) {
   EXPECT_EQ(timers::kWriteStall, 30s);
   EXPECT_EQ(timers::kTransferBase, 1s);
   EXPECT_EQ(timers::kTransferCap, 10s);
+  EXPECT_EQ(timers::kLaneCheckPause, 60s);
 }
 
 TEST(Timers, KeepTheirOrder) {

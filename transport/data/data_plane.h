@@ -61,7 +61,9 @@ struct PeerEvent {
   std::string lane;             // name, when connected
   double bytes_per_second = 0;  // of the verified test transfer towards me
   Duration latency{};           // one way, half a round trip
-  std::string detail;           // why refused or down; when connected, why a faster lane was not taken
+  // Why refused or down; when connected, why a faster lane was not taken; when told again about a connected
+  // peer whose transfers had become slow, what a new test transfer gave.
+  std::string detail;
 };
 
 // What the owner of a data plane is told, on the progress thread. It may call send, offer, connect, fence
@@ -96,6 +98,8 @@ struct DataPlaneCounters {
   uint64_t stale_incarnations = 0;  // of handshakes and connects
   uint64_t unknown_answers = 0;
   uint64_t peers_lost = 0;
+  uint64_t lanes_tested_again = 0;  // slow, asked about, right
+  uint64_t lanes_failed = 0;        // wrong when tested again
 };
 
 // Moves KV bytes between workers. The sender offers runs of its pool; the receiver picks the place in its own

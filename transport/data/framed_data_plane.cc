@@ -33,11 +33,12 @@ HandshakeTerms make_terms(const DataPlaneOptions& options, const SharedPool& poo
 }  // namespace
 
 FramedDataPlane::FramedDataPlane(const DataPlaneOptions& options, std::unique_ptr<SharedPool> pool,
-                                 std::unique_ptr<Links> links)
+                                 std::unique_ptr<Links> links, const Clock* clock)
     : options_(options),
       pool_(std::move(pool)),
       links_(std::move(links)),
       terms_(make_terms(options_, *pool_, *links_)),
+      clock_(clock ? *clock : steady_clock_),
       counters_(std::make_unique<Counters>()) {
   links_->set_listener(*this);
 }
@@ -104,10 +105,13 @@ FramedDataPlane::Session* FramedDataPlane::find_any(const WorkerRef& peer) const
   return nullptr;
 }
 
+std::string FramedDataPlane::lane_name(const Session& session) const {
+  return session.lane() == Lane::kLocal ? "local" : terms_.stream_lane;
+}
+
 std::string FramedDataPlane::lane(const WorkerRef& peer) const {
   const Session* session = find(peer);
-  if (!session) return "";
-  return session->lane() == Lane::kLocal ? "local" : terms_.stream_lane;
+  return session ? lane_name(*session) : "";
 }
 
 double FramedDataPlane::bytes_per_second(const WorkerRef& peer) const {
@@ -259,6 +263,7 @@ void FramedDataPlane::settle(Session& session) {
 void FramedDataPlane::become_ready(Session& session) {
   session.deadline = kNever;
   session.rate.bytes_per_second = session.handshake->bytes_per_second();
+  session.watch.start(session.rate.bytes_per_second);
   std::vector<Session*> replaced;
   for (auto& [ref, old] : ready_)
     if (ref.name == session.peer.name) replaced.push_back(old);
@@ -274,6 +279,7 @@ int FramedDataPlane::do_work(Instant now) {
   now_ = now;
   int done = links_->poll();
   done += run_copies();
+  check_lanes();
   run_deadlines();
   ended_.clear();
   return done;
@@ -308,7 +314,7 @@ void FramedDataPlane::run_deadlines() {
 Instant FramedDataPlane::next_deadline() const {
   Instant next = kNever;
   for (const auto& [link, session] : sessions_) {
-    next = std::min({next, session->deadline, session->pong_deadline});
+    next = std::min({next, session->deadline, session->pong_deadline, lane_check_due(*session)});
     if (!session->copies.empty()) next = Instant{};
   }
   for (const auto& [peer, wanted] : wanted_) next = std::min({next, wanted.deadline, wanted.retry_at});
@@ -324,7 +330,9 @@ DataPlaneCounters FramedDataPlane::counters() const {
           .handshakes_refused = counters_->handshakes_refused,
           .stale_incarnations = counters_->stale_incarnations,
           .unknown_answers = counters_->unknown_answers,
-          .peers_lost = counters_->peers_lost};
+          .peers_lost = counters_->peers_lost,
+          .lanes_tested_again = counters_->lanes_tested_again,
+          .lanes_failed = counters_->lanes_failed};
 }
 
 }  // namespace baton::transport

@@ -21,8 +21,9 @@ namespace baton::transport {
 class FramedDataPlane final : public DataPlane, private LinksListener {
  public:
   // `pool` made by SharedPool::create().
+  // `clock` measures rates only; deadlines go by the `now` of do_work(). None: the machine's.
   FramedDataPlane(const DataPlaneOptions& options, std::unique_ptr<SharedPool> pool,
-                  std::unique_ptr<Links> links);
+                  std::unique_ptr<Links> links, const Clock* clock = nullptr);
   ~FramedDataPlane() override;
 
   std::span<std::byte> pool() override { return pool_->bytes(); }
@@ -77,7 +78,17 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
                                                                     const OfferFrame& offer) const;
   void answer(Session& session, uint64_t cookie, const absl::Status& verdict);
 
+  // lanes that have become slow
+  Instant lane_check_due(const Session& session) const;
+  void check_lanes();
+  void on_check_lane(Session& session);
+  void on_test_frame(Session& session, const ProbeFrame& frame, std::span<const std::byte> payload);
+  void lane_tested(Session& session, const absl::StatusOr<double>& result);
+  void on_lane_checked(Session& session, const LaneCheckedFrame& answer);
+  void lane_failed(Session& session, const std::string& why);
+
   // sessions
+  std::string lane_name(const Session& session) const;
   Session& open_session(LinkId link, bool outgoing);
   absl::Status start_session(const WorkerRef& peer, const std::string& address);
   void settle(Session& session);
@@ -96,7 +107,8 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   const std::unique_ptr<SharedPool> pool_;
   const std::unique_ptr<Links> links_;
   HandshakeTerms terms_;
-  SteadyClock clock_;  // measures rates only; deadlines go by the `now` of do_work()
+  const SteadyClock steady_clock_;
+  const Clock& clock_;
   DataPlaneListener* listener_ = nullptr;
   Instant now_{};
   std::map<LinkId, std::unique_ptr<Session>> sessions_;

@@ -9,7 +9,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr uint32_t kMagic = 0x324e5442;  // "BTN2"
+constexpr uint32_t kMagic = 0x334e5442;  // "BTN3"
 constexpr size_t kMaxName = 256;
 constexpr size_t kMaxHash = 256;
 
@@ -72,6 +72,10 @@ void describe(Codec& c, M& m) {
     c.number(m.checksum);
   } else if constexpr (std::is_same_v<T, LanesFrame>) {
     c.number(m.mask);
+    c.text(m.detail, kMaxReason);
+  } else if constexpr (std::is_same_v<T, LaneCheckedFrame>) {
+    c.number(m.verified);
+    c.number(m.bytes_per_second);
     c.text(m.detail, kMaxReason);
   } else if constexpr (std::is_same_v<T, AnswerFrame>) {
     c.number(m.cookie);

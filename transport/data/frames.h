@@ -48,6 +48,13 @@ struct LanesFrame {
   uint8_t mask = 0;
   std::string detail;  // why a lane is missing
 };
+// After the handshake: my offers go slowly, test the lane that brings them to you.
+struct CheckLaneFrame {};
+struct LaneCheckedFrame {
+  bool verified = false;
+  uint64_t bytes_per_second = 0;  // of the test transfer
+  std::string detail;             // when not verified
+};
 struct MessageFrame {};  // with payload
 // Lane::kStream: the bytes are the payload and `runs` is empty. Lane::kLocal: runs of the sender's pool.
 struct OfferFrame {
@@ -65,8 +72,9 @@ struct AnswerFrame {
   std::string reason;
 };
 
-using FrameBody = std::variant<HelloFrame, RefuseFrame, PingFrame, PongFrame, ProbeRequestFrame, ProbeFrame,
-                               LanesFrame, MessageFrame, OfferFrame, AnswerFrame>;
+using FrameBody =
+    std::variant<HelloFrame, RefuseFrame, PingFrame, PongFrame, ProbeRequestFrame, ProbeFrame, LanesFrame,
+                 MessageFrame, OfferFrame, AnswerFrame, CheckLaneFrame, LaneCheckedFrame>;
 
 // `number` counts the frames of a connection from 0: a lost, doubled or overtaking frame is seen.
 struct Frame {

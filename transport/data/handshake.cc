@@ -13,15 +13,7 @@ std::string differs(std::string_view what, std::string_view mine, std::string_vi
   return cat(what, ": here ", mine, ", peer ", theirs);
 }
 
-struct alignas(64) Line {  // as pools are aligned, so that the test transfer goes their way
-  std::byte bytes[64];
-};
-
 std::string name_of(const WorkerRef& ref) { return cat(ref.name, "/", ref.incarnation.value()); }
-
-double rate(uint64_t bytes, Duration time) {
-  return static_cast<double>(bytes) / std::max(to_seconds(time), 1e-9);
-}
 
 }  // namespace
 
@@ -128,16 +120,9 @@ void Handshake::try_local() {
     return note("local: another host, PID or network namespace");
   auto pool = PeerPool::map(remote_.pool);
   if (!pool.ok()) return note(cat("local: ", std::string(pool.status().message())));
-  const auto probe = (*pool)->probe();
-  const auto landing = std::make_unique<Line[]>(probe.size() / sizeof(Line));
-  for (int round = 0; round < 3; ++round) {
-    const Instant begin = clock_.now();
-    PieceChecksum sum;
-    sum.copy(landing[0].bytes, probe, true);
-    finish_stores();
-    local_rate_ = std::max(local_rate_, rate(probe.size(), clock_.now() - begin));
-    if (sum.value() != remote_.probe_checksum) return note("local: the test transfer came out wrong");
-  }
+  const auto rate = test_local(**pool, remote_.probe_checksum, clock_);
+  if (!rate.ok()) return note(cat("local: ", std::string(rate.status().message())));
+  local_rate_ = *rate;
   peer_pool_ = *std::move(pool);
   working_ |= static_cast<uint8_t>(Lane::kLocal);
 }
@@ -155,8 +140,8 @@ bool Handshake::on_pong(const PongFrame& pong) {
     tell_lanes();
     return true;
   }
-  sent_at_ = clock_.now();
-  send_(ProbeRequestFrame{.bytes = static_cast<uint32_t>(terms_.probe_frame_bytes)}, {});
+  stream_test_.emplace(terms_.probe_frame_bytes, clock_);
+  send_(stream_test_->request(), {});
   return true;
 }
 
@@ -173,17 +158,15 @@ bool Handshake::on_probe_request(const ProbeRequestFrame& request) {
 }
 
 bool Handshake::on_probe(const ProbeFrame& probe, std::span<const std::byte> payload) {
-  if (told_ || probe.index != probes_seen_ || payload.size() != terms_.probe_frame_bytes) return false;
-  ++probes_seen_;
-  probe_bytes_ += payload.size();
-  if (checksum_of(payload) != probe.checksum) {
-    note(cat(terms_.stream_lane, ": the test transfer came out wrong"));
-    tell_lanes();
-  } else if (probes_seen_ == kProbeFrames) {
-    stream_rate_ = rate(probe_bytes_, clock_.now() - sent_at_);
+  if (told_ || !stream_test_ || !stream_test_->take(probe, payload)) return false;
+  if (!stream_test_->over()) return true;
+  if (const auto rate = stream_test_->result(); rate.ok()) {
+    stream_rate_ = *rate;
     working_ |= static_cast<uint8_t>(Lane::kStream);
-    tell_lanes();
+  } else {
+    note(cat(terms_.stream_lane, ": ", std::string(rate.status().message())));
   }
+  tell_lanes();
   return true;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "transport/data/frames.h"
+#include "transport/data/test_transfer.h"
 
 namespace baton::transport {
 
@@ -41,6 +42,8 @@ class Handshake {
   // The other side, after its owner agreed to this peer.
   void accept(const HelloFrame& hello);
   void refuse(RefuseFrame::Code code, const std::string& reason);
+  // The peer may ask for test data once more.
+  void serve_again() { served_probe_ = false; }
   // False when the frame has no place here.
   bool on_frame(const FrameBody& frame, std::span<const std::byte> payload);
 
@@ -88,8 +91,7 @@ class Handshake {
   bool told_ = false;
   bool served_probe_ = false;
   Instant sent_at_{};
-  uint32_t probes_seen_ = 0;
-  uint64_t probe_bytes_ = 0;
+  std::optional<StreamTest> stream_test_;
   Lane lane_ = Lane::kStream;
   double local_rate_ = 0;
   double stream_rate_ = 0;

@@ -97,16 +97,21 @@ void FramedDataPlane::in_service(Session& session, FrameBody& frame, std::span<c
     session.pong_deadline = kNever;
     return;
   }
+  if (std::holds_alternative<CheckLaneFrame>(frame)) return on_check_lane(session);
+  if (const auto* checked = std::get_if<LaneCheckedFrame>(&frame)) return on_lane_checked(session, *checked);
+  if (const auto* probe = std::get_if<ProbeFrame>(&frame)) return on_test_frame(session, *probe, payload);
   if (const auto* refusal = std::get_if<RefuseFrame>(&frame)) return end_session(session, refusal->reason);
   // Pings and test transfers of the peer may come after we are ready.
   if (!session.handshake->on_frame(frame, payload)) violation(session, "frame: out of place");
 }
 
 void FramedDataPlane::on_answer(Session& session, const AnswerFrame& answer) {
-  if (!session.rate.answered(answer.cookie, clock_.now())) {
+  const auto known = session.rate.answered(answer.cookie, clock_.now());
+  if (known == OfferRate::Answer::kUnknown) {
     ++counters_->unknown_answers;
     return;
   }
+  if (known == OfferRate::Answer::kSample) session.watch.sample(session.rate.last_sample);
   listener_->on_answer(session.peer, answer.cookie, from_wire(answer));
 }
 

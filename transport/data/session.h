@@ -3,13 +3,15 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <optional>
 
 #include "absl/container/flat_hash_map.h"
 #include "transport/data/checksum.h"
 #include "transport/data/framed_data_plane.h"
+#include "transport/data/lane_watch.h"
 #include "transport/data/offer_landing.h"
 
-// Private parts of FramedDataPlane, shared by its two sources.
+// Private parts of FramedDataPlane, shared by its sources.
 namespace baton::transport {
 
 inline constexpr size_t kLocalPieceBytes = 1 << 20;  // one copy holds the progress thread for ~0.1 ms
@@ -21,33 +23,36 @@ inline bool run_fits(const PoolRun& run, size_t pool_bytes) {
          run.offset <= pool_bytes && run.bytes <= pool_bytes - run.offset;
 }
 
-// How fast a peer takes what is offered to it: bytes answered over the time in which any were under way,
-// smoothed. Starts from the test transfer of the handshake.
+// How fast a peer takes what is offered to it: bytes answered over the time in which any were under way, a
+// sample for each MiB, smoothed. Starts from the test transfer of the handshake.
 struct OfferRate {
   double bytes_per_second = 0;
+  double last_sample = 0;
   absl::flat_hash_map<uint64_t, uint64_t> under_way;  // cookie -> bytes
   Instant busy_since{};
+  Duration busy{};  // before busy_since, of this sample
   uint64_t busy_bytes = 0;
 
   void offered(uint64_t cookie, uint64_t bytes, Instant now) {
-    if (under_way.empty()) {
-      busy_since = now;
-      busy_bytes = 0;
-    }
+    if (under_way.empty()) busy_since = now;
     under_way[cookie] = bytes;
   }
-  // False for an answer to nothing.
-  bool answered(uint64_t cookie, Instant now) {
+  enum class Answer : uint8_t { kUnknown, kKnown, kSample };
+  // kUnknown: an answer to nothing; kSample: bytes_per_second is news.
+  Answer answered(uint64_t cookie, Instant now) {
     const auto it = under_way.find(cookie);
-    if (it == under_way.end()) return false;
+    if (it == under_way.end()) return Answer::kUnknown;
     busy_bytes += it->second;
     under_way.erase(it);
-    if (busy_bytes < kSampleBytes) return true;
-    const double sample = static_cast<double>(busy_bytes) / std::max(to_seconds(now - busy_since), 1e-9);
-    bytes_per_second += kWeight * (sample - bytes_per_second);
+    busy += now - busy_since;
     busy_since = now;
+    if (busy_bytes < kSampleBytes) return Answer::kKnown;
+    const double sample = static_cast<double>(busy_bytes) / std::max(to_seconds(busy), 1e-9);
+    last_sample = sample;
+    bytes_per_second += kWeight * (sample - bytes_per_second);
+    busy = {};
     busy_bytes = 0;
-    return true;
+    return Answer::kSample;
   }
   static constexpr uint64_t kSampleBytes = 1 << 20;
   static constexpr double kWeight = 0.2;
@@ -67,6 +72,9 @@ struct FramedDataPlane::Session {
   std::deque<OfferFrame> copies;          // Lane::kLocal: offered, to be fetched
   std::unique_ptr<OfferLanding> landing;  // the offer whose payload is being read, lane `socket`
   OfferRate rate;
+  LaneWatch watch;                        // of my offers
+  std::optional<StreamTest> stream_test;  // of the peer's, while it runs
+  Instant next_check{};                   // the peer may not ask sooner
 
   bool ready() const { return handshake->state() == Handshake::State::kReady; }
   Lane lane() const { return handshake->lane(); }
@@ -76,7 +84,8 @@ struct FramedDataPlane::Session {
 struct FramedDataPlane::Counters {
   using Count = std::atomic<uint64_t>;
   Count bytes_landed{0}, pieces_landed{0}, pieces_refused{0}, checksum_mismatches{0}, malformed_frames{0},
-      handshakes_refused{0}, stale_incarnations{0}, unknown_answers{0}, peers_lost{0};
+      handshakes_refused{0}, stale_incarnations{0}, unknown_answers{0}, peers_lost{0}, lanes_tested_again{0},
+      lanes_failed{0};
 };
 
 }  // namespace baton::transport

@@ -38,7 +38,9 @@ std::vector<Frame> one_of_each() {
           {6, LanesFrame{.mask = 2, .detail = "local: no"}},
           {7, MessageFrame{}},
           {8, offer},
-          {9, AnswerFrame{.cookie = 11, .code = 3, .reason = "no"}}};
+          {9, AnswerFrame{.cookie = 11, .code = 3, .reason = "no"}},
+          {10, CheckLaneFrame{}},
+          {11, LaneCheckedFrame{.verified = true, .bytes_per_second = 7, .detail = "no"}}};
 }
 
 TEST(Frames, RoundTripOfEveryKind) {
@@ -103,7 +105,7 @@ TEST(Frames, RandomBytes) {
   for (int i = 0; i < 50'000; ++i) {
     std::string bytes(rng.below(64), '\0');
     for (char& b : bytes) b = static_cast<char>(rng.next());
-    EXPECT_FALSE(decode_frame(as_bytes(bytes)).ok() && bytes.substr(0, 4) != "BTN2");
+    EXPECT_FALSE(decode_frame(as_bytes(bytes)).ok() && bytes.substr(0, 4) != "BTN3");
   }
 }
 

@@ -86,7 +86,9 @@ inline bool drive(const std::function<void()>& step, const std::function<bool()>
 class RecordingPlane final : public DataPlaneListener {
  public:
   RecordingPlane(Fabric fabric, LoopbackHub& hub, const DataPlaneOptions& options)
-      : ref(options.identity.self), plane(make_plane(fabric, hub, options)) {
+      : RecordingPlane(options.identity.self, make_plane(fabric, hub, options)) {}
+  RecordingPlane(WorkerRef ref, std::unique_ptr<DataPlane> made)
+      : ref(std::move(ref)), plane(std::move(made)) {
     plane->set_listener(*this);
   }
 
