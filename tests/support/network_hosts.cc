@@ -71,6 +71,10 @@ NetworkHosts::~NetworkHosts() {
 
 std::string NetworkHosts::address(int host) const { return cat("10.77.", host, ".2"); }
 
+// The kernel takes a moment to call a new interface running; UCX does not take it before.
+constexpr const char* kUntilRunning =
+    "for i in $(seq 500); do ip link show eth0 | grep -q 'state UP' && exit 0; sleep 0.01; done; exit 1";
+
 absl::Status NetworkHosts::connect(int host) {
   const std::string space = cat("/proc/", ::getpid(), "/fd/", hosts_[host]);
   const std::string port = cat("host", host);
@@ -78,9 +82,9 @@ absl::Status NetworkHosts::connect(int host) {
   RETURN_IF_ERROR(
       run_in(router_, cat("ip link add ", port, " type veth peer name eth0 netns ", space,
                           " && ip address add ", net, "1/30 dev ", port, " && ip link set ", port, " up")));
-  return run_in(hosts_[host],
-                cat("ip link set lo up && ip address add ", net,
-                    "2/30 dev eth0 && ip link set eth0 up && ip route add default via ", net, "1"));
+  return run_in(hosts_[host], cat("ip link set lo up && ip address add ", net,
+                                  "2/30 dev eth0 && ip link set eth0 up && ip route add default via ", net,
+                                  "1 && ", kUntilRunning));
 }
 
 absl::Status NetworkHosts::run_in(int space, const std::string& script) const {
@@ -112,11 +116,14 @@ pid_t NetworkHosts::fork_inside(int host, const std::function<int()>& body) cons
 
 pid_t NetworkHosts::start_inside(int host, const std::vector<std::string>& command) const {
   return fork_inside(host, [&command] {
-    if (::unshare(CLONE_NEWNS) != 0 || ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount("sysfs", "/sys", "sysfs", 0, nullptr) != 0)
-      return 126;
+    if (!show_own_interfaces()) return 126;
     become(command);
   });
+}
+
+bool NetworkHosts::show_own_interfaces() {
+  return ::unshare(CLONE_NEWNS) == 0 && ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+         ::mount("sysfs", "/sys", "sysfs", 0, nullptr) == 0;
 }
 
 absl::Status NetworkHosts::cut(int from, int to) {

@@ -40,6 +40,9 @@ class NetworkHosts {
   // A program inside the host, with a /sys that shows the host's interfaces (UCX reads it).
   pid_t start_inside(int host, const std::vector<std::string>& command) const;
 
+  // The calling process gets a /sys that shows the interfaces of the network it is in, until its end.
+  static bool show_own_interfaces();
+
   // Packets from one host to another vanish in the router, without a word to either; and again come through.
   absl::Status cut(int from, int to);
   absl::Status heal(int from, int to);

@@ -1,15 +1,17 @@
-// I8, I2: a peer that is killed or stopped in each phase of a transfer. 30 lives of each.
+// I8, I2: a peer that is killed or stopped in each phase of a transfer, on this host and on another one.
+// BATON_FAULT_LIVES: lives of each (faults.sh: 30 of all); without it, 30 on this host and 3 on the other.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
+#include <utility>
 
 #include "base/rng.h"
-#include "tests/worker/kv_transfer/victim.h"
+#include "tests/worker/kv_transfer/two_peers.h"
 
 namespace baton::worker {
 namespace {
 
-constexpr uint64_t kLives = 30;
 constexpr uint64_t kTransferBytes = 3 << 20;
 
 enum class Phase { kBeforeTheGrant, kInTransfer, kLastLayer, kDecode };
@@ -19,21 +21,28 @@ struct Fault {
   const char* victim;  // its role
   Phase phase;
   int signal;
+  bool other_host;
 };
+
+uint64_t lives_of(const Fault& f) {
+  const char* wanted = std::getenv("BATON_FAULT_LIVES");
+  return wanted ? std::strtoull(wanted, nullptr, 10) : f.other_host ? 3 : 30;
+}
 
 std::string name_of(const Fault& f) {
   const char* phases[] = {"before_the_grant", "in_transfer", "last_layer", "decode"};
   return std::string(f.lane) + "_" + f.victim + "_" + phases[static_cast<int>(f.phase)] +
-         (f.signal == SIGKILL ? "_killed" : "_stopped");
+         (f.signal == SIGKILL ? "_killed" : "_stopped") + (f.other_host ? "_on_another_host" : "");
 }
 
 std::vector<Fault> faults() {
   std::vector<Fault> all;
-  for (const char* lane : {"local", "socket"})
+  for (const auto& [lane, other_host] :
+       {std::pair{"local", false}, {"socket", false}, {"socket", true}, {"am", true}})
     for (const char* victim : {"source", "sink"})
       for (const Phase phase :
            {Phase::kBeforeTheGrant, Phase::kInTransfer, Phase::kLastLayer, Phase::kDecode})
-        for (const int signal : {SIGKILL, SIGSTOP}) all.push_back({lane, victim, phase, signal});
+        for (const int signal : {SIGKILL, SIGSTOP}) all.push_back({lane, victim, phase, signal, other_host});
   return all;
 }
 
@@ -68,47 +77,62 @@ class FaultPhasesTest : public testing::TestWithParam<Fault> {
     }
     return false;
   }
+  void live_and_let_die(TwoPeers* peers);  // null: on this host
+  static void late_words_touch_nothing(Survivor& survivor, VictimProcess& victim);
 };
 
 INSTANTIATE_TEST_SUITE_P(Faults, FaultPhasesTest, testing::ValuesIn(faults()),
                          [](const auto& info) { return name_of(info.param); });
 
-TEST_P(FaultPhasesTest, TheSurvivorGetsItsBlocksBackAndServesTheNextLife) {
+void FaultPhasesTest::live_and_let_die(TwoPeers* peers) {
   const Fault& fault = GetParam();
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   Rng rng(seed);
-  Survivor survivor(fault.lane, std::string(fault.victim) == "source");
-  for (uint64_t life = 1; life <= kLives; ++life) {
-    VictimProcess victim(fault.phase == Phase::kBeforeTheGrant ? "silent" : fault.victim, fault.lane, life);
-    ASSERT_TRUE(survivor.connect(victim)) << survivor.reports.back().error;
+  const bool sink = std::string(fault.victim) == "source";
+  const auto made = peers ? peers->survivor(fault.lane, sink) : std::make_unique<Survivor>(fault.lane, sink);
+  Survivor& survivor = *made;
+  const std::string role = fault.phase == Phase::kBeforeTheGrant ? "silent" : fault.victim;
+  for (uint64_t life = 1; life <= lives_of(fault); ++life) {
+    const auto victim = peers ? peers->victim(role, fault.lane, life)
+                              : std::make_unique<VictimProcess>(role, fault.lane, life);
+    ASSERT_TRUE(survivor.connect(*victim)) << survivor.reports.back().error;
     ASSERT_EQ(survivor.reports.back().lane, fault.lane);
-    survivor.begin(victim.ref());
+    survivor.begin(victim->ref());
     ASSERT_TRUE(reach(survivor, rng));
     survivor.stop();
-    victim.signal(fault.signal);
+    victim->signal(fault.signal);
     if (fault.signal == SIGSTOP) {
       for (int i = 0; i < 20; ++i) survivor.step();  // what was on its way
       survivor.jump += 11s;
     }
     ASSERT_TRUE(survivor.until([&] { return survivor.agent->open_transfers() == 0; }));
     EXPECT_TRUE(survivor.keeps_what_landed());
-    if (fault.signal == SIGSTOP) {
-      // The blocks are somebody else's; what the victim still has to say touches nothing.
-      std::fill(survivor.plane->pool().begin(), survivor.plane->pool().end(), std::byte{0x5a});
-      victim.signal(SIGCONT);
-      for (int i = 0; i < 30; ++i) survivor.step();
-      for (const std::byte b : survivor.plane->pool()) ASSERT_EQ(b, std::byte{0x5a});
-      victim.kill();
-    }
-    ASSERT_TRUE(survivor.until([&] { return !survivor.plane->connected(victim.ref()); }));
+    if (fault.signal == SIGSTOP) late_words_touch_nothing(survivor, *victim);
+    ASSERT_TRUE(survivor.until([&] { return !survivor.plane->connected(victim->ref()); }));
   }
   EXPECT_EQ(survivor.wrong, 0u);
   // A source's ids of earlier lives are refused at once and count as failed.
-  EXPECT_GE(survivor.completed + survivor.failed, kLives * kSlots);
+  EXPECT_GE(survivor.completed + survivor.failed, lives_of(fault) * kSlots);
   if (fault.phase == Phase::kBeforeTheGrant) {
     EXPECT_EQ(survivor.completed, 0u);
   }
+}
+
+// The blocks are somebody else's now; what a stopped victim still has to say touches nothing.
+void FaultPhasesTest::late_words_touch_nothing(Survivor& survivor, VictimProcess& victim) {
+  std::fill(survivor.plane->pool().begin(), survivor.plane->pool().end(), std::byte{0x5a});
+  victim.signal(SIGCONT);
+  for (int i = 0; i < 30; ++i) survivor.step();
+  for (const std::byte b : survivor.plane->pool()) ASSERT_EQ(b, std::byte{0x5a});
+  victim.kill();
+}
+
+TEST_P(FaultPhasesTest, TheSurvivorGetsItsBlocksBackAndServesTheNextLife) {
+  if (!GetParam().other_host) return live_and_let_die(nullptr);
+  const auto peers = TwoPeers::make();
+  if (!peers.ok()) GTEST_SKIP() << peers.status();
+  (*peers)->on_host_0([&] { live_and_let_die(peers->get()); });
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "tests/support/network_hosts.h"
 #include "tests/worker/kv_transfer/peer_process.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
@@ -95,6 +96,8 @@ class Peer {
 
 int run(char** argv) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // On a host of its own: UCX looks into /sys for its interface.
+  if (std::string(argv[5]) != "127.0.0.1" && !NetworkHosts::show_own_interfaces()) return 1;
   const kernels::KvGeometry geometry = process_geometry();
   auto plane = transport::make_process_data_plane(
       {.identity = {.self = {"victim", Incarnation(std::strtoull(argv[3], nullptr, 10))},
