@@ -16,27 +16,13 @@
 #include "cli/version.h"
 #include "transport/data/host_id.h"
 #include "worker/control/worker_control.h"
+#include "worker/kv_cache/no_exchange.h"
 #include "worker/model/model_file.h"
 
 namespace baton::cli {
 namespace {
 
 constexpr size_t kMailboxCapacity = 65536;
-
-// No peers: every leg is whole.
-class NoExchange final : public worker::KvExchange {
- public:
-  absl::Status expect(const worker::KvGrant&) override { return none(); }
-  void abandon(TransferId) override {}
-  absl::Status send(const worker::KvSend&) override { return none(); }
-  void layer_ready(TransferId, int, int32_t) override {}
-  void finish(TransferId, const TokenOutput&, FinishReason) override {}
-  void cancel(TransferId) override {}
-  int open_transfers() const override { return 0; }
-
- private:
-  static absl::Status none() { return absl::UnimplementedError("a mock worker hands nothing over"); }
-};
 
 // Steps that take `pause` and compute nothing.
 class MockExecutor final : public worker::StepExecutor {
@@ -68,7 +54,7 @@ class MockExecutor final : public worker::StepExecutor {
 
 struct MockWorker {
   SteadyClock clock;
-  NoExchange exchange;
+  worker::NoExchange exchange;
   std::unique_ptr<worker::EngineMailbox> mailbox;
   std::unique_ptr<worker::Engine> engine;
   std::unique_ptr<MockExecutor> executor;

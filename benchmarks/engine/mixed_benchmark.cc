@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "kernels/backend.h"
 #include "worker/engine/engine_loop.h"
+#include "worker/kv_cache/no_exchange.h"
 #include "worker/model/llama_model.h"
 #include "worker/model/model_file.h"
 #include "worker/model/model_runner.h"
@@ -22,17 +23,6 @@ using namespace worker;
 constexpr int kBlock = 16;
 constexpr int kContext = 2048;
 constexpr int kRows = 512;
-
-class NoExchange final : public KvExchange {
- public:
-  absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("one worker"); }
-  void abandon(TransferId) override {}
-  absl::Status send(const KvSend&) override { return absl::UnimplementedError("one worker"); }
-  void layer_ready(TransferId, int, int32_t) override {}
-  void finish(TransferId, const TokenOutput&, FinishReason) override {}
-  void cancel(TransferId) override {}
-  int open_transfers() const override { return 0; }
-};
 
 double quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "worker/engine/engine_loop.h"
+#include "worker/kv_cache/no_exchange.h"
 
 // The host's part of a step: EngineLoop with an executor that takes no time. Time per iteration is what one
 // turn (drain, plan, publish, account) costs beside the arithmetic; plan_us is planning alone. And what a
@@ -30,17 +31,6 @@ class Instantaneous final : public StepExecutor {
     result.duration = std::chrono::milliseconds(2);
     return absl::OkStatus();
   }
-};
-
-class NoExchange final : public KvExchange {
- public:
-  absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("one worker"); }
-  void abandon(TransferId) override {}
-  absl::Status send(const KvSend&) override { return absl::UnimplementedError("one worker"); }
-  void layer_ready(TransferId, int, int32_t) override {}
-  void finish(TransferId, const TokenOutput&, FinishReason) override {}
-  void cancel(TransferId) override {}
-  int open_transfers() const override { return 0; }
 };
 
 EngineOptions engine_options(int64_t blocks) {

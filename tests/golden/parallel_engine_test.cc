@@ -10,6 +10,7 @@
 #include "tests/golden/model_under_test.h"
 #include "tests/support/random_model.h"
 #include "worker/engine/engine_loop.h"
+#include "worker/kv_cache/no_exchange.h"
 
 namespace baton {
 namespace {
@@ -46,17 +47,6 @@ struct Stream {
   std::vector<TokenOutput> prompt_tokens;
   FinishReason finish = FinishReason::kNone;
   bool operator==(const Stream&) const = default;
-};
-
-class NoExchange final : public worker::KvExchange {
- public:
-  absl::Status expect(const worker::KvGrant&) override { return absl::UnimplementedError("one worker"); }
-  void abandon(TransferId) override {}
-  absl::Status send(const worker::KvSend&) override { return absl::UnimplementedError("one worker"); }
-  void layer_ready(TransferId, int, int32_t) override {}
-  void finish(TransferId, const TokenOutput&, FinishReason) override {}
-  void cancel(TransferId) override {}
-  int open_transfers() const override { return 0; }
 };
 
 class Served {
@@ -104,7 +94,7 @@ class Served {
   }
 
   SteadyClock clock_;
-  NoExchange exchange_;
+  worker::NoExchange exchange_;
   worker::Engine engine_;
   worker::EngineMailbox mailbox_{64};
   worker::EngineLoop loop_;

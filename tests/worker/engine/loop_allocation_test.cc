@@ -4,6 +4,7 @@
 #include <new>
 
 #include "worker/engine/engine_loop.h"
+#include "worker/kv_cache/no_exchange.h"
 
 // Counts every allocation of this program: a turn of the loop makes none but those of the message it sends.
 namespace {
@@ -37,17 +38,6 @@ class Instantaneous final : public StepExecutor {
     result.duration = std::chrono::milliseconds(2);
     return absl::OkStatus();
   }
-};
-
-class NoExchange final : public KvExchange {
- public:
-  absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("one worker"); }
-  void abandon(TransferId) override {}
-  absl::Status send(const KvSend&) override { return absl::UnimplementedError("one worker"); }
-  void layer_ready(TransferId, int, int32_t) override {}
-  void finish(TransferId, const TokenOutput&, FinishReason) override {}
-  void cancel(TransferId) override {}
-  int open_transfers() const override { return 0; }
 };
 
 TEST(LoopAllocation, ATurnAllocatesItsMessageAndNothingElse) {
