@@ -29,8 +29,8 @@ class MockExecutor final : public worker::StepExecutor {
  public:
   MockExecutor(Duration pause, int64_t vocab) : pause_(pause), vocab_(vocab) {}
 
-  absl::Status run(const worker::StepPlan& plan, const worker::LayerListener&,
-                   worker::StepResult& result) override {
+  absl::Status start(const worker::StepPlan& plan, const worker::LayerListener&,
+                     worker::StepResult& result) override {
     if (pause_ > Duration::zero()) std::this_thread::sleep_for(pause_);
     for (size_t i = 0; i < plan.rows.size(); ++i) {
       const worker::PlannedRows& rows = plan.rows[i];

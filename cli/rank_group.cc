@@ -16,9 +16,9 @@ namespace {
 constexpr auto kStepPatience = std::chrono::seconds(10);
 constexpr size_t kAddressBytes = 128;
 
-// A place that the ranks of a stage can meet at, from its first rank.
+// A place that some ranks can meet at, from the first of them.
 absl::StatusOr<std::string> meeting_place(const std::string& own_host) {
-  if (own_host.empty()) return cat("unix:@baton-stage-", random_source()());
+  if (own_host.empty()) return cat("unix:@baton-ranks-", random_source()());
   ASSIGN_OR_RETURN(const OwnedFd listener, listen_at(host_and_port(own_host, 0)));
   return host_and_port(own_host, local_port(listener.get()));
 }
@@ -36,32 +36,43 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::form(const RankGroupOption
                                             .deadline = o.clock.now() + o.patience}));
   made->world_ = std::move(group.communicator);
   made->incarnation_ = group.incarnation;
-  if (o.shape.pipeline > 1) RETURN_IF_ERROR(made->form_stage(o, group.host));
+  made->host_ = group.host;
+  if (o.shape.pipeline > 1) RETURN_IF_ERROR(made->form_pipeline(o));
   Communicator& stage = made->stage_ == nullptr ? *made->world_ : *made->stage_;
   made->links_ = std::make_unique<worker::RankLinks>(
-      worker::RankLinks::Parts{*made->world_, stage, o.clock, kStepPatience}, o.shape);
+      worker::RankLinks::Parts{*made->world_, stage, o.clock, kStepPatience, made->results_.get(),
+                               made->outbox_.get()},
+      o.shape);
   return made;
 }
 
-absl::Status RankGroup::form_stage(const RankGroupOptions& o, const std::string& own_host) {
+absl::Status RankGroup::form_pipeline(const RankGroupOptions& o) {
   const int stage = o.place.rank / o.shape.tensor;
+  ASSIGN_OR_RETURN(stage_, form_part(o, cat("stage-", stage), stage * o.shape.tensor, o.shape.tensor));
+  ASSIGN_OR_RETURN(results_, form_part(o, "results", 0, o.place.ranks));
+  if (stage + 1 == o.shape.pipeline)
+    outbox_ = std::make_unique<worker::ResultOutbox>(*results_, o.clock, kStepPatience);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> RankGroup::form_part(const RankGroupOptions& o,
+                                                                   const std::string& name, int first,
+                                                                   int size) {
   std::array<char, kAddressBytes> mine{};
-  ASSIGN_OR_RETURN(const std::string own, meeting_place(own_host));
+  ASSIGN_OR_RETURN(const std::string own, meeting_place(host_));
   std::memcpy(mine.data(), own.data(), std::min(own.size(), mine.size() - 1));
-  std::vector<char> all(mine.size() * o.shape.ranks());
+  std::vector<char> all(mine.size() * o.place.ranks);
   const Instant deadline = o.clock.now() + o.patience;
   RETURN_IF_ERROR(
       world_->all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), deadline));
-  const std::string first(&all[kAddressBytes * stage * o.shape.tensor]);
-  ASSIGN_OR_RETURN(Group group, form_group({.group = cat(o.worker, "/stage-", stage),
+  ASSIGN_OR_RETURN(Group group, form_group({.group = cat(o.worker, "/", name),
                                             .build = o.build,
                                             .incarnation = incarnation_,
-                                            .rank = o.place.rank % o.shape.tensor,
-                                            .size = o.shape.tensor,
-                                            .rendezvous = first,
+                                            .rank = o.place.rank - first,
+                                            .size = size,
+                                            .rendezvous = std::string(&all[kAddressBytes * first]),
                                             .deadline = deadline}));
-  stage_ = std::move(group.communicator);
-  return absl::OkStatus();
+  return std::move(group.communicator);
 }
 
 std::string RankGroup::text() const {

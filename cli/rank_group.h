@@ -22,15 +22,18 @@ struct RankGroupOptions {
 };
 
 // What joins this process to the other ranks of its worker: a communicator of all, one of the ranks of its
-// stage, and the links made of them. One rank has none of it. Ranks of a stage on one host share memory even
-// when other stages are on other hosts.
+// stage, in a pipeline another one of all for what steps give, and the links made of them. One rank has none
+// of it. Ranks of a stage on one host share memory even when other stages are on other hosts.
 //
-// Owns the communicators; the links borrow them. Thread: main makes it, then the engine's.
+// Owns the communicators; the links borrow them. Thread: main makes it, then the engine's; the outbox' thread
+// is its owner's to start.
 class RankGroup {
  public:
   static absl::StatusOr<std::unique_ptr<RankGroup>> form(const RankGroupOptions& options);
 
   worker::RankLinks& links() { return *links_; }
+  // On ranks of a pipeline's last stage.
+  worker::ResultOutbox* outbox() { return outbox_.get(); }
   Incarnation incarnation() const { return incarnation_; }
   // Until all ranks call it: they have loaded their part of the model.
   absl::Status meet(Instant deadline) { return world_->barrier(deadline); }
@@ -38,12 +41,18 @@ class RankGroup {
   std::string text() const;
 
  private:
-  absl::Status form_stage(const RankGroupOptions& options, const std::string& own_host);
+  absl::Status form_pipeline(const RankGroupOptions& options);
+  // Some of the ranks (`size` from `first` on), of which this is one, meet again as a group of their own.
+  absl::StatusOr<std::unique_ptr<Communicator>> form_part(const RankGroupOptions& options,
+                                                          const std::string& name, int first, int size);
 
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> stage_;  // empty when the stage is the whole world
+  std::unique_ptr<Communicator> results_;
+  std::unique_ptr<worker::ResultOutbox> outbox_;
   std::unique_ptr<worker::RankLinks> links_;
   Incarnation incarnation_;
+  std::string host_;  // this rank's own address towards the others
 };
 
 }  // namespace baton::cli

@@ -5,13 +5,15 @@
 //   progress   worker/kv_transfer/kv_exchange_agent   connections to peers, transfers
 //   control    worker/control                         which coordinator owns which request
 //   http       coordinator/gateway/http_server        /metrics, /live, /ready of this worker
-//   (the backend's pool computes inside an engine step; gRPC's own threads post to control)
+//   results    worker/parallel/result_outbox          logits on their way to rank 0 (last stage of a
+//   pipeline) (the backend's pool computes inside an engine step; gRPC's own threads post to control)
 #include <unistd.h>
 
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 
 #include "base/agent.h"
 #include "base/cat.h"
@@ -206,6 +208,9 @@ int WorkerProcess::follow() {
                           {"load_ms", 1e3 * to_seconds(parts->load_time)},
                           {"memory", parts->memory.text(parts->memory_limit)}});
   absl::Status end;
+  std::optional<AgentThread> results;
+  if (worker::ResultOutbox* outbox = parts->group->outbox())
+    results.emplace("results", [outbox](const std::stop_token& stop) { outbox->run(stop); });
   AgentThread engine("engine", [&](std::stop_token stop) {
     end = parts->follower->run(stop);
     engine_over = true;

@@ -49,7 +49,7 @@ void send_plan(benchmark::State& state) {
     PlanReceiver plans(one, kLimits);
     std::byte answer{};
     while (plans.receive(clock.now() + std::chrono::seconds(5)).value().kind != PlanKind::kStop)
-      one.send_to(0, {&answer, 1});
+      one.report({&answer, 1});
   });
   PlanSender plans(zero, kLimits, clock);
   const Batch batch = make_batch(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
@@ -58,7 +58,7 @@ void send_plan(benchmark::State& state) {
     BATON_CHECK(plans.step(StepId(1), batch.ids, batch.rows, 1).ok());
     state.SetIterationTime(to_seconds(clock.now() - begun));
     std::byte answer{};
-    zero.receive_from(1, {&answer, 1});
+    zero.hear(1, {&answer, 1});
   }
   BATON_CHECK(plans.stop().ok());
   follower.join();

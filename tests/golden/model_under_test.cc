@@ -14,6 +14,7 @@ namespace baton::testing {
 namespace {
 
 constexpr std::align_val_t kPoolAlignment{4096};
+constexpr auto kPatience = std::chrono::seconds(60);
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -81,10 +82,25 @@ absl::Status ModelUnderTest::connect() {
     for (int place = 0; place < shape.tensor; ++place)
       ranks_[stage * shape.tensor + place]->stage = std::move(members[place]);
   }
+  if (shape.pipeline > 1) RETURN_IF_ERROR(connect_results());
   for (auto& rank : ranks_) {
     Communicator& tensor = rank->stage != nullptr ? *rank->stage : *rank->world;
-    rank->links = std::make_unique<worker::RankLinks>(
-        worker::RankLinks::Parts{*rank->world, tensor, clock_, std::chrono::seconds(60)}, shape);
+    rank->links =
+        std::make_unique<worker::RankLinks>(worker::RankLinks::Parts{*rank->world, tensor, clock_, kPatience,
+                                                                     rank->results.get(), rank->outbox.get()},
+                                            shape);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelUnderTest::connect_results() {
+  ASSIGN_OR_RETURN(auto results, thread_ranks(setup_.shape.ranks()));
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    Rank& rank = *ranks_[i];
+    rank.results = std::move(results[i]);
+    if (i + setup_.shape.tensor < ranks_.size()) continue;
+    rank.outbox = std::make_unique<worker::ResultOutbox>(*rank.results, clock_, kPatience);
+    rank.sender = std::jthread([&rank](const std::stop_token& stop) { rank.outbox->run(stop); });
   }
   return absl::OkStatus();
 }
@@ -129,7 +145,7 @@ void ModelUnderTest::follow(int index) {
     BATON_CHECK(head.ok(), "a follower heard nothing it understands");
     rank.time = step.time();
     if (head->kind == worker::PlanKind::kStop) return;
-    BATON_CHECK(step.run(plans.rows(), head->micro_batches, nullptr).ok());
+    BATON_CHECK(step.run(StepId(head->step), plans.rows(), head->micro_batches, nullptr).ok());
   }
 }
 

@@ -82,6 +82,9 @@ class ModelUnderTest {
   // Destroyed in reverse: the pool outlives the backend that writes it.
   struct Rank {
     std::unique_ptr<Communicator> world, stage;  // stage: nullptr when it is all of the world
+    std::unique_ptr<Communicator> results;       // of a pipeline
+    std::unique_ptr<worker::ResultOutbox> outbox;
+    std::jthread sender;  // of the outbox
     std::unique_ptr<worker::RankLinks> links;
     std::unique_ptr<std::byte, FreePool> pool;
     std::unique_ptr<kernels::Backend> backend;
@@ -89,6 +92,7 @@ class ModelUnderTest {
     worker::RankTime time;  // of a follower, at its end
   };
   absl::Status connect();
+  absl::Status connect_results();
   absl::Status load(int rank);
   void follow(int rank);
   worker::PlanLimits limits() const;

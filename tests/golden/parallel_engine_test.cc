@@ -51,8 +51,8 @@ struct Stream {
 
 class Served {
  public:
-  explicit Served(ModelUnderTest& group)
-      : engine_({.blocks = kBlocks, .block_tokens = 16, .scheduler = scheduler()}, exchange_),
+  Served(ModelUnderTest& group, int plans_in_flight)
+      : engine_({.blocks = kBlocks, .block_tokens = 16, .scheduler = scheduler(plans_in_flight)}, exchange_),
         loop_({engine_, group.runner(), mailbox_, clock_},
               [this](std::vector<WorkerMessage>& messages) { take(messages); }) {
     BATON_CHECK(mailbox_.post(worker::SetHashKey{{1, 2}}));
@@ -69,8 +69,9 @@ class Served {
   const worker::Engine& engine() const { return engine_; }
 
  private:
-  static worker::SchedulerOptions scheduler() {
+  static worker::SchedulerOptions scheduler(int plans_in_flight) {
     worker::SchedulerOptions options;
+    options.plans_in_flight = plans_in_flight;
     options.context_tokens = 256;
     options.token_budget = 48;
     options.max_running = 16;
@@ -123,20 +124,27 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
   setup.micro_batch_rows = 8;
   setup.full_logits = false;
   std::map<uint64_t, Stream> want;
-  for (const ParallelShape& shape :
-       std::vector<ParallelShape>{{1, 1}, {2, 1}, {4, 1}, {1, 2}, {2, 2}, {1, 3}}) {
+  // The shape, and how many plans are in flight.
+  for (const auto& [shape, plans] : std::vector<std::pair<ParallelShape, int>>{{{1, 1}, 1},
+                                                                               {{2, 1}, 1},
+                                                                               {{4, 1}, 1},
+                                                                               {{1, 2}, 1},
+                                                                               {{1, 2}, 2},
+                                                                               {{2, 2}, 2},
+                                                                               {{1, 3}, 3},
+                                                                               {{1, 2}, 4}}) {
     setup.shape = shape;
     auto group = ModelUnderTest::open(path, setup);
     ASSERT_TRUE(group.ok()) << group.status();
-    Served served(**group);
+    Served served(**group, plans);
     const std::map<uint64_t, Stream> got = served.run();
     ASSERT_EQ(got.size(), static_cast<size_t>(kRequests));
     EXPECT_GT(served.engine().counters().preemptions, 0u);
     EXPECT_GT(served.engine().counters().prefix_hit_tokens, 0u);
     if (want.empty()) want = got;
     for (const auto& [id, stream] : want)
-      EXPECT_TRUE(got.at(id) == stream)
-          << "request " << id << " over tensor " << shape.tensor << " pipeline " << shape.pipeline;
+      EXPECT_TRUE(got.at(id) == stream) << "request " << id << " over tensor " << shape.tensor << " pipeline "
+                                        << shape.pipeline << " with " << plans << " plans in flight";
   }
   std::filesystem::remove(path);
 }

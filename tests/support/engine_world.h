@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -145,17 +146,14 @@ class EngineWorld {
     }
     Instant next() const {
       if (!alive) return kNever;
-      return step_ends ? *step_ends : engine.next_deadline();
+      return busy ? until : engine.next_deadline();
     }
+    // As EngineLoop, with an engine thread that is busy `until`.
     bool turn() {
       const Instant now = world.clock_.now();
-      if (step_ends) {
-        if (now < *step_ends) return false;
-        step_ends.reset();
-        engine.on_step_done(result, now);
-        publish();
-        return true;
-      }
+      if (busy && now < until) return false;
+      busy = false;
+      if (finishes) return finish();
       const bool told = !inbox.empty() || !events.empty();
       for (const auto& message : std::exchange(inbox, {})) engine.on_message(message, now);
       for (const auto& event : std::exchange(events, {})) engine.on_kv_event(event, now);
@@ -164,13 +162,38 @@ class EngineWorld {
       pool.poison_free(engine.cache().pool());
       const worker::StepPlan* plan = engine.plan(now);
       publish();
-      if (plan == nullptr) return told;
-      const absl::Status status = executor.run(*plan, [this](int l) { engine.on_layer(l); }, result);
+      if (plan != nullptr) start(*plan);
+      finishes = engine.oldest() != nullptr && (plan == nullptr || engine.full());
+      if (finishes) be_busy(running.front().ends);
+      return told || plan != nullptr || finishes;
+    }
+    // Each stage takes an equal part of the step, one plan after the other.
+    void start(const worker::StepPlan& plan) {
+      Running& step = running.emplace_back();
+      const absl::Status status = executor.start(plan, [this](int l) { engine.on_layer(l); }, step.result);
       EXPECT_TRUE(status.ok()) << status.message();
       BATON_CHECK(status.ok(), "the model read KV that is not its own");
-      if (plan->id.value() % 4 != 0) engine.prepare();  // both orders, and changes from one to the other
-      step_ends = now + result.duration;
+      if (plan.id.value() % 4 != 0) engine.prepare();  // both orders, and changes from one to the other
+      const int stages = world.options_.engine.scheduler.plans_in_flight;
+      const Duration stage = step.result.duration / stages;
+      be_busy(world.clock_.now() + stage);
+      step.ends = std::max(until, last_end) + step.result.duration - stage;
+      last_end = step.ends;
+    }
+    bool finish() {
+      const worker::StepPlan& plan = *engine.oldest();
+      const absl::Status status = executor.finish(plan, running.front().result);
+      EXPECT_TRUE(status.ok()) << status.message();
+      BATON_CHECK(status.ok(), "the model read KV that is not its own");
+      engine.on_step_done(running.front().result, world.clock_.now());
+      running.pop_front();
+      finishes = false;
+      publish();
       return true;
+    }
+    void be_busy(Instant time) {
+      busy = true;
+      until = std::max(until, time);
     }
     void publish() {
       std::vector<WorkerMessage> out;
@@ -187,8 +210,13 @@ class EngineWorld {
     std::vector<CoordinatorMessage> inbox;
     std::vector<worker::KvEvent> events;
     worker::Engine engine;
-    worker::StepResult result;
-    std::optional<Instant> step_ends;
+    struct Running {
+      worker::StepResult result;
+      Instant ends{};
+    };
+    std::deque<Running> running;
+    bool busy = false, finishes = false;
+    Instant until{}, last_end{};
     std::set<BlockHash> router_index;
   };
 

@@ -96,11 +96,6 @@ void KvHashPool::poison_free(const worker::BlockPool& pool) {
   }
 }
 
-// The hashes of a planned row group, over the layers so far.
-struct KvHashExecutor::Fold {
-  std::vector<uint64_t> at;  // by row: all layers' KV up to that row's position
-};
-
 KvHashExecutor::KvHashExecutor(KvHashPool& pool, const KvHashOptions& options)
     : pool_(pool), options_(options) {}
 
@@ -112,15 +107,15 @@ absl::Status KvHashExecutor::run_layer(int layer, const worker::PlannedRows& row
   uint64_t sum = 0;
   for (int32_t p = 0; p < rows.first_position + rows.row_count; ++p) {
     const auto i = static_cast<size_t>(p);
-    BATON_CHECK(i < sequence.tokens.size() && i / size < sequence.blocks.size(),
+    BATON_CHECK(i < sequence.tokens.size() && i / size < fold.blocks.size(),
                 "a row without a token or block");
     expected = next_value(expected, sequence.tokens[i], p);
-    uint64_t& slot = pool_.at(layer, sequence.blocks[i / size], p % size);
+    uint64_t& slot = pool_.at(layer, fold.blocks[i / size], p % size);
     if (p >= rows.first_position) slot = next_value(value, sequence.tokens[i], p);
     value = slot;
     if (value != expected)
       return absl::InternalError(cat("foreign or stale KV: ", to_string(sequence.request.id), " position ", p,
-                                     " layer ", layer, " ", to_string(sequence.blocks[i / size])));
+                                     " layer ", layer, " ", to_string(fold.blocks[i / size])));
     sum = mix(sum, value);
     if (p >= rows.first_position) {
       uint64_t& out = fold.at[static_cast<size_t>(p - rows.first_position)];
@@ -130,12 +125,13 @@ absl::Status KvHashExecutor::run_layer(int layer, const worker::PlannedRows& row
   return absl::OkStatus();
 }
 
-absl::Status KvHashExecutor::run(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
-                                 worker::StepResult& result) {
-  std::vector<Fold> folds(plan.rows.size());
+absl::Status KvHashExecutor::start(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
+                                   worker::StepResult& result) {
+  std::vector<Fold>& folds = started_.emplace_back(plan.rows.size());
   worker::StepLoad load;
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const worker::PlannedRows& rows = plan.rows[i];
+    folds[i].blocks = rows.sequence->blocks;
     folds[i].at.assign(static_cast<size_t>(rows.row_count), 0);
     rows_run_ += static_cast<uint64_t>(rows.row_count);
     const bool decodes = rows.sequence->state == worker::SequenceState::kDecoding;
@@ -143,36 +139,51 @@ absl::Status KvHashExecutor::run(const worker::StepPlan& plan, const worker::Lay
     load.prefill_tokens += decodes ? 0 : rows.row_count;
     load.attended += decodes ? 0 : worker::attended_pairs(rows.first_position, rows.row_count);
   }
-  for (int layer = 0; layer < pool_.layers(); ++layer) {
+  for (int layer = 0; layer < pool_.layers() - options_.late_layers; ++layer) {
     for (size_t i = 0; i < plan.rows.size(); ++i) RETURN_IF_ERROR(run_layer(layer, plan.rows[i], folds[i]));
     if (on_layer) on_layer(layer);
   }
   result.id = plan.id;
-  result.sampled.clear();
-  for (size_t i = 0; i < plan.rows.size(); ++i) {
-    const worker::PlannedRows& rows = plan.rows[i];
-    const worker::Sequence& sequence = *rows.sequence;
-    worker::SampledRow row{.planned = i};
-    for (int32_t r = 0; rows.prompt_logits && r < rows.row_count; ++r) {
-      const auto next = static_cast<size_t>(rows.first_position + r + 1);
-      if (next < sequence.tokens.size())
-        row.prompt_tokens.push_back(
-            prompt_output(sequence.tokens[next], folds[i].at[static_cast<size_t>(r)]));
-    }
-    if (rows.sample)
-      row.token = choose(sequence.request, folds[i].at.back(), sequence.generated(), options_.vocab_size);
-    if (row.token && sequence.request.id == options_.sick && sequence.generated() >= options_.sick_at) {
-      row.token.reset();
-      row.error = absl::InternalError("logits are not finite");
-      result.sampled.push_back(std::move(row));
-      continue;
-    }
-    if (row.token || !row.prompt_tokens.empty()) result.sampled.push_back(std::move(row));
-  }
   result.duration = from_seconds(
       options_.base_seconds + options_.seconds_per_prefill_token * load.prefill_tokens +
       options_.seconds_per_attended * load.attended + options_.seconds_per_decode_row * load.decode_rows);
   return absl::OkStatus();
+}
+
+absl::Status KvHashExecutor::finish(const worker::StepPlan& plan, worker::StepResult& result) {
+  BATON_CHECK(!started_.empty() && started_.front().size() == plan.rows.size());
+  std::vector<Fold> folds = std::move(started_.front());
+  started_.pop_front();
+  for (int layer = pool_.layers() - options_.late_layers; layer < pool_.layers(); ++layer)
+    for (size_t i = 0; i < plan.rows.size(); ++i) RETURN_IF_ERROR(run_layer(layer, plan.rows[i], folds[i]));
+  result.sampled.clear();
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    if (auto row = sample(plan.rows[i], folds[i])) {
+      row->planned = i;
+      result.sampled.push_back(std::move(*row));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::optional<worker::SampledRow> KvHashExecutor::sample(const worker::PlannedRows& rows,
+                                                         const Fold& fold) const {
+  const worker::Sequence& sequence = *rows.sequence;
+  worker::SampledRow row;
+  for (int32_t r = 0; rows.prompt_logits && r < rows.row_count; ++r) {
+    const auto next = static_cast<size_t>(rows.first_position + r + 1);
+    if (next < sequence.tokens.size())
+      row.prompt_tokens.push_back(prompt_output(sequence.tokens[next], fold.at[static_cast<size_t>(r)]));
+  }
+  if (rows.sample)
+    row.token = choose(sequence.request, fold.at.back(), sequence.generated(), options_.vocab_size);
+  if (row.token && sequence.request.id == options_.sick && sequence.generated() >= options_.sick_at) {
+    row.token.reset();
+    row.error = absl::InternalError("logits are not finite");
+    return row;
+  }
+  if (!row.token && row.prompt_tokens.empty()) return std::nullopt;
+  return row;
 }
 
 std::vector<TokenId> kvhash_reference(const GenerateRequest& request, int layers,

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +44,9 @@ struct KvHashOptions {
   // This request cannot be sampled from its generated token `sick_at` on; the others of the step can.
   RequestId sick;
   int32_t sick_at = 0;
+  // Of a pipeline: the last so many layers are computed when the plan is finished, with the block tables it
+  // was started with, as later stages do. on_layer hears of the others only.
+  int late_layers = 0;
 };
 
 // A fake model: the next token is a hash of ALL the KV it can see, read through the block table. One stale,
@@ -51,16 +56,24 @@ struct KvHashOptions {
 class KvHashExecutor final : public worker::StepExecutor {
  public:
   KvHashExecutor(KvHashPool& pool, const KvHashOptions& options);
-  absl::Status run(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
-                   worker::StepResult& result) override;
+  absl::Status start(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
+                     worker::StepResult& result) override;
+  absl::Status finish(const worker::StepPlan& plan, worker::StepResult& result) override;
   uint64_t rows_run() const { return rows_run_; }
 
  private:
-  struct Fold;
+  // A planned row group under way: its block table, and by row the hashes of all KV up to it, over the layers
+  // so far.
+  struct Fold {
+    std::vector<BlockId> blocks;
+    std::vector<uint64_t> at;
+  };
   absl::Status run_layer(int layer, const worker::PlannedRows& rows, Fold& fold);
+  std::optional<worker::SampledRow> sample(const worker::PlannedRows& rows, const Fold& fold) const;
 
   KvHashPool& pool_;
   const KvHashOptions options_;
+  std::deque<std::vector<Fold>> started_;  // by plan
   uint64_t rows_run_ = 0;
 };
 

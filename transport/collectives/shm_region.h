@@ -30,7 +30,8 @@ class ShmRegion {
  public:
   static constexpr int kMostRanks = 64;
   static constexpr size_t kSlotBytes = size_t{1} << 20;
-  static constexpr uint32_t kRingBytes = uint32_t{1} << 18;
+  // As much as a stage of a pipeline may be ahead of the next one: activations of some hundred rows.
+  static constexpr uint32_t kRingBytes = uint32_t{1} << 21;
 
   static absl::StatusOr<std::shared_ptr<ShmRegion>> create(int ranks);
   // A region that another process created; refuses a file of another size.

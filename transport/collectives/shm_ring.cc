@@ -12,7 +12,7 @@ constexpr uint32_t kCapacity = ShmRegion::kRingBytes;
 constexpr uint32_t kMask = kCapacity - 1;
 static_assert((kCapacity & kMask) == 0);
 // Published while a long message is under way, so that both ends copy at the same time.
-constexpr uint32_t kStep = kCapacity / 4;
+constexpr uint32_t kStep = uint32_t{1} << 16;
 
 struct Header {
   uint64_t bytes;

@@ -11,7 +11,8 @@ namespace baton::worker {
 Engine::Engine(const EngineOptions& options, KvExchange& exchange)
     : exchange_(exchange),
       cache_(options.blocks, options.block_tokens),
-      scheduler_(options.scheduler, cache_) {}
+      scheduler_(options.scheduler, cache_),
+      plans_(static_cast<size_t>(std::max(options.scheduler.plans_in_flight, 1))) {}
 
 Engine::~Engine() = default;
 
@@ -23,7 +24,6 @@ void Engine::set_hash_key(const HashKey& key) {
 // ---- from the coordinator ------------------------------------------------------------------------
 
 void Engine::on_message(const CoordinatorMessage& message, Instant now) {
-  BATON_CHECK(!step_runs_, "events are handed in between steps");
   if (const auto* hello = std::get_if<CoordinatorHello>(&message)) set_hash_key(hello->hash_key);
   if (const auto* submit = std::get_if<Submit>(&message)) on_submit(*submit, now);
   if (const auto* release = std::get_if<Release>(&message)) on_release(*release);
@@ -90,17 +90,22 @@ void Engine::on_fence(const FencePeer& fence) {
 }
 
 void Engine::fail_all(const std::string& why) {
-  step_runs_ = false;
   for (auto it = scheduler_.sequences().begin(); it != scheduler_.sequences().end();) {
     Sequence& sequence = *(it++)->second;
     end(sequence, FinishReason::kError, why);
   }
 }
 
+void Engine::break_off(const std::string& why) {
+  running_ = 0;
+  scheduler_.abandon_steps();
+  while (!scheduler_.finished().empty()) let_go(*scheduler_.finished().begin()->second);
+  fail_all(why);
+}
+
 // ---- time ----------------------------------------------------------------------------------------
 
 void Engine::on_tick(Instant now) {
-  BATON_CHECK(!step_runs_, "events are handed in between steps");
   if (now < earliest_deadline_) return;
   earliest_deadline_ = kNever;
   for (auto it = scheduler_.sequences().begin(); it != scheduler_.sequences().end();) {
@@ -122,7 +127,6 @@ Instant Engine::next_deadline() const {
 // ---- transfers -----------------------------------------------------------------------------------
 
 void Engine::on_kv_event(const KvEvent& event, Instant) {
-  BATON_CHECK(!step_runs_, "events are handed in between steps");
   if (const auto* landed = std::get_if<KvLanded>(&event)) on_landed(*landed);
   if (const auto* failed = std::get_if<KvFailed>(&event)) on_failed(*failed);
   if (const auto* drained = std::get_if<KvDrained>(&event)) on_drained(*drained);
@@ -188,8 +192,10 @@ void Engine::on_quiet(TransferId id) {
 }
 
 void Engine::close_transfer(std::map<TransferId, Transfer>::iterator transfer) {
-  transfer_ids_.erase(transfer->first);
-  released_.push_back({.request = transfer->second.request, .leg = transfer->second.leg});
+  if (!transfer->second.rows_run) {  // else let_go() says it
+    transfer_ids_.erase(transfer->first);
+    released_.push_back({.request = transfer->second.request, .leg = transfer->second.leg});
+  }
   transfers_.erase(transfer);
 }
 
@@ -248,22 +254,23 @@ void Engine::on_dropped(Sequence& sequence, const absl::Status& why) {
 // ---- a step --------------------------------------------------------------------------------------
 
 const StepPlan* Engine::plan(Instant now) {
-  BATON_CHECK(!step_runs_, "a step runs");
-  if (!scheduler_.has_work()) return nullptr;
-  scheduler_.plan(now, *this, plan_);
+  if (full() || !scheduler_.has_work()) return nullptr;
+  StepPlan& plan = plans_[(oldest_ + running_) % plans_.size()];
+  scheduler_.plan(now, *this, plan);
   if (!report_.sequences.empty() || !released_.empty()) flush_report(last_step_);
-  step_runs_ = !plan_.rows.empty();
-  return step_runs_ ? &plan_ : nullptr;
+  if (plan.rows.empty()) return nullptr;
+  ++running_;
+  return &plan;
 }
 
 void Engine::prepare() {
-  BATON_CHECK(step_runs_);
+  BATON_CHECK(running_ > 0);
   scheduler_.prepare();
 }
 
 void Engine::on_layer(int layer) {
-  BATON_CHECK(step_runs_);
-  for (const PlannedRows& rows : plan_.rows) {
+  BATON_CHECK(running_ > 0);
+  for (const PlannedRows& rows : plans_[(oldest_ + running_ - 1) % plans_.size()].rows) {
     const Sequence& sequence = *rows.sequence;
     if (sequence.leg == Leg::kPrefill)
       exchange_.layer_ready(sequence.transfer, layer, rows.first_position + rows.row_count);
@@ -271,38 +278,53 @@ void Engine::on_layer(int layer) {
 }
 
 void Engine::on_step_done(const StepResult& result, Instant now) {
-  BATON_CHECK(step_runs_ && result.id == plan_.id);
-  step_runs_ = false;
-  last_step_ = plan_.id;
-  count_step(result);
+  BATON_CHECK(running_ > 0 && result.id == plans_[oldest_].id, "steps end in order");
+  const StepPlan& plan = plans_[oldest_];
+  oldest_ = (oldest_ + 1) % plans_.size();
+  --running_;
+  last_step_ = plan.id;
   report_.sequences.reserve(result.sampled.size());
   size_t next = 0;
-  for (size_t i = 0; i < plan_.rows.size(); ++i) {
-    Sequence& sequence = scheduler_.computed(plan_, i);
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    Sequence& sequence = scheduler_.computed(plan, i);
     const bool yields = next < result.sampled.size() && result.sampled[next].planned == i;
-    if (yields && !result.sampled[next].error.ok()) {
-      fail_row(sequence, result.sampled[next++].error);
-      continue;
+    BATON_CHECK(!plan.rows[i].sample || yields, "the executor did not sample a row");
+    const SampledRow* row = yields ? &result.sampled[next++] : nullptr;
+    if (sequence.state == SequenceState::kFinished) {
+      if (sequence.rows_running == 0) let_go(sequence);
+    } else if (row != nullptr && !row->error.ok()) {
+      fail_row(sequence, row->error);
+    } else if (row != nullptr) {
+      take_row(sequence, plan.rows[i], *row, now);
     }
-    BATON_CHECK(!plan_.rows[i].sample || (yields && result.sampled[next].token.has_value()),
-                "the executor did not sample a row");
-    if (yields) take_row(sequence, plan_.rows[i], result.sampled[next++], now);
   }
   BATON_CHECK(next == result.sampled.size(), "rows that were not planned");
-  flush_report(plan_.id);
+  count_step(plan, result);
+  flush_report(plan.id);
 }
 
-void Engine::count_step(const StepResult& result) {
+// The last step with rows of a leg that ended before is done.
+void Engine::let_go(Sequence& sequence) {
+  const auto it = sequence.leg == Leg::kWhole ? transfers_.end() : transfers_.find(sequence.transfer);
+  if (it != transfers_.end() && it->second.rows_run) {
+    it->second.rows_run = false;  // the transfer is still open, and ends the leg
+  } else {
+    close_leg(sequence);
+  }
+  scheduler_.bury(sequence);
+}
+
+void Engine::count_step(const StepPlan& plan, const StepResult& result) {
   const double seconds = to_seconds(result.duration);
   scheduler_.observe_step(seconds);
   ++counters_.steps;
-  counters_.prefill_tokens += static_cast<uint64_t>(plan_.prefill_rows);
-  counters_.decode_tokens += static_cast<uint64_t>(plan_.total_rows - plan_.prefill_rows);
+  counters_.prefill_tokens += static_cast<uint64_t>(plan.prefill_rows);
+  counters_.decode_tokens += static_cast<uint64_t>(plan.total_rows - plan.prefill_rows);
   counters_.step_seconds += seconds;
   counters_.last_step_seconds = seconds;
-  counters_.last_batch_rows = plan_.total_rows;
-  counters_.last_chunk_tokens = plan_.prefill_rows;
-  counters_.last_batch_sequences = static_cast<int32_t>(plan_.rows.size());
+  counters_.last_batch_rows = plan.total_rows;
+  counters_.last_chunk_tokens = plan.prefill_rows;
+  counters_.last_batch_sequences = static_cast<int32_t>(plan.rows.size());
 }
 
 void Engine::take_row(Sequence& sequence, const PlannedRows& planned, const SampledRow& row, Instant now) {
@@ -311,8 +333,8 @@ void Engine::take_row(Sequence& sequence, const PlannedRows& planned, const Samp
     if (planned.first_position == 0) outputs.clear();  // from the start again, after a preemption
     outputs.insert(outputs.end(), row.prompt_tokens.begin(), row.prompt_tokens.end());
   }
+  BATON_CHECK(planned.sample == row.token.has_value(), "the executor did not sample a row");
   if (!row.token) return;
-  BATON_CHECK(planned.sample);
   sequence.tokens.push_back(row.token->token);
   SequenceTokens& report = report_for(sequence);
   report.tokens.push_back(*row.token);
@@ -395,18 +417,21 @@ void Engine::forget(const Sequence& sequence) {
   report_index_.erase(sequence.id);
 }
 
-// Lets go of everything the leg holds here. What an open transfer holds follows when it has drained.
+// Lets go of everything the leg holds here. What an open transfer holds follows when it has drained, and what
+// running steps compute with when they are done: Released is said after the last of them.
 void Engine::remove(Sequence& sequence) {
   forget(sequence);
   const auto it = sequence.leg == Leg::kWhole ? transfers_.end() : transfers_.find(sequence.transfer);
-  if (it == transfers_.end() || it->second.sequence != &sequence) {
-    close_leg(sequence);
-  } else {
+  const bool open = it != transfers_.end() && it->second.sequence == &sequence;
+  if (open) {
     Transfer& transfer = it->second;
     transfer.sequence = nullptr;
+    transfer.rows_run = sequence.rows_running > 0;
     if (!transfer.stopped && transfer.leg == Leg::kDecode) exchange_.abandon(it->first);
     if (!transfer.stopped && transfer.leg == Leg::kPrefill) exchange_.cancel(it->first);
     transfer.stopped = true;
+  } else if (sequence.rows_running == 0) {
+    close_leg(sequence);
   }
   scheduler_.remove(sequence);
 }
@@ -436,7 +461,7 @@ void Engine::flush_report(StepId step) {
 }
 
 void Engine::drain_messages(std::vector<WorkerMessage>& out) {
-  if (!step_runs_ && has_news()) flush_report(last_step_);
+  if (running_ == 0 && has_news()) flush_report(last_step_);
   out.insert(out.end(), std::make_move_iterator(outgoing_.begin()), std::make_move_iterator(outgoing_.end()));
   outgoing_.clear();
 }
@@ -472,6 +497,7 @@ void Engine::check_invariants() const {
   cache_.check_invariants();
   scheduler_.check_invariants();
   BATON_CHECK(by_request_.size() == scheduler_.sequences().size());
+  BATON_CHECK(running_ > 0 || scheduler_.finished().empty());
   BATON_CHECK(cache_.pool().open_transfers() == transfers_.size());
   for (const auto& [id, transfer] : transfers_) {
     BATON_CHECK(transfer.leg == Leg::kPrefill ? cache_.pool().has_lease(id) : cache_.pool().has_landing(id));

@@ -24,13 +24,15 @@ struct EngineOptions {
 // halves of KV hand-over, without clock, thread or socket. Production drives it with EngineLoop, the
 // simulator with its heap of events:
 //
-//   engine.on_message(m, now); engine.on_kv_event(e, now); engine.on_tick(now);       any order, between
-//   steps if (const StepPlan* plan = engine.plan(now)) {
-//     executor.run(*plan, [&](int layer) { engine.on_layer(layer); }, result);
-//     engine.on_step_done(result, now);
+//   engine.on_message(m, now); engine.on_kv_event(e, now); engine.on_tick(now);       any order
+//   if (const StepPlan* plan = engine.plan(now)) {
+//     executor.start(*plan, [&](int layer) { engine.on_layer(layer); }, result);
+//   } else if (const StepPlan* plan = engine.oldest()) {
+//     executor.finish(*plan, result); engine.on_step_done(result, now);
 //   } else { sleep until engine.next_deadline() or the next event }
-//   engine.drain_messages(out);                                                       also between plan and
-//   run
+//   engine.drain_messages(out);
+//
+// As many plans run at once as scheduler.plans_in_flight says, one unless the worker is a pipeline.
 //
 // What it promises the coordinator about each accepted leg: its tokens in order, exactly one SequenceTokens
 // with a finish unless it was released first (kPrefill: none when it ends well), and exactly one Released,
@@ -59,13 +61,22 @@ class Engine final : private AdmissionListener {
   void on_tick(Instant now);
   // Ends every request with kError and `why`. Transfers are abandoned or cancelled.
   void fail_all(const std::string& why);
+  // The same, of an executor that will not finish what was started.
+  void break_off(const std::string& why);
 
-  // nullptr when there is nothing to compute. The plan is valid until on_step_done, which must follow.
+  // nullptr when there is nothing to compute, or enough is running. The plan is valid until its
+  // on_step_done, which must follow.
   const StepPlan* plan(Instant now);
+  // The running plan that must be finished next; nullptr when none runs.
+  const StepPlan* oldest() const { return running_ == 0 ? nullptr : &plans_[oldest_]; }
+  bool full() const { return running_ == plans_.size(); }
   // While the step runs, at most once: makes the plan of the next one as far as it is known. Optional: it
-  // changes what the time between two steps is spent on, nothing else.
+  // changes what the time between two steps is spent on, nothing else. With several plans in flight there is
+  // nothing to prepare: they are made while others run.
   void prepare();
+  // Of the newest plan, inside the executor's start().
   void on_layer(int layer);
+  // Of the oldest plan.
   void on_step_done(const StepResult& result, Instant now);
   // The earliest time at which on_tick and plan must be called although nothing happened.
   Instant next_deadline() const;
@@ -89,6 +100,7 @@ class Engine final : private AdmissionListener {
     WorkerRef peer;
     Sequence* sequence = nullptr;  // null once the leg ended
     bool stopped = false;          // failed, drained, or we asked for its end: ask no more
+    bool rows_run = false;         // the leg ended, but running steps have rows of it
   };
 
   absl::Status on_admitted(Sequence& sequence, int32_t first_block) override;
@@ -104,7 +116,8 @@ class Engine final : private AdmissionListener {
   void on_quiet(TransferId id);
   void close_transfer(std::map<TransferId, Transfer>::iterator transfer);
 
-  void count_step(const StepResult& result);
+  void count_step(const StepPlan& plan, const StepResult& result);
+  void let_go(Sequence& sequence);
   void take_row(Sequence& sequence, const PlannedRows& planned, const SampledRow& row, Instant now);
   void fail_row(Sequence& sequence, const absl::Status& error);
   FinishReason finish_after(const Sequence& sequence) const;
@@ -123,9 +136,10 @@ class Engine final : private AdmissionListener {
   Scheduler scheduler_;
   bool key_set_ = false;
   bool draining_ = false;
-  bool step_runs_ = false;
-  StepPlan plan_;
-  StepId last_step_;
+  std::vector<StepPlan> plans_;  // a ring: `running_` plans from oldest_ on
+  size_t oldest_ = 0;
+  size_t running_ = 0;
+  StepId last_step_;                    // that was done
   Instant earliest_deadline_ = kNever;  // no sequence's deadline is before it
 
   absl::flat_hash_map<RequestId, Sequence*> by_request_;  // looked up only, never walked

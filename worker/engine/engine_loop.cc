@@ -6,7 +6,10 @@
 namespace baton::worker {
 
 EngineLoop::EngineLoop(const Parts& parts, Publish publish)
-    : parts_(parts), publish_(std::move(publish)), listener_([this](int layer) { on_layer(layer); }) {}
+    : parts_(parts),
+      publish_(std::move(publish)),
+      results_(static_cast<size_t>(std::max(parts.engine.scheduler().options().plans_in_flight, 1))),
+      listener_([this](int layer) { on_layer(layer); }) {}
 
 absl::Status EngineLoop::run(std::stop_token stop) {
   while (!stop.stop_requested() && !parts_.mailbox.closed()) {
@@ -18,22 +21,26 @@ absl::Status EngineLoop::run(std::stop_token stop) {
   return absl::OkStatus();
 }
 
+// A turn starts a plan, or finishes the oldest, or both when no other may run beside the one started.
 absl::StatusOr<bool> EngineLoop::do_work(Instant now) {
   const bool worked = drain(now);
   parts_.engine.on_tick(now);
   const StepPlan* next = plan(now);
   publish();  // replies do not wait for the step
-  copy_status(now, next != nullptr);
-  if (next == nullptr) {
+  const bool runs = parts_.engine.oldest() != nullptr;
+  copy_status(now, runs);
+  if (!runs) {
     absl::Status status = parts_.executor.on_tick(now);
     if (status.ok()) return worked;
     fail(status);
     return status;
   }
-  absl::Status status = step(*next);
+  const Duration computed = computed_;
+  absl::Status status = step(next);
   publish();
   const Instant end = parts_.clock.now();
-  host_ += end - now - result_.compute;
+  host_ += end - now - (computed_ - computed);
+  active_ += end - now;
   if (status.ok()) return true;
   copy_status(end, false);
   return status;
@@ -71,27 +78,44 @@ void EngineLoop::handle(const EngineCommand& command, Instant now) {
   if (const auto* fail = std::get_if<FailAll>(&command)) engine.fail_all(fail->why);
 }
 
-absl::Status EngineLoop::step(const StepPlan& plan) {
-  result_.id = plan.id;
-  result_.sampled.clear();
-  result_.duration = Duration::zero();
-  result_.compute = Duration::zero();
-  result_.links = Duration::zero();
-  const Instant begun = parts_.clock.now();
-  absl::Status status = parts_.executor.run(plan, listener_, result_);
+absl::Status EngineLoop::step(const StepPlan* next) {
+  absl::Status status = next == nullptr ? absl::OkStatus() : start(*next);
+  if (status.ok() && (next == nullptr || parts_.engine.full())) status = finish(*parts_.engine.oldest());
+  if (!status.ok()) fail(status);
+  return status;
+}
+
+absl::Status EngineLoop::start(const StepPlan& plan) {
+  Running& running = running_of(plan);
+  StepResult& result = running.result;
+  result.id = plan.id;
+  result.sampled.clear();
+  result.duration = Duration::zero();
+  result.compute = Duration::zero();
+  result.links = Duration::zero();
+  running.begun = parts_.clock.now();
+  absl::Status status = parts_.executor.start(plan, listener_, result);
+  computed_ += result.compute;
+  links_ += result.links;
+  return status;
+}
+
+absl::Status EngineLoop::finish(const StepPlan& plan) {
+  Running& running = running_of(plan);
+  StepResult& result = running.result;
+  computed_ -= result.compute;
+  links_ -= result.links;
+  RETURN_IF_ERROR(parts_.executor.finish(plan, result));
+  computed_ += result.compute;
+  links_ += result.links;
   const Instant done = parts_.clock.now();
-  if (!status.ok()) {
-    fail(status);
-    return status;
-  }
-  links_ += result_.links;
-  if (result_.duration == Duration::zero()) result_.duration = done - begun;
-  parts_.engine.on_step_done(result_, done);
+  if (result.duration == Duration::zero()) result.duration = done - running.begun;
+  parts_.engine.on_step_done(result, done);
   return absl::OkStatus();
 }
 
 void EngineLoop::fail(const absl::Status& status) {
-  parts_.engine.fail_all(std::string(status.message()));
+  parts_.engine.break_off(std::string(status.message()));
   publish();
 }
 
@@ -110,7 +134,8 @@ void EngineLoop::copy_status(Instant now, bool step_running) {
                  .step_running = step_running,
                  .host_seconds = to_seconds(host_),
                  .planning_seconds = to_seconds(planning_),
-                 .link_seconds = to_seconds(links_)});
+                 .link_seconds = to_seconds(links_),
+                 .active_seconds = to_seconds(active_)});
 }
 
 EngineStatus EngineLoop::status() const { return status_.load(); }

@@ -38,12 +38,14 @@ struct EngineStatus {
   double host_seconds = 0;      // of all turns that ran a step: what was not the step's arithmetic
   double planning_seconds = 0;  // part of it: plan() and prepare()
   double link_seconds = 0;      // of steps: waiting for other ranks of the group
+  double active_seconds = 0;    // of all turns that ran a step: somebody's plan was under way
 };
 
-// The body of the engine thread: drain the mailbox, plan, run, publish. Without work it sleeps on the mailbox
-// until the engine's next deadline, so an idle worker uses no CPU. The plan of step n+1 is prepared while
-// step n runs, as soon as its first layer is under way (docs/adr/0008-overlap.md); between the steps remain
-// what the tokens decide and who is admitted.
+// The body of the engine thread: drain the mailbox, plan, run, publish. In a pipeline further plans are
+// started while earlier ones compute in later stages. Without work it sleeps on the mailbox until the
+// engine's next deadline, so an idle worker uses no CPU. The plan of step n+1 is prepared while step n runs,
+// as soon as its first layer is under way (docs/adr/0008-overlap.md); between the steps remain what the
+// tokens decide and who is admitted.
 //
 // Thread: run() and do_work() on the engine thread; status() anywhere. Borrows everything; the clock is
 // shared with whoever posts. Errors: run() returns the executor's error; every request was ended with it and
@@ -73,9 +75,18 @@ class EngineLoop {
  private:
   bool drain(Instant now);
   void handle(const EngineCommand& command, Instant now);
+  struct Running {
+    StepResult result;
+    Instant begun{};
+  };
+
   const StepPlan* plan(Instant now);
   void on_layer(int layer);
-  absl::Status step(const StepPlan& plan);
+  absl::Status step(const StepPlan* next);
+  absl::Status start(const StepPlan& plan);
+  absl::Status finish(const StepPlan& plan);
+  // Ids of plans follow each other.
+  Running& running_of(const StepPlan& plan) { return results_[plan.id.value() % results_.size()]; }
   void fail(const absl::Status& status);
   void publish();
   void copy_status(Instant now, bool step_running);
@@ -84,9 +95,11 @@ class EngineLoop {
   const Publish publish_;
   std::vector<EngineCommand> commands_;  // scratch
   std::vector<WorkerMessage> messages_;  // scratch
-  StepResult result_;
+  std::vector<Running> results_;         // of running plans
   const LayerListener listener_;
   Duration host_{};
+  Duration active_{};
+  Duration computed_{};
   Duration planning_{};
   Duration links_{};
   Latest<EngineStatus> status_{EngineStatus{}};

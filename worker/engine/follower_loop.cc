@@ -25,7 +25,7 @@ absl::StatusOr<bool> FollowerLoop::do_work(Instant deadline) {
   ++(head.kind == PlanKind::kStep ? own_.steps : own_.beats);
   copy_status(head.kind == PlanKind::kStep);
   if (head.kind != PlanKind::kStep) return true;
-  RETURN_IF_ERROR(step_.run(plans_.rows(), head.micro_batches, parts_.on_layer));
+  RETURN_IF_ERROR(step_.run(StepId(head.step), plans_.rows(), head.micro_batches, parts_.on_layer));
   copy_status(false);
   return true;
 }

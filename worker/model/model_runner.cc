@@ -36,18 +36,41 @@ ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& gro
   first_logits_.reserve(model.max_rows());
 }
 
-absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
-  const Instant start = clock_.now();
+absl::Status ModelRunner::start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
+  BATON_CHECK(running_ < (model_.part().shape.pipeline == 1 ? 1 : kMostPlans), "too many plans in flight");
+  Flight& flight = flights_[(oldest_ + running_) % kMostPlans];
+  flight.begun = clock_.now();
   result.id = plan.id;
-  result.sampled.clear();
   lay_out(plan);
+  flight.keep.assign(rows_.keep.begin(), rows_.keep.end());
   const int pieces = micro_batches();
   if (group_.plans != nullptr) RETURN_IF_ERROR(group_.plans->step(plan.id, ids_, rows_, pieces));
   const Instant begun = clock_.now();
   const Duration links = step_.time().links;
-  RETURN_IF_ERROR(step_.run(rows_, pieces, on_layer));
+  RETURN_IF_ERROR(step_.run(plan.id, rows_, pieces, on_layer));
   result.compute = clock_.now() - begun;
   result.links = step_.time().links - links;
+  ++running_;
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::finish(const StepPlan& plan, StepResult& result) {
+  BATON_CHECK(running_ > 0 && result.id == plan.id);
+  const Flight& flight = flights_[oldest_];
+  oldest_ = (oldest_ + 1) % kMostPlans;
+  --running_;
+  const Instant begun = clock_.now();
+  const Duration links = step_.time().links;
+  RETURN_IF_ERROR(step_.collect(plan.id, flight.keep));
+  result.compute += clock_.now() - begun;
+  result.links += step_.time().links - links;
+  sample(plan, result);
+  result.duration = clock_.now() - flight.begun;
+  return absl::OkStatus();
+}
+
+void ModelRunner::sample(const StepPlan& plan, StepResult& result) {
+  result.sampled.clear();
   first_logits_.clear();
   size_t logit = 0;
   for (size_t i = 0; i < plan.rows.size(); ++i) {
@@ -62,8 +85,6 @@ absl::Status ModelRunner::run(const StepPlan& plan, const LayerListener& on_laye
     SampledRow& row = result.sampled[i];
     finish_rows(plan.rows[row.planned], first_logits_[i], samplers_[thread], row);
   });
-  result.duration = clock_.now() - start;
-  return absl::OkStatus();
 }
 
 absl::Status ModelRunner::on_tick(Instant now) {

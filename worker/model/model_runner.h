@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -17,11 +18,12 @@ namespace baton::worker {
 // Runs the scheduler's plans on a model: lays the planned rows out as one batch, runs the forward pass, draws
 // a token for every sequence whose last row was computed, scores prompt tokens where they were asked for.
 // As rank 0 of a group it first tells the others what the step computes (`group`); a group of one is told
-// nothing, by the same code. Borrows the model and the clock (which only measures StepResult::duration). Owns
-// batch arrays and logits; after the first steps of the largest kind nothing is allocated but the lists of
-// logprobs that a request asked for. Thread: engine. Errors: run() returns a device error, which concerns the
-// whole step; what is wrong with one sequence (logits not finite, a token outside the vocabulary, absurd
-// bias) is SampledRow::error of that sequence, and the others go on.
+// nothing, by the same code. As rank 0 of a pipeline it may start up to kMostPlans before it finishes the
+// first: start() returns when its own stage is computed. Borrows the model and the clock (which only measures
+// StepResult::duration). Owns batch arrays and logits; after the first steps of the largest kind nothing is
+// allocated but the lists of logprobs that a request asked for. Thread: engine. Errors: run() returns a
+// device error, which concerns the whole step; what is wrong with one sequence (logits not finite, a token
+// outside the vocabulary, absurd bias) is SampledRow::error of that sequence, and the others go on.
 class ModelRunner final : public StepExecutor {
  public:
   // The other ranks, and how they are spoken to; nothing for a worker of one rank. Borrowed.
@@ -33,22 +35,31 @@ class ModelRunner final : public StepExecutor {
     int32_t micro_batch_rows = 32;
     bool full_logits = false;  // for tests: never candidates, where they would do
   };
+  static constexpr size_t kMostPlans = 8;
+
   ModelRunner(LlamaModel& model, const Clock& clock) : ModelRunner(model, clock, Group()) {}
   ModelRunner(LlamaModel& model, const Clock& clock, const Group& group);
 
-  absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
+  absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
+  absl::Status finish(const StepPlan& plan, StepResult& result) override;
 
   absl::Status on_tick(Instant now) override;
   Instant next_deadline() const override;
 
-  // Of the last run(): row i belongs to batch row logit_rows()[i]; empty when candidates were enough to draw
-  // from. For tests of exactness.
+  // Row i of the plan that was finished last belongs to row logit_rows()[i] of the one started last; empty
+  // when candidates were enough to draw from. For tests of exactness.
   std::span<const int32_t> logit_rows() const { return rows_.logit_rows; }
   std::span<const float> logits(size_t i) const { return step_.logits(i); }
   const RankTime& time() const { return step_.time(); }
 
  private:
+  // A plan that was started.
+  struct Flight {
+    Instant begun{};
+    std::vector<int32_t> keep;  // by logit row
+  };
   void lay_out(const StepPlan& plan);
+  void sample(const StepPlan& plan, StepResult& result);
   void lay_out_rows(const PlannedRows& rows);
   void finish_rows(const PlannedRows& rows, size_t first_logit, Sampler& sampler, SampledRow& out) const;
   absl::Status score_prompt(const PlannedRows& rows, size_t first_logit, Sampler& sampler,
@@ -65,7 +76,10 @@ class ModelRunner final : public StepExecutor {
   std::vector<Sampler> samplers_;  // one for each of the backend's host threads
   const Group group_;
   RankStep step_;
-  BatchRows rows_;
+  std::array<Flight, kMostPlans> flights_;  // a ring: `running_` from oldest_ on
+  size_t oldest_ = 0;
+  size_t running_ = 0;
+  BatchRows rows_;                    // of the plan started last
   std::vector<SequenceId> ids_;       // of rows_.sequences
   std::vector<size_t> first_logits_;  // of each sampled row
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/cat.h"
 #include "base/check.h"
 
 namespace baton::worker {
@@ -43,25 +44,39 @@ RankStep::RankStep(LlamaModel& model, RankLinks* links, const Clock& clock)
       vocab_(static_cast<size_t>(model.spec().vocab_size)),
       direct_(model.part().rank == 0 && model.part().vocab.size() == model.spec().vocab_size) {}
 
-absl::Status RankStep::run(const BatchRows& rows, int micro_batches, const LayerListener& on_layer) {
+absl::Status RankStep::run(StepId step, const BatchRows& rows, int micro_batches,
+                           const LayerListener& on_layer) {
   const Instant begun = clock_.now();
   const Duration before = links_ != nullptr ? links_->spent() : Duration{};
   const size_t count = rows.logit_rows.size();
-  keep_ = rows.keep;
-  keep_.resize(count, 0);
-  // Grows to the largest step seen; a step with prompt logits wants a row of logits per prompt token.
-  if (model_.part().rank == 0 && full_.size() < count * vocab_) full_.resize(count * vocab_);
   const auto columns = static_cast<size_t>(model_.part().vocab.size());
-  if (!direct_ && own_.size() < count * columns) own_.resize(count * columns);
   const auto blocks = static_cast<size_t>(kernels::logit_blocks(model_.part().vocab.size()));
+  // Grow to the largest step seen; a step with prompt logits wants a row of logits per prompt token.
+  std::vector<float>& out = direct_ ? full_ : own_;
+  if (model_.part().last_stage() && out.size() < count * columns) out.resize(count * columns);
   if (own_maxima_.size() < count * blocks) own_maxima_.resize(count * blocks);
   absl::Status status = forward(rows.batch(), micro_batches, on_layer);
-  if (status.ok() && count > 0 && !direct_) {
-    collect(rows);
+  if (status.ok() && model_.part().last_stage() && model_.part().rank != 0) {
+    keep_.assign(rows.keep.begin(), rows.keep.end());
+    keep_.resize(count, 0);
+    pack(step);
+    links_->report(std::span(message_).first(offsets_.back()));
     status = links_->status();
   }
   time_.steps += clock_.now() - begun;
   if (links_ != nullptr) time_.links += links_->spent() - before;
+  return status;
+}
+
+absl::Status RankStep::collect(StepId step, std::span<const int32_t> keep) {
+  keep_.assign(keep.begin(), keep.end());
+  if (direct_) return absl::OkStatus();
+  const Instant begun = clock_.now();
+  const Duration before = links_->spent();
+  if (full_.size() < keep.size() * vocab_) full_.resize(keep.size() * vocab_);
+  absl::Status status = gather(step);
+  time_.steps += clock_.now() - begun;
+  time_.links += links_->spent() - before;
   return status;
 }
 
@@ -98,25 +113,26 @@ kernels::LogitRows RankStep::own_rows(size_t first) {
   return all.from(static_cast<int64_t>(first), model_.part().vocab.size());
 }
 
-// offsets[row] of a rank's message, and its size at the end.
-void RankStep::lay_out(const BatchRows& rows, const Range& columns, std::vector<size_t>& offsets) const {
+// offsets_[row] of a rank's message, and its size at the end.
+void RankStep::lay_out(const Range& columns) {
   const auto width = static_cast<size_t>(columns.size());
-  offsets.assign(1, 0);
-  for (size_t r = 0; r < rows.logit_rows.size(); ++r) {
-    const auto keep = std::min(static_cast<size_t>(keep_[r]), width);
-    offsets.push_back(offsets.back() + (keep > 0 ? keep * sizeof(Candidate) : width * sizeof(float)));
+  offsets_.assign(1, sizeof(StepId));
+  for (const int32_t wanted : keep_) {
+    const auto keep = std::min(static_cast<size_t>(wanted), width);
+    offsets_.push_back(offsets_.back() + (keep > 0 ? keep * sizeof(Candidate) : width * sizeof(float)));
   }
+  if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
 }
 
-void RankStep::pack(const BatchRows& rows) {
+void RankStep::pack(StepId step) {
   const Range& columns = model_.part().vocab;
   const auto width = static_cast<size_t>(columns.size());
   const auto blocks = static_cast<size_t>(kernels::logit_blocks(columns.size()));
-  lay_out(rows, columns, offsets_);
-  if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
+  lay_out(columns);
+  std::memcpy(message_.data(), &step, sizeof step);
   kernels::Backend& backend = model_.backend();
   selectors_.resize(static_cast<size_t>(backend.host_threads()));
-  backend.run_on_host(static_cast<int>(rows.logit_rows.size()), [&](int r, int thread) {
+  backend.run_on_host(static_cast<int>(keep_.size()), [&](int r, int thread) {
     const std::span<const float> own(own_.data() + r * width, width);
     std::byte* to = message_.data() + offsets_[r];
     if (keep_[r] == 0) {
@@ -130,32 +146,33 @@ void RankStep::pack(const BatchRows& rows) {
   });
 }
 
-// Only when all micro-batches are through: activations flow from stage to stage meanwhile, and a rank that
-// waited to be rid of its logits would hold them up.
-void RankStep::collect(const BatchRows& rows) {
+absl::Status RankStep::gather(StepId step) {
   const ModelPart& part = model_.part();
-  if (part.last_stage()) pack(rows);
-  if (part.rank != 0) {
-    if (part.last_stage()) links_->send_to(0, std::span(message_).first(offsets_.back()));
-    return;
-  }
-  if (candidates_.size() < rows.logit_rows.size()) candidates_.resize(rows.logit_rows.size());
+  if (candidates_.size() < keep_.size()) candidates_.resize(keep_.size());
   for (auto& row : candidates_) row.clear();
   const int tensor = part.shape.tensor, first = (part.shape.pipeline - 1) * tensor;
   for (int place = 0; place < tensor; ++place) {
     const Range columns = vocab_part(static_cast<int64_t>(vocab_), tensor, place);
-    if (first + place > 0) {
-      lay_out(rows, columns, offsets_);
-      if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
-      links_->receive_from(first + place, std::span(message_).first(offsets_.back()));
+    if (first + place == 0) {
+      pack(step);
+    } else {
+      lay_out(columns);
+      links_->hear(first + place, std::span(message_).first(offsets_.back()));
+      RETURN_IF_ERROR(links_->status());
     }
-    take(rows, message_, columns);
+    StepId answered;
+    std::memcpy(&answered, message_.data(), sizeof answered);
+    if (answered != step)
+      return absl::InternalError(cat("rank ", first + place, " of the group answers step ", answered.value(),
+                                     ", want step ", step.value()));
+    take(columns);
   }
+  return absl::OkStatus();
 }
 
-void RankStep::take(const BatchRows& rows, std::span<const std::byte> message, const Range& columns) {
-  for (size_t r = 0; r < rows.logit_rows.size(); ++r) {
-    const std::byte* from = message.data() + offsets_[r];
+void RankStep::take(const Range& columns) {
+  for (size_t r = 0; r < keep_.size(); ++r) {
+    const std::byte* from = message_.data() + offsets_[r];
     const size_t bytes = offsets_[r + 1] - offsets_[r];
     if (keep_[r] == 0) {
       std::memcpy(full_.data() + r * vocab_ + columns.begin, from, bytes);

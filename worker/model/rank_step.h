@@ -23,17 +23,22 @@ struct RankTime {
 // One rank's part of a step: the forward pass over one or more micro-batches, then what rank 0 draws tokens
 // from: the ranks of the last stage have the logits' columns and send it all of them, or of rows with `keep`
 // that many candidates each. Example keep 1 (greedy), 2 ranks, vocabulary 49152: 16 bytes a row instead of
-// 98,304. The same code on rank 0 and its followers, and for a group of
-// one, where it is one call of forward(). Owns the logits. Thread: engine. Errors: as LlamaModel::forward.
+// 98,304. The same code on rank 0 and its followers, and for a group of one, where it is one call of
+// forward(). Rank 0 of a pipeline may run() further steps before it collects the first: the others send when
+// they are done, also of steps without logits, so that whoever was collected computes nowhere any more.
+// Owns the logits. Thread: engine. Errors: as LlamaModel::forward; kInternal when a rank answers another
+// step.
 class RankStep {
  public:
   // `links` as in the model's options.
   RankStep(LlamaModel& model, RankLinks* links, const Clock& clock);
 
   // `on_layer` hears each layer once: when the last micro-batch has stored its KV.
-  absl::Status run(const BatchRows& rows, int micro_batches, const LayerListener& on_layer);
-  // On rank 0, of logit row i of the last run(): all logits, or candidates when it was to keep some. The
-  // other one is empty.
+  absl::Status run(StepId step, const BatchRows& rows, int micro_batches, const LayerListener& on_layer);
+  // On rank 0: what the oldest step gave that was run and not collected, whose BatchRows::keep this is.
+  absl::Status collect(StepId step, std::span<const int32_t> keep);
+  // Of logit row i of the step collected last: all logits, or candidates when it was to keep some. The other
+  // one is empty.
   std::span<const float> logits(size_t i) const;
   std::span<const Candidate> candidates(size_t i) const;
   // The maxima of logits(i), or nothing when they were not made with the logits.
@@ -43,10 +48,10 @@ class RankStep {
  private:
   absl::Status forward(const kernels::StepBatch& batch, int micro_batches, const LayerListener& on_layer);
   kernels::LogitRows own_rows(size_t first);
-  void lay_out(const BatchRows& rows, const Range& columns, std::vector<size_t>& offsets) const;
-  void pack(const BatchRows& rows);
-  void collect(const BatchRows& rows);
-  void take(const BatchRows& rows, std::span<const std::byte> message, const Range& columns);
+  void lay_out(const Range& columns);
+  void pack(StepId step);
+  absl::Status gather(StepId step);
+  void take(const Range& columns);
 
   LlamaModel& model_;
   RankLinks* const links_;
@@ -56,9 +61,10 @@ class RankStep {
   std::vector<float> full_;                         // [logit rows][vocab], rank 0
   std::vector<float> own_;                          // [logit rows][columns of this rank]
   std::vector<float> own_maxima_;                   // of the logits that forward() writes
-  std::vector<int32_t> keep_;                       // of the last run
+  std::vector<int32_t> keep_;                       // by logit row of the step at hand
   std::vector<std::vector<Candidate>> candidates_;  // [logit rows], rank 0
-  // A message of one rank to rank 0: of each logit row its columns or its candidates, at offsets_[row].
+  // A message of one rank to rank 0: the step, then of each logit row its columns or its candidates, at
+  // offsets_[row].
   std::vector<std::byte> message_;
   std::vector<size_t> offsets_;
   std::vector<CandidateSelector> selectors_;  // one for each of the backend's host threads

@@ -7,6 +7,9 @@ namespace baton::worker {
 RankLinks::RankLinks(const Parts& parts, const ParallelShape& shape) : parts_(parts), shape_(shape) {
   BATON_CHECK(parts.world.size() == shape.ranks() && parts.tensor.size() == shape.tensor);
   BATON_CHECK(parts.tensor.rank() == parts.world.rank() % shape.tensor);
+  // Rank 0 would wait for this rank, and this one for rank 0.
+  const bool reports = shape.pipeline > 1 && parts.world.rank() >= shape.ranks() - shape.tensor;
+  BATON_CHECK(!reports || parts.outbox != nullptr, "a rank of the last stage wants an outbox");
 }
 
 template <class Call>
@@ -28,19 +31,25 @@ void RankLinks::gather(std::span<const float> mine, std::span<float> all) {
 }
 
 void RankLinks::send_on(std::span<const float> activations) {
-  send_to(rank() + shape_.tensor, std::as_bytes(activations));
+  attempt([&](Instant deadline) {
+    return parts_.world.send(rank() + shape_.tensor, std::as_bytes(activations), deadline);
+  });
 }
 
 void RankLinks::receive(std::span<float> activations) {
-  receive_from(rank() - shape_.tensor, std::as_writable_bytes(activations));
+  attempt([&](Instant deadline) {
+    return parts_.world.receive(rank() - shape_.tensor, std::as_writable_bytes(activations), deadline);
+  });
 }
 
-void RankLinks::send_to(int rank, std::span<const std::byte> bytes) {
-  attempt([&](Instant deadline) { return parts_.world.send(rank, bytes, deadline); });
+void RankLinks::report(std::span<const std::byte> bytes) {
+  attempt([&](Instant deadline) {
+    return parts_.outbox != nullptr ? parts_.outbox->post(bytes) : results().send(0, bytes, deadline);
+  });
 }
 
-void RankLinks::receive_from(int rank, std::span<std::byte> bytes) {
-  attempt([&](Instant deadline) { return parts_.world.receive(rank, bytes, deadline); });
+void RankLinks::hear(int rank, std::span<std::byte> bytes) {
+  attempt([&](Instant deadline) { return results().receive(rank, bytes, deadline); });
 }
 
 void RankLinks::broadcast(std::span<std::byte> bytes, Instant deadline) {

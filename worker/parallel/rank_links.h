@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "transport/collectives/communicator.h"
 #include "worker/parallel/model_part.h"
+#include "worker/parallel/result_outbox.h"
 
 namespace baton::worker {
 
@@ -24,6 +25,10 @@ class RankLinks {
     Communicator& tensor;
     const Clock& clock;
     Duration patience;
+    // A pipeline's way of logits back to rank 0, apart from `world` (ResultOutbox says why): all ranks once
+    // more, and on ranks of the last stage the outbox that sends there.
+    Communicator* results = nullptr;
+    ResultOutbox* outbox = nullptr;
   };
   RankLinks(const Parts& parts, const ParallelShape& shape);
 
@@ -38,9 +43,9 @@ class RankLinks {
   // To and from the rank at the same place of the next and the previous stage.
   void send_on(std::span<const float> activations);
   void receive(std::span<float> activations);
-  // To and from any rank.
-  void send_to(int rank, std::span<const std::byte> bytes);
-  void receive_from(int rank, std::span<std::byte> bytes);
+  // What a step gave, from a rank of the last stage to rank 0; report() does not wait until it is taken.
+  void report(std::span<const std::byte> bytes);
+  void hear(int rank, std::span<std::byte> bytes);
   // From rank 0 to everyone; waits until `deadline`.
   void broadcast(std::span<std::byte> bytes, Instant deadline);
   void broadcast(std::span<std::byte> bytes);
@@ -50,6 +55,7 @@ class RankLinks {
   Duration spent() const { return spent_; }
 
  private:
+  Communicator& results() { return parts_.results == nullptr ? parts_.world : *parts_.results; }
   // Runs call(deadline) unless something failed before.
   template <class Call>
   void attempt(const Call& call);

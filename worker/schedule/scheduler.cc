@@ -28,9 +28,16 @@ int64_t most_positions(const GenerateRequest& request, Leg leg) {
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, KvCache& cache)
-    : options_(options), cache_(cache), step_time_(options.step_time) {
+    : options_(options),
+      cache_(cache),
+      step_time_(options.step_time),
+      flights_(static_cast<size_t>(std::max(options.plans_in_flight, 1))) {
   BATON_CHECK(options.max_running > 0 && options.token_budget >= options.max_running);
   BATON_CHECK(options.context_tokens > 1 && options.min_chunk > 0 && options.headroom_tokens >= 0);
+  // These lists change places all the time.
+  for (auto* list : {&last_.sequences, &next_.sequences, &done_.sequences})
+    list->reserve(options.max_running);
+  for (Flight& flight : flights_) flight.sequences.reserve(options.max_running);
 }
 
 Scheduler::~Scheduler() = default;
@@ -104,7 +111,7 @@ int32_t Scheduler::cached_tokens(const Sequence& sequence) {
   return static_cast<int32_t>(matched_.size()) * cache_.block_tokens();
 }
 
-void Scheduler::remove(Sequence& sequence) {
+bool Scheduler::remove(Sequence& sequence) {
   unprepare(sequence);
   erase_from(running_, sequence);
   erase_from(waiting_, sequence);
@@ -113,8 +120,26 @@ void Scheduler::remove(Sequence& sequence) {
     --landing_;
     if (cache_.pool().has_landing(sequence.transfer)) cache_.abort(sequence.transfer);
   }
+  if (sequence.rows_running > 0) {
+    sequence.state = SequenceState::kFinished;
+    finished_.insert(sequences_.extract(sequence.id));
+    return false;
+  }
   cache_.release(sequence.blocks);
   BATON_CHECK(sequences_.erase(sequence.id) == 1);
+  return true;
+}
+
+void Scheduler::bury(Sequence& sequence) {
+  BATON_CHECK(sequence.state == SequenceState::kFinished && sequence.rows_running == 0);
+  cache_.release(sequence.blocks);
+  BATON_CHECK(finished_.erase(sequence.id) == 1);
+}
+
+void Scheduler::abandon_steps() {
+  running_plans_ = 0;
+  for (auto& [id, sequence] : sequences_) sequence->rows_running = 0;
+  for (auto& [id, sequence] : finished_) sequence->rows_running = 0;
 }
 
 Sequence* Scheduler::find(SequenceId id) {
@@ -139,9 +164,11 @@ void Scheduler::Draft::clear() {
 }
 
 void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
+  BATON_CHECK(running_plans_ < flights_.size());
   std::swap(last_.plan, plan);  // the caller's memory is used again
   last_.clear();
-  for (Sequence* sequence : running_) sequence->rows_running = 0;
+  room_wanted_ = false;
+  count_decoding();
   if (next_.valid) {
     std::swap(last_, next_);
     next_.valid = false;
@@ -149,15 +176,32 @@ void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
     plan_decodes(listener);
     plan_prefills(last_);
   }
-  admit(now, listener);
+  if (!room_wanted_) admit(now, listener);
   expire_grants(now, listener);
-  for (size_t i = 0; i < last_.sequences.size(); ++i) {
-    Sequence& sequence = *last_.sequences[i];
-    sequence.rows_running = last_.plan.rows[i].row_count;
+  if (!last_.plan.rows.empty()) launch(now);
+  std::swap(last_.plan, plan);
+}
+
+void Scheduler::count_decoding() {
+  decoding_ = decoding_elsewhere_ = 0;
+  for (const Sequence* sequence : running_) {
+    if (sequence->state != SequenceState::kDecoding) continue;
+    ++decoding_;
+    decoding_elsewhere_ += sequence->rows_running > 0;
+  }
+}
+
+void Scheduler::launch(Instant now) {
+  last_.plan.id = StepId(next_step_++);
+  Flight& flight = flights_[(oldest_ + running_plans_++) % flights_.size()];
+  flight.id = last_.plan.id;
+  flight.load = last_.load;
+  std::swap(flight.sequences, last_.sequences);
+  for (size_t i = 0; i < flight.sequences.size(); ++i) {
+    Sequence& sequence = *flight.sequences[i];
+    sequence.rows_running += last_.plan.rows[i].row_count;
     if (sequence.first_scheduled == kNever) sequence.first_scheduled = now;
   }
-  if (!last_.plan.rows.empty()) last_.plan.id = StepId(next_step_++);
-  std::swap(last_.plan, plan);
 }
 
 // The running step computes its last known token: a new one comes out.
@@ -166,6 +210,7 @@ bool Scheduler::yields(const Sequence& sequence) {
 }
 
 void Scheduler::prepare() {
+  if (flights_.size() > 1) return;
   next_.clear();
   for (Sequence* sequence : running_) {
     if (!yields(*sequence)) continue;
@@ -200,32 +245,42 @@ void Scheduler::unprepare(const Sequence& sequence) {
   next_.sequences.erase(found);
 }
 
+// The oldest that are in no running plan, at most this plan's share.
 void Scheduler::plan_decodes(AdmissionListener& listener) {
-  for (size_t i = 0; i < running_.size();) {
+  const auto plans = static_cast<int32_t>(flights_.size());
+  const int32_t share = (decoding_ + plans - 1) / plans;
+  for (size_t i = 0; i < running_.size() && last_.plan.total_rows < share;) {
     Sequence& sequence = *running_[i];
-    if (sequence.state != SequenceState::kDecoding) {
+    if (sequence.state != SequenceState::kDecoding || sequence.rows_running > 0) {
       ++i;
       continue;
     }
-    if (!grow(sequence, i, listener)) continue;  // running_[i] is the next one now
+    if (!grow(sequence, i, listener)) {
+      if (room_wanted_) return;
+      continue;  // running_[i] is the next one now
+    }
     add_decode(sequence, sequence.computed, last_);
     ++i;
   }
 }
 
-// Room for one more position of running_[index]. False when it was preempted itself.
+// Room for one more position of running_[index]. False when it was preempted itself, or when it has to wait
+// for the end of a running plan (room_wanted_).
 bool Scheduler::grow(Sequence& sequence, size_t index, AdmissionListener& listener) {
   BATON_CHECK(sequence.computed + 1 == static_cast<int32_t>(sequence.tokens.size()));
   const size_t wanted = static_cast<size_t>(sequence.computed / cache_.block_tokens()) + 1;
   while (sequence.blocks.size() < wanted) {
     if (cache_.allocate(1, sequence.blocks)) continue;
-    if (give_up_youngest(index, listener) == &sequence) return false;
+    const Sequence* gone = give_up_youngest(index, listener);
+    room_wanted_ = gone == nullptr;
+    if (room_wanted_ || gone == &sequence) return false;
   }
   return true;
 }
 
 // Preempts (or ends) the youngest sequence in running_[from..] whose blocks no transfer reads. There is one:
-// the sequence at `from` itself decodes.
+// the sequence at `from` itself decodes. nullptr when that one is in a running plan, or blocks of somebody
+// who left still are: they come back soon.
 const Sequence* Scheduler::give_up_youngest(size_t from, AdmissionListener& listener) {
   size_t victim = running_.size() - 1;
   while (running_[victim]->leg == Leg::kPrefill) {
@@ -233,6 +288,7 @@ const Sequence* Scheduler::give_up_youngest(size_t from, AdmissionListener& list
     --victim;
   }
   Sequence& sequence = *running_[victim];
+  if (sequence.rows_running > 0 || !finished_.empty()) return nullptr;
   const Sequence* gone = &sequence;
   if (options_.preemption == PreemptionPolicy::kReject) {
     drop(sequence, absl::ResourceExhaustedError("no KV block left and preemption is off"), listener);
@@ -282,7 +338,7 @@ int32_t Scheduler::chunk_for(int32_t first, int32_t left, const Draft& draft) co
   const int32_t limit = std::min(left, options_.token_budget - draft.plan.total_rows);
   if (limit <= 0) return 0;
   // A stream that is being handed over here waits for this step with its second token.
-  const bool somebody_waits = draft.load.decode_rows > 0 || landing_ > 0;
+  const bool somebody_waits = draft.load.decode_rows > 0 || decoding_elsewhere_ > 0 || landing_ > 0;
   const Duration objective = somebody_waits ? options_.itl_objective : options_.step_objective;
   const int32_t count = step_time_.largest_chunk(draft.load, first, limit, to_seconds(objective));
   const int32_t least = std::min(limit, options_.min_chunk);
@@ -340,7 +396,7 @@ bool Scheduler::take_blocks(Sequence& sequence) {
   match(sequence);
   const int32_t fresh = blocks_wanted(sequence) - static_cast<int32_t>(matched_.size());
   // Each decoding sequence may want a block in the next steps: do not admit only to preempt.
-  const auto spare = static_cast<int64_t>(last_.load.decode_rows);
+  const int64_t spare = flights_.size() > 1 ? decoding_ : static_cast<int64_t>(last_.load.decode_rows);
   if (fresh + spare > cache_.available(matched_)) {
     blocked_ = sequence.id;
     blocked_version_ = cache_.version();
@@ -398,14 +454,25 @@ void Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
 
 // ---- after a step --------------------------------------------------------------------------------
 
+void Scheduler::end_oldest(const StepPlan& plan) {
+  BATON_CHECK(running_plans_ > 0 && flights_[oldest_].id == plan.id, "steps end in order");
+  std::swap(done_, flights_[oldest_]);
+  oldest_ = (oldest_ + 1) % flights_.size();
+  --running_plans_;
+}
+
 Sequence& Scheduler::computed(const StepPlan& plan, size_t index) {
+  if (index == 0) end_oldest(plan);
   const PlannedRows& rows = plan.rows[index];
-  Sequence& sequence = *last_.sequences[index];
-  BATON_CHECK(rows.sequence == &sequence && rows.first_position == sequence.computed);
+  Sequence& sequence = *done_.sequences[index];
+  BATON_CHECK(rows.sequence == &sequence);
+  sequence.rows_running -= rows.row_count;
+  if (sequence.state == SequenceState::kFinished) return sequence;
+  BATON_CHECK(rows.first_position == sequence.computed);
   sequence.computed += rows.row_count;
-  sequence.rows_running = 0;
   BATON_CHECK(sequence.computed <= static_cast<int32_t>(sequence.tokens.size()));
-  publish(sequence);
+  // A chunk behind it may still be computed with the table as it is: publishing can change the table.
+  if (sequence.rows_running == 0) publish(sequence);
   if (rows.sample) {
     sequence.state = sequence.leg == Leg::kPrefill ? SequenceState::kSending : SequenceState::kDecoding;
     if (sequence.leg == Leg::kPrefill) erase_from(running_, sequence);
@@ -482,9 +549,13 @@ void Scheduler::check_invariants() const {
   std::vector<uint32_t> owners(static_cast<size_t>(cache_.pool().size()));
   int32_t landing = 0;
   size_t listed = 0;
+  for (const auto& [id, s] : finished_) {
+    BATON_CHECK(s->state == SequenceState::kFinished && s->rows_running > 0 && running_plans_ > 0);
+    for (BlockId block : s->blocks) ++owners[block.value()];
+  }
   for (const auto& [id, owned] : sequences_) {
     const Sequence& s = *owned;
-    BATON_CHECK(s.id == id);
+    BATON_CHECK(s.id == id && (s.rows_running == 0 || running_plans_ > 0));
     for (BlockId block : s.blocks) ++owners[block.value()];
     landing += s.state == SequenceState::kLanding;
     listed += s.state != SequenceState::kLanding && s.state != SequenceState::kSending;

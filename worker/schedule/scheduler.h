@@ -25,6 +25,7 @@ struct SchedulerOptions {
   int32_t context_tokens = 2048;  // prompt and output
   int32_t token_budget = 2048;    // rows of a step; >= max_running
   int32_t max_running = 256;      // sequences that hold blocks and compute
+  int plans_in_flight = 1;        // of a pipeline: one for each stage, so that all of them are busy
   int32_t max_waiting = 1024;     // submitted and not begun; more are refused
   int32_t min_chunk = 16;         // the oldest prefill gets this much even when the objective is missed
   int32_t headroom_tokens = 64;   // room for output that must fit at admission beside the whole prompt
@@ -57,6 +58,13 @@ class AdmissionListener {
 // Decode legs reserve all prompt blocks and head-room at once (kLanding) and join the batch when landed() is
 // called. A younger sequence never takes blocks for which an older one waits. Sequence ids grow with arrival.
 //
+// Several plans may run at once (`plans_in_flight`, the stages of a pipeline): then a plan takes the oldest
+// decoding sequences that are in no other one, at most their share, so that decode sets of equal size follow
+// each other through the stages, and chunks of one prompt may be in several plans. Steps end in the order in
+// which they were planned. Nobody who is in a running plan loses a block: who should give way is waited for,
+// and who is removed keeps its blocks until its last step is done (kFinished). Example: 5 decoding sequences,
+// 2 plans: {1 2 3}, {4 5}, and when the first is done {1 2 3} again.
+//
 // Life: add -> kWaiting -> plan: kPrefilling -> complete: kDecoding (or kSending) -> finish.
 //                        \-> plan: kLanding -> landed: kDecoding      preempted: back to kWaiting
 //
@@ -82,17 +90,24 @@ class Scheduler {
   // no more than blocks for running sequences, which are theirs either way: calling it or not changes no
   // token and no order of admission. Chunks are cut for the decodes expected now.
   void prepare();
-  // plan.rows[index] was computed: positions advance, full blocks become findable, and when the row samples
-  // the sequence is kDecoding (kSending on a prefill leg). The caller then appends the token.
+  // plan.rows[index] of the oldest plan was computed; called for each row, in order. Positions advance, full
+  // blocks become findable, and when the row samples the sequence is kDecoding (kSending on a prefill leg).
+  // The caller then appends the token. A kFinished sequence only comes by; the caller calls bury() when no
+  // step has rows of it any more.
   Sequence& computed(const StepPlan& plan, size_t index);
+  void bury(Sequence& sequence);
+  const std::map<SequenceId, std::unique_ptr<Sequence>>& finished() const { return finished_; }
+  // The running steps will never end: forgets that there are any.
+  void abandon_steps();
   // The KV of a decode leg came, with its first token: kDecoding.
   void landed(Sequence& sequence, TokenId first_token);
   void observe_step(double seconds) {
-    step_time_.observe(last_.load, seconds);
-  }  // how long the last plan took
+    step_time_.observe(done_.load, seconds);
+  }  // how long the plan took whose rows were computed last
 
   // Takes the sequence out wherever it is: lets go of its blocks (transfers keep theirs) and forgets it.
-  void remove(Sequence& sequence);
+  // False when running steps have rows of it: it is kFinished then, and goes with bury().
+  bool remove(Sequence& sequence);
   Sequence* find(SequenceId id);
   // By id, in order of arrival.
   const std::map<SequenceId, std::unique_ptr<Sequence>>& sequences() const { return sequences_; }
@@ -119,6 +134,16 @@ class Scheduler {
     void clear();
   };
 
+  // A plan whose rows lie with the caller, running.
+  struct Flight {
+    StepId id;
+    std::vector<Sequence*> sequences;  // by row
+    StepLoad load;
+  };
+
+  void count_decoding();
+  void launch(Instant now);
+  void end_oldest(const StepPlan& plan);
   int32_t blocks_for(int32_t tokens) const;
   int32_t blocks_wanted(const Sequence& sequence) const;
   static bool yields(const Sequence& sequence);
@@ -147,13 +172,21 @@ class Scheduler {
   StepTime step_time_;
   std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
   // All in order of id. A sequence is in at most one.
-  std::vector<Sequence*> running_;    // kPrefilling, kDecoding
-  std::vector<Sequence*> waiting_;    // kWaiting, to be computed here
-  std::vector<Sequence*> reserving_;  // kWaiting, decode legs without blocks
-  int32_t landing_ = 0;               // sequences in kLanding
-  Draft last_;                        // of the last plan, whose rows lie with the caller
-  Draft next_;                        // prepared
-  std::vector<BlockId> matched_;      // scratch
+  std::vector<Sequence*> running_;                            // kPrefilling, kDecoding
+  std::vector<Sequence*> waiting_;                            // kWaiting, to be computed here
+  std::vector<Sequence*> reserving_;                          // kWaiting, decode legs without blocks
+  int32_t landing_ = 0;                                       // sequences in kLanding
+  std::map<SequenceId, std::unique_ptr<Sequence>> finished_;  // kFinished
+  Draft last_;                   // of the last plan; its rows lie with the caller
+  Draft next_;                   // prepared
+  std::vector<Flight> flights_;  // a ring: running plans from oldest_ on
+  size_t oldest_ = 0;
+  size_t running_plans_ = 0;
+  Flight done_;                     // whose rows are or were being computed()
+  int32_t decoding_ = 0;            // running sequences, when the last plan was made ...
+  int32_t decoding_elsewhere_ = 0;  // ... and those of them in other plans
+  bool room_wanted_ = false;        // a decode row waits for a running plan to end: nobody is admitted
+  std::vector<BlockId> matched_;    // scratch
   uint64_t next_sequence_ = 1;
   uint64_t next_step_ = 1;
   uint64_t preemptions_ = 0;

@@ -15,7 +15,7 @@ enum class SequenceState : uint8_t {
   kLanding,     // decode leg: blocks reserved, KV on its way
   kDecoding,    // one token a step
   kSending,     // prefill leg: first token sampled, transfer not yet drained
-  kFinished,
+  kFinished,    // ended or released while steps that have rows of it run; its blocks stay until they end
 };
 
 // One prompt and what was generated from it, on one worker. The single source of truth for the sampler and
@@ -32,7 +32,7 @@ struct Sequence {
   std::vector<TokenId> tokens;  // prompt, then generated
   int32_t prompt_tokens = 0;    // request.prompt.size()
   int32_t computed = 0;         // positions [0, computed) have valid KV in `blocks`
-  int32_t rows_running = 0;     // positions that the running step adds to them
+  int32_t rows_running = 0;     // positions that the running steps add to them
   std::vector<BlockId> blocks;  // block table
   int32_t cached_tokens = 0;    // taken from the prefix cache at first admission
 

@@ -49,12 +49,21 @@ struct StepResult {
 // `layer`.
 using LayerListener = std::function<void(int layer)>;
 
-// Runs plans. Implementations: worker/model ModelRunner; tests/sim (a fake whose tokens are a hash of the
-// KV). Thread: engine.
+// Runs plans, in order. Several may be under way: start() returns when this process has done its part of the
+// plan, later stages of a pipeline may still compute; finish() waits for them and gives the tokens of the
+// oldest plan that was started and not finished. Both get the same plan and result, which stay where they
+// are meanwhile. Implementations: worker/model ModelRunner; tests (a fake whose tokens are a hash of the KV).
+// Thread: engine.
 class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
-  virtual absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) = 0;
+  virtual absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) = 0;
+  // Of the oldest plan. By default start() has done everything.
+  virtual absl::Status finish(const StepPlan& /*plan*/, StepResult& /*result*/) { return absl::OkStatus(); }
+  absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
+    RETURN_IF_ERROR(start(plan, on_layer, result));
+    return finish(plan, result);
+  }
   // Between steps: for an executor that has to say something although there is nothing to compute.
   virtual absl::Status on_tick(Instant /*now*/) { return absl::OkStatus(); }
   virtual Instant next_deadline() const { return kNever; }

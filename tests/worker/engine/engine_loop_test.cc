@@ -15,9 +15,12 @@ using namespace std::chrono_literals;
 class Breakable final : public StepExecutor {
  public:
   explicit Breakable(StepExecutor& inner) : inner_(inner) {}
-  absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
+  absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
     if (--steps_left == 0) return absl::InternalError("device lost");
-    return inner_.run(plan, on_layer, result);
+    return inner_.start(plan, on_layer, result);
+  }
+  absl::Status finish(const StepPlan& plan, StepResult& result) override {
+    return inner_.finish(plan, result);
   }
   int steps_left = -1;
 

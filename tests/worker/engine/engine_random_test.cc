@@ -19,8 +19,12 @@ struct Placed {
 
 class EngineRandomTest : public EngineFixture {
  protected:
-  void build(Rng& rng) {
+  // Of a pipeline the later stages' layers are computed late; KV is handed over by whole workers only.
+  void build(Rng& rng, int plans_in_flight = 1) {
     auto options = defaults();
+    pipeline_ = plans_in_flight > 1;
+    options.engine.scheduler.plans_in_flight = plans_in_flight;
+    options.model.late_layers = pipeline_ ? 1 : 0;
     options.engine.blocks = 8 + static_cast<int64_t>(rng.below(40));
     options.engine.scheduler.token_budget = 32;
     options.engine.scheduler.headroom_tokens = static_cast<int32_t>(rng.below(12));
@@ -46,6 +50,7 @@ class EngineRandomTest : public EngineFixture {
     if (rng.below(8) == 0) placed.request.sampling.prompt_logprobs = 1;
     placed.prefill = rng.below(3);
     placed.decode = rng.below(3);
+    if (pipeline_) placed.prefill = placed.decode;
     placed.split = placed.prefill != placed.decode;
     return placed;
   }
@@ -78,17 +83,19 @@ class EngineRandomTest : public EngineFixture {
     const auto& first = world().leg(placed.prefill, r.id, placed.split ? Leg::kPrefill : Leg::kWhole);
     EXPECT_EQ(first.prompt_tokens, support::kvhash_prompt_reference(r, options_.kv.layers));
   }
+  void check_seeds(int plans_in_flight);
   int complete_ = 0;
+  bool pipeline_ = false;
 };
 
-TEST_F(EngineRandomTest, EveryLegEndsAndEveryTokenIsRight) {
+void EngineRandomTest::check_seeds(int plans_in_flight) {
   const char* given = std::getenv("BATON_TEST_SEED");
   const uint64_t first = given != nullptr ? std::strtoull(given, nullptr, 10) : 1;
   int requests = 0;
   for (uint64_t seed = first; seed < first + (given != nullptr ? 1 : 60); ++seed) {
     SCOPED_TRACE(testing::Message() << "BATON_TEST_SEED=" << seed);
     Rng rng(seed);
-    build(rng);
+    build(rng, plans_in_flight);
     std::vector<Placed> placed;
     for (uint64_t id = 1; id <= 60; ++id) {
       placed.push_back(random_request(rng, id));
@@ -113,6 +120,10 @@ TEST_F(EngineRandomTest, EveryLegEndsAndEveryTokenIsRight) {
   }
   EXPECT_GT(complete_, requests / 2) << "most must go through, or the test says little";
 }
+
+TEST_F(EngineRandomTest, EveryLegEndsAndEveryTokenIsRight) { check_seeds(1); }
+TEST_F(EngineRandomTest, WithTwoPlansInFlight) { check_seeds(2); }
+TEST_F(EngineRandomTest, WithFourPlansInFlight) { check_seeds(4); }
 
 TEST_F(EngineRandomTest, ReplaysByteForByte) {
   const auto run = [&](uint64_t seed) {

@@ -26,7 +26,7 @@ namespace {
 
 class Instantaneous final : public StepExecutor {
  public:
-  absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
+  absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
     result.sampled.clear();
     on_layer(0);
     for (size_t i = 0; i < plan.rows.size(); ++i) {
