@@ -110,12 +110,12 @@ int run_coordinator(const CoordinatorOptions& options);
 struct WorkerOptions {
   std::string manifest;
   std::string pool;
-  int index = 0;
+  int index = -1;    // -1: the one that `hosts` puts on this machine, else 0
   std::string join;  // host:port of the coordinator's membership service; rank 0 only. Empty: the manifest's
-  std::string listen;      // ADDRESS[:PORT] of the control connection (cli/worker_address.h)
-  std::string data;        // ADDRESS[:PORT] of KV
-  std::string advertise;   // host that the coordinator connects to; empty: that of `listen`
-  int rank = -1;           // in a group of several; -1: what the environment says (cli/rank_place.h)
+  std::string listen;     // ADDRESS[:PORT] of the control connection (cli/worker_address.h)
+  std::string data;       // ADDRESS[:PORT] of KV
+  std::string advertise;  // host that the coordinator connects to; empty: that of `listen`
+  int rank = -1;          // in a group of several; -1: what the environment or `hosts` say (cli/rank_place.h)
   std::string rendezvous;  // where rank 0 listens; empty: what manifest or environment say
   int threads = 1;
   std::vector<int> cpus;

@@ -53,15 +53,23 @@ std::vector<int> allowed_cores() {
 }
 
 std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std::vector<int>& cores) {
+  return split_cores(manifest, manifest.processes_of_pools(), cores);
+}
+
+std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std::vector<int>& processes,
+                                     const std::vector<int>& cores) {
   const auto all = static_cast<int>(cores.size());
   int given = 0, sharers = 0;
-  for (const PoolManifest& p : manifest.pools)
-    (p.cpu > 0 ? given : sharers) += p.replicas * p.ranks() * std::max(p.cpu, 1);
+  for (size_t i = 0; i < processes.size(); ++i) {
+    const int cpu = manifest.pools[i].cpu;
+    (cpu > 0 ? given : sharers) += processes[i] * std::max(cpu, 1);
+  }
   const int left = std::max(all - given, 0);
   std::vector<WorkerCores> out;
   int sharer = 0, wanted = 0;
-  for (const PoolManifest& p : manifest.pools) {
-    for (int i = 0; i < p.replicas * p.ranks(); ++i) {
+  for (size_t pool = 0; pool < processes.size(); ++pool) {
+    const PoolManifest& p = manifest.pools[pool];
+    for (int i = 0; i < processes[pool]; ++i) {
       WorkerCores worker{.threads = p.cpu};
       if (p.cpu == 0) worker.threads = std::max(1, left / sharers + (sharer++ < left % sharers));
       wanted += worker.threads;

@@ -27,6 +27,9 @@ int cores_of_quota(const std::string& cpu_max);
 // otherwise nobody is pinned, and a worker has as many threads as it would have had, one at least. Example: 5
 // cores, pools prefill x 1 (cpu 2) and decode x 2: 2 + 2 + 1, cores {0 1} {2 3} {4}.
 std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std::vector<int>& cores);
+// The same when only so many processes of each pool run on this machine.
+std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std::vector<int>& processes,
+                                     const std::vector<int>& cores);
 
 // " on cores 0,1", ", not pinned" when empty.
 std::string on_cores(const std::vector<int>& cpus);

@@ -49,7 +49,7 @@ struct ProcessRecord {
 // What `ps`, `down`, `chat` and `bench` need to find the cluster; written by the supervisor, whole file at a
 // time.
 struct ClusterRecord {
-  std::string http_address;  // host:port
+  std::string http_address;  // host:port; empty: the coordinator is on another machine
   std::vector<ProcessRecord> processes;
 
   absl::Status write(const Home& home) const;

@@ -86,12 +86,18 @@ absl::StatusOr<HttpReply> HttpClient::exchange_once(const std::string& method, c
     request += cat("Content-Type: application/json\r\nContent-Length: ", body.size(), "\r\n");
   request += cat("\r\n", body);
   error_code error;
-  asio::write(connection_->socket, asio::buffer(request), error);
+  for (size_t sent = 0; sent < request.size();) {
+    sent += asio::write(connection_->socket, asio::buffer(request) + sent, error);
+    if (error && error != asio::error::interrupted) break;
+  }
   if (error) return network_error(host_port_, error);
 
   http::response_parser<http::buffer_body> parser;
   parser.body_limit(boost::none);
-  http::read_header(connection_->socket, connection_->buffer, parser, error);
+  // A process that was stopped and goes on (SIGCONT) finds its waits interrupted: they go on as well.
+  do {
+    http::read_header(connection_->socket, connection_->buffer, parser, error);
+  } while (error == asio::error::interrupted);
   if (error) return network_error(host_port_, error);
   HttpReply reply;
   reply.status = parser.get().result_int();
@@ -108,7 +114,7 @@ absl::StatusOr<HttpReply> HttpClient::exchange_once(const std::string& method, c
     parser.get().body().size = sizeof chunk;
     parser.get().body().more = true;
     http::read_some(connection_->socket, connection_->buffer, parser, error);
-    if (error == http::error::need_buffer) error = {};
+    if (error == http::error::need_buffer || error == asio::error::interrupted) error = {};
     const std::string_view got(chunk, sizeof chunk - parser.get().body().size);
     if (streaming && !events.feed(got, *on_event)) {
       close();

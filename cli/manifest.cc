@@ -93,6 +93,36 @@ void read_parallel(ConfigObject parallel, PoolManifest& out) {
   parallel.done();
 }
 
+// Ranks on different machines talk in the open there; workers that are elsewhere must find the coordinator.
+void read_hosts(ConfigObject& pool, PoolManifest& out, const ControlManifest& control) {
+  out.hosts = pool.strings("hosts");
+  if (out.hosts.empty()) return;
+  const int processes = out.replicas * out.ranks();
+  const int names = static_cast<int>(out.hosts.size());
+  if (names != processes && names != out.replicas) {
+    pool.fail("hosts", cat("want ", processes, processes == 1 ? " host" : " hosts", ", one for each of ",
+                           out.replicas, " x ", out.ranks(), " processes",
+                           out.ranks() > 1 ? cat(", or ", out.replicas, ", one for each worker") : "",
+                           "; got ", names));
+    out.hosts.clear();
+    return;
+  }
+  for (const std::string& host : out.hosts)
+    if (host.empty() || is_loopback_host(host) || is_wildcard_host(host) || host.find('/') != host.npos)
+      pool.fail("hosts", cat("want names or addresses of machines, got '", host, "'"));
+  if (control.join_address().empty())
+    pool.fail("hosts",
+              "how do workers there find the coordinator? Give control.listen an address and a port, or "
+              "control.join");
+  for (int i = 0; i < processes; ++i)
+    if (out.host_of(i / out.ranks(), i % out.ranks()) != out.host_of(i / out.ranks(), 0) &&
+        !out.insecure_ranks)
+      return pool.fail("hosts", cat("ranks of worker ", i / out.ranks(),
+                                    " are on different machines, and ranks talk without TLS or keys; set "
+                                    "parallel.insecureAllowPlaintextOffLoopback: true if their network is "
+                                    "private"));
+}
+
 // device and numerics; true for a GPU.
 bool read_device(ConfigObject& pool, PoolManifest& out) {
   using kernels::cuda::DeviceName;
@@ -113,7 +143,7 @@ bool read_device(ConfigObject& pool, PoolManifest& out) {
   return true;
 }
 
-PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
+PoolManifest read_pool(const std::string& name, ConfigObject& pool, const ControlManifest& control) {
   PoolManifest out;
   out.name = name;
   if (!is_plain_name(name)) pool.fail("", "want a name of letters, digits, '-', '_', '.' (63 at most)");
@@ -125,6 +155,7 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
   read_parallel(pool.object("parallel"), out);
+  read_hosts(pool, out, control);
   out.network = read_network(pool.object("network"));
   if (cuda && out.ranks() > 1)
     pool.fail("parallel", "device cuda computes on one rank: want tensor and pipeline 1");
@@ -148,7 +179,7 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool) {
 void read_pools(ConfigObject& spec, ClusterManifest& out) {
   bool has_prefill = false, has_decode = false, has_any = false;
   for (auto& [name, pool] : spec.objects("pools")) {
-    out.pools.push_back(read_pool(name, pool));
+    out.pools.push_back(read_pool(name, pool, out.control));
     has_prefill |= out.pools.back().role == WorkerRole::kPrefill;
     has_decode |= out.pools.back().role == WorkerRole::kDecode;
     has_any |= out.pools.back().role == WorkerRole::kAny;
@@ -165,7 +196,8 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
                              " differ in device, numerics, kv.dtype or kv.blockTokens: their KV cannot be "
                              "handed over, which would "
                              "switch disaggregation off"));
-  if (out.processes() > 64)
+  if (out.processes() > 64 &&
+      std::ranges::all_of(out.pools, [](const PoolManifest& p) { return p.hosts.empty(); }))
     spec.fail("pools", cat(out.processes(), " workers and ranks on one machine; want 64 at most"));
 }
 
@@ -216,6 +248,12 @@ int ClusterManifest::processes() const {
   int n = 0;
   for (const PoolManifest& p : pools) n += p.replicas * p.ranks();
   return n;
+}
+
+std::vector<int> ClusterManifest::processes_of_pools() const {
+  std::vector<int> out;
+  for (const PoolManifest& p : pools) out.push_back(p.replicas * p.ranks());
+  return out;
 }
 
 absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const std::string& text) {
@@ -282,10 +320,17 @@ std::string parallel_yaml(const PoolManifest& p) {
              ", insecureAllowPlaintextOffLoopback: ", bool_text(p.insecure_ranks), "}");
 }
 
+std::string hosts_yaml(const PoolManifest& p) {
+  if (p.hosts.empty()) return "";
+  std::vector<std::string> names;
+  for (const std::string& host : p.hosts) names.push_back(quoted_yaml(host));
+  return cat("\n      hosts: [", join(names, ", "), "]");
+}
+
 std::string pool_yaml(const PoolManifest& p) {
   return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
              "\n      device: ", p.device, "\n      numerics: ", p.numerics,
-             p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p),
+             p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p), hosts_yaml(p),
              network_yaml(p.network), "\n      kv: {memory: ", p.kv_memory_bytes,
              ", blockTokens: ", p.block_tokens, ", dtype: ", p.kv_dtype,
              "}\n      batch: {tokens: ", p.max_batch_tokens, ", sequences: ", p.max_sequences, "}\n");

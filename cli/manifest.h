@@ -18,12 +18,13 @@ struct PoolManifest {
   int replicas = 1;
   std::string device = "cpu";  // cpu, reference, cuda (kernels/cuda/device_name.h)
   std::string numerics =
-      "bf16dot";                 // f32, bf16dot: how bf16 weights and bf16 KV are multiplied; cuda: fastest
-  int cpu = 0;                   // threads of each rank; 0 = an equal share of the machine's
-  int tensor = 1, pipeline = 1;  // a worker of more than one rank is a group of processes
-  std::string rendezvous;        // where rank 0 of the group listens, when not the flags say; host:port
-  int rendezvous_port = 7100;    // when the orchestrator names rank 0's host only
-  bool insecure_ranks = false;   // allows ranks to talk off loopback: their sockets are plain
+      "bf16dot";                   // f32, bf16dot: how bf16 weights and bf16 KV are multiplied; cuda: fastest
+  int cpu = 0;                     // threads of each rank; 0 = an equal share of the machine's
+  int tensor = 1, pipeline = 1;    // a worker of more than one rank is a group of processes
+  std::string rendezvous;          // where rank 0 of the group listens, when not the flags say; host:port
+  int rendezvous_port = 7100;      // when the orchestrator names rank 0's host only
+  bool insecure_ranks = false;     // allows ranks to talk off loopback: their sockets are plain
+  std::vector<std::string> hosts;  // of each process, or of each worker; empty: who starts them says
   NetworkManifest network;
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
   int block_tokens = 16;
@@ -32,6 +33,10 @@ struct PoolManifest {
   int max_sequences = 64;         // sequences in one engine step
 
   int ranks() const { return tensor * pipeline; }
+  // With hosts only.
+  const std::string& host_of(int index, int rank) const {
+    return hosts.size() == static_cast<size_t>(replicas) ? hosts[index] : hosts[index * ranks() + rank];
+  }
 };
 
 struct GatewayManifest {
@@ -65,6 +70,7 @@ struct ClusterManifest {
 
   int workers() const;
   int processes() const;  // of all workers: one for each rank
+  std::vector<int> processes_of_pools() const;
 };
 
 // All mistakes at once, each as file:line:column: key: what is wrong. A relative model path is taken from the

@@ -92,19 +92,27 @@ absl::Status MemoryPlan::check(const MemoryLimit& limit, const std::string& pool
 }
 
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryLimit& limit) {
-  const uint64_t each = model_bytes(manifest.model_source) + MemoryPlan::kProgram;
+  return check_cluster_memory(manifest, manifest.processes_of_pools(), limit);
+}
+
+absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::vector<int>& processes,
+                                  const MemoryLimit& limit) {
+  const uint64_t model = model_bytes(manifest.model_source);
   uint64_t kv = 0, rest = 0;
-  for (const PoolManifest& pool : manifest.pools) {
+  int all = 0;
+  for (size_t i = 0; i < processes.size(); ++i) {
+    const PoolManifest& pool = manifest.pools[i];
     // The ranks of a worker share its weights out between them.
-    kv += pool.replicas * pool.ranks() * pool.kv_memory_bytes;
-    rest += pool.replicas * (each + (pool.ranks() - 1) * MemoryPlan::kProgram);
+    kv += processes[i] * pool.kv_memory_bytes;
+    rest += processes[i] * (model / pool.ranks() + MemoryPlan::kProgram);
+    all += processes[i];
   }
   if (kv + rest <= limit.bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(cat(
-      "not enough memory: ", manifest.workers(),
-      manifest.workers() == 1 ? " worker wants " : " workers want ", format_bytes(kv), " of KV and about ",
-      format_bytes(rest), " for weights and program; the limit is ", format_bytes(limit.bytes), " (",
-      limit.source, "): lower kv.memory or replicas in spec.pools, or take a smaller model"));
+  return absl::ResourceExhaustedError(
+      cat("not enough memory: ", all, all == 1 ? " worker wants " : " workers want ", format_bytes(kv),
+          " of KV and about ", format_bytes(rest), " for weights and program; the limit is ",
+          format_bytes(limit.bytes), " (", limit.source,
+          "): lower kv.memory or replicas in spec.pools, or take a smaller model"));
 }
 
 std::string memory_plan_file(const std::string& worker) { return cat("memory-", worker, ".txt"); }

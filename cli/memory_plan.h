@@ -40,6 +40,9 @@ struct MemoryPlan {
 // All workers of a manifest on this machine together, before any of them is started: KV pools, and weights as
 // large as the model's files. kResourceExhausted with what to change.
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryLimit& limit);
+// The same when only so many processes of each pool run on this machine.
+absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::vector<int>& processes,
+                                  const MemoryLimit& limit);
 
 // Where a worker leaves its plan for `serve` and `ps`: a file of Home::state.
 std::string memory_plan_file(const std::string& worker);

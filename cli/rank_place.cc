@@ -1,5 +1,6 @@
 #include "cli/rank_place.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 
@@ -52,10 +53,11 @@ absl::StatusOr<RankPlace> from_environment(const RankQuestion& q, const Get& get
       place.rendezvous = cat(host, ":", q.port);
     return place;
   }
+  if (q.hosts_rank >= 0) return RankPlace{.rank = q.hosts_rank, .ranks = q.ranks, .source = "hosts"};
   return absl::InvalidArgumentError(
       cat("a worker of ", q.ranks,
-          " ranks: which is this? Give --rank, or start it by LeaderWorkerSet, SLURM or MPI "
-          "(docs/multi_host.md)"));
+          " ranks: which is this? Give --rank, or start it by LeaderWorkerSet, SLURM or MPI, or name `hosts` "
+          "in its pool (docs/multi_host.md)"));
 }
 
 }  // namespace
@@ -66,6 +68,7 @@ absl::StatusOr<RankPlace> find_rank(const RankQuestion& q, const Get& get) {
   if (q.flag_rank < 0) {
     ASSIGN_OR_RETURN(place, from_environment(q, get));
   }
+  if (place.rendezvous.empty()) place.rendezvous = q.hosts_rendezvous;
   if (!q.manifest_rendezvous.empty()) place.rendezvous = q.manifest_rendezvous;
   if (!q.flag_rendezvous.empty()) place.rendezvous = q.flag_rendezvous;
   if (place.rank >= place.ranks)
@@ -76,6 +79,11 @@ absl::StatusOr<RankPlace> find_rank(const RankQuestion& q, const Get& get) {
         cat("rank ", place.rank, " (", place.source,
             ") does not know where rank 0 listens: give --rendezvous host:port or parallel.rendezvous"));
   return place;
+}
+
+bool orchestrator_says(const std::function<std::string(const char*)>& get) {
+  return std::ranges::any_of(kOrchestrators,
+                             [&get](const Orchestrator& who) { return !get(who.rank).empty(); });
 }
 
 std::string environment_variable(const char* name) {

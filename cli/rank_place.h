@@ -12,7 +12,7 @@ struct RankPlace {
   int rank = 0;
   int ranks = 1;
   std::string rendezvous;  // "host:port" or "unix:@name"; empty for one rank
-  std::string source;      // "flags", "LeaderWorkerSet", "SLURM", "Open MPI", "PMI", or "one rank"
+  std::string source;      // "flags", "LeaderWorkerSet", "SLURM", "Open MPI", "PMI", "hosts", or "one rank"
 };
 
 struct RankQuestion {
@@ -21,15 +21,20 @@ struct RankQuestion {
   std::string flag_rendezvous;      // --rendezvous
   std::string manifest_rendezvous;  // parallel.rendezvous
   int port = 7100;                  // of a rendezvous whose host the orchestrator names
+  int hosts_rank = -1;              // what the manifest's `hosts` says about this machine
+  std::string hosts_rendezvous;
 };
 
 // The first of these that says a rank: --rank; LWS_WORKER_INDEX (LWS_GROUP_SIZE, LWS_LEADER_ADDRESS);
 // SLURM_PROCID (SLURM_NTASKS; the first of SLURM_STEP_NODELIST or SLURM_JOB_NODELIST); OMPI_COMM_WORLD_RANK
-// (.._SIZE); PMI_RANK (PMI_SIZE). Its size must be `ranks`. The rendezvous is --rendezvous, the manifest's,
-// or the host that the orchestrator names with `port`; MPI names none. `get` returns a variable or "".
+// (.._SIZE); PMI_RANK (PMI_SIZE); `hosts` of the manifest. Its size must be `ranks`. The rendezvous is
+// --rendezvous, the manifest's, or the host that the orchestrator names with `port`; MPI names none. `get`
+// returns a variable or "".
 absl::StatusOr<RankPlace> find_rank(const RankQuestion& question,
                                     const std::function<std::string(const char*)>& get);
 std::string environment_variable(const char* name);
+// One of the orchestrators has set its variable for the rank.
+bool orchestrator_says(const std::function<std::string(const char*)>& get);
 
 // "unix:@name", loopback, or nothing: other machines cannot reach it.
 bool stays_on_host(const std::string& rendezvous);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/home.h"
+#include "cli/host_places.h"
 #include "cli/local_manifest.h"
 #include "cli/memory_plan.h"
 #include "cli/supervisor.h"
@@ -53,6 +54,10 @@ std::string memory_text(const Home& home, const Supervisor& supervisor) {
 
 std::string banner(const Home& home, const Supervisor& supervisor, const ClusterManifest& manifest,
                    bool detached) {
+  if (!supervisor.has_coordinator())
+    return cat("Baton serves ", manifest.model_source, " here for the cluster at ",
+               manifest.control.join_address(), "\n", supervisor.plan_text(), memory_text(home, supervisor),
+               detached ? "\nStop it: ./baton down\n" : "\nStop it: Ctrl-C, or ./baton down\n");
   const std::string url = cat("http://", supervisor.record().http_address);
   return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),
              memory_text(home, supervisor), "\nTry it:\n  curl -N ", url,
@@ -133,7 +138,9 @@ int run_serve(const ServeOptions& options) {
   if (manifest->model_names.empty() && manifest->model_source == "default")
     manifest->model_names = {"smollm2-135m-instruct"};
   manifest->model_source = *model;
-  if (const absl::Status s = check_cluster_memory(*manifest, read_memory_limit()); !s.ok())
+  if (const absl::Status s =
+          check_cluster_memory(*manifest, processes_here(*manifest, own_host_names()), read_memory_limit());
+      !s.ok())
     return complain(s, kExitFailed);
   ClusterRecord::remove(home);  // of a supervisor that was killed
   home.set_aside_logs();

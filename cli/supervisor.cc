@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <csignal>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "cli/commands.h"
 #include "cli/host_address.h"
 #include "cli/http_client.h"
+#include "cli/memory_plan.h"
 #include "cli/process.h"
 #include "cli/rank_place.h"
 
@@ -55,7 +57,9 @@ Supervisor::Supervisor(const Home& home, const ClusterManifest& manifest)
       manifest_(manifest),
       manifest_file_(home.file("manifest.yaml")),
       run_(std::to_string(random_source()())),
-      cores_(allowed_cores()) {
+      cores_(allowed_cores()),
+      host_(own_host_names()),
+      has_coordinator_(coordinator_here(manifest, host_)) {
   const sigset_t set = watched_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
@@ -64,16 +68,20 @@ Supervisor::~Supervisor() { stop(); }
 
 std::string Supervisor::plan_text() const {
   std::string out;
-  const std::vector<WorkerCores> split = split_cores(manifest_, cores_);
+  const std::vector<WorkerCores> split = split_cores(manifest_, processes_here(manifest_, host_), cores_);
   size_t worker = 0;
   int threads = 0;
   for (const PoolManifest& p : manifest_.pools)
-    for (int i = 0; i < p.replicas * p.ranks(); ++i, ++worker) {
-      out += cat("  ", rank_name(cat(p.name, "-", i / p.ranks()), i % p.ranks()), ": ", role_text(p.role),
-                 ", ", p.device, ", ", cores_text(split[worker].threads, split[worker].cpus), ", ",
+    for (const ProcessPlace& place : places_here(p, host_)) {
+      if (p.hosts.empty() && !has_coordinator_) continue;
+      out += cat("  ", rank_name(cat(p.name, "-", place.index), place.rank), ": ", role_text(p.role), ", ",
+                 p.device, ", ", cores_text(split[worker].threads, split[worker].cpus), ", ",
                  format_bytes(p.kv_memory_bytes), " of KV\n");
-      threads += split[worker].threads;
+      threads += split[worker++].threads;
     }
+  if (names_hosts(manifest_))
+    for (const PoolManifest& p : manifest_.pools)
+      if (!p.hosts.empty()) out += cat("  pool ", p.name, " runs on ", join(p.hosts, ", "), "\n");
   if (threads > static_cast<int>(cores_.size()))
     out += cat("  ", threads, " threads share ", cores_.size(), cores_.size() == 1 ? " core" : " cores",
                ": each step waits for the others'\n");
@@ -99,19 +107,17 @@ std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, 
   return out;
 }
 
-// All ranks of a worker, rank 0 first: it is stopped first, and then tells the others.
-void Supervisor::add_worker(const PoolManifest& pool, int index, std::span<const WorkerCores> cores) {
-  const std::string name = cat(pool.name, "-", index);
-  for (int rank = 0; rank < pool.ranks(); ++rank) {
-    Child child{.name = rank_name(name, rank),
-                .role = role_text(pool.role),
-                .rank = rank,
-                .arguments = worker_arguments(pool, index, cores[rank])};
-    if (pool.ranks() > 1)
-      child.arguments.insert(child.arguments.end(), {"--rank", std::to_string(rank), "--rendezvous",
-                                                     cat("unix:@baton-", run_, "-", name)});
-    children_.push_back(std::move(child));
-  }
+// Ranks of a worker come in order: rank 0 is stopped first, and then tells the others.
+void Supervisor::add_process(const PoolManifest& pool, const ProcessPlace& place, const WorkerCores& cores) {
+  const std::string name = cat(pool.name, "-", place.index);
+  Child child{.name = rank_name(name, place.rank),
+              .role = role_text(pool.role),
+              .rank = place.rank,
+              .arguments = worker_arguments(pool, place.index, cores)};
+  if (pool.ranks() > 1) child.arguments.insert(child.arguments.end(), {"--rank", std::to_string(place.rank)});
+  if (pool.ranks() > 1 && pool.hosts.empty())
+    child.arguments.insert(child.arguments.end(), {"--rendezvous", cat("unix:@baton-", run_, "-", name)});
+  children_.push_back(std::move(child));
 }
 
 std::string Supervisor::output_file(const Child& child) const {
@@ -129,6 +135,9 @@ void Supervisor::spawn(Child& child) {
 }
 
 absl::Status Supervisor::start_gateway() {
+  children_.push_back({.name = "coordinator",
+                       .role = "coordinator",
+                       .arguments = {"coordinator", "--manifest", manifest_file_}});
   Child& coordinator = children_.front();
   ASSIGN_OR_RETURN(
       const CoordinatorReport report,
@@ -149,49 +158,74 @@ absl::Status Supervisor::start_gateway() {
 
 absl::Status Supervisor::start() {
   RETURN_IF_ERROR(write_file(manifest_file_, to_yaml(manifest_)));
-  children_.push_back({.name = "coordinator",
-                       .role = "coordinator",
-                       .arguments = {"coordinator", "--manifest", manifest_file_}});
-  RETURN_IF_ERROR(start_gateway());
-  const std::vector<WorkerCores> split = split_cores(manifest_, cores_);
+  membership_address_ = manifest_.control.join_address();
+  if (has_coordinator_) RETURN_IF_ERROR(start_gateway());
+  const std::vector<int> here = processes_here(manifest_, host_);
+  const std::vector<WorkerCores> split = split_cores(manifest_, here, cores_);
   size_t worker = 0;
-  for (const PoolManifest& pool : manifest_.pools)
-    for (int i = 0; i < pool.replicas; ++i, worker += pool.ranks())
-      add_worker(pool, i, std::span(split).subspan(worker));
-  for (size_t i = 1; i < children_.size(); ++i) spawn(children_[i]);
+  for (size_t pool = 0; pool < here.size(); ++pool)
+    if (here[pool] > 0)
+      for (const ProcessPlace& place : places_here(manifest_.pools[pool], host_))
+        add_process(manifest_.pools[pool], place, split[worker++]);
+  if (children_.empty())
+    return absl::InvalidArgumentError(cat("this machine (", host_.text(), ") is neither where workers join (",
+                                          membership_address_, ") nor one of the hosts of a pool"));
+  for (Child& child : children_)
+    if (child.role != "coordinator") {
+      (void)::unlink(home_.file(memory_plan_file(child.name)).c_str());  // written anew when it has loaded
+      spawn(child);
+    }
   write_record();
   return wait_until_ready();
 }
 
+absl::Status Supervisor::find_failed_child() {
+  for (Child& c : children_) {
+    int status = 0;
+    if (c.pid > 0 && ::waitpid(c.pid, &status, WNOHANG) == c.pid) {
+      c.pid = 0;
+      return absl::UnavailableError(cat(c.name, " ended while starting: ", last_words(output_file(c))));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// All workers of this machine, as the coordinator says; without one here, by what they wrote when they had
+// loaded. Workers of other machines come when they come.
+bool Supervisor::workers_ready() const {
+  if (!has_coordinator_)
+    return std::ranges::all_of(children_, [this](const Child& c) {
+      return ::access(home_.file(memory_plan_file(c.name)).c_str(), F_OK) == 0;
+    });
+  HttpClient client(record_.http_address, seconds(2));
+  const auto reply = client.get("/admin/v1/workers");
+  boost::system::error_code error;
+  const auto workers = reply.ok() ? boost::json::parse(reply->body, error) : boost::json::value();
+  if (!workers.is_array()) return false;
+  const auto is_ready = [&workers](const Child& c) {
+    return c.role == "coordinator" || c.rank > 0 ||
+           std::ranges::any_of(workers.as_array(), [&c](const auto& w) {
+             return w.at("name").as_string() == c.name && w.at("state").as_string() == "ready";
+           });
+  };
+  if (!std::ranges::all_of(children_, is_ready)) return false;
+  if (names_hosts(manifest_)) return true;
+  const auto ready = client.get("/ready");
+  return ready.ok() && ready->status == 200;
+}
+
 absl::Status Supervisor::wait_until_ready() {
   const Instant limit = now() + kStartLimit;
-  HttpClient client(record_.http_address, seconds(2));
   const sigset_t set = watched_signals();
   while (now() < limit) {
     const timespec pause{.tv_sec = 0, .tv_nsec = 20'000'000};
     const int signal = ::sigtimedwait(&set, nullptr, &pause);
     if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP)
       return absl::CancelledError("stopped while starting");
-    for (Child& c : children_) {
-      int status = 0;
-      if (c.pid > 0 && ::waitpid(c.pid, &status, WNOHANG) == c.pid) {
-        c.pid = 0;
-        return absl::UnavailableError(cat(c.name, " ended while starting: ", last_words(output_file(c))));
-      }
-    }
-    const auto reply = client.get("/admin/v1/workers");
-    boost::system::error_code error;
-    const auto workers = reply.ok() ? boost::json::parse(reply->body, error) : boost::json::value();
-    size_t up = 0;
-    if (workers.is_array())
-      for (const auto& w : workers.as_array()) up += w.at("state") == "ready";
-    if (up == static_cast<size_t>(manifest_.workers())) {
-      const auto ready = client.get("/ready");
-      if (ready.ok() && ready->status == 200) {
-        ready_ = true;
-        return absl::OkStatus();
-      }
-    }
+    RETURN_IF_ERROR(find_failed_child());
+    if (!workers_ready()) continue;
+    ready_ = true;
+    return absl::OkStatus();
   }
   return absl::UnavailableError(cat("the workers were not ready within ", format_duration(kStartLimit),
                                     "; logs are in ", home_.state, "/logs"));
@@ -274,8 +308,9 @@ void Supervisor::stop() {
   // The coordinator first: it finishes its streams while the workers still serve.
   const Instant deadline = now() + timers::kDrainCap + seconds(2);
   for (Child& c : children_) {
-    if (&c != &children_.front() && c.pid > 0) ::kill(c.pid, SIGTERM);
-    stop_child(c, &c == &children_.front() ? deadline : now() + seconds(5));
+    const bool drains = c.role == "coordinator" || !has_coordinator_;
+    if (!drains && c.pid > 0) ::kill(c.pid, SIGTERM);
+    stop_child(c, drains ? deadline : now() + seconds(5));
   }
   children_.clear();
   ClusterRecord::remove(home_);

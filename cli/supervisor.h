@@ -8,27 +8,29 @@
 #include "base/clock.h"
 #include "cli/cores.h"
 #include "cli/home.h"
+#include "cli/host_places.h"
 #include "cli/manifest.h"
 
 namespace baton::cli {
 
-// Starts the processes of a cluster on this machine, starts a process anew when it dies, and ends them all. A
-// child that dies before the cluster was ever ready ends the start instead: its last words are the reason.
-// Thread: main, and no other thread may exist (children are forked). Owns the children; they get SIGTERM when
-// it dies.
+// Starts the processes of a cluster that belong on this machine (all of them, unless pools name hosts),
+// starts a process anew when it dies, and ends them all. A child that dies before the cluster was ever ready
+// ends the start instead: its last words are the reason. Thread: main, and no other thread may exist
+// (children are forked). Owns the children; they get SIGTERM when it dies.
 class Supervisor {
  public:
   Supervisor(const Home& home, const ClusterManifest& manifest);
   ~Supervisor();
 
-  // Starts everything and waits until every worker is ready. kUnavailable with the reason otherwise; then all
-  // is stopped.
+  // Starts everything and waits until every worker of this machine is ready; where the coordinator is
+  // elsewhere, until they are loaded. kUnavailable with the reason otherwise; then all is stopped.
   absl::Status start();
   // Watches until SIGINT or SIGTERM, then stops; a second signal kills at once.
   void watch_until_signal();
   void stop();
 
   const ClusterRecord& record() const { return record_; }
+  bool has_coordinator() const { return has_coordinator_; }
   // One line a worker: role, threads and cores, KV.
   std::string plan_text() const;
 
@@ -46,6 +48,8 @@ class Supervisor {
 
   absl::Status start_gateway();
   absl::Status wait_until_ready();
+  bool workers_ready() const;
+  absl::Status find_failed_child();
   void spawn(Child& child);
   static void started(Child& child, int pid);
   void reap(Instant now);
@@ -53,7 +57,7 @@ class Supervisor {
   void write_record();
   void stop_child(Child& child, Instant deadline);
   std::string output_file(const Child& child) const;
-  void add_worker(const PoolManifest& pool, int index, std::span<const WorkerCores> cores);
+  void add_process(const PoolManifest& pool, const ProcessPlace& place, const WorkerCores& cores);
   std::vector<std::string> worker_arguments(const PoolManifest& pool, int index,
                                             const WorkerCores& cores) const;
 
@@ -65,6 +69,8 @@ class Supervisor {
   ClusterRecord record_;
   std::string run_;               // random: what this run calls things that others can see
   const std::vector<int> cores_;  // that this machine lets us use
+  const HostNames host_;
+  const bool has_coordinator_;
   bool ready_ = false;
 };
 

@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "cli/control_security.h"
 #include "cli/cores.h"
+#include "cli/host_places.h"
 #include "cli/kv_type.h"
 #include "cli/version.h"
 #include "transport/data/host_id.h"
@@ -37,12 +38,21 @@ Incarnation new_incarnation() {
 
 }  // namespace
 
-RankQuestion rank_question(const PoolManifest& pool, const WorkerOptions& options) {
-  return {.ranks = pool.ranks(),
-          .flag_rank = options.rank,
-          .flag_rendezvous = options.rendezvous,
-          .manifest_rendezvous = pool.rendezvous,
-          .port = pool.rendezvous_port};
+absl::StatusOr<OwnPlace> find_own_place(const PoolManifest& pool, const WorkerOptions& options) {
+  ProcessPlace by_hosts{.index = std::max(options.index, 0), .rank = -1};
+  if (pool.ranks() == 1 || !orchestrator_says(environment_variable)) {
+    ASSIGN_OR_RETURN(by_hosts, own_place(pool, {options.index, options.rank}, own_host_names()));
+  }
+  OwnPlace out{.index = by_hosts.index};
+  ASSIGN_OR_RETURN(out.rank, find_rank({.ranks = pool.ranks(),
+                                        .flag_rank = options.rank,
+                                        .flag_rendezvous = options.rendezvous,
+                                        .manifest_rendezvous = pool.rendezvous,
+                                        .port = pool.rendezvous_port,
+                                        .hosts_rank = by_hosts.rank,
+                                        .hosts_rendezvous = rendezvous_from_hosts(pool, by_hosts.index)},
+                                       environment_variable));
+  return out;
 }
 
 absl::StatusOr<std::unique_ptr<WorkerParts>> WorkerParts::make(const WorkerOptions& options,
@@ -63,7 +73,6 @@ absl::Status WorkerParts::read(const WorkerOptions& options) {
   if (found == manifest.pools.end())
     return absl::NotFoundError(cat(options.manifest, ": there is no pool ", options.pool));
   pool = *found;
-  description.ref = {cat(pool.name, "-", options.index), new_incarnation()};
   description.role = pool.role;
   description.pool = pool.name;
   description.host_id = transport::host_id();
@@ -80,7 +89,10 @@ int32_t WorkerParts::context_tokens() const {
 }
 
 absl::Status WorkerParts::find_place(const WorkerOptions& options) {
-  ASSIGN_OR_RETURN(place, find_rank(rank_question(pool, options), environment_variable));
+  ASSIGN_OR_RETURN(const OwnPlace own, find_own_place(pool, options));
+  index = own.index;
+  place = own.rank;
+  description.ref = {cat(pool.name, "-", index), new_incarnation()};
   if (!stays_on_host(place.rendezvous) && !pool.insecure_ranks)
     return absl::FailedPreconditionError(
         cat("rank ", place.rank, " meets the others at ", place.rendezvous,
@@ -109,7 +121,7 @@ absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
                                      .network = pool.network,
                                      .join = join,
                                      .rendezvous = place.rendezvous,
-                                     .number = options.index * pool.ranks() + place.rank,
+                                     .number = index * pool.ranks() + place.rank,
                                      .control_protected = control.tls || control.insecure_plaintext,
                                      .plain_data_allowed = manifest.insecure_transfer},
                                     local_network()));

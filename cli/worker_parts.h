@@ -20,8 +20,12 @@
 
 namespace baton::cli {
 
-// What a worker of this pool wants to know about its rank.
-RankQuestion rank_question(const PoolManifest& pool, const WorkerOptions& options);
+// Which process of its pool this is: flags, an orchestrator or the pool's `hosts` say.
+struct OwnPlace {
+  int index = 0;  // of the worker
+  RankPlace rank;
+};
+absl::StatusOr<OwnPlace> find_own_place(const PoolManifest& pool, const WorkerOptions& options);
 
 // KV memory of a rank without a data plane.
 struct Unmap {
@@ -38,6 +42,7 @@ struct WorkerParts {
   ClusterManifest manifest;
   PoolManifest pool;
   WorkerDescription description;  // control_address is filled in by the control server
+  int index = 0;                  // of the worker in its pool
   RankPlace place;                // which rank of the worker this process is
   std::string join;               // the coordinator's membership service; rank 0 only
   WorkerAddresses addresses;      // rank 0 only

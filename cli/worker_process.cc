@@ -230,13 +230,13 @@ namespace {
 
 // "any-0", or "any-0.1" for rank 1 of it. What is wrong with manifest or rank is said by the start itself.
 std::string process_name(const WorkerOptions& options) {
-  const std::string worker = cat(options.pool, "-", options.index);
+  const std::string worker = cat(options.pool, "-", std::max(options.index, 0));
   const auto manifest = read_manifest(options.manifest);
   if (!manifest.ok()) return worker;
   for (const PoolManifest& pool : manifest->pools) {
     if (pool.name != options.pool) continue;
-    const auto place = find_rank(rank_question(pool, options), environment_variable);
-    if (place.ok()) return rank_name(worker, place->rank);
+    const auto own = find_own_place(pool, options);
+    if (own.ok()) return rank_name(cat(pool.name, "-", own->index), own->rank.rank);
   }
   return worker;
 }

@@ -79,6 +79,7 @@ PeerLink PeerLinks::link(const WorkerRef& a, const WorkerRef& b) const {
 
 std::vector<std::pair<PeerLinks::Pair, PeerLink>> PeerLinks::all() const {
   std::vector<std::pair<Pair, PeerLink>> out;
+  out.reserve(pairs_.size());
   for (const auto& [pair, standing] : pairs_) out.emplace_back(pair, link_of(standing));
   return out;
 }

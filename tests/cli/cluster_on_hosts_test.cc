@@ -129,5 +129,49 @@ TEST_F(ThreeHosts, AWorkerThatNobodyCouldReachIsTold) {
   EXPECT_EQ(workers().size(), 0u);
 }
 
+// `baton serve` of one file on every machine: each starts what `hosts` puts there, and starts it anew.
+TEST_F(ThreeHosts, ServeStartsOnEachMachineWhatBelongsThere) {
+  const std::string want = tokens_of_one_process();
+  const std::string manifest =
+      write_manifest(kPlain,
+                     cat("prefill: {kv: {memory: 8Mi}, hosts: [", kHosts[1],
+                         "]}, decode: {kv: {memory: 8Mi}, hosts: [", kHosts[2], "]}"),
+                     kPlainKv);
+  for (int host = 0; host < 3; ++host) {
+    const std::string home = directory_.file(cat("home", host));
+    std::filesystem::create_directories(home);
+    children_.push_back(
+        hosts_->start_inside(host, {"env", cat("BATON_HOME=", home), BATON_BINARY, "serve", "-f", manifest}));
+  }
+  ASSERT_TRUE(eventually([&] { return ready(2); }));
+  EXPECT_EQ(generate().tokens, want);
+  EXPECT_THAT(std::string(worker("decode-0").at("address").as_string()), HasSubstr(kHosts[2]));
+  const pid_t first = worker("decode-0").at("pid").to_number<pid_t>();
+  ::kill(first, SIGKILL);
+  EXPECT_TRUE(eventually([&] {
+    const boost::json::object again = worker("decode-0");
+    return !again.empty() && again.at("pid").to_number<pid_t>() != first && ready(2);
+  }));
+  EXPECT_TRUE(eventually([&] { return generate().tokens == want; }));
+}
+
+// No flag and no orchestrator: every rank finds itself by its machine's address.
+TEST_F(ThreeHosts, RanksFindThemselvesByHosts) {
+  const std::string want = tokens_of_one_process();
+  const std::string manifest =
+      write_manifest(kPlain,
+                     cat("any: {kv: {memory: 8Mi}, hosts: [", kHosts[1], ", ", kHosts[2],
+                         "], parallel: {tensor: 2, insecureAllowPlaintextOffLoopback: true}}"),
+                     kPlainKv);
+  start_coordinator(manifest);
+  start_worker(2, manifest, "any");
+  start_worker(1, manifest, "any");
+  ASSERT_TRUE(eventually([&] { return ready(1); }));
+  EXPECT_EQ(generate().tokens, want);
+  EXPECT_THAT(log_of("any-0.1"), HasSubstr("\"told_by\":\"hosts\""));
+  EXPECT_THAT(std::string(worker("any-0").at("device").as_string()), HasSubstr("2 ranks over socket"));
+  EXPECT_NE(wait_for(start_worker(0, manifest, "any")), 0) << "host 0 is none of them";
+}
+
 }  // namespace
 }  // namespace baton::cli

@@ -136,6 +136,32 @@ TEST(Manifest, WhereTheCoordinatorIsFound) {
             "c:8001");
 }
 
+TEST(Manifest, HostsAreCounted) {
+  const std::string control =
+      "  control: {listen: '10.0.0.1:8001', insecureAllowPlaintextOffLoopback: true}\n"
+      "  transfer: {insecureAllowPlaintextOffLoopback: true}\n";
+  const auto says = [&](const std::string& pools, const char* what) {
+    const std::string errors = errors_of(control + "  pools: {" + pools + "}\n");
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  says("any: {replicas: 2, hosts: [a, b, c]}", "want 2 hosts, one for each of 2 x 1 processes; got 3");
+  says("any: {replicas: 2, parallel: {tensor: 2}, hosts: [a]}",
+       "want 4 hosts, one for each of 2 x 2 processes, or 2, one for each worker; got 1");
+  says("any: {hosts: [localhost]}", "want names or addresses of machines, got 'localhost'");
+  says("any: {parallel: {tensor: 2}, hosts: [a, b]}", "ranks of worker 0 are on different machines");
+  EXPECT_NE(errors_of("  pools: {any: {hosts: [a]}}\n").find("how do workers there find the coordinator?"),
+            std::string::npos);
+  const auto m =
+      parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", control,
+                                   "  pools: {any: {replicas: 2, hosts: [a, b], parallel: {tensor: 2}}}\n"));
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->pools[0].host_of(1, 0), "b");
+  EXPECT_EQ(m->pools[0].host_of(1, 1), "b") << "one name a worker: its ranks are together";
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+}
+
 TEST(Manifest, OffLoopbackWantsTlsOrThePermission) {
   const auto says = [](const std::string& spec, const char* what) {
     const std::string errors = errors_of(spec);
