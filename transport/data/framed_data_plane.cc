@@ -26,7 +26,7 @@ HandshakeTerms make_terms(const DataPlaneOptions& options, const SharedPool& poo
           .pool = pool.ticket(),
           .probe = pool.probe(),
           .probe_checksum = checksum_of(pool.probe()),
-          .probe_frame_bytes = std::min(links.segment_bytes(), pool.probe().size() / 2) / 64 * 64,
+          .probe_frame_bytes = std::min(links.segment_bytes(), pool.probe().size() / 4) / 64 * 64,
           .stream_lane = std::string(links.stream_lane())};
 }
 

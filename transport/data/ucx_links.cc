@@ -20,8 +20,9 @@ namespace baton::transport {
 namespace {
 
 constexpr unsigned kFrameMessage = 1;
-constexpr size_t kSegment = 256 * 1024;
-constexpr size_t kHeadRoom = 8 * 1024;  // UCX's own headers and the largest frame head
+constexpr size_t kSegment = 272 * 1024;  // 256 KiB, UCX's own headers and the largest frame head
+// Several segments: each message costs wake-ups and an answer, which weigh more than joining them again.
+constexpr size_t kPayload = 1024 * 1024;
 constexpr size_t kMaxArriving = 256;
 constexpr auto kCloseDeadline = std::chrono::seconds(1);
 
@@ -169,7 +170,7 @@ UcxLinks::~UcxLinks() {
   if (epoll_ >= 0) ::close(epoll_);
 }
 
-size_t UcxLinks::segment_bytes() const { return kSegment - kHeadRoom; }
+size_t UcxLinks::segment_bytes() const { return kPayload; }
 
 // ---- links
 // ----------------------------------------------------------------------------------------------------
