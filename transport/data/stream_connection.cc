@@ -28,7 +28,8 @@ constexpr size_t kMaxHead = 16 * 1024;      // the largest frame head has 512 ru
 constexpr size_t kMaxCollected = 1 << 20;   // of a payload that has no place of its own
 constexpr uint64_t kMaxPayload = 64 << 20;  // nothing larger is ever believed
 constexpr size_t kReadChunk = 256 * 1024;   // summed while still in the cache
-constexpr size_t kWakeBytes = 128 * 1024;
+constexpr uint64_t kFewBytes = 128 * 1024;  // not worth to wait for more
+constexpr uint64_t kMostAtOnce = 256 * 1024;
 constexpr size_t kParts = 128;  // of one system call
 constexpr size_t kWriteChunk = 1 << 20;
 constexpr size_t kDiscard = 64 * 1024;
@@ -140,9 +141,10 @@ size_t StreamConnection::receive(LinksListener& listener, size_t budget) {
 }
 
 // In the middle of a payload it is not worth waking up for every segment: what is left is sure to come, or
-// the end of the connection.
+// the end of the connection. Half of it, so that reading goes on beside sending.
 void StreamConnection::ask_for_more_at_once() {
-  const int wanted = payload_left_ >= kWakeBytes ? static_cast<int>(kWakeBytes) : 1;
+  const int wanted =
+      payload_left_ < kFewBytes ? 1 : static_cast<int>(std::min(payload_left_ / 2, kMostAtOnce));
   if (wanted == wake_at_) return;
   // Refused: only more wake-ups.
   (void)::setsockopt(descriptor_, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
