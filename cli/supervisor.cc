@@ -149,6 +149,8 @@ absl::Status Supervisor::start_gateway() {
   // A restarted coordinator must be found where the first one was; it reports to nobody.
   const auto told = split_host_port(manifest_.control.listen);
   const auto got = split_host_port(membership_address_);
+  // Workers beside the coordinator must be reachable for those on other machines: they join as these do.
+  if (names_hosts(manifest_)) membership_address_ = manifest_.control.join_address();
   if (!told || !got)
     return absl::InternalError(cat("the coordinator reported no address: ", membership_address_));
   coordinator.arguments.insert(coordinator.arguments.end(), {"--http", record_.http_address, "--membership",

@@ -110,6 +110,8 @@ struct WorkerProcess {
   std::unique_ptr<worker::EngineLoop> loop;
   std::unique_ptr<coordinator::HttpServer> http;
   std::atomic<bool> engine_over = false;
+  std::atomic<bool> given_up =
+      false;  // the coordinator takes this life for over: only a new process may join
 
   absl::Status make(const WorkerOptions& options);
   int run();
@@ -141,7 +143,11 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
       .engine_status = [this] { return loop->status(); },
       .connect_peer = [this](const WorkerDescription& peer) { return parts->exchange->connect(peer); },
       .fence_peer = [this](const WorkerRef& peer) { return parts->exchange->fence(peer); },
-      .on_fenced = [](const absl::Status&) { ::kill(::getpid(), SIGTERM); },
+      .on_fenced =
+          [this](const absl::Status&) {
+            given_up = true;
+            ::kill(::getpid(), SIGTERM);
+          },
       .clock = parts->clock};
   ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
   return absl::OkStatus();
@@ -155,7 +161,7 @@ void WorkerProcess::drain() {
 }
 
 int WorkerProcess::exit_code(const absl::Status& end) const {
-  if (end.ok()) return kExitOk;
+  if (end.ok()) return given_up ? kExitFailed : kExitOk;  // who restarts what failed shall restart it
   const bool lost = absl::IsUnavailable(end) || absl::IsDeadlineExceeded(end);
   return parts->group != nullptr && lost ? kExitRankLost : kExitFailed;
 }
@@ -197,7 +203,9 @@ int WorkerProcess::run() {
   progress.join();
   http_thread.join();
   control_thread.join();
-  log_info("worker stopped", {{"why", engine_end.ok() ? "asked to" : engine_end.ToString()}});
+  log_info("worker stopped", {{"why", !engine_end.ok() ? engine_end.ToString()
+                                      : given_up       ? "its life was given up"
+                                                       : "asked to"}});
   return exit_code(engine_end);
 }
 

@@ -104,6 +104,19 @@ TEST_F(ThreeHosts, AWrongCertificateIsRefusedAndSaidOnBothEnds) {
   EXPECT_EQ(generate().path, "remote-prefill");
 }
 
+TEST_F(ThreeHosts, ValidateLooksAtTheCertificatesOfThisMachine) {
+  if (!make_ca("ca") || !make_certificate("coordinator", "ca", "coordinator") ||
+      !make_certificate("worker", "ca", "worker") || !make_certificate("unnamed", "ca", "somebody"))
+    GTEST_SKIP() << "the openssl command is not there or failed";
+  const auto validate = [&](const std::string& control) {
+    return wait_for(start(0, {"validate", write_manifest(control, kPools, kPlainKv)}));
+  };
+  EXPECT_EQ(validate(tls("ca", "worker")), 0);
+  EXPECT_EQ(validate(tls("ca", "elsewhere")), 0) << "a machine without workers has no worker's certificate";
+  EXPECT_NE(validate(tls("ca", "unnamed")), 0);
+  EXPECT_NE(validate(tls("missing", "worker")), 0);
+}
+
 TEST_F(ThreeHosts, NothingGoesPlainOverTheNetworkUnlessAllowed) {
   const auto refused = [&](const std::string& control, const std::string& more, const char* why) {
     const std::string manifest = write_manifest(control, kPools, more, "refused.yaml");

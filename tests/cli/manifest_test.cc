@@ -40,6 +40,21 @@ TEST(Manifest, ShippedFilesAreGoodAndSurviveWriting) {
   EXPECT_GE(files, 3);
 }
 
+TEST(Manifest, TheFilesForSeveralMachinesAreGood) {
+  const char* source = std::getenv("BATON_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "run by ctest";
+  const auto three = read_manifest(cat(source, "/deploy/manifests/three_hosts.yaml"));
+  ASSERT_TRUE(three.ok()) << three.status();
+  ASSERT_EQ(three->pools.size(), 2u);
+  EXPECT_EQ(three->control.join_address(), "10.0.0.1:8001");
+  EXPECT_TRUE(three->control.tls.has_value());
+  EXPECT_EQ(three->pools[1].host_of(0, 0), "10.0.0.3");
+  const auto kubernetes = read_manifest(cat(source, "/deploy/kubernetes/cluster.yaml"));
+  ASSERT_TRUE(kubernetes.ok()) << kubernetes.status();
+  EXPECT_EQ(kubernetes->control.join_address(), "baton-coordinator:8001");
+  EXPECT_EQ(kubernetes->control.tls->worker.name, "baton-worker");
+}
+
 TEST(Manifest, TellsEveryMistakeWithItsPlace) {
   EXPECT_EQ(errors_of("  model: {source: m}\n  gatway: {}\n"),
             "c.yaml:5:3: spec.gatway: unknown key (did you mean gateway?)");
