@@ -7,9 +7,9 @@ namespace {
 
 constexpr double kMuchSlower = 0.5;
 constexpr double kMemory = 0.01;  // of a sample in what is usual: some 100 MiB
-constexpr int kSlowSamples = 4;   // in a row, before the lane is asked for a test ...
-constexpr int kTooManySamples =
-    32;  // ... and before it is asked although there is always something under way
+// Samples in a row before a test is asked for: while nothing is under way, and when something always is.
+constexpr int kSlowSamples = 4;
+constexpr int kTooManySamples = 16;
 
 }  // namespace
 

@@ -187,6 +187,7 @@ void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
                           .bytes_per_second = event.bytes_per_second,
                           .latency = event.latency};
   if (connected) told_[event.peer] = {.report = report, .at = now_};
+  if (connected) told_[event.peer].report.error.clear();  // is said once
   if (!connected) told_.erase(event.peer);
   if (options_.peers) options_.peers(report);
 }

@@ -46,7 +46,7 @@ TEST_F(LaneWatchTest, BelowHalfForLongIsAReasonWhileNothingIsUnderWay) {
   samples(4, kSlow);
   EXPECT_LE(watch_.due(true), now_);
   EXPECT_EQ(watch_.due(false), kNever);
-  samples(28, kSlow);
+  samples(12, kSlow);
   EXPECT_LE(watch_.due(false), now_);  // there is always something under way
   watch_.asked(now_);
   EXPECT_TRUE(watch_.waiting());

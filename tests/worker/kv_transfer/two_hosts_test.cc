@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
+
 #include "tests/worker/kv_transfer/two_peers.h"
 
 namespace baton::worker {
@@ -139,6 +142,19 @@ TEST_P(BetweenHostsTest, AFastLinkBecomesSlow) {
     // The coordinator is told, once a second at most.
     ASSERT_TRUE(survivor->until([&] { return survivor->reports.back().bytes_per_second < fast / 1.5; }));
     EXPECT_TRUE(survivor->reports.back().connected);
+    // The lane is tested again, while transfers go on, and told once; rates that are told later do not repeat
+    // it.
+    const auto tested = [&] {
+      return std::ranges::count_if(survivor->reports, [](const PeerReport& r) {
+        return r.connected && r.error.find("tested again and right") != std::string::npos;
+      });
+    };
+    ASSERT_TRUE(survivor->until([&] { return tested() > 0; }));
+    ASSERT_TRUE(hosts().limit_rate(1, 400).ok());
+    const size_t told = survivor->reports.size();
+    ASSERT_TRUE(survivor->until([&] { return survivor->reports.size() > told; }));
+    EXPECT_EQ(tested(), 1);
+    EXPECT_EQ(survivor->plane->counters().lanes_failed, 0u);
     survivor->stop();
     ASSERT_TRUE(survivor->until([&] { return survivor->agent->open_transfers() == 0; }));
   });
