@@ -12,6 +12,7 @@
 #include "base/dtype.h"
 #include "base/ids.h"
 #include "base/status.h"
+#include "kernels/draw_rows.h"
 #include "kernels/logit_blocks.h"
 
 namespace baton::kernels {
@@ -108,6 +109,9 @@ struct StepBatch {
   std::span<const int32_t> positions;  // [rows]
   std::span<const SequenceRows> sequences;
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  // For a backend that draws(): one for each logit row, or none at all (then every row's logits are wanted).
+  std::span<const DrawRow> draws = {};
+  std::span<const LogitChange> changes = {};
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
 };
 
@@ -227,8 +231,13 @@ class Backend {
   // Afterwards row i of x, residual and out is logit row i, and nothing but linear_add, feed_forward and head
   // may follow. After the last layer's attention nobody reads the other rows any more.
   virtual void keep_logit_rows(std::span<const RowTensor> tensors) = 0;
+  // Rows that the backend draws from are not written.
   virtual void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) = 0;
   virtual absl::Status finish_step() = 0;
+  // Whether the backend draws tokens where the logits are, so that they need not come to the host; of the
+  // last finished step: what it drew, by logit row. Nothing when the step had no draws.
+  virtual bool draws() const { return false; }
+  virtual std::span<const DrawnToken> drawn() const { return {}; }
 
   // For what the host does with the logits (sampling): work(i, thread) for every i in [0, count), on up to
   // host_threads() threads at once, which compute nothing else between two operations. Returns when all is

@@ -26,7 +26,8 @@ enum Operation : uint64_t {
   kLinearPart,
   kGateUp,
   kKeep,
-  kHead
+  kHead,
+  kHeadAndDraw
 };
 
 // Partial results of decode attention: chunks of 256 keys beyond which a sequence's chunks are walked by one
@@ -76,7 +77,7 @@ std::string CudaBackend::description() const {
 }
 
 std::string CudaBackend::numerics_id(KvType) const {
-  return cat("cuda-", fastest_ ? "fastest" : "bf16", "-", matrices_.name(), "-v1-sm", device_.capability,
+  return cat("cuda-", fastest_ ? "fastest" : "bf16", "-", matrices_.name(), "-v2-sm", device_.capability,
              "/kv-bf16");
 }
 
@@ -182,6 +183,14 @@ absl::Status CudaBackend::reserve(DeviceBuffer& buffer, Kind kind, size_t bytes,
   graphs_.drop();  // they point to what goes away
   buffer = DeviceBuffer();
   ASSIGN_OR_RETURN(buffer, DeviceBuffer::make(kind, bytes, what));
+  return absl::OkStatus();
+}
+
+// Read by the host after a step, not by graphs.
+absl::Status CudaBackend::reserve_pinned(DeviceBuffer& buffer, size_t bytes, const char* what) {
+  if (buffer.bytes() >= bytes) return absl::OkStatus();
+  buffer = DeviceBuffer();
+  ASSIGN_OR_RETURN(buffer, DeviceBuffer::make(Kind::kPinned, bytes, what));
   return absl::OkStatus();
 }
 
@@ -397,38 +406,62 @@ void CudaBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
 void CudaBackend::head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) {
   logits_ = out;
   vocabulary_ = linear.rows();
-  if (!graphs_.announce(kHead, &linear, x)) return;
+  if (!graphs_.announce(batch_.draws.empty() ? kHead : kHeadAndDraw, &linear, x)) return;
   if (!kept_ && batch_.logit_rows.size() < batch_.tokens.size())
     rows_ = static_cast<int32_t>(batch_.logit_rows.size());
-  note(reserve(device_logits_, Kind::kDevice, rows_ * linear.rows() * sizeof(float), "logits"));
-  note(reserve(host_logits_, Kind::kPinned, rows_ * linear.rows() * sizeof(float), "logits"));
+  note(reserve(device_logits_, Kind::kDevice, rows_ * vocabulary_ * sizeof(float), "logits"));
+  note(reserve(device_drawn_, Kind::kDevice, rows_ * sizeof(DrawnToken), "drawn tokens"));
   norm_rows(norm, x, kept_ ? nullptr : tables_.logit_rows, tables_.counts + kLogitRows);
   multiply(linear, {.x = normed_.as<uint16_t>(),
                     .ldx = own(linear).shape.ld,
                     .count = tables_.counts + kLogitRows,
                     .mode = LinearOut::kStore,
                     .out = device_logits_.data(),
-                    .ldo = linear.rows()});
+                    .ldo = vocabulary_});
+  if (batch_.draws.empty() || !error_.ok()) return;
+  launch_draw(tables_,
+              {device_logits_.as<float>(), static_cast<int>(vocabulary_), device_drawn_.as<DrawnToken>()},
+              rows_, stream_);
+  launched("draw");
+}
+
+// What the host asked for: tokens, and the logits of rows that were not drawn from.
+void CudaBackend::fetch_logits() {
+  const auto copy = [&](std::byte* to, const std::byte* from, size_t bytes, const char* what) {
+    note(to_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), what));
+  };
+  const size_t row = vocabulary_ * sizeof(float), rows = batch_.logit_rows.size();
+  if (!batch_.draws.empty()) {
+    note(reserve_pinned(host_drawn_, rows * sizeof(DrawnToken), "drawn tokens"));
+    if (error_.ok())
+      copy(host_drawn_.data(), device_drawn_.data(), rows * sizeof(DrawnToken), "copying drawn tokens");
+  }
+  if (batch_.draws.empty() ||
+      std::ranges::any_of(batch_.draws, [](const DrawRow& d) { return d.wanted == 0; }))
+    note(reserve_pinned(host_logits_, rows * row, "logits"));
+  for (size_t i = 0; i < rows && error_.ok(); ++i)
+    if (batch_.draws.empty() || batch_.draws[i].wanted == 0)
+      copy(host_logits_.data() + i * row, device_logits_.data() + i * row, row, "copying logits");
+}
+
+void CudaBackend::hand_out_logits() {
+  for (size_t i = 0; i < batch_.logit_rows.size(); ++i) {
+    if (!batch_.draws.empty() && batch_.draws[i].wanted != 0) continue;
+    const LogitRows row = logits_.from(static_cast<int64_t>(i), vocabulary_);
+    std::memcpy(row.values, host_logits_.as<float>() + i * vocabulary_, vocabulary_ * sizeof(float));
+    row.look_over(1, vocabulary_);
+  }
 }
 
 absl::Status CudaBackend::finish_step() {
   const absl::Status ended =
       graphs_.end_step(stream_);  // also after an error, so that a capture does not stay open
   note(ended);
-  const auto logit_rows = static_cast<int64_t>(batch_.logit_rows.size());
-  const size_t logit_bytes = logit_rows * vocabulary_ * sizeof(float);
-  if (logits_.values != nullptr && error_.ok()) {
-    note(to_status(cudaMemcpyAsync(host_logits_.data(), device_logits_.data(), logit_bytes,
-                                   cudaMemcpyDeviceToHost, stream_),
-                   "copying logits"));
-  }
+  if (logits_.values != nullptr && error_.ok()) fetch_logits();
   const cudaError_t end = cudaStreamSynchronize(stream_);
   note(to_status(end, cat("one of the step's kernels (BATON_CUDA_SYNC=1 names it), ", batch_.rows(),
                           " rows of ", batch_.sequences.size(), " sequences")));
-  if (logits_.values != nullptr && error_.ok()) {
-    std::memcpy(logits_.values, host_logits_.data(), logit_bytes);
-    logits_.look_over(logit_rows, vocabulary_);
-  }
+  if (logits_.values != nullptr && error_.ok()) hand_out_logits();
   return error_;
 }
 

@@ -25,6 +25,8 @@ namespace baton::kernels::cuda {
 // stream and q, k, v are float32. The KV pool of attach_kv() is not used: this backend does not hand KV over
 // yet.
 //
+// Tokens are drawn on the device (draw_kernels.cuh); logits come to the host for rows that want them.
+//
 // Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; kFastest = cuBLASLt for
 // the matrices. Thread: the engine's. Errors: as Backend; memory that is used up names what it was for.
 class CudaBackend final : public Backend {
@@ -55,6 +57,10 @@ class CudaBackend final : public Backend {
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) override;
   absl::Status finish_step() override;
+  bool draws() const override { return true; }
+  std::span<const DrawnToken> drawn() const override {
+    return {host_drawn_.as<DrawnToken>(), batch_.draws.size()};
+  }
 
  private:
   struct DeviceNorm {
@@ -71,6 +77,7 @@ class CudaBackend final : public Backend {
   absl::Status grow_tables();
   absl::Status grow_scratch();
   absl::Status reserve(DeviceBuffer& buffer, DeviceBuffer::Kind kind, size_t bytes, const char* what);
+  absl::Status reserve_pinned(DeviceBuffer& buffer, size_t bytes, const char* what);
   // The weights on the device; null after an error.
   const float* norm_weights(const NormWeights& norm);
   int64_t qkv_width() const {
@@ -81,6 +88,8 @@ class CudaBackend final : public Backend {
   // normed_ = rms_norm of the step's rows of x, or of those in `index`
   void norm_rows(const NormWeights& norm, const float* x, const int32_t* index, const int32_t* count);
   void multiply(const Linear& linear, LinearArgs args);
+  void fetch_logits();
+  void hand_out_logits();
   void multiply_by_library(const CudaLinear& linear, const LinearArgs& args);
 
   const bool fastest_;
@@ -106,7 +115,7 @@ class CudaBackend final : public Backend {
   StepCapacity capacity_;
   DeviceBuffer host_tables_, device_tables_;
   StepTables tables_;
-  DeviceBuffer normed_, products_, device_logits_, host_logits_;
+  DeviceBuffer normed_, products_, device_logits_, host_logits_, device_drawn_, host_drawn_;
   StepGraphs graphs_;
   int32_t rows_ = 0;  // that grids are made for: the step's, or its bucket
   bool kept_ = false;

@@ -28,6 +28,31 @@ __device__ inline float exponential(float x) {
   return x < -87.0f ? 0.0f : p * power;
 }
 
+// e^x for x <= 0 in double: worker/model/logit_loops.cc's fixed_exp, bit for bit.
+__device__ inline double exponential_double(double x) {
+  constexpr double kRound = 0x1.8p52;
+  const double shifted = x * 1.4426950408889634074 + kRound;
+  const double n = shifted - kRound;
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  double p = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+  p = p * r + 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  const long long bits = __double_as_longlong(shifted) - 0x4338000000000000ll + 1023;
+  return x > -700.0
+             ? p * __longlong_as_double(static_cast<long long>(static_cast<unsigned long long>(bits) << 52))
+             : 0.0;
+}
+
 __device__ inline float silu(float x) { return x / (1.0f + exponential(-x)); }
 
 }  // namespace baton::kernels::cuda

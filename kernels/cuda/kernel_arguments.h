@@ -84,6 +84,12 @@ struct HopperGrid {
   int32_t* arrived;
 };
 
+struct DrawArgs {
+  float* logits;  // [logit rows][vocab]
+  int vocab;
+  DrawnToken* out;  // [logit rows]
+};
+
 struct AttentionArgs {
   const float* qkv;  // [rows][(heads + 2 kv_heads) * head_dim], q rotated
   uint16_t* out;     // [rows][2 * heads * head_dim]: bf16 in the first half of each row of floats

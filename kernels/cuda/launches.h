@@ -18,6 +18,8 @@ void launch_rope_store(const StepTables& step, const RopeArgs& a, int rows, cuda
 void launch_silu(const SiluArgs& a, int rows, cudaStream_t stream);
 void launch_keep_rows(const StepTables& step, float* values, int width, cudaStream_t stream);
 
+void launch_draw(const StepTables& step, const DrawArgs& a, int rows, cudaStream_t stream);
+
 // The kernel by the number of rows; the bits are the same (linear_kernels.cuh). Rows beyond 64 need shared
 // memory that prepare_linear() asks for once per device.
 cudaError_t prepare_linear();

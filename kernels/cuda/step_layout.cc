@@ -35,6 +35,7 @@ bool StepCapacity::grow_to(const StepBatch& batch, const WorkList& work) {
   grown |= grow(wide, work.wide.size());
   grown |= grow(narrow, work.narrow.size());
   grown |= grow(merges, work.merges.size());
+  grown |= grow(changes, batch.changes.size());
   grown |= grow(blocks, block_count(batch));
   return grown;
 }
@@ -51,6 +52,8 @@ StepLayout::StepLayout(const StepCapacity& c) {
                                    sizeof(AttentionItem) * c.wide,
                                    sizeof(AttentionItem) * c.narrow,
                                    sizeof(MergeItem) * c.merges,
+                                   sizeof(DrawRow) * c.rows,
+                                   sizeof(LogitChange) * c.changes,
                                    sizeof(int32_t) * c.blocks};
   for (int s = 0; s < kSections; ++s) {
     offset_[s] = bytes_;
@@ -70,6 +73,8 @@ StepTables StepLayout::tables(const std::byte* base) const {
           .wide_items = reinterpret_cast<const AttentionItem*>(base + offset_[kWide]),
           .narrow_items = reinterpret_cast<const AttentionItem*>(base + offset_[kNarrow]),
           .merge_items = reinterpret_cast<const MergeItem*>(base + offset_[kMerges]),
+          .draws = reinterpret_cast<const DrawRow*>(base + offset_[kDraws]),
+          .changes = reinterpret_cast<const LogitChange*>(base + offset_[kChanges]),
           .blocks = at(kBlocks)};
 }
 
@@ -85,6 +90,8 @@ size_t StepLayout::fill(const StepBatch& batch, const WorkList& work, std::byte*
   put(base, offset_[kWide], std::span<const AttentionItem>(work.wide));
   put(base, offset_[kNarrow], std::span<const AttentionItem>(work.narrow));
   put(base, offset_[kMerges], std::span<const MergeItem>(work.merges));
+  put(base, offset_[kDraws], batch.draws);
+  put(base, offset_[kChanges], batch.changes);
   int32_t used = 0;
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const SequenceRows& s = batch.sequences[i];

@@ -18,6 +18,7 @@ struct StepCapacity {
   int32_t wide = 0;
   int32_t narrow = 0;
   int32_t merges = 0;
+  int32_t changes = 0;
   int32_t blocks = 0;
 
   // Grows (to powers of two) until the step fits; false when it did already.
@@ -47,6 +48,8 @@ class StepLayout {
     kWide,
     kNarrow,
     kMerges,
+    kDraws,
+    kChanges,
     kBlocks,
     kSections
   };

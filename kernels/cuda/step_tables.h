@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/draw_rows.h"
+
 // What kernels are given besides activations. Plain C++20, for both compilers.
 namespace baton::kernels::cuda {
 
@@ -50,6 +52,8 @@ struct StepTables {
   const AttentionItem* wide_items = nullptr;    // 64 packed rows at most
   const AttentionItem* narrow_items = nullptr;  // 16 packed rows at most
   const MergeItem* merge_items = nullptr;
+  const DrawRow* draws = nullptr;  // [logit rows], when the device draws
+  const LogitChange* changes = nullptr;
   const int32_t* blocks = nullptr;  // block tables of all sequences
 };
 

@@ -14,10 +14,31 @@ int32_t logit_count(const PlannedRows& rows) {
   return rows.sample ? 1 : 0;
 }
 
+// In the sampler's words.
+absl::Status draw_status(const kernels::DrawnToken& drawn) {
+  if (drawn.state == kernels::DrawnToken::kDrawn) return absl::OkStatus();
+  return absl::InvalidArgumentError(drawn.state == kernels::DrawnToken::kNotFinite
+                                        ? "the model's logits are not finite"
+                                        : "mask, bias and penalties leave no finite largest logit");
+}
+
 absl::Status name_sequence(const Sequence& sequence, const absl::Status& status) {
   const std::string_view message(status.message().data(), status.message().size());
   return absl::Status(status.code(), cat("sequence ", to_string(sequence.id), " (request ",
                                          sequence.request.trace_id, "): ", message));
+}
+
+// A device's or a link's error concerns the whole step: whose step it was.
+absl::Status name_step(const StepPlan& plan, std::span<const SequenceId> sequences,
+                       const absl::Status& status) {
+  constexpr size_t kNamed = 16;
+  if (status.ok()) return status;
+  std::string names;
+  for (const SequenceId id : sequences.first(std::min(kNamed, sequences.size())))
+    names += cat(names.empty() ? "" : ", ", to_string(id));
+  if (sequences.size() > kNamed) names += cat(" and ", sequences.size() - kNamed, " more");
+  return absl::Status(status.code(), cat(std::string(status.message()), " (step ", to_string(plan.id), ", ",
+                                         plan.total_rows, " rows of sequences ", names, ")"));
 }
 
 }  // namespace
@@ -27,6 +48,8 @@ ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& gro
       clock_(clock),
       vocab_(model.spec().vocab_size),
       group_(group),
+      device_draws_(model.backend().draws() && model.part().shape.ranks() == 1 && !group.full_logits),
+      draw_(model.spec().vocab_size),
       step_(model, group.links, clock) {
   BATON_CHECK(model.part().rank == 0, "only rank 0 plans");
   BATON_CHECK(model.part().shape.ranks() == 1 || (group.links != nullptr && group.plans != nullptr));
@@ -47,7 +70,7 @@ absl::Status ModelRunner::start(const StepPlan& plan, const LayerListener& on_la
   if (group_.plans != nullptr) RETURN_IF_ERROR(group_.plans->step(plan.id, ids_, rows_, pieces));
   const Instant begun = clock_.now();
   const Duration links = step_.time().links;
-  RETURN_IF_ERROR(step_.run(plan.id, rows_, pieces, on_layer));
+  RETURN_IF_ERROR(name_step(plan, ids_, step_.run(plan.id, rows_, pieces, on_layer)));
   result.compute = clock_.now() - begun;
   result.links = step_.time().links - links;
   ++running_;
@@ -128,6 +151,14 @@ void ModelRunner::lay_out_rows(const PlannedRows& rows) {
   for (int32_t row = rows.row_count - logit_count(rows); row < rows.row_count; ++row)
     rows_.logit_rows.push_back(first_row + row);
   rows_.keep.resize(rows_.logit_rows.size(), needed(rows));
+  if (device_draws_) describe_draws(rows);
+}
+
+// The last of the piece's logit rows is the one to draw from; those of prompt logprobs are read here.
+void ModelRunner::describe_draws(const PlannedRows& rows) {
+  rows_.draws.resize(rows_.logit_rows.size());
+  if (rows.sample && tokens_valid(rows))
+    rows_.draws.back() = draw_.describe(sampler_input(rows), rows_.changes);
 }
 
 bool ModelRunner::tokens_valid(const PlannedRows& rows) const {
@@ -185,6 +216,12 @@ int32_t ModelRunner::needed(const PlannedRows& rows) const {
 
 absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler,
                                       SampledRow& out) const {
+  const std::span<const kernels::DrawnToken> drawn = model_.backend().drawn();
+  if (device_draws_ && drawn[logit].state != kernels::DrawnToken::kNone) {
+    RETURN_IF_ERROR(draw_status(drawn[logit]));
+    out.token.emplace().token = drawn[logit].token;
+    return absl::OkStatus();
+  }
   SamplerInput input = sampler_input(rows);
   const std::span<const Candidate> candidates = step_.candidates(logit);
   if (!candidates.empty()) return sampler.sample_from(candidates, input, out.token.emplace());

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "worker/model/device_draw.h"
 #include "worker/model/llama_model.h"
 #include "worker/model/rank_step.h"
 #include "worker/model/sampler.h"
@@ -33,7 +34,7 @@ class ModelRunner final : public StepExecutor {
     // A step of this many rows or more is cut into so many micro-batches, when there are stages to keep busy.
     int micro_batches = 4;
     int32_t micro_batch_rows = 32;
-    bool full_logits = false;  // for tests: never candidates, where they would do
+    bool full_logits = false;  // for tests: never candidates, nor tokens that the backend drew
   };
   static constexpr size_t kMostPlans = 8;
 
@@ -47,7 +48,7 @@ class ModelRunner final : public StepExecutor {
   Instant next_deadline() const override;
 
   // Row i of the plan that was finished last belongs to row logit_rows()[i] of the one started last; empty
-  // when candidates were enough to draw from. For tests of exactness.
+  // when candidates were enough to draw from, without meaning when the backend drew. For tests of exactness.
   std::span<const int32_t> logit_rows() const { return rows_.logit_rows; }
   std::span<const float> logits(size_t i) const { return step_.logits(i); }
   const RankTime& time() const { return step_.time(); }
@@ -69,12 +70,15 @@ class ModelRunner final : public StepExecutor {
   absl::Status sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler, SampledRow& out) const;
   int micro_batches() const;
   bool tokens_valid(const PlannedRows& rows) const;
+  void describe_draws(const PlannedRows& rows);
 
   LlamaModel& model_;
   const Clock& clock_;
   size_t vocab_;
   std::vector<Sampler> samplers_;  // one for each of the backend's host threads
   const Group group_;
+  const bool device_draws_;
+  DeviceDraw draw_;
   RankStep step_;
   std::array<Flight, kMostPlans> flights_;  // a ring: `running_` from oldest_ on
   size_t oldest_ = 0;

@@ -15,6 +15,9 @@ struct BatchRows {
   std::vector<int32_t> logit_rows;
   // Of each logit row: how many of its likeliest tokens are enough to draw from; 0 = all logits are wanted.
   std::vector<int32_t> keep;
+  // What the backend draws itself (kernels::StepBatch): one for each logit row, or nothing.
+  std::vector<kernels::DrawRow> draws;
+  std::vector<kernels::LogitChange> changes;
 
   void reserve(size_t rows) {
     tokens.reserve(rows);
@@ -29,9 +32,16 @@ struct BatchRows {
     sequences.clear();
     logit_rows.clear();
     keep.clear();
+    draws.clear();
+    changes.clear();
   }
   kernels::StepBatch batch() const {
-    return {.tokens = tokens, .positions = positions, .sequences = sequences, .logit_rows = logit_rows};
+    return {.tokens = tokens,
+            .positions = positions,
+            .sequences = sequences,
+            .logit_rows = logit_rows,
+            .draws = draws,
+            .changes = changes};
   }
 };
 

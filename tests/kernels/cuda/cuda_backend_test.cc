@@ -65,9 +65,9 @@ TEST_F(Device, MatrixInstructionsAreANumericsClass) {
   const auto id = [] {
     return (*make_backend({.device = "cuda", .numerics = Numerics::kBrainDots}))->numerics_id(KvType::kBF16);
   };
-  EXPECT_EQ(id(), "cuda-bf16-wgmma-v1-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-bf16-wgmma-v2-sm90/kv-bf16");
   ::setenv("BATON_CUDA_WGMMA", "0", 1);
-  EXPECT_EQ(id(), "cuda-bf16-mma-v1-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-bf16-mma-v2-sm90/kv-bf16");
   ::unsetenv("BATON_CUDA_WGMMA");
 }
 
@@ -76,6 +76,30 @@ TEST_F(Device, AKvPoolThatDoesNotFitNamesTheKey) {
   EngineSetup setup = cuda_setup();
   setup.blocks = 4096;
   EXPECT_THAT(refusal(setup), HasSubstr("lower kv.memory"));
+}
+
+// An error of the device ends the worker's life: it must say in which step, and whose.
+TEST_F(Device, AnErrorNamesKernelStepAndSequences) {
+  ASSERT_TRUE(RandomModel({}).write_gguf(dir_.file("m.gguf")));
+  const auto failing_step = [&] {
+    auto engine = *ModelUnderTest::open(dir_.file("m.gguf"), cuda_setup());
+    worker::Sequence a = engine->make_sequence({1, 2, 3}, 8), b = engine->make_sequence({4, 5}, 8);
+    emulated::limits().wait_error = cudaErrorInvalidValue;
+    const worker::PlannedRows rows[] = {{&a, 0, 3, true, false}, {&b, 0, 2, true, false}};
+    worker::StepPlan plan;
+    plan.id = StepId(7), plan.rows.assign(std::begin(rows), std::end(rows)), plan.total_rows = 5;
+    worker::StepResult result;
+    const absl::Status status = engine->runner().run(plan, {}, result);
+    emulated::limits().wait_error = cudaSuccess;
+    EXPECT_THAT(status.message(), HasSubstr(to_string(a.id)));
+    EXPECT_THAT(status.message(), HasSubstr(to_string(b.id)));
+    EXPECT_THAT(status.message(), HasSubstr(to_string(plan.id)));
+    return std::string(status.message());
+  };
+  EXPECT_THAT(failing_step(), HasSubstr("BATON_CUDA_SYNC=1 names it"));
+  ::setenv("BATON_CUDA_SYNC", "1", 1);
+  EXPECT_THAT(failing_step(), HasSubstr("kernel embed"));
+  ::unsetenv("BATON_CUDA_SYNC");
 }
 
 // Of a bucket the first step runs, the second is recorded, the others are replayed; a prompt is none.

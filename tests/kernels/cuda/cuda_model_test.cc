@@ -148,6 +148,45 @@ TEST_P(CudaModel, GivesTheSameBitsInEveryBatchChunkAndGraph) {
   for (const int others : {0, 3, 2, 0}) expect_same(want, generate(*graphs, 25, others));
 }
 
+// Tokens drawn on the device are those that the host draws from the logits, in one step with rows that are
+// the host's.
+TEST_P(CudaModel, DrawsTheTokensOfTheHost) {
+  const TempDir dir("cuda");
+  std::vector<std::vector<TokenId>> all;
+  for (const bool full_logits : {true, false}) {
+    EngineSetup setup = cuda_setup();
+    setup.full_logits = full_logits;
+    const auto engine = open(dir, GetParam().model, setup);
+    ASSERT_NE(engine, nullptr);
+    std::vector<Sequence> sequences;
+    for (int i = 0; i < 4; ++i) {
+      Sequence& s = sequences.emplace_back(engine->make_sequence(prompt_of(5 + i, i), 40));
+      SamplingParams& sampling = s.request.sampling;
+      sampling.temperature = i == 0 ? 0.0f : 1.5f;
+      sampling.top_p = i == 2 ? 0.9f : 1.0f;
+      sampling.frequency_penalty = i == 1 ? 0.5f : 0.0f;
+      sampling.logprobs = i == 3 ? 2 : -1;
+      sampling.seed = static_cast<uint64_t>(i);
+    }
+    for (int step = 0; step < 6; ++step) {
+      std::vector<worker::PlannedRows> plan;
+      for (Sequence& s : sequences) {
+        const auto rows = static_cast<int32_t>(s.tokens.size());
+        plan.push_back(step == 0 ? worker::PlannedRows{&s, 0, rows, true, false}
+                                 : worker::PlannedRows{&s, rows - 1, 1, true, false});
+      }
+      const worker::StepResult result = engine->run(plan);
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        ASSERT_TRUE(result.sampled[i].token.has_value()) << result.sampled[i].error;
+        sequences[i].tokens.push_back(result.sampled[i].token->token);
+      }
+      EXPECT_EQ(result.sampled[3].token->top.size(), 2u);
+    }
+    for (const Sequence& s : sequences) all.emplace_back(s.tokens.begin(), s.tokens.end());
+  }
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(all[i], all[4 + i]) << i;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Families, CudaModel,
     ::testing::Values(

@@ -4,6 +4,7 @@
 #include "kernels/cuda/device_words.cuh"
 #include "kernels/cuda/hopper_words.cuh"
 #include "kernels/cuda/attention_kernels.cuh"
+#include "kernels/cuda/draw_kernels.cuh"
 #include "kernels/cuda/linear_kernels.cuh"
 #include "kernels/cuda/row_kernels.cuh"
 // clang-format on

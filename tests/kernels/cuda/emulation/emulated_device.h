@@ -71,6 +71,30 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int apart) {
   return baton::emulated::shuffle(value, static_cast<int>(threadIdx.x % 32) ^ apart);
 }
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return baton::emulated::shuffle(value, lane);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, int apart) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return baton::emulated::shuffle(value, lane < apart ? lane : lane - apart);
+}
+inline uint32_t __ballot_sync(unsigned, bool yes) {
+  uint32_t lanes = 0;
+  const auto all = baton::emulated::warp_exchange(&yes, sizeof yes);
+  for (int l = 0; l < 32; ++l) lanes |= uint32_t{all[l].bytes[0] != 0} << l;
+  return lanes;
+}
+inline int __ffs(uint32_t x) { return x == 0 ? 0 : std::countr_zero(x) + 1; }
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T before = *at;
+  *at += value;
+  return before;
+}
+inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
+inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
 inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
 inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
 

@@ -38,11 +38,6 @@ void wgmma_wait(int pending);
 #define __grid_constant__
 
 inline void __threadfence() {}
-inline int atomicAdd(int32_t* at, int value) {
-  const int before = *at;
-  *at += value;
-  return before;
-}
 
 namespace baton::kernels::cuda {
 

@@ -21,6 +21,7 @@ Counts& counts();
 struct Limits {
   size_t memory = size_t{8} << 30;
   cudaError_t count_error = cudaSuccess;
+  cudaError_t wait_error = cudaSuccess;  // what waiting for a stream says
 };
 Limits& limits();
 

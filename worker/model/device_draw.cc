@@ -1,0 +1,81 @@
+#include "worker/model/device_draw.h"
+
+#include <cmath>
+
+#include "base/rng.h"
+
+namespace baton::worker {
+
+using kernels::DrawRow;
+using kernels::LogitChange;
+
+namespace {
+
+constexpr float kGreedyBelow = 1e-5f;  // as the sampler
+
+bool penalises(const SamplingParams& s) {
+  return s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f;
+}
+
+}  // namespace
+
+DrawRow DeviceDraw::describe(const SamplerInput& input, std::vector<LogitChange>& changes) {
+  const SamplingParams& s = *input.sampling;
+  const size_t before = changes.size();
+  DrawRow row;
+  if (s.logprobs >= 0) return row;
+  const bool described = add_changes(input, changes);
+  for (size_t i = before; i < changes.size(); ++i) places_[changes[i].id] = -1;
+  if (!described) {
+    changes.resize(before);
+    return row;
+  }
+  row.temperature = s.temperature >= kGreedyBelow ? s.temperature : 0.0f;
+  row.uniform = row.temperature > 0 ? uniform(s.seed, input.tokens.size()) : 0.0;
+  row.top_p = s.top_p;
+  row.min_p = s.min_p;
+  row.top_k = s.top_k > 0 && s.top_k < vocab_ ? s.top_k : 0;
+  row.repetition = s.repetition_penalty;
+  row.frequency = s.frequency_penalty;
+  row.presence = s.presence_penalty;
+  row.first_change = static_cast<int32_t>(before);
+  row.changes = static_cast<int32_t>(changes.size() - before);
+  row.wanted = 1;
+  return row;
+}
+
+LogitChange& DeviceDraw::change_of(TokenId id, std::vector<LogitChange>& changes) {
+  if (places_[id] < 0) {
+    places_[id] = static_cast<int32_t>(changes.size());
+    changes.push_back({.id = id});
+  }
+  return changes[places_[id]];
+}
+
+// False when the sampler would refuse the biases, or when a token has several: they are added one by one
+// there.
+bool DeviceDraw::add_changes(const SamplerInput& input, std::vector<LogitChange>& changes) {
+  for (const auto& [id, bias] : input.sampling->logit_bias) {
+    if (id < 0 || id >= vocab_ || std::isnan(bias) || places_[id] >= 0) return false;
+    LogitChange& change = change_of(id, changes);
+    change.bias = bias;
+    change.flags |= LogitChange::kBiased;
+  }
+  const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
+  if (generated < input.stop->min_tokens)
+    for (const auto* ids : {&input.stop->end_token_ids, &input.stop->stop_token_ids})
+      for (const TokenId id : *ids)
+        if (id >= 0 && id < vocab_) change_of(id, changes).flags |= LogitChange::kMasked;
+  if (penalises(*input.sampling)) add_penalties(input, changes);
+  return true;
+}
+
+void DeviceDraw::add_penalties(const SamplerInput& input, std::vector<LogitChange>& changes) {
+  for (size_t i = 0; i < input.tokens.size(); ++i) {
+    LogitChange& change = change_of(input.tokens[i], changes);
+    change.flags |= LogitChange::kSeen;
+    if (i >= static_cast<size_t>(input.prompt_tokens)) ++change.count;
+  }
+}
+
+}  // namespace baton::worker

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/draw_rows.h"
+#include "worker/model/sampler.h"
+
+namespace baton::worker {
+
+// What a backend that draws() needs to know to draw as Sampler::sample() does; appends the changes of logits.
+// A row with wanted = 0 is the host's: it asks for logprobs, or for something that only the sampler refuses
+// (a bias without a token). Scratch is reused. Thread: one.
+class DeviceDraw {
+ public:
+  explicit DeviceDraw(int64_t vocab_size) : vocab_(vocab_size), places_(vocab_size, -1) {}
+  kernels::DrawRow describe(const SamplerInput& input, std::vector<kernels::LogitChange>& changes);
+
+ private:
+  // The change of a token, made when there is none yet.
+  kernels::LogitChange& change_of(TokenId id, std::vector<kernels::LogitChange>& changes);
+  bool add_changes(const SamplerInput& input, std::vector<kernels::LogitChange>& changes);
+  void add_penalties(const SamplerInput& input, std::vector<kernels::LogitChange>& changes);
+
+  const int64_t vocab_;
+  std::vector<int32_t> places_;  // [vocab] -1 between calls: index of a token's change
+};
+
+}  // namespace baton::worker
