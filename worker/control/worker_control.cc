@@ -253,12 +253,18 @@ void WorkerControl::send_step(const StepReport& report) {
 }
 
 void WorkerControl::on(const PeerReport& report, Instant) {
-  log_info(report.connected ? "peer connected" : "peer not connected",
-           {{"peer", report.peer.name},
-            {"incarnation", report.peer.incarnation.value()},
-            {"lane", report.lane},
-            {"bytes_per_second", report.bytes_per_second},
-            {"why", report.error}});
+  const auto known = lanes_.find(report.peer);
+  const bool rate_only =
+      report.connected && report.error.empty() && known != lanes_.end() && known->second == report.lane;
+  if (!rate_only)  // those are in the metrics
+    log_info(report.connected ? "peer connected" : "peer not connected",
+             {{"peer", report.peer.name},
+              {"incarnation", report.peer.incarnation.value()},
+              {"lane", report.lane},
+              {"bytes_per_second", report.bytes_per_second},
+              {"why", report.error}});
+  if (report.connected) lanes_[report.peer] = report.lane;
+  if (!report.connected) lanes_.erase(report.peer);
   send_all(report);
 }
 

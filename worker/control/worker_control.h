@@ -110,6 +110,7 @@ class WorkerControl {
   std::unique_ptr<transport::MembershipClient> membership_;
   std::map<std::string, Coordinator> coordinators_;       // by id
   std::map<transport::StreamId, std::string> by_stream_;  // the coordinator of each open stream
+  std::map<WorkerRef, std::string> lanes_;                // of connected peers
   std::map<RequestId, std::string> owners_;  // of every request that is not Released; "" = nobody
   std::deque<EngineCommand> waiting_;        // for room in the engine's mailbox
   absl::flat_hash_set<BlockHash> cached_;    // stored and not evicted, under the current key
