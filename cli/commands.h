@@ -103,6 +103,7 @@ struct CoordinatorOptions {
   std::string manifest;
   std::string http;        // host:port instead of the manifest's
   std::string membership;  // host:port of the membership service; empty: control.listen of the manifest
+  std::string log_dir;     // lines go to NAME.log there; empty: stderr
   int report_fd = -1;      // one JSON line with the addresses goes there
 };
 int run_coordinator(const CoordinatorOptions& options);
@@ -119,6 +120,7 @@ struct WorkerOptions {
   std::string rendezvous;  // where rank 0 listens; empty: what manifest or environment say
   int threads = 1;
   std::vector<int> cpus;
+  std::string log_dir;  // lines go to NAME.log there; empty: stderr
 };
 int run_worker(const WorkerOptions& options);
 

@@ -69,6 +69,7 @@ absl::StatusOr<HashKey> cluster_hash_key(const Home& home, const std::function<u
     HashKey key;
     if (std::sscanf(text->c_str(), "%" SCNx64 " %" SCNx64, &key.k0, &key.k1) == 2) return key;
   }
+  RETURN_IF_ERROR(home.make_directories());
   const HashKey key{random(), random()};
   char text[40];
   std::snprintf(text, sizeof text, "%016" PRIx64 " %016" PRIx64 "\n", key.k0, key.k1);
@@ -304,12 +305,12 @@ int CoordinatorProcess::run(int report_fd) {
 
 int run_coordinator(const CoordinatorOptions& options) {
   block_end_signals();
-  const Home home = Home::from_environment();
-  log_open({.role = "coordinator", .worker = "coordinator", .file = home.file("logs/coordinator.log")});
+  log_open(
+      {.role = "coordinator", .worker = "coordinator", .file = log_file(options.log_dir, "coordinator")});
   CoordinatorProcess process;
   if (const absl::Status s = process.make(options); !s.ok()) {
     std::fprintf(stderr, "%s\n", std::string(s.message()).c_str());
-    log_error("coordinator could not start", {{"why", s.ToString()}});
+    if (!options.log_dir.empty()) log_error("coordinator could not start", {{"why", s.ToString()}});
     return kExitFailed;
   }
   return process.run(options.report_fd);

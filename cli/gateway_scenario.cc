@@ -100,7 +100,7 @@ absl::Status MockCluster::start(const std::string& model, Duration step, const s
   manifest.pools.push_back({.name = "mock"});
   const std::string file = home_ + "/manifest.yaml";
   RETURN_IF_ERROR(write_file(file, to_yaml(manifest)));
-  ChildProcess child{.arguments = {"coordinator", "--manifest", file},
+  ChildProcess child{.arguments = {"coordinator", "--manifest", file, "--log-dir", home_ + "/state/logs"},
                      .output_file = home_ + "/coordinator.err",
                      .environment = {{"BATON_HOME", home_}}};
   if (!cores.empty()) child.cpus = {cores.front()};

@@ -170,12 +170,14 @@ void add_bench_commands(CLI::App& app, Commands& c) {
 }
 
 void add_process_commands(CLI::App& app, Commands& c) {
+  constexpr const char* kLogDir = "log to a file named after the process there; default: stderr";
   auto* coordinator = app.add_subcommand("coordinator", "gateway, router and membership (started by serve)");
   coordinator->add_option("--manifest", c.coordinator.manifest)->required();
   coordinator->add_option("--http", c.coordinator.http, "host:port instead of the manifest's");
   coordinator->add_option("--membership", c.coordinator.membership,
                           "host:port for workers to join at; default: control.listen");
   coordinator->add_option("--report-fd", c.coordinator.report_fd, "write the addresses there");
+  coordinator->add_option("--log-dir", c.coordinator.log_dir, kLogDir);
   coordinator->callback([&c] { c.exit_code = run_coordinator(c.coordinator); });
 
   auto* worker = app.add_subcommand("worker", "one worker process (started by serve)");
@@ -198,6 +200,7 @@ void add_process_commands(CLI::App& app, Commands& c) {
   worker->add_option("--rendezvous", c.worker.rendezvous, "where rank 0 listens: host:port, or unix:@name");
   worker->add_option("--threads", c.worker.threads)->check(CLI::Range(1, 1024));
   worker->add_option("--cpus", c.worker.cpus, "pin threads to these cores")->delimiter(',');
+  worker->add_option("--log-dir", c.worker.log_dir, kLogDir);
   worker->callback([&c] { c.exit_code = run_worker(c.worker); });
 
   auto* mock = app.add_subcommand("bench-mock-worker", "an engine that computes nothing")->group("");

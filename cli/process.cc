@@ -36,6 +36,10 @@ int wait_for_signal(Duration limit) {
   return signal > 0 ? signal : 0;
 }
 
+std::string log_file(const std::string& log_dir, const std::string& name) {
+  return log_dir.empty() ? "" : log_dir + "/" + name + ".log";
+}
+
 std::function<uint64_t()> random_source() {
   return [] {
     uint64_t value = 0;

@@ -100,7 +100,9 @@ std::vector<std::string> Supervisor::worker_arguments(const PoolManifest& pool, 
                                "--join",
                                membership_address_,
                                "--threads",
-                               std::to_string(cores.threads)};
+                               std::to_string(cores.threads),
+                               "--log-dir",
+                               home_.file("logs")};
   std::string cpus;
   for (const int cpu : cores.cpus) cpus += cat(cpus.empty() ? "" : ",", cpu);
   if (!cpus.empty()) out.insert(out.end(), {"--cpus", cpus});
@@ -135,9 +137,10 @@ void Supervisor::spawn(Child& child) {
 }
 
 absl::Status Supervisor::start_gateway() {
-  children_.push_back({.name = "coordinator",
-                       .role = "coordinator",
-                       .arguments = {"coordinator", "--manifest", manifest_file_}});
+  children_.push_back(
+      {.name = "coordinator",
+       .role = "coordinator",
+       .arguments = {"coordinator", "--manifest", manifest_file_, "--log-dir", home_.file("logs")}});
   Child& coordinator = children_.front();
   ASSIGN_OR_RETURN(
       const CoordinatorReport report,

@@ -255,18 +255,18 @@ int run_worker(const WorkerOptions& options) {
   block_end_signals();
   const Home home = Home::from_environment();
   const std::string name = process_name(options);
-  log_open({.role = options.pool, .worker = name, .file = home.file(cat("logs/", name, ".log"))});
+  log_open({.role = options.pool, .worker = name, .file = log_file(options.log_dir, name)});
   WorkerProcess process;
   if (const absl::Status s = process.make(options); !s.ok()) {
     std::fprintf(stderr, "%s\n", std::string(s.message()).c_str());
-    log_error("worker could not start", {{"why", s.ToString()}});
+    if (!options.log_dir.empty()) log_error("worker could not start", {{"why", s.ToString()}});
     return kExitFailed;
   }
   const MemoryPlan& memory = process.parts->memory;
-  if (const absl::Status s =
-          write_file(home.file(memory_plan_file(name)), memory.text(process.parts->memory_limit));
-      !s.ok())
-    log_warn("memory plan not written", {{"why", s.ToString()}});
+  absl::Status written = home.make_directories();
+  if (written.ok())
+    written = write_file(home.file(memory_plan_file(name)), memory.text(process.parts->memory_limit));
+  if (!written.ok()) log_warn("memory plan not written", {{"why", written.ToString()}});
   return process.parts->follower == nullptr ? process.run() : process.follow();
 }
 

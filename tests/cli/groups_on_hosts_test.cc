@@ -55,6 +55,8 @@ class GroupsOnHosts : public ::testing::Test {
     command.insert(command.end(), environment.begin(), environment.end());
     command.push_back(BATON_BINARY);
     command.insert(command.end(), arguments.begin(), arguments.end());
+    if (arguments[0] == "worker" || arguments[0] == "coordinator")
+      command.insert(command.end(), {"--log-dir", directory_.file("state/logs")});
     children_.push_back(hosts_->start_inside(host, command));
   }
   void start_rank(int host, int rank, int ranks) {

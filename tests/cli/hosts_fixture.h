@@ -59,6 +59,8 @@ class ClusterOnHosts : public ::testing::Test {
   pid_t start(int host, const std::vector<std::string>& arguments) {
     std::vector<std::string> command{BATON_BINARY};
     command.insert(command.end(), arguments.begin(), arguments.end());
+    if (arguments[0] == "worker" || arguments[0] == "coordinator")
+      command.insert(command.end(), {"--log-dir", directory_.file("state/logs")});
     children_.push_back(hosts_->start_inside(host, command));
     return children_.back();
   }
