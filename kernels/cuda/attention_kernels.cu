@@ -35,7 +35,6 @@ void launch_dim(const StepTables& step, const AttentionArgs& a, const AttentionG
                 cudaStream_t stream) {
   launch(tile_attention_kernel<kDim, 4>, grid.wide, 128, AttentionShared<kDim, 4>::kBytes, stream, step, a);
   launch(tile_attention_kernel<kDim, 1>, grid.narrow, 32, AttentionShared<kDim, 1>::kBytes, stream, step, a);
-  launch(merge_kernel<kDim>, grid.merge, kPlainThreads, 0, stream, step, a);
 }
 
 }  // namespace
@@ -56,6 +55,13 @@ void launch_plain_attention(const StepTables& step, const AttentionArgs& a, int 
 void launch_tile_attention(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
                            cudaStream_t stream) {
   a.kv.head_dim == 64 ? launch_dim<64>(step, a, grid, stream) : launch_dim<128>(step, a, grid, stream);
+  launch_merge(step, a, grid, stream);
+}
+
+void launch_merge(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
+                  cudaStream_t stream) {
+  if (a.kv.head_dim == 64) return launch(merge_kernel<64>, grid.merge, kPlainThreads, 0, stream, step, a);
+  launch(merge_kernel<128>, grid.merge, kPlainThreads, 0, stream, step, a);
 }
 
 }  // namespace baton::kernels::cuda

@@ -10,6 +10,7 @@
 #include "base/units.h"
 #include "kernels/backend_checks.h"
 #include "kernels/cpu/contract.h"
+#include "kernels/cuda/hopper_launches.h"
 #include "kernels/dequantize.h"
 
 namespace baton::kernels::cuda {
@@ -77,7 +78,7 @@ std::string CudaBackend::description() const {
 }
 
 std::string CudaBackend::numerics_id(KvType) const {
-  return cat("cuda-", fastest_ ? "fastest" : "bf16", "-", matrices_.name(), "-v2-sm", device_.capability,
+  return cat("cuda-", fastest_ ? "fastest" : "bf16", "-", matrices_.name(), "-v3-sm", device_.capability,
              "/kv-bf16");
 }
 
@@ -132,7 +133,8 @@ absl::Status CudaBackend::set_attention(const AttentionSpec& attention, const Ro
   ASSIGN_OR_RETURN(rotations_, DeviceBuffer::make(Kind::kDevice, bytes, "angles of positions"));
   RETURN_IF_ERROR(to_status(cudaMemcpy(rotations_.data(), table.data(), bytes, cudaMemcpyHostToDevice),
                             "copying angles"));
-  return to_status(prepare_attention(attention.head_dim, device_.processors, attention_grid_),
+  const auto prepare = matrices_.wgmma() ? prepare_hopper_attention : prepare_attention;
+  return to_status(prepare(attention.head_dim, device_.processors, attention_grid_),
                    "preparing the attention kernels");
 }
 
@@ -354,11 +356,22 @@ void CudaBackend::attention(int layer, const float* qkv, float* out) {
                               .scale = attention_.scale,
                               .kv = layer_kv(layer),
                               .partials = partials_.as<float>()};
-  if (has_tile_attention(attention_.head_dim))
-    launch_tile_attention(tables_, args, attention_grid_, stream_);
-  else
+  if (!has_tile_attention(attention_.head_dim))
     launch_plain_attention(tables_, args, rows_, stream_);
+  else if (matrices_.wgmma())
+    note(attend_by_wgmma(args));
+  else
+    launch_tile_attention(tables_, args, attention_grid_, stream_);
   launched("attention");
+}
+
+absl::Status CudaBackend::attend_by_wgmma(const AttentionArgs& args) {
+  const int64_t vectors = geometry_.blocks * 2 * geometry_.kv_heads * geometry_.block_tokens;
+  const int box = std::min(geometry_.block_tokens, kTileKeys), dim = geometry_.head_dim;
+  ASSIGN_OR_RETURN(const TensorMap pool, make_tensor_map({args.kv.pool, vectors, dim, dim, box}));
+  launch_hopper_attention({pool, tables_, args, attention_grid_}, stream_);
+  launch_merge(tables_, args, attention_grid_, stream_);
+  return absl::OkStatus();
 }
 
 void CudaBackend::linear_add(const Linear& linear, const float* x, float* residual) {

@@ -87,6 +87,7 @@ class CudaBackend final : public Backend {
   const int32_t* count() const { return tables_.counts + (kept_ ? kLogitRows : kRows); }
   // normed_ = rms_norm of the step's rows of x, or of those in `index`
   void norm_rows(const NormWeights& norm, const float* x, const int32_t* index, const int32_t* count);
+  absl::Status attend_by_wgmma(const AttentionArgs& args);
   void multiply(const Linear& linear, LinearArgs args);
   void fetch_logits();
   void hand_out_logits();

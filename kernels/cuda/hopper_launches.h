@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernels/cuda/kernel_arguments.h"
+#include "kernels/cuda/launches.h"
 #include "kernels/cuda/tensor_map.h"
 
 // What launches.h is to the kernels of every GPU, for those of sm_90a, and how a product is shared out over
@@ -40,5 +41,15 @@ struct HopperLaunch {
 };
 cudaError_t prepare_hopper_linear();
 void launch_hopper_linear(const HopperLaunch& launch, cudaStream_t stream);
+
+// Wide and narrow items of a step; launch_merge() collects the partial results.
+struct HopperAttentionLaunch {
+  TensorMap pool;  // the layer's vectors as rows of head_dim; boxes of min(block_tokens, 64) rows
+  StepTables step;
+  AttentionArgs args;
+  AttentionGrid grid;
+};
+cudaError_t prepare_hopper_attention(int head_dim, int processors, AttentionGrid& grid);
+void launch_hopper_attention(const HopperAttentionLaunch& launch, cudaStream_t stream);
 
 }  // namespace baton::kernels::cuda

@@ -133,6 +133,7 @@ __device__ inline void multiply_segment(const StageRing<Tile>& ring, int begin, 
     if (s > begin) release_stage(ring.empty + (s - 1) % Tile::kStages);
   }
   wgmma_wait<0>();
+  hold(sum);
   release_stage(ring.empty + (end - 1) % Tile::kStages);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/device_words.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 // The machine instructions of sm_90a, each behind one word, as device_words.cuh has those of every GPU:
@@ -59,6 +60,15 @@ __device__ inline void tensor_load(void* shared, const TensorMap& map, int x, in
 // (d[4j], d[4j + 1]) and 16w + g + 8 (d[4j + 2], d[4j + 3]), columns 8j + 2t and 8j + 2t + 1. Registers and
 // operands are the instruction's from its issue until a wait; a fence stands between other uses of the
 // registers and the issue.
+// Keeps the compiler from moving uses of the registers across this place: before a fence and after a wait.
+template <int kValues>
+__device__ inline void hold(float (&d)[kValues]) {
+#pragma unroll
+  for (int v = 0; v < kValues; ++v) asm volatile("" : "+f"(d[v])::"memory");
+}
+__device__ inline void hold(MatrixA& a) {
+  asm volatile("" : "+r"(a.a0), "+r"(a.a1), "+r"(a.a2), "+r"(a.a3)::"memory");
+}
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most `kPending` groups are under way.
@@ -120,7 +130,25 @@ __device__ inline void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool a
         BATON_D4(d, 48), BATON_D4(d, 52), BATON_D4(d, 56), BATON_D4(d, 60)
       : "l"(a), "l"(b), "r"(int(add)));
 }
+// d[64][64] += a[64][16] b[16][64]: a in registers, the fragment of mma_bf16 for rows 16w .. 16w + 15 of warp
+// w; b N-major (its rows are k).
+__device__ inline void wgmma_bf16_rows(float (&d)[32], MatrixA a, uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12), BATON_D4(d, 16), BATON_D4(d, 20),
+        BATON_D4(d, 24), BATON_D4(d, 28)
+      : "r"(a.a0), "r"(a.a1), "r"(a.a2), "r"(a.a3), "l"(b));
+}
 #undef BATON_D4
+
+// What this thread stored in shared memory is seen by products and tensor loads after the next barrier
+// (9.7.13.4).
+__device__ inline void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// The barrier of threads 0 .. 127 alone.
+__device__ inline void sync_group() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
 
 // What other blocks have written, past this SM's cache.
 __device__ inline float load_fresh(const float* global) { return __ldcg(global); }

@@ -34,7 +34,10 @@ struct AttentionGrid {
 bool has_tile_attention(int head_dim);  // 64 and 128
 cudaError_t prepare_attention(int head_dim, int processors, AttentionGrid& grid);
 void launch_plain_attention(const StepTables& step, const AttentionArgs& a, int rows, cudaStream_t stream);
+// Wide and narrow items, then the partial results.
 void launch_tile_attention(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
                            cudaStream_t stream);
+void launch_merge(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
+                  cudaStream_t stream);
 
 }  // namespace baton::kernels::cuda

@@ -17,6 +17,7 @@ class MatrixKernels {
   absl::Status open(const DeviceProperties& device);
   // "wgmma" or "mma": part of the numerics id.
   std::string_view name() const { return wgmma_ ? "wgmma" : "mma"; }
+  bool wgmma() const { return wgmma_; }  // attention follows
   // Makes room for products with these weights. Captured graphs that used the room before are void.
   absl::Status add(const PackedShape& shape);
   // Enqueues a.out = x W^T for at most `rows` rows. x may be read up to row `rows` - 1.

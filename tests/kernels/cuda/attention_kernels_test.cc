@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cuda/hopper_attention.cuh"
 
 namespace baton::kernels::cuda {
 namespace {
@@ -168,6 +169,21 @@ std::vector<float> tiled(World w, bool wide, bool split) {
 }
 
 template <int kDim>
+std::vector<float> hopper(World w, bool wide, bool split) {
+  add_items(w, wide, split);
+  std::vector<uint16_t> out;
+  std::vector<float> partials(w.step.narrow.size() * 16 * (kDim + 2), NAN);
+  const AttentionArgs a = arguments(w, out, partials);
+  const StepTables tables = w.step.tables();
+  const auto pool = make_tensor_map({w.pool.data(), static_cast<int64_t>(w.pool.size()) / kDim, kDim, kDim,
+                                     std::min(w.shape.block_tokens, kTileKeys)});
+  emulated::launch({3}, HopperAttention<kDim>::kThreads, HopperAttention<kDim>::kBytes,
+                   [&] { hopper_attention_kernel<kDim>(*pool, tables, a, !wide); });
+  if (split) emulated::launch({3}, kPlainThreads, 0, [&] { merge_kernel<kDim>(tables, a); });
+  return opened(w, out);
+}
+
+template <int kDim>
 void check_tiles(const Shape& shape, const std::vector<Rows>& sequences) {
   Random random(22);
   SCOPED_TRACE(testing::Message() << "head_dim " << kDim << ", share " << shape.share << ", seed "
@@ -181,6 +197,13 @@ void check_tiles(const Shape& shape, const std::vector<Rows>& sequences) {
     const std::vector<float> narrow = tiled<kDim>(w, false, split);
     EXPECT_EQ(std::memcmp(wide.data(), narrow.data(), wide.size() * sizeof(float)), 0)
         << "items of 16 rows" << (split ? ", a block each chunk" : "");
+  }
+  const std::vector<float> wide_hopper = hopper<kDim>(w, true, false);
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(wide_hopper[i], want[i], 0.02) << "value " << i;
+  for (const bool split : {false, true}) {
+    const std::vector<float> narrow = hopper<kDim>(w, false, split);
+    EXPECT_EQ(std::memcmp(wide_hopper.data(), narrow.data(), narrow.size() * sizeof(float)), 0)
+        << "wgmma, items of 16 rows" << (split ? ", a block each chunk" : "");
   }
 }
 

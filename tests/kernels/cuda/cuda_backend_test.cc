@@ -65,9 +65,9 @@ TEST_F(Device, MatrixInstructionsAreANumericsClass) {
   const auto id = [] {
     return (*make_backend({.device = "cuda", .numerics = Numerics::kBrainDots}))->numerics_id(KvType::kBF16);
   };
-  EXPECT_EQ(id(), "cuda-bf16-wgmma-v2-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-bf16-wgmma-v3-sm90/kv-bf16");
   ::setenv("BATON_CUDA_WGMMA", "0", 1);
-  EXPECT_EQ(id(), "cuda-bf16-mma-v2-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-bf16-mma-v3-sm90/kv-bf16");
   ::unsetenv("BATON_CUDA_WGMMA");
 }
 

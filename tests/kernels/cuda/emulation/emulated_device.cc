@@ -47,7 +47,7 @@ struct Block {
   const std::function<void()>* kernel = nullptr;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  Barrier barrier;
+  Barrier barrier, group;
   std::vector<unsigned char> shared;
   jmp_buf scheduler;
   unsigned current = 0;
@@ -99,7 +99,7 @@ void start(Fiber& fiber) {
 void run_block() {
   for (Fiber& fiber : block.fibers) start(fiber);
   block.warps.assign((block.fibers.size() + 31) / 32, {});
-  block.barrier = {};
+  block.barrier = block.group = {};
   std::ranges::fill(block.shared, static_cast<unsigned char>(0xff));
   begin_hopper_block();
   for (bool running = true; running;) {
@@ -155,6 +155,11 @@ unsigned char* shared_at(uint32_t address) {
 void sync_threads() {
   const auto alive = std::ranges::count_if(block.fibers, [](const Fiber& f) { return !f.done; });
   meet(block.barrier, static_cast<unsigned>(alive));
+}
+
+void sync_first(unsigned threads) {
+  BATON_CHECK(block.current < threads);
+  meet(block.group, threads);
 }
 
 void sync_warp() {

@@ -29,6 +29,7 @@ inline Index thread_index, block_index, grid_size;
 void launch(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel);
 
 void sync_threads();
+void sync_first(unsigned threads);  // threads 0 .. threads - 1 alone
 void sync_warp();
 // Every lane gives up to 64 bytes and sees those of all lanes, until its next warp operation.
 struct Deposit {

@@ -10,6 +10,7 @@
 namespace baton::emulated {
 namespace {
 
+using kernels::cuda::MatrixA;
 using kernels::cuda::TensorMap;
 using kernels::cuda::TensorShape;
 
@@ -26,6 +27,7 @@ struct Product {
   int columns;
   uint64_t a, b;
   bool add;
+  std::vector<MatrixA> rows = {};  // of the warp's lanes, when a is in registers
 };
 struct Products {
   std::vector<std::vector<Product>> groups = {{}};  // the last is not committed yet
@@ -73,28 +75,59 @@ void land(const Load& load) {
   end_phase_if_complete(b);
 }
 
-// Element (row, k) of a K-major operand with the 128-byte swizzle (9.7.15.5.1.2): 8 rows of 128 bytes are one
-// atom, the stride leads to the next one; bits 0-13 start, 16-29 leading offset, 32-45 stride (all / 16),
-// 49-51 base offset, 62-63 swizzle.
-float operand(uint64_t descriptor, int row, int k) {
-  const auto start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
-  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
+uint32_t swizzled_start(uint64_t descriptor) {
   BATON_CHECK(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0,
               "emulated: the 128-byte swizzle, base offset 0");
-  const uint32_t address = start + row / 8 * stride + row % 8 * 128 + k * 2;
+  return static_cast<uint32_t>(descriptor & 0x3fff) << 4;
+}
+
+float brain_at(uint32_t address) {
   uint16_t value;
   std::memcpy(&value, shared_at(swizzled(address)), 2);
   return kernels::cuda::bf16_to_float(value);
 }
 
+// Element (k, column) of an N-major operand of 64 columns: 8 rows of 128 bytes are one atom, the stride leads
+// to the next 8 k; the leading offset would lead to further columns.
+float transposed_operand(uint64_t descriptor, int k, int column) {
+  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
+  return brain_at(swizzled_start(descriptor) + k / 8 * stride + k % 8 * 128 + column * 2);
+}
+
+// 9.7.15.5.1.1, multiplicand A of m64nNk16 in registers: element (row, k) of the warp's 16 rows.
+float fragment(const std::vector<MatrixA>& lanes, int row, int k) {
+  const MatrixA& a = lanes[row % 8 * 4 + k % 8 / 2];
+  const uint32_t words[4] = {a.a0, a.a1, a.a2, a.a3};
+  const uint32_t word = words[(row % 16 >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0)];
+  return kernels::cuda::bf16_to_float(static_cast<uint16_t>(k % 2 == 0 ? word : word >> 16));
+}
+
+// Element (row, k) of a K-major operand with the 128-byte swizzle (9.7.15.5.1.2): 8 rows of 128 bytes are one
+// atom, the stride leads to the next one; bits 0-13 start, 16-29 leading offset, 32-45 stride (all / 16),
+// 49-51 base offset, 62-63 swizzle.
+float operand(uint64_t descriptor, int row, int k) {
+  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
+  return brain_at(swizzled_start(descriptor) + row / 8 * stride + row % 8 * 128 + k * 2);
+}
+
 // 9.7.15.5.1.1, accumulator D of m64nN: this thread's values.
 void multiply(const Product& p, std::vector<float>& d) {
   const int thread = static_cast<int>(thread_index.x % 128), g = thread % 32 / 4, t = thread % 4;
-  for (int v = 0; v < p.columns / 2; ++v) {
-    const int row = thread / 32 * 16 + g + v / 2 % 2 * 8, column = v / 4 * 8 + 2 * t + v % 2;
-    float sum = p.add ? d[v] : 0.0f;
-    for (int k = 0; k < 16; ++k) sum += operand(p.a, row, k) * operand(p.b, column, k);
-    d[v] = sum;
+  float a[2][16], b[16];
+  for (int half = 0; half < 2; ++half)
+    for (int k = 0; k < 16; ++k) {
+      const int row = thread / 32 * 16 + g + half * 8;
+      a[half][k] = p.rows.empty() ? operand(p.a, row, k) : fragment(p.rows, row, k);
+    }
+  for (int column = 2 * t, v = 0; column < p.columns;
+       column += column % 2 == 0 ? 1 : 7, v += v % 2 == 0 ? 1 : 3) {
+    for (int k = 0; k < 16; ++k)
+      b[k] = p.rows.empty() ? operand(p.b, column, k) : transposed_operand(p.b, k, column);
+    for (int half = 0; half < 2; ++half) {
+      float sum = p.add ? d[v + 2 * half] : 0.0f;
+      for (int k = 0; k < 16; ++k) sum += a[half][k] * b[k];
+      d[v + 2 * half] = sum;
+    }
   }
 }
 
@@ -153,6 +186,30 @@ void tensor_load(void* shared, const TensorMap& map, int x, int y, uint64_t* bar
 
 void wgmma_fence() { my_products().fenced = true; }
 
+void issue(std::span<float> d, const Product& product) {
+  Products& products = my_products();
+  BATON_CHECK(products.fenced, "a product without a fence before it");
+  products.registers.try_emplace(d.data(), d.begin(), d.end());
+  std::ranges::fill(d, kNan);
+  products.groups.back().push_back(product);
+}
+
+void wgmma_rows(std::span<float> d, const MatrixA& a, uint64_t b) {
+  struct Operands {
+    uint64_t b;
+    MatrixA a;
+  };
+  const Operands mine = {b, a};
+  Product product = {d.data(), static_cast<int>(2 * d.size()), 0, b, true};
+  for (const Deposit& other : warp_exchange(&mine, sizeof mine)) {
+    Operands theirs;
+    std::memcpy(&theirs, other.bytes, sizeof theirs);
+    BATON_CHECK(theirs.b == b, "lanes give different operands to a product");
+    product.rows.push_back(theirs.a);
+  }
+  issue(d, product);
+}
+
 void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add) {
   struct Operands {
     uint64_t a, b, add;
@@ -161,11 +218,7 @@ void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add) {
   for (const Deposit& other : warp_exchange(&mine, sizeof mine))
     BATON_CHECK(std::memcmp(other.bytes, &mine, sizeof mine) == 0,
                 "lanes give different operands to a product");
-  Products& products = my_products();
-  BATON_CHECK(products.fenced, "a product without a fence before it");
-  products.registers.try_emplace(d.data(), d.begin(), d.end());
-  std::ranges::fill(d, kNan);
-  products.groups.back().push_back({d.data(), static_cast<int>(2 * d.size()), a, b, add});
+  issue(d, {d.data(), static_cast<int>(2 * d.size()), a, b, add});
 }
 
 void wgmma_commit() { my_products().groups.emplace_back(); }

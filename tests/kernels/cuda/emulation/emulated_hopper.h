@@ -29,6 +29,7 @@ void barrier_arrive(uint64_t* barrier, uint32_t bytes);
 void barrier_wait(uint64_t* barrier, uint32_t parity);
 void tensor_load(void* shared, const kernels::cuda::TensorMap& map, int x, int y, uint64_t* barrier);
 void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add);
+void wgmma_rows(std::span<float> d, const kernels::cuda::MatrixA& a, uint64_t b);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int pending);
@@ -52,6 +53,8 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) { emulated::barrier
 inline void tensor_load(void* shared, const TensorMap& map, int x, int y, uint64_t* barrier) {
   emulated::tensor_load(shared, map, x, y, barrier);
 }
+template <class Registers>
+void hold(Registers&) {}
 inline void wgmma_fence() { emulated::wgmma_fence(); }
 inline void wgmma_commit() { emulated::wgmma_commit(); }
 template <int kPending>
@@ -62,6 +65,9 @@ template <size_t kValues>
 void wgmma_bf16(float (&d)[kValues], uint64_t a, uint64_t b, bool add) {
   emulated::wgmma(d, a, b, add);
 }
+inline void wgmma_bf16_rows(float (&d)[32], MatrixA a, uint64_t b) { emulated::wgmma_rows(d, a, b); }
+inline void fence_async() {}
+inline void sync_group() { emulated::sync_first(128); }
 inline float load_fresh(const float* global) { return *global; }
 
 }  // namespace baton::kernels::cuda
