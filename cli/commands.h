@@ -115,6 +115,7 @@ struct WorkerOptions {
   std::string join;  // host:port of the coordinator's membership service; rank 0 only. Empty: the manifest's
   std::string listen;     // ADDRESS[:PORT] of the control connection (cli/worker_address.h)
   std::string data;       // ADDRESS[:PORT] of KV
+  std::string metrics;    // ADDRESS[:PORT] of /metrics, /live, /ready
   std::string advertise;  // host that the coordinator connects to; empty: that of `listen`
   int rank = -1;          // in a group of several; -1: what the environment or `hosts` say (cli/rank_place.h)
   std::string rendezvous;  // where rank 0 listens; empty: what manifest or environment say

@@ -192,6 +192,8 @@ void add_process_commands(CLI::App& app, Commands& c) {
                      "route to the coordinator starts");
   worker->add_option("--data", c.worker.data,
                      "ADDRESS[:PORT] for KV; default: network.data, else as --listen");
+  worker->add_option("--metrics", c.worker.metrics,
+                     "ADDRESS[:PORT] for /metrics, /live, /ready; default: network.metrics, else loopback");
   worker->add_option("--advertise", c.worker.advertise,
                      "host that the coordinator connects to, when it is not the one listened on");
   worker

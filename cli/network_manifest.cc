@@ -103,6 +103,13 @@ NetworkManifest read_network(ConfigObject network) {
     network.fail("data", "want one address: KV comes from where the worker says it is");
   out.control_port = static_cast<int>(network.integer("controlPort", 0, 0, 65535));
   out.data_port = static_cast<int>(network.integer("dataPort", 0, 0, 65535));
+  read_host(network, "metrics", out.metrics);
+  out.metrics_port = static_cast<int>(network.integer("metricsPort", 0, 0, 65535));
+  out.insecure_metrics = network.boolean("insecureAllowPlaintextMetricsOffLoopback", false);
+  if (!out.metrics.empty() && !is_loopback_host(out.metrics) && !out.insecure_metrics)
+    network.fail("metrics", cat("'", out.metrics,
+                                "' is on the network, and whoever reaches it reads the metrics; set "
+                                "insecureAllowPlaintextMetricsOffLoopback: true if that is what you want"));
   network.done();
   return out;
 }
@@ -127,6 +134,9 @@ std::string network_yaml(const NetworkManifest& n) {
   if (n.control_port > 0) add("controlPort", std::to_string(n.control_port));
   if (!n.data.empty()) add("data", quoted_yaml(n.data));
   if (n.data_port > 0) add("dataPort", std::to_string(n.data_port));
+  if (!n.metrics.empty()) add("metrics", quoted_yaml(n.metrics));
+  if (n.metrics_port > 0) add("metricsPort", std::to_string(n.metrics_port));
+  if (n.insecure_metrics) add("insecureAllowPlaintextMetricsOffLoopback", "true");
   return out.empty() ? "" : cat("\n      network: {", out, "}");
 }
 

@@ -46,6 +46,9 @@ struct NetworkManifest {
   int control_port = 0;
   std::string data;  // KV
   int data_port = 0;
+  std::string metrics;  // /metrics, /live, /ready over HTTP; empty: loopback
+  int metrics_port = 0;
+  bool insecure_metrics = false;  // allows `metrics` off loopback: anybody may read them
 };
 
 // Relative file names are taken from `folder`.

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <numeric>
 #include <optional>
 
 #include "base/cat.h"
@@ -146,8 +147,10 @@ int run_serve(const ServeOptions& options) {
   home.set_aside_logs();
   log_open({.role = "supervisor", .file = home.file("logs/supervisor.log")});
   if (options.detach) return serve_detached(home, *manifest);
-  std::fprintf(stderr, "starting %d %s\n", manifest->workers(),
-               manifest->workers() == 1 ? "worker" : "workers");
+  const std::vector<int> here = processes_here(*manifest, own_host_names());
+  const int count =
+      names_hosts(*manifest) ? std::accumulate(here.begin(), here.end(), 0) : manifest->workers();
+  std::fprintf(stderr, "starting %d %s\n", count, count == 1 ? "worker" : "workers");
   return supervise(home, *manifest, -1);
 }
 

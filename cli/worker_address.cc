@@ -83,6 +83,11 @@ class Choice {
     ASSIGN_OR_RETURN(const HostPort data, data_address(control.host));
     out.data_host = data.host;
     out.data_port = data.port;
+    ASSIGN_OR_RETURN(const HostPort metrics, metrics_address());
+    out.metrics_listen = join_host_port(metrics.host, metrics.port);
+    ASSIGN_OR_RETURN(out.metrics_host, is_wildcard_host(metrics.host)
+                                           ? towards_the_others()
+                                           : absl::StatusOr<std::string>(metrics.host));
     RETURN_IF_ERROR(check(control.host, data.host));
     return out;
   }
@@ -143,6 +148,19 @@ class Choice {
                                : is_wildcard_host(control) ? towards_the_others()
                                                            : absl::StatusOr<std::string>(control));
     return out;
+  }
+
+  absl::StatusOr<HostPort> metrics_address() const {
+    HostPort out{.host = kLoopback, .port = port(q_.network.metrics_port)};
+    if (!q_.metrics.empty()) {
+      ASSIGN_OR_RETURN(out, parse_flag("--metrics", q_.metrics));
+    } else if (!q_.network.metrics.empty()) {
+      ASSIGN_OR_RETURN(out.host, own("metrics", q_.network.metrics));
+    }
+    if (is_loopback_host(out.host) || q_.network.insecure_metrics) return out;
+    return absl::FailedPreconditionError(cat(
+        "metrics would be readable on ", out.host,
+        ": set network.insecureAllowPlaintextMetricsOffLoopback: true in the pool if that is what you want"));
   }
 
   absl::Status check(const std::string& control, const std::string& data) const {

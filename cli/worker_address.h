@@ -14,6 +14,7 @@ struct AddressQuestion {
   std::string listen;     // --listen HOST[:PORT]: the control connection
   std::string data;       // --data HOST[:PORT]: KV
   std::string advertise;  // --advertise HOST: what the coordinator connects to
+  std::string metrics;    // --metrics ADDRESS[:PORT]
   NetworkManifest network;
   std::string join;                // the coordinator's membership service, host:port; rank 0 only, else empty
   std::string rendezvous;          // where rank 0 of the group listens; may be empty or unix:@name
@@ -27,6 +28,8 @@ struct WorkerAddresses {
   std::string control_host;    // what the coordinator connects to, with the port that the server got
   std::string data_host;       // numeric
   int data_port = 0;           // 0: any
+  std::string metrics_listen;  // host:port, port 0: any
+  std::string metrics_host;    // what others read them from
 };
 
 // This machine's network, as the rule below asks it.
@@ -39,7 +42,8 @@ LocalNetwork local_network();
 
 // The one rule by which a process of a worker picks its addresses: the flag; else the pool's `network`; else
 // where the route to the coordinator (for other ranks: to rank 0) starts. So a worker that joins on loopback
-// stays on loopback, and one that joins another machine is reachable from there.
+// stays on loopback, and one that joins another machine is reachable from there. Metrics stay on loopback
+// unless `network.metrics` says otherwise.
 // Example: --join 10.0.0.1:8001 on a machine with 10.0.0.2: control 10.0.0.2:0, data 10.0.0.2, any port.
 // Errors: kInvalidArgument, an address that this machine does not have or that cannot be told to others;
 // kFailedPrecondition, an address on the network that nothing protects and nobody allowed (design I9).

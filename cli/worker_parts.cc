@@ -118,6 +118,7 @@ absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
                    choose_addresses({.listen = options.listen,
                                      .data = options.data,
                                      .advertise = options.advertise,
+                                     .metrics = options.metrics,
                                      .network = pool.network,
                                      .join = join,
                                      .rendezvous = place.rendezvous,

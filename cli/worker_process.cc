@@ -22,6 +22,7 @@
 #include "base/timers.h"
 #include "cli/control_security.h"
 #include "cli/home.h"
+#include "cli/host_address.h"
 #include "cli/process.h"
 #include "cli/version.h"
 #include "cli/worker_parts.h"
@@ -98,8 +99,10 @@ absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const Worke
                               : stuck    ? "stuck\n"
                                          : "ready\n"};
   }));
+  const auto at = split_host_port(parts.addresses.metrics_listen);
+  if (!at) return absl::InternalError(cat("metrics: no address: ", parts.addresses.metrics_listen));
   return coordinator::HttpServer::listen(
-      {.address = "127.0.0.1"}, std::move(routes),
+      {.address = at->host, .port = static_cast<uint16_t>(at->port)}, std::move(routes),
       {.clock = &parts.clock, .random = random_source(), .unix_time = unix_time_source()});
 }
 
@@ -131,7 +134,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
   loop = std::make_unique<worker::EngineLoop>(loop_parts,
                                               [this](std::vector<WorkerMessage>& m) { control->publish(m); });
   ASSIGN_OR_RETURN(http, listen_http(*parts, metrics, *loop));
-  parts->description.metrics_address = cat("127.0.0.1:", http->port());
+  parts->description.metrics_address = join_host_port(parts->addresses.metrics_host, http->port());
   worker::WorkerControlOptions control_options{
       .worker = parts->description,
       .listen = parts->addresses.control_listen,

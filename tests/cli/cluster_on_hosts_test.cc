@@ -142,6 +142,15 @@ TEST_F(ThreeHosts, AWorkerThatNobodyCouldReachIsTold) {
   EXPECT_EQ(workers().size(), 0u);
 }
 
+// A firewall, or a wrong --advertise: the worker joins, but nobody gets through to it.
+TEST_F(ThreeHosts, AWorkerThatCannotBeConnectedToIsNamedByTheCoordinator) {
+  const std::string manifest = write_manifest(kPlain, kPools, kPlainKv);
+  start_coordinator(manifest);
+  start(1, {"worker", "--manifest", manifest, "--pool", "prefill", "--advertise", kHosts[2]});
+  EXPECT_TRUE(eventually(
+      [&] { return log_of("coordinator").find("worker cannot be reached") != std::string::npos; }));
+}
+
 // `baton serve` of one file on every machine: each starts what `hosts` puts there, and starts it anew.
 TEST_F(ThreeHosts, ServeStartsOnEachMachineWhatBelongsThere) {
   const std::string want = tokens_of_one_process();
@@ -166,6 +175,24 @@ TEST_F(ThreeHosts, ServeStartsOnEachMachineWhatBelongsThere) {
     return !again.empty() && again.at("pid").to_number<pid_t>() != first && ready(2);
   }));
   EXPECT_TRUE(eventually([&] { return generate().tokens == want; }));
+}
+
+TEST_F(ThreeHosts, MetricsOfAWorkerAreReadFromAnotherMachineWhenAllowed) {
+  const std::string manifest =
+      write_manifest(kPlain,
+                     "any: {kv: {memory: 8Mi}, network: {metrics: 10.77.0.0/16, metricsPort: 9100, "
+                     "insecureAllowPlaintextMetricsOffLoopback: true}}",
+                     kPlainKv);
+  start_coordinator(manifest);
+  start_worker(2, manifest, "any");
+  ASSERT_TRUE(eventually([&] { return ready(1); }));
+  const std::string address(worker("any-0").at("metrics_address").as_string());
+  EXPECT_EQ(address, cat(kHosts[2], ":9100"));
+  hosts_->inside(0, [&] {
+    const auto reply = HttpClient(address, std::chrono::seconds(30)).get("/metrics");
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_THAT(reply->body, HasSubstr("baton_kv_blocks"));
+  });
 }
 
 // No flag and no orchestrator: every rank finds itself by its machine's address.

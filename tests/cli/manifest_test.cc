@@ -199,6 +199,7 @@ TEST(Manifest, OffLoopbackWantsTlsOrThePermission) {
       "a worker could pose as coordinator");
   says("  pools: {any: {network: {data: eth0}}}\n", "want an address of the machine like 10.0.0.2");
   says("  pools: {any: {network: {data: 0.0.0.0}}}\n" + allowed, "want one address");
+  says("  pools: {any: {network: {metrics: 0.0.0.0}}}\n", "insecureAllowPlaintextMetricsOffLoopback: true");
   EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + allowed), "");
   EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + "  pools: {any: {network: {data: 127.0.0.1}}}\n"), "");
   EXPECT_EQ(

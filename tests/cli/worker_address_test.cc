@@ -54,6 +54,25 @@ TEST(WorkerAddress, TheManifestNamesAnAddressOrANetwork) {
       HasSubstr("network.control 10.9.0.0/16: this machine has no such address; it has 127.0.0.1, 10.0.0.2"));
 }
 
+TEST(WorkerAddress, MetricsStayOnLoopbackUnlessTold) {
+  const auto metrics = [](const NetworkManifest& network, const std::string& flag = "") {
+    const auto a = choose_addresses({.metrics = flag,
+                                     .network = network,
+                                     .join = "10.0.0.1:8001",
+                                     .number = 2,
+                                     .control_protected = true,
+                                     .plain_data_allowed = true},
+                                    machine());
+    return a.ok() ? cat(a->metrics_listen, " ", a->metrics_host) : std::string(a.status().message());
+  };
+  const NetworkManifest allowed{.insecure_metrics = true};
+  EXPECT_EQ(metrics({}), "127.0.0.1:0 127.0.0.1");
+  EXPECT_EQ(metrics({.metrics = "10.0.0.0/24", .metrics_port = 9100, .insecure_metrics = true}),
+            "10.0.0.2:9102 10.0.0.2");
+  EXPECT_EQ(metrics(allowed, "0.0.0.0:9100"), "0.0.0.0:9100 10.0.0.2");
+  EXPECT_THAT(metrics({}, "0.0.0.0:9100"), HasSubstr("insecureAllowPlaintextMetricsOffLoopback: true"));
+}
+
 TEST(WorkerAddress, FlagsComeFirst) {
   EXPECT_EQ(choose({.listen = "10.1.0.2:7200", .network = {.control = "10.0.0.2"}, .join = "10.0.0.1:8001"}),
             "10.1.0.2:7200 10.1.0.2 10.1.0.2:0");
