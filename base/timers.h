@@ -10,6 +10,9 @@ using namespace std::chrono_literals;
 inline constexpr auto kHeartbeat = 250ms;
 inline constexpr auto kSuspect = 1s;
 inline constexpr auto kDead = 1500ms;
+inline constexpr auto kRankBeat = 250ms;     // ranks of a group meet this often ...
+inline constexpr auto kRankSilent = 1500ms;  // ... and a rank that does not come for so long is lost
+inline constexpr auto kOwnPause = 250ms;  // slept longer than asked by this: the process itself did not run
 inline constexpr auto kDispatchAck = 1s;
 inline constexpr auto kAdmissionQueue = 10s;
 inline constexpr auto kRequestTotal = 600s;

@@ -38,6 +38,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::form(const RankGroupOption
   made->incarnation_ = group.incarnation;
   made->host_ = group.host;
   if (o.shape.pipeline > 1) RETURN_IF_ERROR(made->form_pipeline(o));
+  ASSIGN_OR_RETURN(made->pulse_, made->form_part(o, "pulse", 0, o.place.ranks));
   Communicator& stage = made->stage_ == nullptr ? *made->world_ : *made->stage_;
   made->links_ = std::make_unique<worker::RankLinks>(
       worker::RankLinks::Parts{*made->world_, stage, o.clock, kStepPatience, made->results_.get(),
@@ -73,6 +74,15 @@ absl::StatusOr<std::unique_ptr<Communicator>> RankGroup::form_part(const RankGro
                                             .rendezvous = std::string(&all[kAddressBytes * first]),
                                             .deadline = deadline}));
   return std::move(group.communicator);
+}
+
+std::unique_ptr<worker::RankPulse> RankGroup::make_pulse(const Clock& clock,
+                                                         std::function<worker::RankReport()> own) const {
+  worker::RankPulse::Parts parts{
+      .pulse = *pulse_, .others = {world_.get()}, .clock = clock, .own = std::move(own)};
+  for (Communicator* some : {stage_.get(), results_.get()})
+    if (some != nullptr) parts.others.push_back(some);
+  return std::make_unique<worker::RankPulse>(std::move(parts));
 }
 
 std::string RankGroup::text() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -8,6 +9,7 @@
 #include "cli/rank_place.h"
 #include "transport/collectives/communicator.h"
 #include "worker/parallel/rank_links.h"
+#include "worker/parallel/rank_pulse.h"
 
 namespace baton::cli {
 
@@ -22,8 +24,9 @@ struct RankGroupOptions {
 };
 
 // What joins this process to the other ranks of its worker: a communicator of all, one of the ranks of its
-// stage, in a pipeline another one of all for what steps give, and the links made of them. One rank has none
-// of it. Ranks of a stage on one host share memory even when other stages are on other hosts.
+// stage, in a pipeline another one of all for what steps give, one of all for the pulse, and the links made
+// of them. One rank has none of it. Ranks of a stage on one host share memory even when other stages are on
+// other hosts.
 //
 // Owns the communicators; the links borrow them. Thread: main makes it, then the engine's; the outbox' thread
 // is its owner's to start.
@@ -34,6 +37,9 @@ class RankGroup {
   worker::RankLinks& links() { return *links_; }
   // On ranks of a pipeline's last stage.
   worker::ResultOutbox* outbox() { return outbox_.get(); }
+  // How the ranks know that all of them run: whoever makes it runs it on a thread of its own, on every rank.
+  std::unique_ptr<worker::RankPulse> make_pulse(const Clock& clock,
+                                                std::function<worker::RankReport()> own) const;
   Incarnation incarnation() const { return incarnation_; }
   // Until all ranks call it: they have loaded their part of the model.
   absl::Status meet(Instant deadline) { return world_->barrier(deadline); }
@@ -49,6 +55,7 @@ class RankGroup {
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> stage_;  // empty when the stage is the whole world
   std::unique_ptr<Communicator> results_;
+  std::unique_ptr<Communicator> pulse_;
   std::unique_ptr<worker::ResultOutbox> outbox_;
   std::unique_ptr<worker::RankLinks> links_;
   Incarnation incarnation_;

@@ -30,6 +30,7 @@ using std::chrono::seconds;
 constexpr auto kStartLimit = seconds(300);
 constexpr auto kCoordinatorStartLimit = seconds(20);
 constexpr auto kRankPause = milliseconds(50);
+constexpr auto kRankEnd = seconds(3);  // a rank whose group ended is given so long to end by itself
 constexpr auto kStable = seconds(30);  // a child that lived this long starts its back-off anew
 
 Instant now() { return std::chrono::steady_clock::now(); }
@@ -129,7 +130,8 @@ std::string Supervisor::output_file(const Child& child) const {
 void Supervisor::started(Child& child, int pid) {
   child.pid = pid;
   child.started = now();
-  child.restart_at = kNever;
+  child.restart_at = child.ends_by = kNever;
+  child.ended = false;
 }
 
 void Supervisor::spawn(Child& child) {
@@ -254,7 +256,7 @@ void Supervisor::reap(Instant at) {
     if (at - c.started > kStable) c.restarts = 0;
     // A rank that ended because another one did is not to blame: it comes back at once and waits for that
     // one.
-    const bool blameless = WIFEXITED(status) && WEXITSTATUS(status) == kExitRankLost;
+    const bool blameless = c.ended || (WIFEXITED(status) && WEXITSTATUS(status) == kExitRankLost);
     const Duration pause = blameless ? Duration(kRankPause) : backoff(c.restarts++);
     log_warn("process died", {{"name", c.name},
                               {"pid", c.pid},
@@ -264,15 +266,38 @@ void Supervisor::reap(Instant at) {
                               {"last_words", last_words(output_file(c))}});
     c.pid = 0;
     c.restart_at = at + pause;
+    doom_siblings(c, at);
     changed = true;
   }
   if (changed) write_record();
 }
 
+// A rank outlives its group by the time it takes to notice; one that is stopped would never.
+void Supervisor::doom_siblings(const Child& dead, Instant at) {
+  for (Child& c : children_)
+    if (c.pid > 0 && c.worker() == dead.worker() && c.life <= dead.life)
+      c.ends_by = std::min(c.ends_by, at + kRankEnd);
+}
+
+// The ranks of a group have the same number.
+int Supervisor::next_life(const Child& child) const {
+  int life = child.life + 1;
+  for (const Child& c : children_)
+    if (c.worker() == child.worker()) life = std::max(life, c.life);
+  return life;
+}
+
 void Supervisor::restart_due(Instant at) {
   bool changed = false;
   for (Child& c : children_) {
+    if (c.pid > 0 && c.ends_by <= at) {
+      log_warn("process does not end with its group", {{"name", c.name}, {"pid", c.pid}});
+      ::kill(c.pid, SIGKILL);  // reaped like any other
+      c.ends_by = kNever;
+      c.ended = true;
+    }
     if (c.pid != 0 || c.restart_at > at) continue;
+    c.life = next_life(c);
     spawn(c);
     log_info("process started anew", {{"name", c.name}, {"pid", c.pid}});
     changed = true;

@@ -44,6 +44,10 @@ class Supervisor {
     int restarts = 0;
     Instant started{};
     Instant restart_at = kNever;  // while it is down
+    int life = 0;                 // of its group: ranks that were started for each other
+    Instant ends_by = kNever;     // another rank of its group died: it ends too, or is ended ...
+    bool ended = false;           // ... as it was
+    std::string worker() const { return name.substr(0, rank > 0 ? name.rfind('.') : name.npos); }
   };
 
   absl::Status start_gateway();
@@ -54,6 +58,8 @@ class Supervisor {
   static void started(Child& child, int pid);
   void reap(Instant now);
   void restart_due(Instant now);
+  void doom_siblings(const Child& dead, Instant at);
+  int next_life(const Child& child) const;
   void write_record();
   void stop_child(Child& child, Instant deadline);
   std::string output_file(const Child& child) const;

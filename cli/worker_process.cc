@@ -5,8 +5,9 @@
 //   progress   worker/kv_transfer/kv_exchange_agent   connections to peers, transfers
 //   control    worker/control                         which coordinator owns which request
 //   http       coordinator/gateway/http_server        /metrics, /live, /ready of this worker
-//   results    worker/parallel/result_outbox          logits on their way to rank 0 (last stage of a
-//   pipeline) (the backend's pool computes inside an engine step; gRPC's own threads post to control)
+//   results    worker/parallel/result_outbox          a pipeline's logits on their way to rank 0
+//   pulse      worker/parallel/rank_pulse             what the ranks of a group said with their last beat
+//   (the backend's pool computes inside an engine step; gRPC's own threads post to control)
 #include <unistd.h>
 
 #include <atomic>
@@ -45,8 +46,30 @@ void set_prediction(Metrics& m, const worker::EngineCounters& c) {
   m.set(Metric::kChunkTokens, c.last_chunk_tokens);
 }
 
+// What each rank of the group said with its last beat.
+void set_ranks(Metrics& m, const worker::RankPulse* pulse) {
+  if (pulse == nullptr) return;
+  const std::vector<worker::RankReport> reports = pulse->reports();
+  for (size_t rank = 0; rank < reports.size(); ++rank) {
+    const worker::RankReport& r = reports[rank];
+    const std::string label = std::to_string(rank);
+    m.raise(Metric::kRankSteps, static_cast<double>(r.steps), {label});
+    m.raise(Metric::kRankBusySeconds, 1e-9 * static_cast<double>(r.step_nanoseconds - r.link_nanoseconds),
+            {label});
+    m.raise(Metric::kRankLinkSeconds, 1e-9 * static_cast<double>(r.link_nanoseconds), {label});
+  }
+}
+
+// Where a worker's /metrics come from.
+struct Counted {
+  const WorkerParts& parts;
+  const worker::EngineLoop& loop;
+  const worker::RankPulse* pulse;  // nullptr in a worker of one rank
+};
+
 // The engine's counters as metrics, each time somebody asks.
-std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::EngineLoop& loop) {
+std::string metrics_text(Metrics& m, const Counted& counted) {
+  const auto& [parts, loop, pulse] = counted;
   const worker::EngineStatus status = loop.status();
   const worker::EngineCounters& c = status.counters;
   const LoadSnapshot& load = status.load;
@@ -57,6 +80,8 @@ std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::Eng
   m.raise(Metric::kHostSeconds, status.host_seconds);
   m.raise(Metric::kPlanningSeconds, status.planning_seconds);
   m.raise(Metric::kLinkSeconds, status.link_seconds);
+  m.raise(Metric::kActiveSeconds, status.active_seconds);
+  set_ranks(m, pulse);
   set_prediction(m, c);
   m.set(Metric::kBatchSize, c.last_batch_rows);
   m.raise(Metric::kEnginePrefillTokens, c.prefill_tokens);
@@ -76,20 +101,18 @@ std::string metrics_text(Metrics& m, const WorkerParts& parts, const worker::Eng
   return m.render();
 }
 
-absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const WorkerParts& parts,
-                                                                     Metrics& metrics,
-                                                                     const worker::EngineLoop& loop) {
+absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const Counted& counted,
+                                                                     Metrics& metrics) {
   coordinator::RouteTable routes;
   const auto get = [&routes](const char* path, std::function<HttpAnswer()> make) {
     return routes.add(
         {"GET", path, RouteRole::kPublic, [make](std::shared_ptr<Exchange> e) { e->answer(make()); }});
   };
-  RETURN_IF_ERROR(get("/metrics", [&] {
-    return HttpAnswer{.content_type = "text/plain; version=0.0.4",
-                      .body = metrics_text(metrics, parts, loop)};
+  RETURN_IF_ERROR(get("/metrics", [&metrics, counted] {
+    return HttpAnswer{.content_type = "text/plain; version=0.0.4", .body = metrics_text(metrics, counted)};
   }));
   RETURN_IF_ERROR(get("/live", [] { return HttpAnswer{.content_type = "text/plain", .body = "live\n"}; }));
-  RETURN_IF_ERROR(get("/ready", [&] {
+  RETURN_IF_ERROR(get("/ready", [&parts = counted.parts, &loop = counted.loop] {
     // Ready: not draining, and the loop turned recently or has nothing to do.
     const worker::EngineStatus s = loop.status();
     const bool stuck = s.step_running && parts.clock.now() - s.last_turn > timers::kDead * 10;
@@ -99,11 +122,12 @@ absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const Worke
                               : stuck    ? "stuck\n"
                                          : "ready\n"};
   }));
-  const auto at = split_host_port(parts.addresses.metrics_listen);
-  if (!at) return absl::InternalError(cat("metrics: no address: ", parts.addresses.metrics_listen));
+  const std::string& address = counted.parts.addresses.metrics_listen;
+  const auto at = split_host_port(address);
+  if (!at) return absl::InternalError(cat("metrics: no address: ", address));
   return coordinator::HttpServer::listen(
       {.address = at->host, .port = static_cast<uint16_t>(at->port)}, std::move(routes),
-      {.clock = &parts.clock, .random = random_source(), .unix_time = unix_time_source()});
+      {.clock = &counted.parts.clock, .random = random_source(), .unix_time = unix_time_source()});
 }
 
 struct WorkerProcess {
@@ -111,6 +135,7 @@ struct WorkerProcess {
   std::unique_ptr<WorkerParts> parts;
   Metrics metrics;
   std::unique_ptr<worker::EngineLoop> loop;
+  std::unique_ptr<worker::RankPulse> pulse;  // of a group
   std::unique_ptr<coordinator::HttpServer> http;
   std::atomic<bool> engine_over = false;
   std::atomic<bool> given_up =
@@ -122,6 +147,9 @@ struct WorkerProcess {
   int exit_code(const absl::Status& end) const;
   // Of a rank that is not the first: it computes what rank 0 says, and ends with it.
   int follow();
+  // A rank's pulse, from when all ranks have loaded until this one ends.
+  void make_pulse();
+  std::unique_ptr<AgentThread> start_pulse();
   // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
   void drain();
 };
@@ -129,11 +157,15 @@ struct WorkerProcess {
 absl::Status WorkerProcess::make(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(
       parts, WorkerParts::make(options, [this](const PeerReport& report) { control->on_peer(report); }));
-  if (parts->follower != nullptr) return absl::OkStatus();
+  if (parts->follower != nullptr) {
+    make_pulse();
+    return absl::OkStatus();
+  }
   worker::EngineLoop::Parts loop_parts{*parts->engine, *parts->runner, *parts->mailbox, parts->clock};
   loop = std::make_unique<worker::EngineLoop>(loop_parts,
                                               [this](std::vector<WorkerMessage>& m) { control->publish(m); });
-  ASSIGN_OR_RETURN(http, listen_http(*parts, metrics, *loop));
+  make_pulse();
+  ASSIGN_OR_RETURN(http, listen_http({*parts, *loop, pulse.get()}, metrics));
   parts->description.metrics_address = join_host_port(parts->addresses.metrics_host, http->port());
   worker::WorkerControlOptions control_options{
       .worker = parts->description,
@@ -154,6 +186,27 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
       .clock = parts->clock};
   ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
   return absl::OkStatus();
+}
+
+void WorkerProcess::make_pulse() {
+  if (parts->group == nullptr) return;
+  pulse = parts->group->make_pulse(parts->clock, [this] {
+    if (parts->follower != nullptr) {
+      const worker::FollowerStatus s = parts->follower->status();
+      return worker::RankReport{s.steps, s.time.steps.count(), s.time.links.count()};
+    }
+    const worker::EngineStatus s = loop->status();
+    return worker::RankReport{s.counters.steps, from_seconds(s.step_seconds).count(),
+                              from_seconds(s.link_seconds).count()};
+  });
+}
+
+std::unique_ptr<AgentThread> WorkerProcess::start_pulse() {
+  if (pulse == nullptr) return nullptr;
+  return std::make_unique<AgentThread>("pulse", [this](const std::stop_token& stop) {
+    if (const absl::Status end = pulse->run(stop); !end.ok())
+      log_info("the group's pulse ends", {{"why", end.ToString()}});
+  });
 }
 
 void WorkerProcess::drain() {
@@ -180,6 +233,7 @@ int WorkerProcess::run() {
                                     {"load_ms", 1e3 * to_seconds(parts->load_time)},
                                     {"memory", parts->memory.text(parts->memory_limit)}});
   absl::Status engine_end;
+  const auto pulse_thread = start_pulse();
   AgentThread progress("progress", [this](std::stop_token stop) {
     while (!stop.stop_requested())
       if (parts->exchange->do_work(parts->clock.now()) == 0) parts->exchange->wait(parts->clock.now());
@@ -222,6 +276,7 @@ int WorkerProcess::follow() {
   std::optional<AgentThread> results;
   if (worker::ResultOutbox* outbox = parts->group->outbox())
     results.emplace("results", [outbox](const std::stop_token& stop) { outbox->run(stop); });
+  const auto pulse_thread = start_pulse();
   AgentThread engine("engine", [&](std::stop_token stop) {
     end = parts->follower->run(stop);
     engine_over = true;

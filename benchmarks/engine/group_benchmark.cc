@@ -1,10 +1,11 @@
 // One model over several ranks, which are threads here: what each shape does with the same work, and how long
-// a rank waits for the others.
+// a rank waits for the others; then two stages with 1 to 4 micro-batches under way.
 //   group_benchmark MODEL.gguf [prompt=2048] [streams=32] [tokens=32]
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
 
+#include "base/cat.h"
 #include "base/check.h"
 #include "tests/golden/model_under_test.h"
 #include "worker/model/model_shard.h"
@@ -32,13 +33,14 @@ struct Figures {
 };
 
 std::unique_ptr<ModelUnderTest> open(const char* path, const ParallelShape& shape, int threads,
-                                     const Work& work) {
+                                     const Work& work, int micro_batches = 4) {
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
   setup.threads = threads;
   setup.shape = shape;
   setup.max_rows = kRows;
+  setup.micro_batches = micro_batches;
   setup.full_logits = false;
   setup.blocks = std::max<int64_t>(work.prompt, 64L * work.streams) / setup.block_tokens + 8;
   return ModelUnderTest::open(path, setup).value();
@@ -58,34 +60,93 @@ Figures measure(std::unique_ptr<ModelUnderTest> group, int64_t tokens, const Ste
   return {static_cast<double>(tokens) / seconds, 1 - busy / seconds / static_cast<double>(times.size())};
 }
 
+// Plans under way, each with its own part of the work; finished in the order in which they were started.
+class Flow {
+ public:
+  Flow(ModelUnderTest& engine, size_t plans) : engine_(engine), flights_(plans) {}
+  bool full() const { return running_ == flights_.size(); }
+  bool empty() const { return running_ == 0; }
+  void start(const std::vector<worker::PlannedRows>& rows) {
+    Flight& flight = flights_[(oldest_ + running_++) % flights_.size()];
+    flight.plan = {.id = StepId(++steps_), .rows = rows};
+    for (const worker::PlannedRows& r : rows) flight.plan.total_rows += r.row_count;
+    BATON_CHECK(engine_.runner().start(flight.plan, nullptr, flight.result).ok());
+  }
+  void finish() {
+    Flight& flight = flights_[oldest_];
+    oldest_ = (oldest_ + 1) % flights_.size();
+    --running_;
+    BATON_CHECK(engine_.runner().finish(flight.plan, flight.result).ok());
+    for (const worker::SampledRow& row : flight.result.sampled)
+      const_cast<Sequence*>(flight.plan.rows[row.planned].sequence)
+          ->tokens.push_back(row.token.value().token);
+  }
+
+ private:
+  struct Flight {
+    worker::StepPlan plan;
+    worker::StepResult result;
+  };
+  ModelUnderTest& engine_;
+  std::vector<Flight> flights_;
+  size_t oldest_ = 0, running_ = 0;
+  uint64_t steps_ = 0;
+};
+
 // A long prompt in steps of kRows, of which only the last one yields a token.
-Figures prefill(const char* path, const ParallelShape& shape, int threads, const Work& work) {
-  auto group = open(path, shape, threads, work);
+Figures prefill(std::unique_ptr<ModelUnderTest> group, size_t plans, const Work& work) {
   std::vector<TokenId> prompt(work.prompt);
   for (int32_t i = 0; i < work.prompt; ++i) prompt[i] = 100 + i * 7 % 400;
   Sequence sequence = group->make_sequence(prompt);
+  Flow flow(*group, plans);
   int32_t done = 0;
-  return measure(std::move(group), work.prompt, [&](ModelUnderTest& engine) {
-    const int32_t rows = std::min(kRows, work.prompt - done);
-    engine.run({{&sequence, done, rows, done + rows == work.prompt, false}});
-    done += rows;
-    return done < work.prompt;
+  return measure(std::move(group), work.prompt, [&](ModelUnderTest&) {
+    if (done == work.prompt || flow.full()) {
+      flow.finish();
+    } else {
+      const int32_t rows = std::min(kRows, work.prompt - done);
+      flow.start({{&sequence, done, rows, done + rows == work.prompt, false}});
+      done += rows;
+    }
+    return done < work.prompt || !flow.empty();
   });
 }
 
-Figures decode(const char* path, const ParallelShape& shape, int threads, const Work& work) {
-  auto group = open(path, shape, threads, work);
+// As many sets as plans; each set's next step is started when its last one is finished.
+Figures decode(std::unique_ptr<ModelUnderTest> group, size_t plans, const Work& work) {
   std::vector<Sequence> sequences;
   for (int i = 0; i < work.streams; ++i) sequences.push_back(group->make_sequence({100 + i}, 64));
-  int32_t position = 0;
-  return measure(std::move(group), int64_t{work.streams} * work.tokens, [&](ModelUnderTest& engine) {
-    std::vector<worker::PlannedRows> rows;
-    for (Sequence& s : sequences) rows.push_back({&s, position, 1, true, false});
-    const worker::StepResult result = engine.run(rows);
-    for (size_t i = 0; i < sequences.size(); ++i)
-      sequences[i].tokens.push_back(result.sampled[i].token.value().token);
-    return ++position < work.tokens;
+  Flow flow(*group, plans);
+  const auto streams = sequences.size();
+  size_t started = 0;
+  const size_t steps = plans * static_cast<size_t>(work.tokens);
+  return measure(std::move(group), int64_t{work.streams} * work.tokens, [&](ModelUnderTest&) {
+    if (started == steps || flow.full()) {
+      flow.finish();
+    } else {
+      std::vector<worker::PlannedRows> rows;
+      const size_t set = started % plans;
+      for (size_t i = streams * set / plans; i < streams * (set + 1) / plans; ++i)
+        rows.push_back({&sequences[i], static_cast<int32_t>(started / plans), 1, true, false});
+      flow.start(rows);
+      ++started;
+    }
+    return started < steps || !flow.empty();
   });
+}
+
+void print(const char* what, int number, const Figures& p, const Figures& d) {
+  std::printf("%-28s %2d %14.0f %5.0f%% %14.0f %5.0f%%\n", what, number, p.tokens_per_second, 100 * p.idle,
+              d.tokens_per_second, 100 * d.idle);
+}
+
+// The bubble of two stages: prompts in steps of so many micro-batches with two plans under way, streams in so
+// many decode sets.
+void run_stages(const char* path, const Work& work) {
+  const ParallelShape two{.tensor = 1, .pipeline = 2};
+  for (int count = 1; count <= 4; ++count)
+    print("1 x 2, 1; micro-batches", count, prefill(open(path, two, 1, work, count), 2, work),
+          decode(open(path, two, 1, work), static_cast<size_t>(count), work));
 }
 
 void run(const char* path, const Work& work) {
@@ -94,13 +155,15 @@ void run(const char* path, const Work& work) {
   std::vector<std::pair<ParallelShape, int>> shapes = {{{1, 1}, 1}, {{1, 1}, 2}, {{1, 2}, 1}};
   for (const int size : sizes)
     if (size > 1 && size <= 4) shapes.push_back({{size, 1}, 1});
-  std::printf("%-28s %14s %6s %14s %6s\n", "tensor x pipeline, threads", "prefill tok/s", "idle",
+  std::printf("%-31s %14s %6s %14s %6s\n", "tensor x pipeline, threads", "prefill tok/s", "idle",
               "decode tok/s", "idle");
   for (const auto& [shape, threads] : shapes) {
-    const Figures p = prefill(path, shape, threads, work), d = decode(path, shape, threads, work);
-    std::printf("%d x %d, %d %20s %14.0f %5.0f%% %14.0f %5.0f%%\n", shape.tensor, shape.pipeline, threads, "",
-                p.tokens_per_second, 100 * p.idle, d.tokens_per_second, 100 * d.idle);
+    const auto plans = static_cast<size_t>(shape.pipeline);
+    const std::string name = cat(shape.tensor, " x ", shape.pipeline, ", ", threads, "; plans in flight");
+    print(name.c_str(), shape.pipeline, prefill(open(path, shape, threads, work), plans, work),
+          decode(open(path, shape, threads, work), plans, work));
   }
+  run_stages(path, work);
 }
 
 }  // namespace

@@ -12,6 +12,9 @@ TEST(Timers, AreWhatTheDesignSays) {
   EXPECT_EQ(timers::kHeartbeat, 250ms);
   EXPECT_EQ(timers::kSuspect, 1s);
   EXPECT_EQ(timers::kDead, 1500ms);
+  EXPECT_EQ(timers::kRankBeat, 250ms);
+  EXPECT_EQ(timers::kRankSilent, 1500ms);
+  EXPECT_EQ(timers::kOwnPause, 250ms);
   EXPECT_EQ(timers::kDispatchAck, 1s);
   EXPECT_EQ(timers::kAdmissionQueue, 10s);
   EXPECT_EQ(timers::kRequestTotal, 600s);

@@ -18,6 +18,8 @@ namespace baton {
 // Bits: all_reduce adds the ranks' values by one fixed binary tree over the ranks (kernels::sum_tree's:
 // docs/adr/0005), the same on every rank, lane and size, so that a sum cut over ranks is the sum of one rank.
 //
+// Time in which this process itself did not run (a paused machine) is no waiting: deadlines move by it.
+//
 // Thread: one at a time. Owns its buffers; spans are borrowed for the call. Waiting spins for a short while,
 // then sleeps.
 class Communicator {
@@ -43,6 +45,11 @@ class Communicator {
   // Without waiting: OK unless the communicator is broken or a rank is seen to be gone (which breaks it). A
   // rank that idles asks this now and then.
   virtual absl::Status alive() = 0;
+  // From any thread: breaks it as if `culprit` had been waited for in vain. Whoever waits on this rank comes
+  // back soon, and so does everybody else where memory is shared.
+  virtual void interrupt(int /*culprit*/) {}
+  // Of a broken one: the rank that it is about; else -1.
+  virtual int culprit() const { return -1; }
 };
 
 }  // namespace baton

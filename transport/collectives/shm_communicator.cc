@@ -31,6 +31,8 @@ class ShmCommunicator final : public Communicator {
   absl::Status receive(int from, std::span<std::byte> bytes, Instant deadline) override;
   absl::Status barrier(Instant deadline) override;
   absl::Status alive() override { return watch_.check_now(); }
+  void interrupt(int culprit) override { watch_.interrupt(culprit); }
+  int culprit() const override { return watch_.culprit(); }
 
  private:
   // What every rank says about its slot of this parity.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/cat.h"
+#include "base/timers.h"
 
 namespace baton {
 namespace {
@@ -46,8 +47,15 @@ absl::Status ShmWatch::await_slowly(FutexWord& word, uint32_t want, int peer, In
     if (gone) return fail(peer, Why::kGone);
     const Duration left = deadline - clock_.now();
     if (left <= Duration::zero()) return fail(peer, Why::kLate);
+    const Instant asleep = clock_.now();
     word.sleep_while(seen, std::min(left, kSlice));
+    const Duration over = clock_.now() - asleep - kSlice;
+    if (over > timers::kOwnPause) deadline += over;
   }
+}
+
+int ShmWatch::culprit() const {
+  return static_cast<int>(seat_.region->broken().load(std::memory_order_acquire) & 0xff) - 1;
 }
 
 absl::Status ShmWatch::whole() const {

@@ -43,6 +43,10 @@ class ShmWatch {
   absl::Status check_now();
   // The ranks do not do the same thing: breaks the group.
   absl::Status disagree(int peer, std::string_view how);
+  // From any thread: breaks the group, `culprit` did not come.
+  void interrupt(int culprit) { (void)fail(culprit, Why::kLate); }
+  // -1 unless the group is broken.
+  int culprit() const;
 
  private:
   enum class Why : uint8_t { kGone = 1, kLate = 2, kDisagree = 3 };

@@ -30,6 +30,8 @@ class SocketCommunicator final : public Communicator {
   absl::Status receive(int from, std::span<std::byte> bytes, Instant deadline) override;
   absl::Status barrier(Instant deadline) override;
   absl::Status alive() override { return exchange_.check_now(); }
+  void interrupt(int culprit) override { exchange_.interrupt(culprit); }
+  int culprit() const override { return exchange_.culprit(); }
 
  private:
   absl::Status reduce_flat(std::span<float> values, Instant deadline);

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/cat.h"
+#include "base/timers.h"
 
 namespace baton {
 namespace {
@@ -127,7 +128,7 @@ int SocketExchange::awaited() const {
   return rank_;
 }
 
-absl::Status SocketExchange::wait(Instant deadline) {
+absl::Status SocketExchange::wait(Instant& deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - clock_.now());
   if (left.count() <= 0) return fail(awaited(), Why::kLate, "");
   std::vector<pollfd> entries(sockets_.size(), pollfd{.fd = -1, .events = 0, .revents = 0});
@@ -140,7 +141,11 @@ absl::Status SocketExchange::wait(Instant deadline) {
     entries[s.message.peer].fd = sockets_[s.message.peer].get();
     entries[s.message.peer].events |= POLLOUT;
   }
-  ::poll(entries.data(), entries.size(), static_cast<int>(std::min<int64_t>(left.count(), 1000)));
+  const auto most = std::min<std::chrono::milliseconds>(left, 1s);
+  const Instant asleep = clock_.now();
+  ::poll(entries.data(), entries.size(), static_cast<int>(most.count()));
+  const Duration over = clock_.now() - asleep - most;
+  if (over > timers::kOwnPause) deadline += over;
   return look_at_closed(entries);
 }
 
@@ -200,7 +205,20 @@ absl::Status SocketExchange::follow(const Header& last, int finder) {
   return fail(static_cast<int>(last.culprit), static_cast<Why>(last.bytes), cat("found by rank ", finder));
 }
 
+void SocketExchange::interrupt(int culprit) {
+  int nobody = -1;
+  if (!interrupted_.compare_exchange_strong(nobody, culprit)) return;
+  for (int peer = 0; peer < size(); ++peer)
+    if (peer != rank_) ::shutdown(sockets_[peer].get(), SHUT_RDWR);
+}
+
 absl::Status SocketExchange::fail(int culprit, Why why, std::string_view how) {
+  if (const int silent = interrupted_.load(); silent >= 0) {
+    culprit = silent;
+    why = Why::kLate;
+    how = "";
+  }
+  culprit_ = culprit;
   const std::string who = cat("rank ", culprit, " of the group ");
   const std::string reason = how.empty() ? "" : cat(": ", how);
   if (why == Why::kLate) {

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <atomic>
 #include <optional>
 #include <span>
 #include <string>
@@ -42,6 +43,9 @@ class SocketExchange {
   // OK unless broken, or a connection is seen to be closed; looks at most every 50 ms, or now.
   absl::Status check();
   absl::Status check_now();
+  // From any thread: ends the connections, since `culprit` did not come.
+  void interrupt(int culprit);
+  int culprit() const { return culprit_; }  // -1 unless broken
 
  private:
   struct Header {
@@ -68,7 +72,7 @@ class SocketExchange {
   absl::StatusOr<bool> advance(Receiving& r);
   absl::Status check_header(const Receiving& r);
   absl::Status advance_all(bool& moved, bool& finished);
-  absl::Status wait(Instant deadline);
+  absl::Status wait(Instant& deadline);
   // Peers that this operation needs nothing more from, and that closed: did they say the group is broken?
   absl::Status look_at_closed(std::span<const pollfd> entries);
   int awaited() const;
@@ -86,6 +90,8 @@ class SocketExchange {
   SteadyClock clock_;
   Instant next_look_{};
   absl::Status broken_;
+  int culprit_ = -1;
+  std::atomic<int> interrupted_ = -1;  // the culprit
   uint32_t word_ = 0;
   std::vector<bool> left_;  // peers that closed without a word
   std::vector<Sending> sending_;

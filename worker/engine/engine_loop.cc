@@ -135,6 +135,7 @@ void EngineLoop::copy_status(Instant now, bool step_running) {
                  .host_seconds = to_seconds(host_),
                  .planning_seconds = to_seconds(planning_),
                  .link_seconds = to_seconds(links_),
+                 .step_seconds = to_seconds(computed_),
                  .active_seconds = to_seconds(active_)});
 }
 

@@ -38,6 +38,7 @@ struct EngineStatus {
   double host_seconds = 0;      // of all turns that ran a step: what was not the step's arithmetic
   double planning_seconds = 0;  // part of it: plan() and prepare()
   double link_seconds = 0;      // of steps: waiting for other ranks of the group
+  double step_seconds = 0;      // this rank's own part of steps, link_seconds included
   double active_seconds = 0;    // of all turns that ran a step: somebody's plan was under way
 };
 

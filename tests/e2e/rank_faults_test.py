@@ -1,0 +1,105 @@
+"""kill -9 and SIGSTOP of each rank of a group while it idles, computes a prompt and decodes: streams end, nobody hangs, the coordinator lives, the
+group is back as a new life with all blocks, and the next answer is exact. A stopped rank is never continued: its group does without.
+    rank_faults_test.py [RUNS=1] [SEED]     runs of each (shape, rank, phase, fault); prints how soon streams ended and the group was back"""
+import os
+import random
+import signal
+import statistics
+import sys
+import threading
+import time
+
+from cluster import ANY, STORIES, Cluster, manifest, need, pools
+
+MODEL = os.environ.get("BATON_SMOLLM2") or STORIES
+need(MODEL)
+RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
+print("seed %d, %d runs of each, %s" % (SEED, RUNS, os.path.basename(MODEL)), flush=True)
+random.seed(SEED)
+
+SHORT = "Once upon a time"
+LONG = "Lily likes cats and dogs. " * (150 if MODEL != STORIES else 30)
+PREFILL_SECONDS = 0.5 if MODEL != STORIES else 0.01
+FAULTS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+class Stream(threading.Thread):
+    def __init__(self, cluster, prompt, tokens):
+        super().__init__()
+        self.cluster, self.prompt, self.most = cluster, prompt, tokens
+        self.tokens, self.error, self.ended = 0, None, None
+        self.flowing = threading.Event()
+        self.start()
+
+    def run(self):
+        body = {"model": "default", "prompt": self.prompt, "max_tokens": self.most, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
+        try:
+            for _, event in self.cluster.stream("/v1/completions", body):
+                if "error" in event:
+                    self.error = event["error"]
+                    break
+                self.tokens += sum(len(choice.get("token_ids") or []) for choice in event["choices"])
+                if self.tokens >= 3:
+                    self.flowing.set()
+        except (RuntimeError, OSError) as e:
+            self.error = str(e)
+        self.ended = time.monotonic()
+        self.flowing.set()
+
+
+def begin(cluster, phase):
+    """A stream in the wanted phase; none when idle."""
+    if phase == "idle":
+        return None
+    stream = Stream(cluster, LONG if phase == "prefill" else SHORT, 450)
+    if phase == "decode":
+        assert stream.flowing.wait(30)
+    time.sleep(random.uniform(0, PREFILL_SECONDS))
+    return stream
+
+
+def one(cluster, names, victim, phase, fault, want):
+    before = {n: cluster.process(n)["pid"] for n in names}
+    gateway = cluster.process("coordinator")["pid"]
+    stream = begin(cluster, phase)
+    at = time.monotonic()
+    os.kill(before[victim], FAULTS[fault])
+
+    def new_life():
+        now = {n: cluster.process(n) for n in names}
+        return all(now[n]["pid"] not in (0, before[n]) and now[n]["state"] == "ready" for n in names)
+
+    cluster.wait_until(new_life, 60, "the group is back after %s of %s in %s" % (fault, victim, phase))
+    back = time.monotonic() - at
+    if stream is not None:
+        stream.join(30)
+        assert not stream.is_alive(), "the stream hangs after %s of %s in %s" % (fault, victim, phase)
+        assert stream.tokens == stream.most or stream.error, "it ended after %d tokens without an error" % stream.tokens
+    assert cluster.process("coordinator")["pid"] == gateway
+    assert cluster.generate(SHORT, 20)[0] == want
+    cluster.wait_idle(10)
+    return (stream.ended - at if stream is not None and stream.error else None), back
+
+
+with Cluster(MODEL, manifest(pools(ANY))) as c:
+    want = c.generate(SHORT, 20)[0]
+
+TENSOR = 2 if MODEL == STORIES else 3  # what divides its heads
+for tensor, pipeline in ((1, 2), (TENSOR, 1)):
+    shape = {"tensor": tensor, "pipeline": pipeline}
+    names = ["any-0" if r == 0 else "any-0.%d" % r for r in range(tensor * pipeline)]
+    with Cluster(MODEL, manifest(pools(ANY, parallel=shape))) as c:
+        assert c.generate(SHORT, 20)[0] == want
+        for fault in FAULTS:
+            ended, back = [], []
+            for victim in names if RUNS > 1 else (names[0], names[-1]):
+                for phase in ("idle", "prefill", "decode"):
+                    for _ in range(RUNS):
+                        e, b = one(c, names, victim, phase, fault, want)
+                        back.append(b)
+                        if e is not None:
+                            ended.append(e)
+            print("passed: %s, tensor %d pipeline %d, %d runs: streams ended within %.2f s at the median, %.2f s at most; back after %.2f and %.2f s"
+                  % (fault, tensor, pipeline, len(back), statistics.median(ended or [0]), max(ended or [0]), statistics.median(back), max(back)),
+                  flush=True)
