@@ -88,8 +88,6 @@ void read_parallel(ConfigObject parallel, PoolManifest& out) {
                   cat("'", out.rendezvous,
                       "' is reachable from other machines, and ranks talk without TLS or keys; set "
                       "insecureAllowPlaintextOffLoopback: true if their network is private"));
-  if (out.ranks() > 1 && out.role != WorkerRole::kAny)
-    parallel.fail("tensor", "a worker of several ranks cannot hand its KV over yet: want role any");
   parallel.done();
 }
 
@@ -196,6 +194,12 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
                              " differ in device, numerics, kv.dtype or kv.blockTokens: their KV cannot be "
                              "handed over, which would "
                              "switch disaggregation off"));
+  for (const PoolManifest& p : out.pools)
+    if (p.device == "reference" && p.tensor != first.tensor)
+      spec.fail("pools",
+                cat("pools ", first.name, " and ", p.name,
+                    " differ in parallel.tensor: device reference stores KV by rows, which cannot be "
+                    "cut by heads; want the same tensor, or device cpu"));
   if (out.processes() > 64 &&
       std::ranges::all_of(out.pools, [](const PoolManifest& p) { return p.hosts.empty(); }))
     spec.fail("pools", cat(out.processes(), " workers and ranks on one machine; want 64 at most"));

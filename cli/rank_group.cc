@@ -85,6 +85,27 @@ std::unique_ptr<worker::RankPulse> RankGroup::make_pulse(const Clock& clock,
   return std::make_unique<worker::RankPulse>(std::move(parts));
 }
 
+absl::StatusOr<RankGroup::Meeting> RankGroup::meet(const std::string& address, Instant deadline) {
+  struct Card {
+    worker::KvGroupKey key{};
+    std::array<char, kAddressBytes> address{};
+  };
+  Card mine;
+  if (address.size() >= mine.address.size())
+    return absl::InvalidArgumentError(cat("the data plane's address '", address, "' is too long"));
+  for (uint64_t& word : mine.key) word = random_source()();
+  std::memcpy(mine.address.data(), address.data(), address.size());
+  std::vector<Card> all(static_cast<size_t>(world_->size()));
+  RETURN_IF_ERROR(world_->all_gather(std::as_bytes(std::span(&mine, 1)),
+                                     std::as_writable_bytes(std::span(all)), deadline));
+  Meeting out{.key = all[0].key};
+  for (Card& card : all) {
+    card.address.back() = 0;
+    out.addresses.emplace_back(card.address.data());
+  }
+  return out;
+}
+
 std::string RankGroup::text() const {
   const std::string all = cat(world_->size(), " ranks over ", world_->lane());
   return stage_ == nullptr || stage_->lane() == "self" ? all : cat(all, ", stages over ", stage_->lane());

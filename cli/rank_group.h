@@ -3,11 +3,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/ids.h"
 #include "cli/rank_place.h"
 #include "transport/collectives/communicator.h"
+#include "worker/kv_transfer/kv_orders.h"
 #include "worker/parallel/rank_links.h"
 #include "worker/parallel/rank_pulse.h"
 
@@ -41,8 +43,12 @@ class RankGroup {
   std::unique_ptr<worker::RankPulse> make_pulse(const Clock& clock,
                                                 std::function<worker::RankReport()> own) const;
   Incarnation incarnation() const { return incarnation_; }
-  // Until all ranks call it: they have loaded their part of the model.
-  absl::Status meet(Instant deadline) { return world_->barrier(deadline); }
+  // Until all ranks call it: they have loaded their part of the model. `address`: of this rank's data plane.
+  struct Meeting {
+    worker::KvGroupKey key{};            // of rank 0, drawn for this life of the worker
+    std::vector<std::string> addresses;  // of all ranks
+  };
+  absl::StatusOr<Meeting> meet(const std::string& address, Instant deadline);
   // "2 ranks over shm", "4 ranks over socket, stages over shm"
   std::string text() const;
 

@@ -1,6 +1,5 @@
 #include "cli/worker_parts.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -56,13 +55,13 @@ absl::StatusOr<OwnPlace> find_own_place(const PoolManifest& pool, const WorkerOp
 }
 
 absl::StatusOr<std::unique_ptr<WorkerParts>> WorkerParts::make(const WorkerOptions& options,
-                                                               worker::PeerReportSink on_peer) {
+                                                               ExchangeSinks sinks) {
   auto parts = std::make_unique<WorkerParts>();
   const Instant begun = parts->clock.now();
   RETURN_IF_ERROR(parts->read(options));
   RETURN_IF_ERROR(parts->find_place(options));
-  if (parts->place.rank == 0) RETURN_IF_ERROR(parts->find_addresses(options));
-  RETURN_IF_ERROR(parts->load(options, std::move(on_peer)));
+  RETURN_IF_ERROR(parts->find_addresses(options));
+  RETURN_IF_ERROR(parts->load(options, std::move(sinks)));
   parts->load_time = parts->clock.now() - begun;
   return parts;
 }
@@ -109,23 +108,25 @@ absl::Status WorkerParts::find_place(const WorkerOptions& options) {
 
 absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
   const ControlManifest& control = manifest.control;
-  join = options.join.empty() ? control.join_address() : options.join;
-  if (join.empty())
+  if (place.rank == 0) join = options.join.empty() ? control.join_address() : options.join;
+  if (place.rank == 0 && join.empty())
     return absl::InvalidArgumentError(
         "where is the coordinator? Give --join HOST:PORT, or control.join in the manifest");
-  RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
-  ASSIGN_OR_RETURN(addresses,
-                   choose_addresses({.listen = options.listen,
-                                     .data = options.data,
-                                     .advertise = options.advertise,
-                                     .metrics = options.metrics,
-                                     .network = pool.network,
-                                     .join = join,
-                                     .rendezvous = place.rendezvous,
-                                     .number = index * pool.ranks() + place.rank,
-                                     .control_protected = control.tls || control.insecure_plaintext,
-                                     .plain_data_allowed = manifest.insecure_transfer},
-                                    local_network()));
+  if (place.rank == 0) RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
+  ASSIGN_OR_RETURN(
+      addresses, choose_addresses({.listen = options.listen,
+                                   .data = options.data,
+                                   .advertise = options.advertise,
+                                   .metrics = options.metrics,
+                                   .network = pool.network,
+                                   .join = join,
+                                   .rendezvous = place.rendezvous,
+                                   .number = index * pool.ranks() + place.rank,
+                                   .control_protected = control.tls || control.insecure_plaintext,
+                                   // Ranks that may talk plainly may say by the data plane what they do.
+                                   .plain_data_allowed =
+                                       manifest.insecure_transfer || (place.rank > 0 && pool.insecure_ranks)},
+                                  local_network()));
   return absl::OkStatus();
 }
 
@@ -171,7 +172,7 @@ worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const 
           .vocab = file->spec().vocab_size};
 }
 
-absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportSink on_peer) {
+absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks) {
   ASSIGN_OR_RETURN(worker::ModelShard shard,
                    worker::shard_of(file->spec(), file->weights(), shape(), place.rank));
   ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
@@ -185,10 +186,11 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
   if (place.ranks > 1) RETURN_IF_ERROR(form_ranks(g));
   describe(options, g);
   RETURN_IF_ERROR(load_model(std::move(shard), g));
-  if (group != nullptr) RETURN_IF_ERROR(group->meet(clock.now() + kRankPatience));
+  RETURN_IF_ERROR(make_exchange(g, std::move(sinks)));
   if (place.rank > 0) {
     follower = std::make_unique<worker::FollowerLoop>(
-        worker::FollowerLoop::Parts{.model = *model, .links = group->links(), .clock = clock},
+        worker::FollowerLoop::Parts{
+            .model = *model, .links = group->links(), .clock = clock, .exchange = exchange.get()},
         plan_limits(g));
     return absl::OkStatus();
   }
@@ -199,7 +201,6 @@ absl::Status WorkerParts::load(const WorkerOptions& options, worker::PeerReportS
     followers.plans = plans.get();
   }
   runner = std::make_unique<worker::ModelRunner>(*model, clock, followers);
-  RETURN_IF_ERROR(make_exchange(g, std::move(on_peer)));
   return make_engine();
 }
 
@@ -224,11 +225,9 @@ void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeomet
   description.device += on_cores(options.cpus);
   if (group != nullptr) description.device += cat(", ", group->text());
   description.model_hash = file->hash();
-  description.kv_layout_hash = worker::kv_layout_hash(g, backend->kv_layout_name());
-  // The blocks of a group lie on all its ranks: nobody may take rank 0's share for the whole.
-  if (group != nullptr)
-    description.kv_layout_hash = cat(description.kv_layout_hash, "/group-", description.ref.name, "-",
-                                     description.ref.incarnation.value());
+  // Of the whole model, so that workers of different shapes are equal.
+  description.kv_layout_hash = worker::kv_layout_hash(
+      worker::kv_geometry(file->spec(), g.block_tokens, g.type, g.blocks), backend->kv_layout_name());
   description.numerics_id = backend->numerics_id(g.type);
   description.block_tokens = g.block_tokens;
   description.context_tokens = context_tokens();
@@ -241,15 +240,8 @@ kernels::KvGeometry WorkerParts::shared_kv(kernels::KvGeometry g) const {
   return g;
 }
 
-// KV memory: rank 0's belongs to the data plane, which may hand it over; the others' is their own.
+// KV memory belongs to the data plane, which may hand it over.
 absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeometry& g) {
-  if (place.rank > 0) {
-    void* at = ::mmap(nullptr, g.pool_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
-      return absl::ResourceExhaustedError(cat("no memory for KV: ", format_bytes(g.pool_bytes())));
-    private_pool = {static_cast<std::byte*>(at), Unmap{g.pool_bytes()}};
-    return std::span(private_pool.get(), g.pool_bytes());
-  }
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
   data.listen_host = addresses.data_host;
@@ -257,17 +249,14 @@ absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeo
   data.pool_bytes = shared_kv(g).pool_bytes();
   data.prefault_pool = false;
   data.checksum = manifest.checksum;
-  data.identity = {.self = description.ref,
+  data.identity = {.self = worker::rank_ref(description.ref, place.rank),
                    .host_id = description.host_id,
                    .kv_layout_hash = description.kv_layout_hash,
                    .model_hash = description.model_hash,
                    .numerics_id = description.numerics_id};
   ASSIGN_OR_RETURN(plane, transport::make_process_data_plane(data));
-  description.data_address = plane->address();
   return plane->pool();
 }
-
-void Unmap::operator()(std::byte* at) const { ::munmap(at, bytes); }
 
 absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::KvGeometry& g) {
   ASSIGN_OR_RETURN(const std::span<std::byte> pool_bytes, take_pool(g));
@@ -280,16 +269,29 @@ absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::Kv
   return backend->attach_kv(pool_bytes, g);
 }
 
-absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, worker::PeerReportSink on_peer) {
+// All ranks have loaded their part when this returns.
+absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSinks sinks) {
+  RankGroup::Meeting ranks{.addresses = {plane->address()}};
+  if (group != nullptr) {
+    ASSIGN_OR_RETURN(ranks, group->meet(plane->address(), clock.now() + kRankPatience));
+  }
+  description.data_address =
+      worker::to_text({.tensor = shape().tensor, .pipeline = shape().pipeline, .ranks = ranks.addresses});
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
-  ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(
-                                 *plane, {.geometry = shared_kv(g),
-                                          .heads_apart = worker::heads_apart(backend->kv_layout_name()),
-                                          .events =
-                                              [this](worker::KvEvent e) {
-                                                BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
-                                              },
-                                          .peers = std::move(on_peer)}));
+  worker::KvExchangeOptions options{.geometry = shared_kv(g),
+                                    .layout = backend->kv_layout_name(),
+                                    .model = worker::split_model(file->spec(), file->weights()),
+                                    .shape = shape(),
+                                    .rank = place.rank,
+                                    .worker = description.ref,
+                                    .key = ranks.key,
+                                    .addresses = ranks.addresses,
+                                    .lost = std::move(sinks.lost)};
+  options.events = [this](worker::KvEvent e) {
+    BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
+  };
+  options.peers = std::move(sinks.peers);
+  ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(*plane, std::move(options)));
   return absl::OkStatus();
 }
 

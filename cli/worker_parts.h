@@ -27,12 +27,11 @@ struct OwnPlace {
 };
 absl::StatusOr<OwnPlace> find_own_place(const PoolManifest& pool, const WorkerOptions& options);
 
-// KV memory of a rank without a data plane.
-struct Unmap {
-  size_t bytes = 0;
-  void operator()(std::byte* at) const;
+// Called on the progress thread.
+struct ExchangeSinks {
+  worker::PeerReportSink peers;
+  std::function<void(const std::string& why)> lost;  // a rank of this worker is gone
 };
-using PrivatePool = std::unique_ptr<std::byte[], Unmap>;
 
 // The parts of one worker that compute and move KV, in the order in which they are made. Members are
 // destroyed in reverse: the pool (data plane) outlives the backend that writes it. Thread: main makes and
@@ -45,24 +44,23 @@ struct WorkerParts {
   int index = 0;                  // of the worker in its pool
   RankPlace place;                // which rank of the worker this process is
   std::string join;               // the coordinator's membership service; rank 0 only
-  WorkerAddresses addresses;      // rank 0 only
+  WorkerAddresses addresses;
   std::unique_ptr<worker::ModelFile> file;
   std::unique_ptr<RankGroup> group;             // empty in a worker of one rank
-  std::unique_ptr<transport::DataPlane> plane;  // rank 0 only ...
-  PrivatePool private_pool;                     // ... and the others have this
+  std::unique_ptr<transport::DataPlane> plane;  // of every rank
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<worker::LlamaModel> model;
   std::unique_ptr<worker::PlanSender> plans;  // rank 0 of a group
   std::unique_ptr<worker::ModelRunner> runner;
   std::unique_ptr<worker::EngineMailbox> mailbox;
-  std::unique_ptr<worker::KvExchangeAgent> exchange;
+  std::unique_ptr<worker::KvExchangeAgent> exchange;  // of every rank
   std::unique_ptr<worker::Engine> engine;
-  std::unique_ptr<worker::FollowerLoop> follower;  // in place of runner to engine, on every other rank
+  std::unique_ptr<worker::FollowerLoop>
+      follower;  // in place of runner, mailbox and engine, on every other rank
 
   // Reads the manifest, maps the model, refuses what the memory cannot hold, packs the weights, takes the KV
-  // pool. `on_peer` is called on the progress thread.
-  static absl::StatusOr<std::unique_ptr<WorkerParts>> make(const WorkerOptions& options,
-                                                           worker::PeerReportSink on_peer);
+  // pool, meets the other ranks.
+  static absl::StatusOr<std::unique_ptr<WorkerParts>> make(const WorkerOptions& options, ExchangeSinks sinks);
   MemoryPlan memory;
   MemoryLimit memory_limit;
   Duration load_time{};  // of opening the file, packing the weights and taking the pool
@@ -71,12 +69,12 @@ struct WorkerParts {
   absl::Status read(const WorkerOptions& options);
   absl::Status find_place(const WorkerOptions& options);
   absl::Status find_addresses(const WorkerOptions& options);
-  absl::Status load(const WorkerOptions& options, worker::PeerReportSink on_peer);
+  absl::Status load(const WorkerOptions& options, ExchangeSinks sinks);
   absl::Status form_ranks(const kernels::KvGeometry& geometry);
   kernels::KvGeometry shared_kv(kernels::KvGeometry geometry) const;
   absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
   absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
-  absl::Status make_exchange(const kernels::KvGeometry& geometry, worker::PeerReportSink on_peer);
+  absl::Status make_exchange(const kernels::KvGeometry& geometry, ExchangeSinks sinks);
   absl::Status make_engine();
   void describe(const WorkerOptions& options, const kernels::KvGeometry& geometry);
   int32_t context_tokens() const;

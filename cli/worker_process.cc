@@ -140,6 +140,7 @@ struct WorkerProcess {
   std::atomic<bool> engine_over = false;
   std::atomic<bool> given_up =
       false;  // the coordinator takes this life for over: only a new process may join
+  std::atomic<bool> rank_lost = false;
 
   absl::Status make(const WorkerOptions& options);
   int run();
@@ -150,13 +151,17 @@ struct WorkerProcess {
   // A rank's pulse, from when all ranks have loaded until this one ends.
   void make_pulse();
   std::unique_ptr<AgentThread> start_pulse();
+  void on_rank_lost(const std::string& why);
+  void make_progress(const std::stop_token& stop);
   // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
   void drain();
 };
 
 absl::Status WorkerProcess::make(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(
-      parts, WorkerParts::make(options, [this](const PeerReport& report) { control->on_peer(report); }));
+      parts,
+      WorkerParts::make(options, {.peers = [this](const PeerReport& report) { control->on_peer(report); },
+                                  .lost = [this](const std::string& why) { on_rank_lost(why); }}));
   if (parts->follower != nullptr) {
     make_pulse();
     return absl::OkStatus();
@@ -209,6 +214,14 @@ std::unique_ptr<AgentThread> WorkerProcess::start_pulse() {
   });
 }
 
+// Its blocks cannot be vouched for any more: this life of the worker is over (design I2).
+void WorkerProcess::on_rank_lost(const std::string& why) {
+  if (engine_over || rank_lost.exchange(true)) return;
+  log_error("a rank of this worker is lost", {{"why", why}});
+  (void)parts->mailbox->post(worker::FailAll{why});
+  ::kill(::getpid(), SIGTERM);
+}
+
 void WorkerProcess::drain() {
   control->begin_drain();
   const Instant limit = parts->clock.now() + timers::kDrainCap;
@@ -217,9 +230,15 @@ void WorkerProcess::drain() {
 }
 
 int WorkerProcess::exit_code(const absl::Status& end) const {
+  if (rank_lost) return kExitRankLost;
   if (end.ok()) return given_up ? kExitFailed : kExitOk;  // who restarts what failed shall restart it
   const bool lost = absl::IsUnavailable(end) || absl::IsDeadlineExceeded(end);
   return parts->group != nullptr && lost ? kExitRankLost : kExitFailed;
+}
+
+void WorkerProcess::make_progress(const std::stop_token& stop) {
+  while (!stop.stop_requested())
+    if (parts->exchange->do_work(parts->clock.now()) == 0) parts->exchange->wait(parts->clock.now());
 }
 
 int WorkerProcess::run() {
@@ -234,10 +253,7 @@ int WorkerProcess::run() {
                                     {"memory", parts->memory.text(parts->memory_limit)}});
   absl::Status engine_end;
   const auto pulse_thread = start_pulse();
-  AgentThread progress("progress", [this](std::stop_token stop) {
-    while (!stop.stop_requested())
-      if (parts->exchange->do_work(parts->clock.now()) == 0) parts->exchange->wait(parts->clock.now());
-  });
+  AgentThread progress("progress", [this](std::stop_token stop) { make_progress(stop); });
   AgentThread engine("engine", [&](std::stop_token stop) {
     engine_end = loop->run(stop);
     if (engine_end.ok() && parts->plans != nullptr) engine_end = parts->plans->stop();
@@ -249,7 +265,7 @@ int WorkerProcess::run() {
 
   while (wait_for_signal(std::chrono::seconds(60)) == 0) {
   }
-  drain();
+  if (!rank_lost) drain();
   http->stop();
   control_thread.request_stop();
   engine.request_stop();
@@ -273,6 +289,7 @@ int WorkerProcess::follow() {
                           {"load_ms", 1e3 * to_seconds(parts->load_time)},
                           {"memory", parts->memory.text(parts->memory_limit)}});
   absl::Status end;
+  AgentThread progress("progress", [this](std::stop_token stop) { make_progress(stop); });
   std::optional<AgentThread> results;
   if (worker::ResultOutbox* outbox = parts->group->outbox())
     results.emplace("results", [outbox](const std::stop_token& stop) { outbox->run(stop); });
@@ -286,6 +303,9 @@ int WorkerProcess::follow() {
   while (!engine_over)
     if (wait_for_signal(std::chrono::seconds(60)) != 0 && !engine_over) log_info("rank ends with rank 0");
   engine.join();
+  progress.request_stop();
+  parts->exchange->wake();
+  progress.join();
   log_info("rank stopped", {{"why", end.ok() ? "rank 0 said so" : end.ToString()}});
   return exit_code(end);
 }

@@ -233,7 +233,8 @@ TEST(Manifest, RefusesGroupsThatCannotBe) {
     const std::string errors = errors_of("  pools: {" + pools + "}\n");
     EXPECT_NE(errors.find(what), std::string::npos) << errors;
   };
-  says("prefill: {parallel: {tensor: 2}}, decode: {}", "cannot hand its KV over yet: want role any");
+  says("prefill: {device: reference, parallel: {tensor: 2}}, decode: {device: reference}",
+       "differ in parallel.tensor: device reference stores KV by rows");
   says("any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'}}", "ranks talk without TLS or keys");
   says("any: {parallel: {tensor: 2, rendezvous: here}}", "want host:port, got 'here'");
   says("any: {parallel: {tensor: 8, pipeline: 8}}", "tensor x pipeline is 64; want 32 at most");

@@ -121,10 +121,16 @@ absl::Status ModelUnderTest::load(int index) {
   model.links = rank.links.get();
   ASSIGN_OR_RETURN(rank.model, worker::LlamaModel::create(std::move(shard), *rank.backend, model));
   const size_t bytes = geometry.pool_bytes();
-  rank.pool.reset(static_cast<std::byte*>(::operator new(bytes, kPoolAlignment)));
+  std::span<std::byte> pool;
+  if (setup_.pool) {
+    pool = setup_.pool(index, bytes);
+  } else {
+    rank.pool.reset(static_cast<std::byte*>(::operator new(bytes, kPoolAlignment)));
+    pool = {rank.pool.get(), bytes};
+  }
   // Undefined content must not matter: what is not written would show as NaN.
-  std::fill_n(rank.pool.get(), bytes, std::byte{0xff});
-  return rank.backend->attach_kv({rank.pool.get(), bytes}, geometry);
+  std::ranges::fill(pool, std::byte{0xff});
+  return rank.backend->attach_kv(pool, geometry);
 }
 
 worker::PlanLimits ModelUnderTest::limits() const {
@@ -145,7 +151,10 @@ void ModelUnderTest::follow(int index) {
     BATON_CHECK(head.ok(), "a follower heard nothing it understands");
     rank.time = step.time();
     if (head->kind == worker::PlanKind::kStop) return;
-    BATON_CHECK(step.run(StepId(head->step), plans.rows(), head->micro_batches, nullptr).ok());
+    const auto on_layer = [&](int layer) {
+      if (setup_.on_layer) setup_.on_layer(index, layer, plans.rows());
+    };
+    BATON_CHECK(step.run(StepId(head->step), plans.rows(), head->micro_batches, on_layer).ok());
   }
 }
 

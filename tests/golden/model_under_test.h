@@ -40,6 +40,9 @@ struct EngineSetup {
   int micro_batches = 4;
   int32_t micro_batch_rows = 32;
   bool full_logits = true;  // false: ranks send candidates where they are enough
+  // Where the KV of a rank lies (default: memory of its own), and who hears of a follower's layers.
+  std::function<std::span<std::byte>(int rank, size_t bytes)> pool;
+  std::function<void(int rank, int layer, const worker::BatchRows& rows)> on_layer;
 };
 
 // A model with a backend, a KV pool and a runner, driven by hand: no scheduler. Of a group it is rank 0, and

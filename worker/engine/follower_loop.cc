@@ -25,9 +25,20 @@ absl::StatusOr<bool> FollowerLoop::do_work(Instant deadline) {
   ++(head.kind == PlanKind::kStep ? own_.steps : own_.beats);
   copy_status(head.kind == PlanKind::kStep);
   if (head.kind != PlanKind::kStep) return true;
-  RETURN_IF_ERROR(step_.run(StepId(head.step), plans_.rows(), head.micro_batches, parts_.on_layer));
+  RETURN_IF_ERROR(step_.run(StepId(head.step), plans_.rows(), head.micro_batches,
+                            [this](int layer) { on_layer(layer); }));
   copy_status(false);
   return true;
+}
+
+// As Engine::on_layer does on rank 0: a stage sends its layers as it finishes them.
+void FollowerLoop::on_layer(int layer) {
+  if (parts_.exchange == nullptr) return;
+  const BatchRows& rows = plans_.rows();
+  for (const BatchRows::Send& send : rows.sends) {
+    const kernels::SequenceRows& sequence = rows.sequences[send.sequence];
+    parts_.exchange->layer_ready(send.transfer, layer, sequence.first_position + sequence.row_count);
+  }
 }
 
 void FollowerLoop::copy_status(bool step_running) {

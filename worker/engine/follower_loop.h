@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "worker/engine/latest.h"
+#include "worker/kv_cache/kv_exchange.h"
 #include "worker/model/rank_step.h"
 #include "worker/parallel/plan_broadcast.h"
 
@@ -22,7 +23,7 @@ struct FollowerStatus {
 // Rank 0 speaks every kHeartbeat at least, so silence for kDead (and the time that stages further on may
 // still need) is its end. The first message may take `start` longer: rank 0 is still loading.
 //
-//   FollowerLoop loop({*model, links, clock, on_layer}, limits);
+//   FollowerLoop loop({*model, links, clock, exchange}, limits);
 //   absl::Status end = loop.run(stop);   // OK: rank 0 said stop, or `stop` was requested
 //
 // Thread: run() on the engine thread; status() anywhere. Borrows its parts. Errors: a rank is gone or silent,
@@ -34,7 +35,7 @@ class FollowerLoop {
     LlamaModel& model;
     RankLinks& links;
     const Clock& clock;
-    LayerListener on_layer = nullptr;  // the KV of a step's rows is in this rank's pool
+    KvExchange* exchange = nullptr;  // hears of each layer of prompts that are handed over
     Duration start = std::chrono::seconds(60);
   };
   FollowerLoop(const Parts& parts, const PlanLimits& limits);
@@ -45,6 +46,7 @@ class FollowerLoop {
  private:
   // One message; false after kStop.
   absl::StatusOr<bool> do_work(Instant deadline);
+  void on_layer(int layer);
   void copy_status(bool step_running);
 
   const Parts parts_;

@@ -7,7 +7,6 @@
 
 #include "base/status.h"
 #include "transport/messages/messages.h"
-#include "worker/kv_cache/kv_part.h"
 
 namespace baton::worker {
 
@@ -22,7 +21,6 @@ struct KvGrant {
   int32_t prompt_tokens = 0;
   std::vector<BlockId> blocks;        // destination of prompt block first_block + i
   std::vector<uint32_t> generations;  // of each block, checked again when a piece lands
-  KvPart part{};                      // what comes from this source; empty: all that this rank holds
 };
 
 // The prefill side's debt: KV of a prompt that is being computed here.
@@ -33,7 +31,6 @@ struct KvSend {
   int32_t prompt_tokens = 0;
   std::vector<BlockId> blocks;  // source of prompt block i, from block 0
   std::vector<uint32_t> generations;
-  KvPart part{};  // what goes to this destination; empty: all that this rank holds
 };
 
 // ---- events, delivered to the sink given at construction (it posts into the engine's mailbox) ----

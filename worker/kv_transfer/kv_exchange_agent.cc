@@ -22,23 +22,46 @@ absl::StatusOr<std::unique_ptr<KvExchangeAgent>> KvExchangeAgent::create(transpo
                                                                          KvExchangeOptions options) {
   RETURN_IF_ERROR(check_transferable(options.geometry, plane.pool().size()));
   const kernels::KvGeometry& g = options.geometry;
-  if (options.own.empty()) options.own = {.end_layer = g.layers, .end_head = g.kv_heads};
-  if (options.own.layers() != g.layers || options.own.heads() != g.kv_heads)
+  ASSIGN_OR_RETURN(const ModelPart part, part_of(options.model, options.shape, options.rank));
+  const KvPart own = kv_part(part);
+  if (own.layers() != g.layers || own.heads() != g.kv_heads)
     return absl::InvalidArgumentError(
-        cat("KV geometry of ", g.layers, " layers, ", g.kv_heads, " heads for ", to_string(options.own)));
-  return std::unique_ptr<KvExchangeAgent>(new KvExchangeAgent(plane, std::move(options)));
+        cat("KV geometry of ", g.layers, " layers, ", g.kv_heads, " heads for ", to_string(own)));
+  if (options.rank == 0 && options.shape.ranks() > 1 &&
+      static_cast<int>(options.addresses.size()) != options.shape.ranks())
+    return absl::InvalidArgumentError(
+        cat(options.addresses.size(), " addresses for ", options.shape.ranks(), " ranks"));
+  return std::unique_ptr<KvExchangeAgent>(new KvExchangeAgent(plane, std::move(options), own));
 }
 
-KvExchangeAgent::KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options)
+KvExchangeAgent::KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options, const KvPart& own)
     : plane_(plane),
       options_(std::move(options)),
-      counted_events_([this](KvEvent event) { emit(std::move(event)); }),
-      scope_{plane_, options_.geometry, options_.own, counted_events_, counters_},
+      stream_events_([this](const WorkerRef& peer, KvEvent event) {
+        note(KvStreamNote{.peer = peer, .event = std::move(event)});
+      }),
+      scope_{plane_, options_.geometry, own, stream_events_, counters_},
       sink_(scope_),
       source_(scope_),
       commands_(kCommandBox, [this] { plane_.wake(); }),
       layers_(kLayerBox, [this] { plane_.wake(); }) {
   plane_.set_listener(*this);
+  for (int rank = 0; rank < options_.shape.ranks(); ++rank) {
+    if (rank == options_.rank) continue;
+    ranks_[rank_ref(options_.worker, rank)] = rank;
+    if (leads()) joins_[rank] = Instant{};
+  }
+  if (leads())
+    group_ = std::make_unique<KvGroup>(KvGroupOptions{.model = options_.model,
+                                                      .shape = options_.shape,
+                                                      .heads_apart = heads_apart(),
+                                                      .layout = options_.layout},
+                                       group_ports());
+}
+
+bool KvExchangeAgent::heads_apart() const {
+  return worker::heads_apart(options_.layout) &&
+         head_bytes(options_.geometry) % transport::kPoolAlignment == 0;
 }
 
 // ---- engine thread
@@ -53,22 +76,13 @@ absl::Status KvExchangeAgent::check_peer(const WorkerRef& peer) {
 
 absl::Status KvExchangeAgent::check_blocks(std::span<const BlockId> blocks,
                                            std::span<const uint32_t> generations) const {
-  if (blocks.size() != generations.size() || blocks.size() > kMaxGrantBlocks)
+  const size_t most = options_.shape.ranks() == 1 ? kMaxGrantBlocks : kMaxOrderBlocks;
+  if (blocks.size() != generations.size() || blocks.size() > most)
     return absl::InvalidArgumentError(
-        cat(blocks.size(), " blocks with ", generations.size(), " generations"));
+        cat(blocks.size(), " blocks with ", generations.size(), " generations; want ", most, " at most"));
   for (const BlockId block : blocks)
     if (block.value() >= options_.geometry.blocks)
       return absl::OutOfRangeError(cat("block ", to_string(block), " of ", options_.geometry.blocks));
-  return absl::OkStatus();
-}
-
-absl::Status KvExchangeAgent::check_part(const KvPart& part) const {
-  if (part.empty() || part == options_.own) return absl::OkStatus();
-  if (intersection(part, options_.own) != part)
-    return absl::InvalidArgumentError(cat(to_string(part), " of ", to_string(options_.own)));
-  if (part.heads() == options_.own.heads()) return absl::OkStatus();
-  if (!options_.heads_apart || head_bytes(options_.geometry) % transport::kPoolAlignment != 0)
-    return absl::InvalidArgumentError(cat(to_string(part), ": the KV layout cannot be cut by heads"));
   return absl::OkStatus();
 }
 
@@ -78,25 +92,33 @@ absl::Status KvExchangeAgent::start(Command command) {
   return absl::ResourceExhaustedError(cat("more than ", kMaxOpen, " open transfers"));
 }
 
-absl::Status KvExchangeAgent::expect(const KvGrant& grant) {
+absl::Status KvExchangeAgent::check_grant(const KvGrant& grant) const {
   RETURN_IF_ERROR(check_blocks(grant.blocks, grant.generations));
-  RETURN_IF_ERROR(check_part(grant.part));
   const int64_t total = blocks_for(options_.geometry, grant.prompt_tokens);
-  if (grant.prompt_tokens <= 0 || grant.first_block < 0 ||
-      grant.first_block + static_cast<int64_t>(grant.blocks.size()) != total)
-    return absl::InvalidArgumentError(cat("grant of blocks ", grant.first_block, "+", grant.blocks.size(),
-                                          " for ", grant.prompt_tokens, " tokens"));
+  if (grant.prompt_tokens > 0 && grant.first_block >= 0 &&
+      grant.first_block + static_cast<int64_t>(grant.blocks.size()) == total)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(cat("grant of blocks ", grant.first_block, "+", grant.blocks.size(),
+                                        " for ", grant.prompt_tokens, " tokens"));
+}
+
+absl::Status KvExchangeAgent::check_send(const KvSend& send) const {
+  RETURN_IF_ERROR(check_blocks(send.blocks, send.generations));
+  if (send.prompt_tokens > 0 &&
+      static_cast<int64_t>(send.blocks.size()) == blocks_for(options_.geometry, send.prompt_tokens))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      cat("send of ", send.blocks.size(), " blocks for ", send.prompt_tokens, " tokens"));
+}
+
+absl::Status KvExchangeAgent::expect(const KvGrant& grant) {
+  RETURN_IF_ERROR(check_grant(grant));
   RETURN_IF_ERROR(check_peer(grant.source));
   return start(grant);
 }
 
 absl::Status KvExchangeAgent::send(const KvSend& send) {
-  RETURN_IF_ERROR(check_blocks(send.blocks, send.generations));
-  RETURN_IF_ERROR(check_part(send.part));
-  if (send.prompt_tokens <= 0 ||
-      static_cast<int64_t>(send.blocks.size()) != blocks_for(options_.geometry, send.prompt_tokens))
-    return absl::InvalidArgumentError(
-        cat("send of ", send.blocks.size(), " blocks for ", send.prompt_tokens, " tokens"));
+  RETURN_IF_ERROR(check_send(send));
   RETURN_IF_ERROR(check_peer(send.destination));
   return start(send);
 }
@@ -117,24 +139,23 @@ void KvExchangeAgent::finish(TransferId transfer, const TokenOutput& first_token
 // ---- progress thread
 // --------------------------------------------------------------------------------------------
 
-void KvExchangeAgent::emit(KvEvent event) {
-  // KvFailed is followed by KvDrained: the transfer is over with that.
-  if (!std::holds_alternative<KvFailed>(event)) open_.fetch_sub(1);
-  options_.events(std::move(event));
-}
-
 int KvExchangeAgent::do_work(Instant now) {
   now_ = now;
+  if (!joins_.empty()) join_ranks(now);
   int done = drain_commands(now);
   done += plane_.do_work(now);
   done += sink_.on_tick(now);
   done += source_.on_tick(now);
   done += source_.pump(now);
+  done += drain_notes(now);
+  if (leads()) group_->on_tick(now);
   return done;
 }
 
 void KvExchangeAgent::wait(Instant now) {
-  const Instant next = std::min({plane_.next_deadline(), sink_.next_deadline(), source_.next_deadline()});
+  Instant next = std::min({plane_.next_deadline(), sink_.next_deadline(), source_.next_deadline()});
+  if (leads()) next = std::min(next, group_->next_deadline());
+  for (const auto& [rank, at] : joins_) next = std::min(next, at);
   if (next <= now) return;
   plane_.wait(next == kNever ? Duration::max() : next - now);
 }
@@ -153,29 +174,37 @@ int KvExchangeAgent::drain_commands(Instant now) {
 }
 
 void KvExchangeAgent::run(Command& command, Instant now) {
-  if (auto* grant = std::get_if<KvGrant>(&command)) return sink_.expect(*grant, now);
-  if (auto* abandon = std::get_if<Abandon>(&command)) return sink_.abandon(abandon->transfer, now);
-  if (auto* send = std::get_if<KvSend>(&command)) return source_.send(*send, now);
+  if (auto* grant = std::get_if<KvGrant>(&command)) return group_->expect(*grant, now);
+  if (auto* abandon = std::get_if<Abandon>(&command)) return group_->abandon(abandon->transfer, now);
+  if (auto* send = std::get_if<KvSend>(&command)) return group_->send(*send, now);
   if (auto* finish = std::get_if<Finish>(&command))
-    return source_.finish(finish->transfer, finish->first_token, finish->finish, now);
-  if (auto* cancel = std::get_if<Cancel>(&command)) return source_.cancel(cancel->transfer);
-  if (auto* fence = std::get_if<Fence>(&command)) return plane_.fence(fence->peer);
-  const WorkerDescription& peer = std::get<Connect>(command).peer;
-  const absl::Status started = plane_.connect(peer, now);
-  if (!started.ok() && options_.peers)
-    options_.peers({.peer = peer.ref, .error = std::string(started.message())});
+    return group_->finish(finish->transfer, finish->first_token, finish->finish);
+  if (auto* cancel = std::get_if<Cancel>(&command)) return group_->cancel(cancel->transfer, now);
+  if (auto* fence = std::get_if<Fence>(&command)) return group_->fence(fence->peer);
+  group_->connect(std::get<Connect>(command).peer);
+}
+
+void KvExchangeAgent::tell_engine(KvEvent event) {
+  // KvFailed is followed by KvDrained: the transfer is over with that.
+  if (!std::holds_alternative<KvFailed>(event)) open_.fetch_sub(1);
+  options_.events(std::move(event));
+}
+
+void KvExchangeAgent::tell_peer(const PeerReport& report) {
+  {
+    std::lock_guard lock(peers_mutex_);
+    if (report.connected) connected_.insert(report.peer);
+    if (!report.connected) connected_.erase(report.peer);
+  }
+  if (options_.peers) options_.peers(report);
 }
 
 // ---- the plane's events
 // -----------------------------------------------------------------------------------------
 
 void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
+  if (const auto own = ranks_.find(event.peer); own != ranks_.end()) return on_own_rank(own->second, event);
   const bool connected = event.kind == transport::PeerEvent::Kind::kConnected;
-  {
-    std::lock_guard lock(peers_mutex_);
-    if (connected) connected_.insert(event.peer);
-    if (!connected) connected_.erase(event.peer);
-  }
   if (event.kind == transport::PeerEvent::Kind::kDown) {
     sink_.on_peer_down(event.peer, event.detail, now_);
     source_.on_peer_down(event.peer, event.detail);
@@ -189,7 +218,7 @@ void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
   if (connected) told_[event.peer] = {.report = report, .at = now_};
   if (connected) told_[event.peer].report.error.clear();  // is said once
   if (!connected) told_.erase(event.peer);
-  if (options_.peers) options_.peers(report);
+  note(report);
 }
 
 // Transfers measure the pair all the time; the coordinator hears of it when it makes a difference.
@@ -201,10 +230,11 @@ void KvExchangeAgent::look_at_rate(const WorkerRef& peer) {
   const double rate = plane_.bytes_per_second(peer);
   if (rate < report.bytes_per_second * kRateMoved && rate * kRateMoved > report.bytes_per_second) return;
   report.bytes_per_second = rate;
-  if (options_.peers) options_.peers(report);
+  note(report);
 }
 
 void KvExchangeAgent::on_message(const WorkerRef& from, std::span<const std::byte> bytes) {
+  if (is_group_message(bytes)) return on_group_message(from, bytes);
   const auto message = decode_message(bytes);
   if (!message.ok()) {
     ++counters_.malformed_messages;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,24 +11,38 @@
 #include <vector>
 
 #include "base/mailbox.h"
+#include "worker/kv_transfer/kv_group.h"
 #include "worker/kv_transfer/kv_source.h"
 
 namespace baton::worker {
 
-using PeerReportSink = std::function<void(const PeerReport&)>;
-
 struct KvExchangeOptions {
-  kernels::KvGeometry geometry;  // its pool lies at the start of DataPlane::pool()
-  KvPart own{};                  // which layers and heads of the model these are; empty: all
-  bool heads_apart = false;      // heads_apart() of the pool's layout: parts of pieces can be sent
-  KvEventSink events;            // called on the progress thread
-  // The same: asked-for, new and lost connections, and connected again when the rate has moved.
+  kernels::KvGeometry geometry;  // of this rank; its pool lies at the start of DataPlane::pool()
+  std::string layout;            // Backend::kv_layout_name()
+  // How the model is split over the ranks of this worker, and which of them this is.
+  SplitModel model;
+  ParallelShape shape{};
+  int rank = 0;
+  KvEventSink events;  // rank 0; called on the progress thread
+  // The same, of other workers: asked-for, new and lost connections, and connected again when the rate has
+  // moved.
   PeerReportSink peers;
+
+  // Of a worker of several ranks. The plane's own name is rank_ref(worker, rank).
+  WorkerRef worker{};
+  KvGroupKey key{};
+  std::vector<std::string> addresses{};  // rank 0: of every rank's plane
+  std::function<void(const std::string& why)>
+      lost{};  // rank 0: a rank is gone, this life of the worker is over
 };
 
-// KvExchange over a data plane. The engine's calls become messages to the progress thread, which owns every
+// One rank's KvExchange over a data plane. Calls become messages to the progress thread, which owns every
 // state and runs the plane:
 //   while (running) { if (agent.do_work(clock.now()) == 0) agent.wait(clock.now()); }
+// Rank 0 is what the engine sees: it cuts each call into orders for the ranks (KvGroup), itself among them,
+// and answers for all. The others take orders from rank 0 over the data plane, tell it what became of them,
+// and are called by their own step only: layer_ready().
+//
 // The window per peer bounds what is under way; the mailbox bounds what waits. A lost layer_ready() (box
 // full) costs overlap only: finish() covers all layers. Path: steps 7, 8 and 10, from worker/engine, to
 // transport/data and back. Thread: KvExchange methods: engine. connect(), fence(), counters(), wake(): any.
@@ -35,7 +50,7 @@ struct KvExchangeOptions {
 // a deadline (design I4).
 class KvExchangeAgent final : public KvExchange, private transport::DataPlaneListener {
  public:
-  // kInvalidArgument when the geometry does not fit the plane's pool or is not that of `own`. `plane` must
+  // kInvalidArgument when the geometry does not fit the plane's pool or is not that of the rank. `plane` must
   // outlive the agent.
   static absl::StatusOr<std::unique_ptr<KvExchangeAgent>> create(transport::DataPlane& plane,
                                                                  KvExchangeOptions options);
@@ -82,15 +97,33 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
     int32_t tokens;
   };
 
-  KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options);
+  KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions options, const KvPart& own);
+  bool leads() const { return options_.rank == 0; }
+  bool heads_apart() const;
   absl::Status check_peer(const WorkerRef& peer);
-  absl::Status check_part(const KvPart& part) const;
   absl::Status check_blocks(std::span<const BlockId> blocks, std::span<const uint32_t> generations) const;
+  absl::Status check_grant(const KvGrant& grant) const;
+  absl::Status check_send(const KvSend& send) const;
+  absl::Status check_links(std::span<const KvLink> links) const;
   absl::Status start(Command command);
-  void emit(KvEvent event);
-  void look_at_rate(const WorkerRef& peer);
   int drain_commands(Instant now);
   void run(Command& command, Instant now);
+
+  // between the ranks
+  KvGroupPorts group_ports();
+  void order(int rank, const KvOrder& order);
+  void obey(const KvOrder& order);
+  void obey(const KvExpectOrder& order);
+  void obey(const KvSendOrder& order);
+  void obey(const KvConnectOrder& order);
+  void note(KvNote note);
+  int drain_notes(Instant now);
+  void tell_engine(KvEvent event);
+  void tell_peer(const PeerReport& report);
+  void join_ranks(Instant now);
+  void on_own_rank(int rank, const transport::PeerEvent& event);
+  void on_group_message(const WorkerRef& from, std::span<const std::byte> message);
+  void look_at_rate(const WorkerRef& peer);
 
   // DataPlaneListener
   void on_peer(const transport::PeerEvent& event) override;
@@ -106,10 +139,14 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   transport::DataPlane& plane_;
   const KvExchangeOptions options_;
   KvTransferCounters counters_;
-  const KvEventSink counted_events_;
+  const KvStreamEvents stream_events_;
   const KvTransferScope scope_;
   KvSink sink_;
   KvSource source_;
+  std::unique_ptr<KvGroup> group_;            // rank 0
+  std::map<WorkerRef, int> ranks_;            // of this worker, but this one
+  std::map<int, Instant> joins_;              // rank 0: when to connect to a rank (again)
+  std::deque<std::pair<int, KvNote>> notes_;  // rank 0: from ranks, itself too, not yet looked at
   Instant now_{};
   struct Told {
     PeerReport report;
@@ -121,7 +158,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
 
   std::atomic<int> open_{0};
   std::mutex peers_mutex_;
-  std::set<WorkerRef> connected_;  // guarded by peers_mutex_
+  std::set<WorkerRef> connected_;  // workers; guarded by peers_mutex_
   Mailbox<Command> commands_;
   Mailbox<LayerReady> layers_;
 };

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "worker/kv_cache/kv_part.h"
+#include "worker/kv_transfer/kv_part.h"
 #include "worker/parallel/model_part.h"
 
 namespace baton::worker {

@@ -12,13 +12,14 @@ namespace baton::worker {
 
 using transport::as_bytes;
 
-void KvSink::expect(const KvGrant& grant, Instant now) {
-  auto [it, fresh] = transfers_.try_emplace(grant.transfer);
-  BATON_CHECK(fresh, "expect() twice for one transfer");
+void KvSink::expect(const KvGrant& grant, const KvLink& link, Instant now) {
+  auto [it, fresh] = transfers_.try_emplace({grant.transfer, link.peer});
+  BATON_CHECK(fresh, "expect() twice for one stream");
   Transfer& t = it->second;
   t.grant = grant;
   t.total_blocks = blocks_for(scope_.geometry, grant.prompt_tokens);
-  t.part = scope_.part_of(grant.part);
+  t.peer = link.peer;
+  t.part = link.part;
   t.missing = grant.blocks.size() * static_cast<size_t>(t.part.layers());
   t.landed.assign(t.missing, false);
   t.heard = now;
@@ -29,26 +30,27 @@ void KvSink::expect(const KvGrant& grant, Instant now) {
                                .prompt_tokens = grant.prompt_tokens,
                                .generations = grant.generations,
                                .part = t.part};
-  const absl::Status sent = scope_.plane.send(grant.source, as_bytes(encode(KvMessage(message))));
+  const absl::Status sent = scope_.plane.send(t.peer, as_bytes(encode(KvMessage(message))));
   if (!sent.ok()) fail(it, std::string(sent.message()), false, now);
 }
 
 void KvSink::abandon(TransferId transfer, Instant) {
-  const auto it = transfers_.find(transfer);
-  if (it == transfers_.end()) return;  // its last event is on its way
-  const WorkerRef source = it->second.grant.source;
-  transfers_.erase(it);
-  ++scope_.counters.failed;
-  tell_end(source, transfer, false, "abandoned by the receiver");
-  scope_.events(KvDrained{.transfer = transfer, .error = "abandoned"});
+  // Of streams that are not there any more the last event is on its way.
+  for_streams(transfers_, transfer, [this](Transfers::iterator it) {
+    const KvStream stream = it->first;
+    transfers_.erase(it);
+    ++scope_.counters.failed;
+    tell_end(stream.peer, stream.transfer, false, "abandoned by the receiver");
+    scope_.events(stream.peer, KvDrained{.transfer = stream.transfer, .error = "abandoned"});
+  });
 }
 
 // ---- pieces
 // ---------------------------------------------------------------------------------------------------
 
 KvSink::Transfer* KvSink::find(TransferId transfer, const WorkerRef& from) {
-  const auto it = transfers_.find(transfer);
-  return it == transfers_.end() || it->second.grant.source != from ? nullptr : &it->second;
+  const auto it = transfers_.find({transfer, from});
+  return it == transfers_.end() ? nullptr : &it->second;
 }
 
 size_t KvSink::index(const Transfer& t, int32_t layer, int32_t block) const {
@@ -102,8 +104,8 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
 // offered must still be so now that its bytes lie in the pool.
 absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& header, const absl::Status& moved,
                                Instant now) {
-  const auto it = transfers_.find(header.transfer);
-  if (it == transfers_.end() || it->second.grant.source != from || !scope_.plane.connected(from))
+  const auto it = transfers_.find({header.transfer, from});
+  if (it == transfers_.end() || !scope_.plane.connected(from))
     return absl::NotFoundError("piece: its transfer ended meanwhile");
   Transfer& t = it->second;
   const uint64_t bytes = header.generations.size() * scope_.block_bytes(t.part);
@@ -128,8 +130,8 @@ absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& heade
 // -----------------------------------------------------------------------------------------------------
 
 void KvSink::on_finish(const WorkerRef& from, const KvFinishMessage& finish, Instant now) {
-  const auto it = transfers_.find(finish.transfer);
-  if (it == transfers_.end() || it->second.grant.source != from) {
+  const auto it = transfers_.find({finish.transfer, from});
+  if (it == transfers_.end()) {
     ++scope_.counters.unknown_transfers;
     return tell_end(from, finish.transfer, false, "unknown transfer");
   }
@@ -149,11 +151,11 @@ void KvSink::complete_if_whole(Transfers::iterator it, Instant now) {
                   .finish = t.finish->finish,
                   .report = report(t, now)};
   landed.report.ok = true;
-  const WorkerRef source = t.grant.source;
+  const WorkerRef source = t.peer;
   transfers_.erase(it);
   ++scope_.counters.landed;
   tell_end(source, landed.transfer, true, "");
-  scope_.events(std::move(landed));
+  scope_.events(source, std::move(landed));
 }
 
 TransferReport KvSink::report(const Transfer& t, Instant now) const {
@@ -161,20 +163,20 @@ TransferReport KvSink::report(const Transfer& t, Instant now) const {
       .transfer = t.grant.transfer, .request = t.grant.request, .bytes = t.bytes, .lane = t.lane};
   if (t.first_offer != kNever) out.duration = std::max(t.last_landed, t.first_offer) - t.first_offer;
   if (t.finish) out.exposed = std::max(now, t.finish_arrived) - t.finish_arrived;
-  if (out.lane.empty()) out.lane = scope_.plane.lane(t.grant.source);
+  if (out.lane.empty()) out.lane = scope_.plane.lane(t.peer);
   return out;
 }
 
 void KvSink::fail(Transfers::iterator it, const std::string& reason, bool tell_source, Instant now) {
-  const TransferId id = it->first;
+  const TransferId id = it->first.transfer;
   KvFailed failed{.transfer = id, .reason = reason, .report = report(it->second, now)};
   failed.report.error = reason;
-  const WorkerRef source = it->second.grant.source;
+  const WorkerRef source = it->second.peer;
   transfers_.erase(it);
   ++scope_.counters.failed;
   if (tell_source) tell_end(source, id, false, reason);
-  scope_.events(std::move(failed));
-  scope_.events(KvDrained{.transfer = id, .error = reason});
+  scope_.events(source, std::move(failed));
+  scope_.events(source, KvDrained{.transfer = id, .error = reason});
 }
 
 void KvSink::tell_end(const WorkerRef& to, TransferId transfer, bool ok, const std::string& reason) {
@@ -185,8 +187,8 @@ void KvSink::tell_end(const WorkerRef& to, TransferId transfer, bool ok, const s
 }
 
 void KvSink::on_end(const WorkerRef& from, const KvEndMessage& end, Instant now) {
-  const auto it = transfers_.find(end.transfer);
-  if (it == transfers_.end() || it->second.grant.source != from) return;
+  const auto it = transfers_.find({end.transfer, from});
+  if (it == transfers_.end()) return;
   fail(it, cat("by the source: ", end.reason), false, now);
 }
 
@@ -204,7 +206,7 @@ void KvSink::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instan
 void KvSink::on_peer_down(const WorkerRef& peer, const std::string& reason, Instant now) {
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     const auto next = std::next(it);
-    if (it->second.grant.source == peer) fail(it, cat("source lost: ", reason), false, now);
+    if (it->first.peer == peer) fail(it, cat("source lost: ", reason), false, now);
     it = next;
   }
 }
@@ -230,10 +232,10 @@ int KvSink::on_tick(Instant now) {
 
 void KvSink::renew(Instant now) {
   std::map<WorkerRef, KvRenewMessage> messages;
-  for (const auto& [id, t] : transfers_) {
-    KvRenewMessage& message = messages[t.grant.source];
+  for (const auto& [stream, t] : transfers_) {
+    KvRenewMessage& message = messages[stream.peer];
     message.from = KvSide::kSink;
-    if (message.transfers.size() < kMaxRenewals) message.transfers.push_back(id);
+    if (message.transfers.size() < kMaxRenewals) message.transfers.push_back(stream.transfer);
   }
   for (const auto& [source, message] : messages)
     scope_.plane.send(source, as_bytes(encode(KvMessage(message)))).IgnoreError();

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "worker/kv_cache/kv_exchange.h"
 #include "worker/kv_transfer/kv_layout.h"
+#include "worker/kv_transfer/kv_stream.h"
 #include "worker/kv_transfer/kv_wire.h"
 
 namespace baton::worker {
@@ -15,9 +15,9 @@ namespace baton::worker {
 // Written by the progress thread, read by any.
 struct KvTransferCounters {
   using Count = std::atomic<uint64_t>;
-  Count landed{0};  // transfers received whole
-  Count failed{0};  // transfers that were to be received and were not
-  Count sent{0};    // transfers the receiver confirmed
+  Count landed{0};  // streams received whole
+  Count failed{0};  // streams that were to be received and were not
+  Count sent{0};    // streams the receiver confirmed
   Count send_failed{0};
   Count bytes_received{0};
   Count refused_pieces{0};  // forged, late, of another generation, out of range
@@ -32,11 +32,9 @@ struct KvTransferScope {
   transport::DataPlane& plane;
   const kernels::KvGeometry geometry;
   const KvPart own;  // what the pool holds of the model
-  const KvEventSink& events;
+  const KvStreamEvents& events;
   KvTransferCounters& counters;
 
-  // What a grant or a send means by its part.
-  KvPart part_of(const KvPart& asked) const { return asked.empty() ? own : asked; }
   uint64_t block_bytes(const KvPart& part) const {
     return static_cast<uint64_t>(part.heads()) * head_bytes(geometry);
   }
@@ -46,15 +44,17 @@ struct KvTransferScope {
   }
 };
 
-// The receiving half on a decode worker: grants, checks every piece against its grant, knows when all has
-// landed. Pieces are copied on this thread, and only while expects() says so, so the moment a transfer is
-// forgotten nobody can touch its blocks. Thread: progress. Errors: a transfer that cannot complete ends with
-// KvFailed and KvDrained.
+// The receiving half of one rank of a decode worker: grants, checks every piece against its grant, knows when
+// all of a stream has landed. Pieces are copied on this thread, and only while expects() says so, so the
+// moment a stream is forgotten nobody can touch its blocks. Thread: progress. Errors: a stream that cannot
+// complete ends with KvFailed and KvDrained.
 class KvSink {
  public:
   explicit KvSink(const KvTransferScope& scope) : scope_(scope) {}
 
-  void expect(const KvGrant& grant, Instant now);
+  // One stream of the grant: `link` says from which rank and what.
+  void expect(const KvGrant& grant, const KvLink& link, Instant now);
+  // All streams of the transfer.
   void abandon(TransferId transfer, Instant now);
 
   absl::StatusOr<std::vector<transport::PoolRun>> on_offer(const WorkerRef& from, const KvPieceHeader& header,
@@ -75,6 +75,7 @@ class KvSink {
   struct Transfer {
     KvGrant grant;
     int32_t total_blocks = 0;  // of the prompt
+    WorkerRef peer;
     KvPart part;
     std::vector<bool> landed;  // [layer - part.first_layer][block - first_block]
     size_t missing = 0;
@@ -87,7 +88,7 @@ class KvSink {
     uint64_t bytes = 0;
     std::string lane;
   };
-  using Transfers = std::map<TransferId, Transfer>;
+  using Transfers = std::map<KvStream, Transfer>;
 
   Transfer* find(TransferId transfer, const WorkerRef& from);
   absl::Status check_piece(const Transfer& transfer, const KvPieceHeader& header, uint64_t bytes) const;

@@ -39,75 +39,92 @@ Duration piece_deadline(uint64_t bytes, double bytes_per_second) {
 // ---- the engine's calls
 // -----------------------------------------------------------------------------------------
 
-void KvSource::send(const KvSend& send, Instant now) {
-  auto [it, fresh] = transfers_.try_emplace(send.transfer);
-  BATON_CHECK(fresh, "send() twice for one transfer");
+void KvSource::send(const KvSend& send, std::span<const KvLink> links, Instant now) {
+  for (const KvLink& link : links) start(send, link, now);
+}
+
+void KvSource::start(const KvSend& send, const KvLink& link, Instant now) {
+  auto [it, fresh] = transfers_.try_emplace({send.transfer, link.peer});
+  BATON_CHECK(fresh, "send() twice for one stream");
   Transfer& t = it->second;
   t.send = send;
-  t.part = scope_.part_of(send.part);
+  t.peer = link.peer;
+  t.part = link.part;
   t.total_blocks = blocks_for(scope_.geometry, send.prompt_tokens);
   t.cursor = t.part.first_layer - scope_.own.first_layer;
   t.ready_blocks.assign(static_cast<size_t>(scope_.geometry.layers), 0);
   t.next_block.assign(static_cast<size_t>(scope_.geometry.layers), 0);
   t.deadline = now + timers::kRequestTotal;
   t.lease = t.deadline;
-  if (ended_.contains(send.transfer))
-    return end(it, "the receiver gave it up before it was submitted", false);
-  if (!scope_.plane.connected(send.destination)) return end(it, "destination is not connected", false);
-  const auto early = early_.find(send.transfer);
+  if (ended_.contains(it->first)) return end(it, "the receiver gave it up before it was submitted", false);
+  if (!scope_.plane.connected(t.peer)) return end(it, "destination is not connected", false);
+  const auto early = early_.find(it->first);
   if (early == early_.end()) return;
-  EarlyGrant grant = std::move(early->second);
+  KvGrantMessage grant = std::move(early->second.grant);
   early_.erase(early);
-  attach(it, grant.from, std::move(grant.grant), now);
+  attach(it, std::move(grant), now);
 }
 
+// Layers are computed in order, so a word that was lost, or came before the send() it belongs to, is made up
+// for by the next.
 void KvSource::layer_ready(TransferId transfer, int layer, int32_t tokens) {
-  const auto it = transfers_.find(transfer);
-  if (it == transfers_.end()) return;
   BATON_CHECK(layer >= 0 && layer < scope_.geometry.layers, "layer_ready: no such layer");
-  Transfer& t = it->second;
-  // Whole blocks only: the rest of a block may still be written, and its bytes are checksummed when offered.
-  const int32_t whole = std::min(tokens, t.send.prompt_tokens) / scope_.geometry.block_tokens;
-  t.ready_blocks[layer] = std::max(t.ready_blocks[layer], whole);
-  const int global = scope_.own.first_layer + layer;
-  if (global < t.part.first_layer || global >= t.part.end_layer) return;
-  if (t.grant && t.next_block[layer] < t.ready_blocks[layer]) enqueue(t);
+  for_streams(transfers_, transfer, [&](Transfers::iterator it) {
+    Transfer& t = it->second;
+    // Whole blocks only: the rest of a block may still be written, and its bytes are checksummed when
+    // offered.
+    const int32_t whole = std::min(tokens, t.send.prompt_tokens) / scope_.geometry.block_tokens;
+    const int end = std::min(layer + 1, t.part.end_layer - scope_.own.first_layer);
+    for (int i = t.part.first_layer - scope_.own.first_layer; i < end; ++i) {
+      t.ready_blocks[i] = std::max(t.ready_blocks[i], whole);
+      if (t.grant && t.next_block[i] < t.ready_blocks[i]) enqueue(t);
+    }
+  });
 }
 
 void KvSource::finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish, Instant now) {
-  const auto it = transfers_.find(transfer);
-  if (it == transfers_.end() || it->second.finished) return;
-  Transfer& t = it->second;
-  t.finished = true;
-  t.first_token = first_token;
-  t.finish = finish;
-  std::fill(t.ready_blocks.begin(), t.ready_blocks.end(), t.total_blocks);
-  t.lease = now + timers::kSourceLease;
-  if (!t.grant) return;
-  tell_finish(t);
-  enqueue(t);
+  for_streams(transfers_, transfer, [&](Transfers::iterator it) {
+    Transfer& t = it->second;
+    if (t.finished) return;
+    t.finished = true;
+    t.first_token = first_token;
+    t.finish = finish;
+    std::fill(t.ready_blocks.begin(), t.ready_blocks.end(), t.total_blocks);
+    t.lease = now + timers::kSourceLease;
+    if (!t.grant) return;
+    tell_finish(t);
+    enqueue(t);
+  });
 }
 
 void KvSource::cancel(TransferId transfer) {
-  const auto it = transfers_.find(transfer);
-  if (it != transfers_.end()) end(it, "cancelled", true);
+  for_streams(transfers_, transfer, [this](Transfers::iterator it) { end(it, "cancelled", true); });
 }
 
 // ---- grants
 // -----------------------------------------------------------------------------------------------------
 
 void KvSource::on_grant(const WorkerRef& from, const KvGrantMessage& grant, Instant now) {
-  const auto it = transfers_.find(grant.transfer);
-  if (it != transfers_.end()) return attach(it, from, grant, now);
-  if (ended_.contains(grant.transfer)) return tell_end(from, grant.transfer, "ended before the grant came");
-  if (early_.size() >= kMaxEarlyGrants || early_.contains(grant.transfer))
+  const KvStream stream{grant.transfer, from};
+  const auto it = transfers_.find(stream);
+  if (it != transfers_.end()) return attach(it, grant, now);
+  if (ended_.contains(stream)) return tell_end(from, grant.transfer, "ended before the grant came");
+  if (sends(grant.transfer)) {
+    ++scope_.counters.malformed_messages;
+    return tell_end(from, grant.transfer, "this is sent to another worker");
+  }
+  if (early_.size() >= kMaxEarlyGrants || early_.contains(stream))
     return tell_end(from, grant.transfer, "too many grants of unknown transfers");
-  early_[grant.transfer] = {.from = from, .grant = grant, .deadline = now + timers::kRequestTotal};
+  early_[stream] = {.grant = grant, .deadline = now + timers::kRequestTotal};
   renew_at_ = std::min(renew_at_, now + timers::kSourceLeaseRenew);
 }
 
-std::string KvSource::misfit(const Transfer& t, const WorkerRef& from, const KvGrantMessage& grant) const {
-  if (from != t.send.destination) return cat("granted by ", from.name, ", not by ", t.send.destination.name);
+bool KvSource::sends(TransferId transfer) const {
+  const auto it = transfers_.lower_bound({transfer, {}});
+  return it != transfers_.end() && it->first.transfer == transfer;
+}
+
+std::string KvSource::misfit(const Transfer& t, const KvGrantMessage& grant) const {
   if (t.grant) return "granted twice";
   const int64_t granted = static_cast<int64_t>(grant.generations.size());
   if (grant.prompt_tokens != t.send.prompt_tokens || grant.first_block < 0 ||
@@ -119,13 +136,12 @@ std::string KvSource::misfit(const Transfer& t, const WorkerRef& from, const KvG
   return "";
 }
 
-void KvSource::attach(Transfers::iterator it, const WorkerRef& from, KvGrantMessage grant, Instant now) {
+void KvSource::attach(Transfers::iterator it, KvGrantMessage grant, Instant now) {
   Transfer& t = it->second;
-  if (const std::string why = misfit(t, from, grant); !why.empty()) {
+  if (const std::string why = misfit(t, grant); !why.empty()) {
     ++scope_.counters.malformed_messages;
-    tell_end(from, grant.transfer, why);
-    if (from == t.send.destination) end(it, why, false);
-    return;
+    tell_end(t.peer, grant.transfer, why);
+    return end(it, why, false);
   }
   std::fill(t.next_block.begin(), t.next_block.end(), grant.first_block);
   t.grant = std::move(grant);
@@ -138,7 +154,7 @@ void KvSource::attach(Transfers::iterator it, const WorkerRef& from, KvGrantMess
 void KvSource::tell_finish(const Transfer& t) {
   const KvFinishMessage message{
       .transfer = t.send.transfer, .first_token = t.first_token, .finish = t.finish};
-  scope_.plane.send(t.send.destination, as_bytes(encode(KvMessage(message)))).IgnoreError();
+  scope_.plane.send(t.peer, as_bytes(encode(KvMessage(message)))).IgnoreError();
 }
 
 // ---- pieces
@@ -147,7 +163,7 @@ void KvSource::tell_finish(const Transfer& t) {
 void KvSource::enqueue(Transfer& t) {
   if (t.queued) return;
   t.queued = true;
-  windows_[t.send.destination].line.push_back(t.send.transfer);
+  windows_[t.peer].line.push_back(t.send.transfer);
 }
 
 int KvSource::pump(Instant now) {
@@ -157,7 +173,7 @@ int KvSource::pump(Instant now) {
     while (!window.line.empty() && window.bytes < room && window.pieces.size() < kWindowPieces) {
       const TransferId id = window.line.front();
       window.line.pop_front();
-      const auto it = transfers_.find(id);
+      const auto it = transfers_.find({id, peer});
       if (it == transfers_.end()) continue;
       it->second.queued = false;
       if (!offer_next(it->second, window, now)) continue;
@@ -182,7 +198,7 @@ bool KvSource::offer_next(Transfer& t, Window& window, Instant now) {
 }
 
 absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now) {
-  const WorkerRef& peer = t.send.destination;
+  const WorkerRef& peer = t.peer;
   const uint64_t block_bytes = scope_.block_bytes(t.part);
   const size_t fit = std::max<size_t>(1, scope_.plane.max_piece_bytes(peer) / block_bytes);
   const int32_t first = t.next_block[layer];
@@ -214,7 +230,7 @@ void KvSource::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Sta
   const TransferId id = piece->second.transfer;
   window.bytes -= piece->second.bytes;
   window.pieces.erase(piece);
-  const auto it = transfers_.find(id);
+  const auto it = transfers_.find({id, peer});
   if (it == transfers_.end()) return;
   it->second.lease = std::max(it->second.lease, now + timers::kSourceLease);
   if (!verdict.ok()) end(it, cat("piece refused: ", std::string(verdict.message())), true);
@@ -224,25 +240,25 @@ void KvSource::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Sta
 // -------------------------------------------------------------------------------------------------------
 
 void KvSource::end(Transfers::iterator it, const std::string& error, bool tell_sink) {
-  const TransferId id = it->first;
-  const WorkerRef peer = it->second.send.destination;
+  const auto [id, peer] = it->first;
   const bool known_there = it->second.grant.has_value();
   transfers_.erase(it);
-  remember_ended(id);
+  remember_ended({id, peer});
   if (const auto window = windows_.find(peer); window != windows_.end()) {
     // What is under way no longer counts; its answers find nothing.
     for (const auto& [cookie, piece] : window->second.pieces)
       if (piece.transfer == id) window->second.bytes -= piece.bytes;
-    absl::erase_if(window->second.pieces, [id](const auto& entry) { return entry.second.transfer == id; });
+    absl::erase_if(window->second.pieces,
+                   [id = id](const auto& entry) { return entry.second.transfer == id; });
   }
   ++(error.empty() ? scope_.counters.sent : scope_.counters.send_failed);
   if (tell_sink && known_there) tell_end(peer, id, error);
-  scope_.events(KvDrained{.transfer = id, .as_source = true, .error = error});
+  scope_.events(peer, KvDrained{.transfer = id, .as_source = true, .error = error});
 }
 
-void KvSource::remember_ended(TransferId transfer) {
-  if (!ended_.insert(transfer).second) return;
-  ended_order_.push_back(transfer);
+void KvSource::remember_ended(const KvStream& stream) {
+  if (!ended_.insert(stream).second) return;
+  ended_order_.push_back(stream);
   if (ended_order_.size() <= kMaxEnded) return;
   ended_.erase(ended_order_.front());
   ended_order_.pop_front();
@@ -255,13 +271,10 @@ void KvSource::tell_end(const WorkerRef& to, TransferId transfer, const std::str
 }
 
 void KvSource::on_end(const WorkerRef& from, const KvEndMessage& message) {
-  const auto early = early_.find(message.transfer);
-  if (early != early_.end() && early->second.from == from) {
-    early_.erase(early);
-    remember_ended(message.transfer);
-  }
-  const auto it = transfers_.find(message.transfer);
-  if (it == transfers_.end() || it->second.send.destination != from) return;
+  const KvStream stream{message.transfer, from};
+  if (early_.erase(stream) > 0) remember_ended(stream);
+  const auto it = transfers_.find(stream);
+  if (it == transfers_.end()) return;
   if (!message.ok) return end(it, cat("by the receiver: ", message.reason), false);
   // A receiver that has everything before everything was offered is lying or confused.
   if (!it->second.finished || !it->second.grant) return end(it, "confirmed before it was sent", true);
@@ -270,10 +283,10 @@ void KvSource::on_end(const WorkerRef& from, const KvEndMessage& message) {
 
 void KvSource::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now) {
   for (const TransferId id : renew.transfers) {
-    const auto it = transfers_.find(id);
-    if (it != transfers_.end() && it->second.send.destination == from) {
+    const auto it = transfers_.find({id, from});
+    if (it != transfers_.end()) {
       if (it->second.grant) it->second.lease = now + timers::kSourceLease;
-    } else if (!early_.contains(id)) {
+    } else if (!early_.contains({id, from})) {
       ++scope_.counters.unknown_transfers;
       tell_end(from, id, "unknown transfer");
     }
@@ -281,10 +294,10 @@ void KvSource::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Inst
 }
 
 void KvSource::on_peer_down(const WorkerRef& peer, const std::string& reason) {
-  std::erase_if(early_, [&](const auto& entry) { return entry.second.from == peer; });
+  std::erase_if(early_, [&](const auto& entry) { return entry.first.peer == peer; });
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     const auto next = std::next(it);
-    if (it->second.send.destination == peer) end(it, cat("destination lost: ", reason), false);
+    if (it->first.peer == peer) end(it, cat("destination lost: ", reason), false);
     it = next;
   }
   windows_.erase(peer);
@@ -294,16 +307,16 @@ void KvSource::on_peer_down(const WorkerRef& peer, const std::string& reason) {
 // -------------------------------------------------------------------------------------------------------
 
 int KvSource::on_tick(Instant now) {
-  std::vector<TransferId> late;
+  std::vector<KvStream> late;
   for (const auto& [peer, window] : windows_)
     for (const auto& [cookie, piece] : window.pieces)
-      if (now >= piece.deadline) late.push_back(piece.transfer);
-  for (const auto& [id, t] : transfers_)
-    if (now >= t.lease || now >= t.deadline) late.push_back(id);
+      if (now >= piece.deadline) late.push_back({piece.transfer, peer});
+  for (const auto& [stream, t] : transfers_)
+    if (now >= t.lease || now >= t.deadline) late.push_back(stream);
   std::sort(late.begin(), late.end());
   int ended = 0;
-  for (const TransferId id : late) {
-    const auto it = transfers_.find(id);
+  for (const KvStream& stream : late) {
+    const auto it = transfers_.find(stream);
     if (it == transfers_.end()) continue;
     ++scope_.counters.deadlines;
     ++ended;
@@ -314,7 +327,7 @@ int KvSource::on_tick(Instant now) {
       ++it;
       continue;
     }
-    tell_end(it->second.from, it->first, "never submitted here");
+    tell_end(it->first.peer, it->first.transfer, "never submitted here");
     it = early_.erase(it);
   }
   if (now >= renew_at_) renew(now);
@@ -323,13 +336,13 @@ int KvSource::on_tick(Instant now) {
 
 void KvSource::renew(Instant now) {
   std::map<WorkerRef, KvRenewMessage> messages;
-  const auto add = [&messages](const WorkerRef& peer, TransferId id) {
-    KvRenewMessage& message = messages[peer];
-    if (message.transfers.size() < kMaxRenewals) message.transfers.push_back(id);
+  const auto add = [&messages](const KvStream& stream) {
+    KvRenewMessage& message = messages[stream.peer];
+    if (message.transfers.size() < kMaxRenewals) message.transfers.push_back(stream.transfer);
   };
-  for (const auto& [id, t] : transfers_)
-    if (t.grant) add(t.send.destination, id);
-  for (const auto& [id, early] : early_) add(early.from, id);
+  for (const auto& [stream, t] : transfers_)
+    if (t.grant) add(stream);
+  for (const auto& [stream, early] : early_) add(stream);
   for (const auto& [peer, message] : messages)
     scope_.plane.send(peer, as_bytes(encode(KvMessage(message)))).IgnoreError();
   renew_at_ = messages.empty() ? kNever : now + timers::kSourceLeaseRenew;

@@ -12,17 +12,20 @@
 
 namespace baton::worker {
 
-// The sending half on a prefill worker: offers what is computed to who was granted it, a bounded amount at a
-// time. Grant and send() come in either order. Pieces are (blocks computed since the last offer) x (one
-// layer), only whole blocks until finish(), which adds the last one. Example, block_tokens 16, prompt 40,
-// first_block 1, chunks of 24 and 16 tokens: layer_ready(l, 24) offers block 1? No: block 1 is
+// The sending half of one rank of a prefill worker: offers what is computed to who was granted it, a bounded
+// amount at a time. Grant and send() come in either order. Pieces are (blocks computed since the last offer)
+// x (one layer), only whole blocks until finish(), which adds the last one. Example, block_tokens 16, prompt
+// 40, first_block 1, chunks of 24 and 16 tokens: layer_ready(l, 24) offers block 1? No: block 1 is
 // positions 16..31, so nothing yet; layer_ready(l, 40) offers block 1 of layer l; finish() block 2. Thread:
-// progress. Errors: a transfer that cannot complete ends with KvDrained{error}.
+// progress. Errors: a stream that cannot complete ends with KvDrained{error}.
 class KvSource {
  public:
   explicit KvSource(const KvTransferScope& scope) : scope_(scope) {}
 
-  void send(const KvSend& send, Instant now);
+  // All streams of a transfer, at once: a grant of a rank that is not among them is refused.
+  void send(const KvSend& send, std::span<const KvLink> links, Instant now);
+  bool sends(TransferId transfer) const;
+  // Of all streams of the transfer; layers before this one are ready too.
   void layer_ready(TransferId transfer, int layer, int32_t tokens);
   void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish, Instant now);
   void cancel(TransferId transfer);
@@ -41,6 +44,7 @@ class KvSource {
  private:
   struct Transfer {
     KvSend send;
+    WorkerRef peer;
     KvPart part;
     int32_t total_blocks = 0;
     std::optional<KvGrantMessage> grant;
@@ -67,31 +71,31 @@ class KvSource {
     std::deque<TransferId> line;
   };
   struct EarlyGrant {
-    WorkerRef from;
     KvGrantMessage grant;
     Instant deadline{};
   };
-  using Transfers = std::map<TransferId, Transfer>;
+  using Transfers = std::map<KvStream, Transfer>;
 
-  void attach(Transfers::iterator it, const WorkerRef& from, KvGrantMessage grant, Instant now);
-  std::string misfit(const Transfer& transfer, const WorkerRef& from, const KvGrantMessage& grant) const;
+  void start(const KvSend& send, const KvLink& link, Instant now);
+  void attach(Transfers::iterator it, KvGrantMessage grant, Instant now);
+  std::string misfit(const Transfer& transfer, const KvGrantMessage& grant) const;
   void tell_finish(const Transfer& transfer);
   void tell_end(const WorkerRef& to, TransferId transfer, const std::string& reason);
   void enqueue(Transfer& transfer);
   bool offer_next(Transfer& transfer, Window& window, Instant now);
   absl::Status offer(Transfer& transfer, Window& window, int layer, Instant now);
   void end(Transfers::iterator it, const std::string& error, bool tell_sink);
-  void remember_ended(TransferId transfer);
+  void remember_ended(const KvStream& stream);
   void renew(Instant now);
 
   const KvTransferScope& scope_;
   Transfers transfers_;
-  std::map<TransferId, EarlyGrant> early_;  // grants of transfers that were not submitted here yet
+  std::map<KvStream, EarlyGrant> early_;  // grants of transfers that were not submitted here yet
   std::map<WorkerRef, Window> windows_;
-  // The last transfers that ended here, so that what crosses an end on the wire is answered at once: a grant
+  // The last streams that ended here, so that what crosses an end on the wire is answered at once: a grant
   // after cancel(), a send() after the receiver's abandon.
-  std::set<TransferId> ended_;
-  std::deque<TransferId> ended_order_;
+  std::set<KvStream> ended_;
+  std::deque<KvStream> ended_order_;
   uint64_t cookies_ = 0;
   Instant renew_at_ = kNever;
 };

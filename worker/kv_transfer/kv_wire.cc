@@ -4,7 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "transport/data/byte_codec.h"
+#include "worker/kv_transfer/kv_codec.h"
 
 namespace baton::worker {
 namespace {
@@ -12,33 +12,23 @@ namespace {
 using transport::ByteReader;
 using transport::ByteWriter;
 
-constexpr size_t kMaxLogprobs = 4096;
 constexpr int kMaxPartEnd = 1 << 16;  // layers or heads of a model
 
 const auto kNumber = [](auto& codec, auto& value) { codec.number(value); };
 const auto kId = [](auto& codec, auto& value) { codec.id(value); };
 
 template <class Codec, class M>
-void describe(Codec& c, M& m) {
+void describe_message(Codec& c, M& m) {
   using T = std::remove_const_t<M>;
   if constexpr (std::is_same_v<T, KvGrantMessage>) {
     c.id(m.transfer);
     c.number(m.first_block);
     c.number(m.prompt_tokens);
     c.list(m.generations, kMaxGrantBlocks, kNumber);
-    c.number(m.part.first_layer);
-    c.number(m.part.end_layer);
-    c.number(m.part.first_head);
-    c.number(m.part.end_head);
+    describe(c, m.part);
   } else if constexpr (std::is_same_v<T, KvFinishMessage>) {
     c.id(m.transfer);
-    c.number(m.first_token.token);
-    c.number(m.first_token.logprob);
-    c.list(m.first_token.top, kMaxLogprobs, [](auto& each, auto& top) {
-      each.number(top.token);
-      each.number(top.logprob);
-      each.number(top.rank);
-    });
+    describe(c, m.first_token);
     c.number(m.finish);
   } else if constexpr (std::is_same_v<T, KvEndMessage>) {
     c.id(m.transfer);
@@ -64,7 +54,7 @@ std::optional<KvMessage> read_message(size_t kind, ByteReader& reader) {
   } else {
     if (kind != kIndex) return read_message<kIndex + 1>(kind, reader);
     std::variant_alternative_t<kIndex, KvMessage> message;
-    describe(reader, message);
+    describe_message(reader, message);
     return message;
   }
 }
@@ -88,7 +78,7 @@ bool sane(const KvMessage& message) {
 std::string encode(const KvMessage& message) {
   ByteWriter writer;
   writer.number(static_cast<uint8_t>(message.index()));
-  std::visit([&](const auto& m) { describe(writer, m); }, message);
+  std::visit([&](const auto& m) { describe_message(writer, m); }, message);
   return writer.take();
 }
 
@@ -104,14 +94,14 @@ absl::StatusOr<KvMessage> decode_message(std::span<const std::byte> bytes) {
 
 std::string encode(const KvPieceHeader& header) {
   ByteWriter writer;
-  describe(writer, header);
+  describe_message(writer, header);
   return writer.take();
 }
 
 absl::StatusOr<KvPieceHeader> decode_piece_header(std::span<const std::byte> bytes) {
   ByteReader reader(bytes);
   KvPieceHeader header;
-  describe(reader, header);
+  describe_message(reader, header);
   if (!reader.complete()) return absl::InvalidArgumentError("KV piece: malformed header");
   return header;
 }

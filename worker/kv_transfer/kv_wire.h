@@ -8,7 +8,7 @@
 
 #include "base/status.h"
 #include "transport/messages/messages.h"
-#include "worker/kv_cache/kv_part.h"
+#include "worker/kv_transfer/kv_part.h"
 
 // What two workers say to each other about a transfer, beside the bytes. No block ids and no offsets of the
 // receiver travel: it alone decides where bytes go.

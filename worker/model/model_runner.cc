@@ -146,6 +146,8 @@ void ModelRunner::lay_out_rows(const PlannedRows& rows) {
     rows_.tokens.push_back(token >= 0 && static_cast<size_t>(token) < vocab_ ? token : 0);
     rows_.positions.push_back(position);
   }
+  if (sequence.leg == Leg::kPrefill)
+    rows_.sends.push_back({static_cast<uint32_t>(rows_.sequences.size()), sequence.transfer});
   rows_.sequences.push_back({first_row, rows.row_count, rows.first_position, sequence.blocks});
   ids_.push_back(sequence.id);
   for (int32_t row = rows.row_count - logit_count(rows); row < rows.row_count; ++row)

@@ -2,12 +2,13 @@
 
 #include <vector>
 
+#include "base/ids.h"
 #include "kernels/backend.h"
 
 namespace baton::worker {
 
 // The arrays behind a kernels::StepBatch: tokens, positions, sequences and logit rows of one step, or of one
-// micro-batch of it. Reused from step to step. Thread: one.
+// micro-batch of it; and whose KV of a step is handed over. Reused from step to step. Thread: one.
 struct BatchRows {
   std::vector<TokenId> tokens;
   std::vector<int32_t> positions;
@@ -18,6 +19,12 @@ struct BatchRows {
   // What the backend draws itself (kernels::StepBatch): one for each logit row, or nothing.
   std::vector<kernels::DrawRow> draws;
   std::vector<kernels::LogitChange> changes;
+  struct Send {
+    uint32_t sequence = 0;  // index into sequences
+    TransferId transfer;
+    friend bool operator==(const Send&, const Send&) = default;
+  };
+  std::vector<Send> sends;  // sequences whose prompt's KV goes to another worker
 
   void reserve(size_t rows) {
     tokens.reserve(rows);
@@ -34,6 +41,7 @@ struct BatchRows {
     keep.clear();
     draws.clear();
     changes.clear();
+    sends.clear();
   }
   kernels::StepBatch batch() const {
     return {.tokens = tokens,

@@ -15,7 +15,7 @@ absl::Status wrong(std::string_view what) { return absl::InternalError(cat("plan
 
 size_t message_bytes(const PlanHead& head) {
   return sizeof(PlanHead) + head.sequences * sizeof(PlanRecord) + head.rows * sizeof(TokenId) +
-         head.added * sizeof(BlockId);
+         head.added * sizeof(BlockId) + head.sends * sizeof(PlanSend);
 }
 
 // Copies and moves on.
@@ -87,12 +87,17 @@ std::span<std::byte> PlanWriter::step(StepId step, std::span<const SequenceId> i
       record.keep = rows.keep[logit];
     BATON_CHECK(record.keep <= kMaxKeep && (record.keep == 0 || record.logit_rows == 1));
   }
+  sends_.clear();
+  for (const BatchRows::Send& s : rows.sends)
+    sends_.push_back({s.sequence, static_cast<uint32_t>(s.transfer.value()),
+                      static_cast<uint32_t>(s.transfer.value() >> 32)});
   PlanHead head{.kind = PlanKind::kStep,
                 .micro_batches = static_cast<uint16_t>(micro_batches),
                 .step = step.value(),
                 .rows = static_cast<uint32_t>(rows.tokens.size()),
                 .sequences = static_cast<uint32_t>(records_.size()),
-                .added = static_cast<uint32_t>(added_.size())};
+                .added = static_cast<uint32_t>(added_.size()),
+                .sends = static_cast<uint32_t>(sends_.size())};
   head.bytes = static_cast<uint32_t>(message_bytes(head));
   if (message_.size() < head.bytes) message_.resize(head.bytes);
   std::byte* to = message_.data();
@@ -100,6 +105,7 @@ std::span<std::byte> PlanWriter::step(StepId step, std::span<const SequenceId> i
   put<PlanRecord>(to, records_);
   put<TokenId>(to, rows.tokens);
   put<BlockId>(to, added_);
+  put<PlanSend>(to, sends_);
   return std::span(message_).first(head.bytes);
 }
 
@@ -120,7 +126,8 @@ absl::StatusOr<PlanHead> PlanReader::head(std::span<const std::byte> first) cons
     return wrong(cat("kind ", static_cast<int>(head.kind)));
   const auto rows = static_cast<int64_t>(head.rows);
   const int64_t tables = rows * (limits_.max_positions / limits_.block_tokens + 1);
-  if (rows > limits_.max_rows || head.sequences > head.rows || head.added > tables)
+  if (rows > limits_.max_rows || head.sequences > head.rows || head.added > tables ||
+      head.sends > head.sequences)
     return wrong(cat(head.rows, " rows, ", head.sequences, " sequences, ", head.added, " blocks"));
   if (head.kind == PlanKind::kStep && (rows == 0 || head.micro_batches == 0)) return wrong("an empty step");
   if (head.bytes != message_bytes(head)) return wrong(cat(head.bytes, " bytes"));
@@ -139,6 +146,12 @@ absl::Status PlanReader::step(std::span<const std::byte> message, BatchRows& out
     const auto token = get<TokenId>(tokens, r);
     if (token < 0 || token >= limits_.vocab) return wrong(cat("token ", token));
     out.tokens.push_back(token);
+  }
+  const std::byte* sends = blocks + head.added * sizeof(BlockId);
+  for (uint32_t i = 0; i < head.sends; ++i) {
+    const auto send = get<PlanSend>(sends, i);
+    if (send.sequence >= head.sequences) return wrong(cat("transfer of sequence ", send.sequence));
+    out.sends.push_back({send.sequence, TransferId(uint64_t{send.transfer_high} << 32 | send.transfer_low)});
   }
   std::vector<BlockId> added(head.added);
   if (head.added > 0) std::memcpy(added.data(), blocks, head.added * sizeof(BlockId));

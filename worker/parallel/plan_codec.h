@@ -25,7 +25,8 @@ struct PlanLimits {
 
 enum class PlanKind : uint16_t { kStep = 1, kBeat = 2, kStop = 3 };
 
-// Little-endian, as it lies. One message: head, a record a sequence, tokens [rows], new blocks [added].
+// Little-endian, as it lies. One message: head, a record a sequence, tokens [rows], new blocks [added],
+// transfers [sends].
 struct PlanHead {
   static constexpr uint32_t kMagic = 0x6e6c5042;  // "BPln"
   uint32_t magic = kMagic;
@@ -35,9 +36,11 @@ struct PlanHead {
   uint32_t rows = 0;
   uint32_t sequences = 0;
   uint32_t added = 0;
+  uint32_t sends = 0;
   uint32_t bytes = sizeof(PlanHead);  // of the whole message
+  uint32_t unused = 0;
 };
-static_assert(sizeof(PlanHead) == 32);
+static_assert(sizeof(PlanHead) == 40);
 
 // Every sequence has a slot on all ranks, which keeps its block table from step to step: `kept` entries of it
 // are still right, `added` follow. A sequence that was not in a step for long may lose its slot to another
@@ -54,7 +57,15 @@ struct PlanRecord {
 static_assert(sizeof(PlanRecord) == 28);
 inline constexpr int32_t kMaxKeep = 256;
 
-// Rank 0's side. Example: a decode step of 32 sequences is 32 + 32 * (28 + 4) bytes, 1056, and 4 more for
+// The KV of this sequence's rows belongs to that transfer.
+struct PlanSend {
+  uint32_t sequence = 0;
+  uint32_t transfer_low = 0;
+  uint32_t transfer_high = 0;
+};
+static_assert(sizeof(PlanSend) == 12);
+
+// Rank 0's side. Example: a decode step of 32 sequences is 40 + 32 * (28 + 4) bytes, 1064, and 4 more for
 // each sequence that starts a block. Owns the message and a copy of every table. Thread: one.
 class PlanWriter {
  public:
@@ -81,6 +92,7 @@ class PlanWriter {
   size_t cursor_ = 0;
   std::vector<PlanRecord> records_;
   std::vector<BlockId> added_;
+  std::vector<PlanSend> sends_;
   std::vector<std::byte> message_;
 };
 

@@ -2,8 +2,9 @@
 
 #include <gmock/gmock.h>
 
-#include <atomic>
 #include <thread>
+#include <tuple>
+#include <vector>
 
 #include "base/timers.h"
 #include "tests/support/random_model.h"
@@ -27,6 +28,22 @@ struct Rank {
   std::vector<std::byte> pool;
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<LlamaModel> model;
+};
+
+// Writes down which layers of which transfer were said to be ready.
+class ReadyLayers final : public KvExchange {
+ public:
+  absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("rank 0 does"); }
+  void abandon(TransferId) override {}
+  absl::Status send(const KvSend&) override { return absl::UnimplementedError("rank 0 does"); }
+  void layer_ready(TransferId transfer, int layer, int32_t tokens) override {
+    ready.push_back({transfer, layer, tokens});
+  }
+  void finish(TransferId, const TokenOutput&, FinishReason) override {}
+  void cancel(TransferId) override {}
+  int open_transfers() const override { return 0; }
+
+  std::vector<std::tuple<TransferId, int, int32_t>> ready;  // written by the follower's thread
 };
 
 class FollowerLoopTest : public ::testing::Test {
@@ -58,13 +75,13 @@ class FollowerLoopTest : public ::testing::Test {
   }
   void start(Duration start) {
     loop_ = std::make_unique<FollowerLoop>(
-        FollowerLoop::Parts{*ranks_[1].model, *ranks_[1].links, ranks_[1].clock,
-                            [this](int) { layers_.fetch_add(1); }, start},
-        limits_);
+        FollowerLoop::Parts{*ranks_[1].model, *ranks_[1].links, ranks_[1].clock, &exchange_, start}, limits_);
     thread_ = std::jthread([this](const std::stop_token& stop) { end_ = loop_->run(stop); });
   }
-  absl::Status step() {
+  absl::Status step(Leg leg = Leg::kWhole) {
     Sequence s;
+    s.leg = leg;
+    s.transfer = TransferId(uint64_t{7} << 40 | 5);
     s.id = SequenceId(next_++);
     s.request.sampling.temperature = 0;
     s.tokens = {1, 2, 3};
@@ -81,7 +98,7 @@ class FollowerLoopTest : public ::testing::Test {
   std::unique_ptr<PlanSender> plans_;
   std::unique_ptr<ModelRunner> runner_;
   std::unique_ptr<FollowerLoop> loop_;
-  std::atomic<int> layers_{0};
+  ReadyLayers exchange_;
   absl::Status end_;
   uint64_t next_ = 1;
   std::jthread thread_;
@@ -89,7 +106,8 @@ class FollowerLoopTest : public ::testing::Test {
 
 TEST_F(FollowerLoopTest, FollowsStepsAndBeatsUntilToldToStop) {
   start(std::chrono::seconds(5));
-  for (int i = 0; i < 3; ++i) ASSERT_TRUE(step().ok());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(step().ok());
+  ASSERT_TRUE(step(Leg::kPrefill).ok());
   // Nothing to say yet; then a beat is due.
   EXPECT_TRUE(runner_->on_tick(ranks_[0].clock.now()).ok());
   EXPECT_LE(runner_->next_deadline(), ranks_[0].clock.now() + timers::kHeartbeat);
@@ -99,7 +117,8 @@ TEST_F(FollowerLoopTest, FollowsStepsAndBeatsUntilToldToStop) {
   EXPECT_TRUE(end_.ok()) << end_;
   EXPECT_EQ(loop_->status().steps, 3u);
   EXPECT_EQ(loop_->status().beats, 1u);
-  EXPECT_EQ(layers_.load(), 3);
+  // Only the prompt that goes to another worker: its one layer, up to its third token.
+  EXPECT_THAT(exchange_.ready, ::testing::ElementsAre(std::tuple(TransferId(uint64_t{7} << 40 | 5), 0, 3)));
   EXPECT_GT(loop_->status().time.steps, loop_->status().time.links);
   EXPECT_GT(loop_->status().time.links.count(), 0);
 }

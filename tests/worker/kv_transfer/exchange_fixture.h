@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "tests/transport/data/plane_fixture.h"
+#include "tests/worker/kv_transfer/model_with.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
 
 namespace baton::worker {
@@ -17,23 +18,50 @@ inline kernels::KvGeometry small_geometry(int64_t blocks = 96) {
       .layers = 3, .kv_heads = 2, .head_dim = 16, .block_tokens = 8, .blocks = blocks};  // pieces of 1 KiB
 }
 
-// One worker's data plane and agent, with every event written down.
+// Which rank of which worker a side is.
+struct RankOf {
+  SplitModel model;
+  ParallelShape shape{};
+  int rank = 0;
+  std::string layout = "kv-head-test";
+};
+
+// One rank's data plane and agent, with every event written down. A worker of one rank starts at once, those
+// of a group when all addresses are known.
 class ExchangeSide {
  public:
   ExchangeSide(transport::Fabric fabric, transport::LoopbackHub& hub, const std::string& name,
-               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry(), KvPart own = {})
-      : geometry(geometry), ref{name, Incarnation(incarnation)} {
-    auto options = transport::plane_options(name, incarnation, transport::lanes_of(fabric));
+               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry())
+      : ExchangeSide(fabric, hub, {name, Incarnation(incarnation)}, geometry,
+                     {.model = model_with(geometry)}) {
+    start({});
+  }
+  ExchangeSide(transport::Fabric fabric, transport::LoopbackHub& hub, const WorkerRef& worker,
+               kernels::KvGeometry geometry, const RankOf& place)
+      : geometry(geometry), worker(worker), ref(rank_ref(worker, place.rank)), place_(place) {
+    auto options =
+        transport::plane_options(ref.name, worker.incarnation.value(), transport::lanes_of(fabric));
     // Of the whole model, so the same whatever part this is.
-    options.identity.kv_layout_hash = own.empty() ? kv_layout_hash(geometry, "test") : "kv-head-test";
+    kernels::KvGeometry whole = geometry;
+    whole.layers = place.model.layers;
+    whole.kv_heads = place.model.kv_heads;
+    options.identity.kv_layout_hash = kv_layout_hash(whole, "test");
     options.pool_bytes = geometry.pool_bytes();
     plane = transport::make_plane(fabric, hub, options);
+  }
+  void start(std::vector<std::string> addresses) {
     auto made =
         KvExchangeAgent::create(*plane, {.geometry = geometry,
-                                         .own = own,
-                                         .heads_apart = true,
+                                         .layout = place_.layout,
+                                         .model = place_.model,
+                                         .shape = place_.shape,
+                                         .rank = place_.rank,
                                          .events = [this](KvEvent event) { take(std::move(event)); },
-                                         .peers = [this](const PeerReport& r) { reports.push_back(r); }});
+                                         .peers = [this](const PeerReport& r) { reports.push_back(r); },
+                                         .worker = worker,
+                                         .key = {1, 2},
+                                         .addresses = std::move(addresses),
+                                         .lost = [this](const std::string& why) { lost.push_back(why); }});
     EXPECT_TRUE(made.ok()) << made.status();
     agent = *std::move(made);
   }
@@ -67,15 +95,19 @@ class ExchangeSide {
   const std::string& error(TransferId t) const { return drains.at(t).error; }
 
   const kernels::KvGeometry geometry;
-  const WorkerRef ref;
+  const WorkerRef worker;
+  const WorkerRef ref;  // of this rank
   std::unique_ptr<transport::DataPlane> plane;
   std::unique_ptr<KvExchangeAgent> agent;
   std::map<TransferId, KvLanded> landings;
   std::map<TransferId, KvFailed> failures;
   std::map<TransferId, KvDrained> drains;
   std::vector<PeerReport> reports;
+  std::vector<std::string> lost;
 
  private:
+  const RankOf place_;
+
   // Exactly one end per transfer, and KvFailed only before KvDrained.
   void take(KvEvent event) {
     if (auto* l = std::get_if<KvLanded>(&event)) {
@@ -109,10 +141,14 @@ class ExchangePair {
   void settle(int steps = 50) {
     for (int i = 0; i < steps; ++i) step();
   }
+  // Both are asked to, as the coordinator does.
   bool join() {
     EXPECT_TRUE(decode.agent->connect(prefill.description()));
-    return until(
-        [&] { return decode.plane->connected(prefill.ref) && prefill.plane->connected(decode.ref); });
+    EXPECT_TRUE(prefill.agent->connect(decode.description()));
+    return until([&] {
+      return !decode.reports.empty() && decode.reports.back().connected && !prefill.reports.empty() &&
+             prefill.reports.back().connected;
+    });
   }
 
   transport::LoopbackHub hub;

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "tests/transport/data/plane_fixture.h"
+#include "tests/worker/kv_transfer/model_with.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
 
 namespace baton::worker {
@@ -27,6 +28,8 @@ class ThreadedWorker {
     options.pool_bytes = geometry().pool_bytes();
     plane = transport::make_plane(fabric, hub, options);
     agent = *KvExchangeAgent::create(*plane, {.geometry = geometry(),
+                                              .layout = "kv-head-test",
+                                              .model = model_with(geometry()),
                                               .events = [this](KvEvent event) { on_event(event); },
                                               .peers = [this](const PeerReport& r) { on_peer(r); }});
     progress_ = std::jthread([this](std::stop_token stop) {
@@ -77,6 +80,7 @@ TEST_P(ExchangeThreadsTest, ManyTransfersBothWays) {
   transport::LoopbackHub hub;
   ThreadedWorker a(GetParam(), hub, "a"), b(GetParam(), hub, "b");
   ASSERT_TRUE(a.agent->connect({.ref = b.ref, .data_address = b.plane->address()}));
+  ASSERT_TRUE(b.agent->connect({.ref = a.ref, .data_address = a.plane->address()}));
   ASSERT_TRUE(a.wait_for([](auto& w) { return w.connected; }));
   ASSERT_TRUE(b.wait_for([](auto& w) { return w.connected; }));
   constexpr int kTransfers = 100;

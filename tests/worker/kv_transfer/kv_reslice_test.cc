@@ -4,17 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
+#include <map>
 #include <set>
-
-#include "tests/worker/kv_transfer/exchange_fixture.h"
 
 namespace baton::worker {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-using transport::Fabric;
 
 // A model whose products can be cut by any of the tensor sizes here. `head_layers` and `embedding_layers`
 // move the border between stages.
@@ -115,161 +112,6 @@ TEST(Reslice, EverySmallShapeIntoEveryOther) {
         }
     }
   EXPECT_GT(pairs, 3000);
-}
-
-// Whole prompts through data planes, rank by rank.
-kernels::KvGeometry geometry_of(const KvPart& part) {
-  return {.layers = part.layers(), .kv_heads = part.heads(), .head_dim = 16, .block_tokens = 8, .blocks = 12};
-}
-
-class ReshapedTransferTest : public testing::TestWithParam<Fabric> {
- protected:
-  using Ranks = std::vector<std::unique_ptr<ExchangeSide>>;
-  Ranks ranks(const std::string& name, const std::vector<KvPart>& parts) {
-    Ranks out;
-    for (const KvPart& part : parts)
-      out.push_back(std::make_unique<ExchangeSide>(GetParam(), hub_, name + std::to_string(out.size()), 1,
-                                                   geometry_of(part), part));
-    return out;
-  }
-  // The bytes of a head are a function of layer, head and prompt block.
-  static std::string head_text(int layer, int head, int32_t block, size_t bytes) {
-    Rng rng(static_cast<uint64_t>(layer * 10'000 + head * 100 + block));
-    std::string out(bytes, '\0');
-    for (char& c : out) c = static_cast<char>(rng.next());
-    return out;
-  }
-  template <class Each>
-  static void for_heads(ExchangeSide& rank, const KvPart& own, std::span<const BlockId> blocks, Each each) {
-    const size_t bytes = head_bytes(rank.geometry);
-    for (int layer = own.first_layer; layer < own.end_layer; ++layer)
-      for (int head = own.first_head; head < own.end_head; ++head)
-        for (int32_t i = 0; i < static_cast<int32_t>(blocks.size()); ++i)
-          each(rank.piece(layer - own.first_layer, blocks[static_cast<size_t>(i)]) +
-                   static_cast<size_t>(head - own.first_head) * bytes,
-               head_text(layer, head, i, bytes));
-  }
-  void move(const std::vector<KvPart>& from, const std::vector<KvPart>& to);
-
-  transport::LoopbackHub hub_;
-  Instant now_{std::chrono::seconds(5000)};
-};
-INSTANTIATE_TEST_SUITE_P(Fabrics, ReshapedTransferTest,
-                         testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kSocket,
-                                         Fabric::kSocketLocal),
-                         [](const auto& info) { return transport::fabric_name(info.param); });
-
-void ReshapedTransferTest::move(const std::vector<KvPart>& from, const std::vector<KvPart>& to) {
-  const Ranks prefill = ranks("p", from), decode = ranks("d", to);
-  const auto slices = reslice(from, to);
-  ASSERT_TRUE(slices.ok());
-  const auto until = [&](const std::function<bool()>& done) {
-    return transport::drive(
-        [&] {
-          for (const auto* side : {&prefill, &decode})
-            for (const auto& rank : *side) rank->agent->do_work(now_);
-        },
-        done);
-  };
-  for (const KvSlice& s : *slices) prefill[s.sender]->agent->connect(decode[s.receiver]->description());
-  ASSERT_TRUE(until([&] {
-    return std::ranges::all_of(*slices, [&](const KvSlice& s) {
-      return prefill[s.sender]->plane->connected(decode[s.receiver]->ref) &&
-             decode[s.receiver]->plane->connected(prefill[s.sender]->ref);
-    });
-  }));
-  const std::vector<BlockId> source = {BlockId(7), BlockId(2), BlockId(3)};
-  const std::vector<BlockId> target = {BlockId(1), BlockId(9), BlockId(4)};
-  const std::vector<uint32_t> generations = {5, 6, 7};
-  const int32_t prompt = 3 * 8 - 2;
-  for (size_t r = 0; r < from.size(); ++r)
-    for_heads(*prefill[r], from[r], source,
-              [](std::byte* at, const std::string& text) { std::memcpy(at, text.data(), text.size()); });
-  uint64_t id = 0;
-  for (const KvSlice& s : *slices) {
-    const TransferId transfer(++id);
-    ExchangeSide &sender = *prefill[s.sender], &receiver = *decode[s.receiver];
-    ASSERT_TRUE(receiver.agent
-                    ->expect({.transfer = transfer,
-                              .source = sender.ref,
-                              .prompt_tokens = prompt,
-                              .blocks = target,
-                              .generations = generations,
-                              .part = s.part})
-                    .ok());
-    ASSERT_TRUE(sender.agent
-                    ->send({.transfer = transfer,
-                            .destination = receiver.ref,
-                            .prompt_tokens = prompt,
-                            .blocks = source,
-                            .generations = generations,
-                            .part = s.part})
-                    .ok());
-    // A rank does not know which of its layers go where: it reports all it has computed.
-    for (int layer = 0; layer < sender.geometry.layers; ++layer)
-      sender.agent->layer_ready(transfer, layer, prompt);
-    sender.agent->finish(transfer, {.token = 42}, FinishReason::kNone);
-  }
-  ASSERT_TRUE(until([&] {
-    uint64_t over = 0;
-    for (const auto& rank : decode) over += rank->landings.size() + rank->drains.size();
-    return over == id;
-  }));
-  for (size_t r = 0; r < to.size(); ++r) {
-    EXPECT_TRUE(decode[r]->drains.empty());
-    int wrong = 0;
-    for_heads(*decode[r], to[r], target, [&](const std::byte* at, const std::string& text) {
-      wrong += std::memcmp(at, text.data(), text.size()) != 0 ? 1 : 0;
-    });
-    EXPECT_EQ(wrong, 0) << "rank " << r;
-  }
-}
-
-TEST_P(ReshapedTransferTest, EveryShapeIntoEveryOther) {
-  const SplitModel model = model_of(3, 4);
-  const std::vector<std::vector<KvPart>> shapes = {parts(model, 1, 1), parts(model, 2, 1), parts(model, 4, 1),
-                                                   parts(model, 1, 2), parts(model_of(3, 4, 0, 1), 2, 2)};
-  for (const auto& from : shapes)
-    for (const auto& to : shapes) move(from, to);
-}
-
-TEST_P(ReshapedTransferTest, PartsThatDoNotFitAreRefused) {
-  const KvPart own{2, 4, 2, 4};
-  ExchangeSide rank(GetParam(), hub_, "p", 1, geometry_of(own), own);
-  ExchangeSide other(GetParam(), hub_, "d", 1, geometry_of(own), own);
-  ASSERT_TRUE(rank.agent->connect(other.description()));
-  ASSERT_TRUE(transport::drive(
-      [&] {
-        rank.agent->do_work(now_);
-        other.agent->do_work(now_);
-      },
-      [&] { return !rank.reports.empty() && !other.reports.empty(); }));
-  KvSend send{.transfer = TransferId(1),
-              .destination = other.ref,
-              .prompt_tokens = 8,
-              .blocks = {BlockId(0)},
-              .generations = {1},
-              .part = {0, 2, 2, 4}};
-  EXPECT_THAT(std::string(rank.agent->send(send).message()),
-              HasSubstr("layers 0-1, heads 2-3 of layers 2-3"));
-  // The receiver expects other heads than the sender sends: both are told.
-  send.part = {2, 4, 2, 3};
-  ASSERT_TRUE(rank.agent->send(send).ok());
-  ASSERT_TRUE(other.agent
-                  ->expect({.transfer = TransferId(1),
-                            .source = rank.ref,
-                            .prompt_tokens = 8,
-                            .blocks = {BlockId(0)},
-                            .generations = {1},
-                            .part = {2, 4, 3, 4}})
-                  .ok());
-  ASSERT_TRUE(transport::drive(
-      [&] {
-        rank.agent->do_work(now_);
-        other.agent->do_work(now_);
-      },
-      [&] { return rank.drained(TransferId(1)) && other.drained(TransferId(1)); }));
-  EXPECT_THAT(rank.error(TransferId(1)), HasSubstr("this sends layers 2-3, heads 2-2"));
 }
 
 }  // namespace

@@ -20,9 +20,11 @@ class LyingPeerTest : public testing::TestWithParam<transport::Fabric> {
     auto options = transport::plane_options("liar", 1, transport::lanes_of(GetParam()));
     options.identity.kv_layout_hash = kv_layout_hash(small_geometry(), "test");
     liar = std::make_unique<transport::RecordingPlane>(GetParam(), hub, options);
-    ASSERT_TRUE(liar->plane->connect(decode->description(), now).ok());
-    ASSERT_TRUE(
-        until([&] { return liar->plane->connected(decode->ref) && decode->plane->connected(liar->ref); }));
+    ASSERT_TRUE(decode->agent->connect({.ref = liar->ref, .data_address = liar->plane->address()}));
+    ASSERT_TRUE(until([&] {
+      return liar->plane->connected(decode->ref) && !decode->reports.empty() &&
+             decode->reports.back().connected;
+    }));
     KvGrant g{.transfer = TransferId(1),
               .request = RequestId(1),
               .source = liar->ref,

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "tests/support/network_hosts.h"
+#include "tests/worker/kv_transfer/model_with.h"
 #include "tests/worker/kv_transfer/peer_process.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
@@ -24,9 +25,13 @@ class Peer {
   Peer(const std::string& role, transport::DataPlane& plane)
       : source_(role == "source"), silent_(role == "silent"), plane_(plane) {
     auto agent = KvExchangeAgent::create(plane, {.geometry = process_geometry(),
+                                                 .layout = "kv-head-test",
+                                                 .model = model_with(process_geometry()),
                                                  .events = [this](KvEvent event) { on_event(event); },
                                                  .peers = [this](const PeerReport& r) { on_peer(r); }});
     agent_ = *std::move(agent);
+    // Told who it is; the way is the other one's to find.
+    agent_->connect({.ref = {"survivor", Incarnation(1)}, .data_address = "nowhere"});
   }
   void run() {
     const SteadyClock clock;

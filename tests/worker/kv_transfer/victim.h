@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/transport/data/plane_fixture.h"
+#include "tests/worker/kv_transfer/model_with.h"
 #include "tests/worker/kv_transfer/peer_process.h"
 #include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
@@ -93,6 +94,8 @@ class Survivor {
     plane = *transport::make_process_data_plane(options);
     agent =
         *KvExchangeAgent::create(*plane, {.geometry = geometry,
+                                          .layout = "kv-head-test",
+                                          .model = model_with(geometry),
                                           .events = [this](KvEvent event) { on_event(event); },
                                           .peers = [this](const PeerReport& r) { reports.push_back(r); }});
   }

@@ -33,6 +33,8 @@ void add(Step& step, SequenceId id, const Living& s, int32_t count, int32_t logi
     step.rows.tokens.push_back(static_cast<TokenId>(rng.below(kLimits.vocab)));
     step.rows.positions.push_back(s.position + i);
   }
+  if (rng.below(4) == 0)
+    step.rows.sends.push_back({static_cast<uint32_t>(step.rows.sequences.size()), TransferId(rng.next())});
   step.rows.sequences.push_back({first, count, s.position, s.table});
   for (int32_t i = count - logits; i < count; ++i) step.rows.logit_rows.push_back(first + i);
   step.rows.keep.resize(step.rows.logit_rows.size(),
@@ -45,6 +47,7 @@ void expect_equal(const BatchRows& got, const BatchRows& want) {
   EXPECT_EQ(got.positions, want.positions);
   EXPECT_EQ(got.logit_rows, want.logit_rows);
   EXPECT_EQ(got.keep, want.keep);
+  EXPECT_EQ(got.sends, want.sends);
   ASSERT_EQ(got.sequences.size(), want.sequences.size());
   for (size_t i = 0; i < want.sequences.size(); ++i) {
     EXPECT_EQ(got.sequences[i].first_row, want.sequences[i].first_row);
@@ -103,14 +106,15 @@ std::vector<std::byte> one_step(PlanWriter& writer) {
   Living a{{BlockId(3), BlockId(4)}, 16}, b{{BlockId(7)}, 0};
   add(step, SequenceId(1), a, 2, 1, rng);
   add(step, SequenceId(2), b, 3, 0, rng);
+  step.rows.sends = {{1, TransferId(uint64_t{1} << 33)}};
   const auto message = writer.step(StepId(5), step.ids, step.rows, 1);
   return {message.begin(), message.end()};
 }
 
 TEST(PlanCodec, SizesAreThoseOfTheHeader) {
   PlanWriter writer(kLimits);
-  EXPECT_EQ(one_step(writer).size(), 32 + 2 * 28 + 5 * 4 + 3 * 4u);
-  EXPECT_EQ(one_step(writer).size(), 32 + 2 * 28 + 5 * 4u);  // the tables are known now
+  EXPECT_EQ(one_step(writer).size(), 40 + 2 * 28 + 5 * 4 + 3 * 4 + 12u);
+  EXPECT_EQ(one_step(writer).size(), 40 + 2 * 28 + 5 * 4 + 12u);  // the tables are known now
 }
 
 // Whatever bytes arrive: refused, or a batch within the limits. Never read past the end.
@@ -154,11 +158,12 @@ TEST(PlanCodec, NamesWhatIsWrong) {
     return std::string(PlanReader(kLimits).step(changed, got).message());
   };
   EXPECT_THAT(with(0, 1), HasSubstr("not a plan"));
-  EXPECT_THAT(with(32, 80), HasSubstr("slot 80"));
-  EXPECT_THAT(with(36, 1), HasSubstr("table of slot"));
-  EXPECT_THAT(with(88, 99), HasSubstr("token 99"));
-  EXPECT_THAT(with(108, 1000), HasSubstr("block 1000"));
-  EXPECT_THAT(std::string(reader.head(std::span(bytes).first(31)).status().message()), HasSubstr("cut off"));
+  EXPECT_THAT(with(40, 80), HasSubstr("slot 80"));
+  EXPECT_THAT(with(44, 1), HasSubstr("table of slot"));
+  EXPECT_THAT(with(96, 99), HasSubstr("token 99"));
+  EXPECT_THAT(with(116, 1000), HasSubstr("block 1000"));
+  EXPECT_THAT(with(128, 2), HasSubstr("transfer of sequence 2"));
+  EXPECT_THAT(std::string(reader.head(std::span(bytes).first(39)).status().message()), HasSubstr("cut off"));
   EXPECT_TRUE(reader.step(bytes, got).ok());
 }
 

@@ -1,0 +1,254 @@
+// The state machine without planes: what rank 0 says to ranks and to the engine.
+#include "worker/kv_transfer/kv_group.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/rng.h"
+#include "base/timers.h"
+#include "tests/worker/kv_transfer/model_with.h"
+
+namespace baton::worker {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::SizeIs;
+
+const WorkerRef kPeer{"p-0", Incarnation(5)};
+
+// Tensor 2, whose peer has two stages: 2 x 2 streams.
+class KvGroupTest : public testing::Test {
+ protected:
+  void pair() {
+    group.on_joined(1);
+    group.connect(description());
+    for (const int own : {0, 1})
+      for (const int theirs : {0, 1}) report(own, theirs, true, own == 0 ? 4e9 : 1e9);
+  }
+  static WorkerDescription description() { return {.ref = kPeer, .data_address = "ranks 1x2 a:1 b:2"}; }
+  void report(int own, int theirs, bool connected, double rate = 1e9) {
+    group.on_note(own,
+                  PeerReport{.peer = rank_ref(kPeer, theirs),
+                             .connected = connected,
+                             .lane = own == 0 ? "local" : "am",
+                             .error = connected ? "" : "broke",
+                             .bytes_per_second = rate},
+                  now);
+  }
+  void tell(int own, int theirs, KvEvent event) {
+    group.on_note(own, KvStreamNote{.peer = rank_ref(kPeer, theirs), .event = std::move(event)}, now);
+  }
+  void landed(int own, int theirs, uint64_t bytes) {
+    tell(own, theirs,
+         KvLanded{.transfer = id,
+                  .first_token = {.token = 4},
+                  .report = {.transfer = id, .ok = true, .bytes = bytes, .lane = "am"}});
+  }
+  void drained(int own, int theirs, const std::string& error, bool as_source = false) {
+    tell(own, theirs, KvDrained{.transfer = id, .as_source = as_source, .error = error});
+  }
+  void expect() {
+    group.expect(
+        {.transfer = id, .source = kPeer, .prompt_tokens = 8, .blocks = {BlockId(1)}, .generations = {1}},
+        now);
+  }
+  void send() {
+    group.send({.transfer = id,
+                .destination = kPeer,
+                .prompt_tokens = 8,
+                .blocks = {BlockId(1)},
+                .generations = {1}},
+               now);
+  }
+  template <class Order>
+  int count(int rank) const {
+    int n = 0;
+    for (const auto& [to, order] : orders) n += to == rank && std::holds_alternative<Order>(order);
+    return n;
+  }
+
+  const TransferId id{3};
+  Instant now{std::chrono::seconds(100)};
+  std::vector<std::pair<int, KvOrder>> orders;
+  std::vector<KvEvent> events;
+  std::vector<PeerReport> reports;
+  std::vector<std::string> lost;
+  KvGroup group{{.model = model_with({.layers = 4, .kv_heads = 4, .head_dim = 16}),
+                 .shape = {.tensor = 2},
+                 .heads_apart = true},
+                {.order = [this](int rank, const KvOrder& order) { orders.emplace_back(rank, order); },
+                 .events = [this](KvEvent event) { events.push_back(std::move(event)); },
+                 .peers = [this](const PeerReport& report) { reports.push_back(report); },
+                 .lost = [this](const std::string& why) { lost.push_back(why); }}};
+};
+
+TEST_F(KvGroupTest, APeerIsConnectedWhenEveryPairOfRanksIs) {
+  group.connect(description());
+  EXPECT_EQ(count<KvConnectOrder>(0), 1);
+  EXPECT_EQ(count<KvConnectOrder>(1), 0);  // not there yet
+  group.on_joined(1);
+  ASSERT_EQ(count<KvConnectOrder>(1), 1);
+  const auto& order = std::get<KvConnectOrder>(orders.back().second);
+  EXPECT_THAT(order.peers, ElementsAre(kPeer, rank_ref(kPeer, 1)));
+  EXPECT_THAT(order.addresses, ElementsAre("a:1", "b:2"));
+  report(0, 0, true, 4e9);
+  report(0, 1, true, 4e9);
+  report(1, 0, true);
+  EXPECT_THAT(reports, SizeIs(0));
+  report(1, 1, true);
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_TRUE(reports[0].connected);
+  EXPECT_EQ(reports[0].peer, kPeer);
+  EXPECT_EQ(reports[0].lane, "am+local");
+  EXPECT_DOUBLE_EQ(reports[0].bytes_per_second, 4e9);  // a quarter at 1 GB/s is the slowest stream
+  report(0, 1, false);
+  ASSERT_THAT(reports, SizeIs(2));
+  EXPECT_FALSE(reports[1].connected);
+  EXPECT_EQ(reports[1].error, "rank 0 to rank 1 of p-0: broke");
+  group.connect(description());  // asked again: it tries, and the other pairs are told again
+  EXPECT_EQ(count<KvConnectOrder>(0), 2);
+}
+
+TEST_F(KvGroupTest, AShapeThatTheModelDoesNotTakeIsRefused) {
+  group.connect({.ref = kPeer, .data_address = "ranks 3x1 a b c"});
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_THAT(reports[0].error, HasSubstr("parallel.tensor 3"));
+  group.connect({.ref = kPeer, .data_address = "ranks 3x1 a b"});
+  EXPECT_THAT(reports[1].error, HasSubstr("want a shape and as many addresses"));
+}
+
+TEST_F(KvGroupTest, LandedWhenAllStreamsHave) {
+  pair();
+  expect();
+  ASSERT_EQ(count<KvExpectOrder>(0), 1);
+  ASSERT_EQ(count<KvExpectOrder>(1), 1);
+  const auto& order = std::get<KvExpectOrder>(orders.back().second);
+  EXPECT_THAT(order.links,
+              ElementsAre(KvLink{kPeer, {0, 2, 2, 4}}, KvLink{rank_ref(kPeer, 1), {2, 4, 2, 4}}));
+  landed(0, 0, 10);
+  landed(1, 1, 10);
+  landed(1, 0, 10);
+  EXPECT_THAT(events, SizeIs(0));
+  landed(0, 1, 10);
+  ASSERT_THAT(events, SizeIs(1));
+  const auto& whole = std::get<KvLanded>(events[0]);
+  EXPECT_EQ(whole.report.bytes, 40u);
+  EXPECT_EQ(whole.first_token.token, 4);
+  EXPECT_EQ(group.next_deadline(), kNever);
+}
+
+TEST_F(KvGroupTest, OneThatFailsEndsTheOthersAndDrainedComesLast) {
+  pair();
+  expect();
+  landed(0, 0, 10);
+  tell(1, 0, KvFailed{.transfer = id, .reason = "checksum"});
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_EQ(std::get<KvFailed>(events[0]).reason, "checksum");
+  EXPECT_EQ(count<KvAbandonOrder>(0), 1);
+  EXPECT_EQ(count<KvAbandonOrder>(1), 1);
+  drained(1, 0, "checksum");
+  tell(1, 1, KvFailed{.transfer = id, .reason = "too"});  // crossed the order
+  drained(1, 1, "too");
+  EXPECT_THAT(events, SizeIs(1));
+  landed(0, 1, 10);  // so did this
+  ASSERT_THAT(events, SizeIs(2));
+  EXPECT_EQ(std::get<KvDrained>(events[1]).error, "checksum");
+  landed(0, 1, 10);
+  EXPECT_EQ(group.unknown_notes(), 1u);
+}
+
+TEST_F(KvGroupTest, TheSourceIsDrainedWhenAllRanksAre) {
+  pair();
+  send();
+  group.finish(id, {.token = 4}, FinishReason::kNone);
+  EXPECT_EQ(count<KvFinishOrder>(0) + count<KvFinishOrder>(1), 2);
+  drained(0, 0, "", true);
+  drained(0, 1, "", true);
+  drained(1, 0, "late", true);
+  EXPECT_EQ(count<KvCancelOrder>(0), 0);  // has nothing open
+  EXPECT_EQ(count<KvCancelOrder>(1), 1);
+  EXPECT_THAT(events, SizeIs(0));
+  drained(1, 1, "cancelled", true);
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_EQ(std::get<KvDrained>(events[0]).error, "late");
+  EXPECT_TRUE(std::get<KvDrained>(events[0]).as_source);
+}
+
+TEST_F(KvGroupTest, WithoutItsPeerATransferEndsAtOnce) {
+  expect();
+  ASSERT_THAT(events, SizeIs(2));
+  EXPECT_TRUE(std::holds_alternative<KvFailed>(events[0]));
+  EXPECT_TRUE(std::holds_alternative<KvDrained>(events[1]));
+  events.clear();
+  send();
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_TRUE(std::get<KvDrained>(events[0]).as_source);
+  EXPECT_THAT(orders, SizeIs(0));
+}
+
+TEST_F(KvGroupTest, ARankThatDoesNotEndItsStreamsIsLost) {
+  pair();
+  expect();
+  group.abandon(id, now);
+  drained(0, 0, "abandoned");
+  drained(0, 1, "abandoned");
+  EXPECT_EQ(group.next_deadline(), now + timers::kTransferCap);
+  now = group.next_deadline();
+  group.on_tick(now);
+  EXPECT_THAT(lost, ElementsAre("rank 1 does not end its part of transfer t3"));
+  group.on_tick(now);
+  EXPECT_THAT(lost, SizeIs(1));
+  EXPECT_THAT(events, SizeIs(0));  // its blocks are not drained
+}
+
+TEST_F(KvGroupTest, AFenceGoesToAllRanksAndNamesAllOfThePeers) {
+  pair();
+  group.fence(kPeer);
+  EXPECT_EQ(count<KvFenceOrder>(0) + count<KvFenceOrder>(1), 2);
+  EXPECT_EQ(std::get<KvFenceOrder>(orders.back().second).ranks, 2);
+}
+
+// Any order of ends: exactly one event sequence as kv_exchange.h promises, and it comes after the last end.
+TEST_F(KvGroupTest, EveryOrderOfEndsIsOneEnd) {
+  pair();
+  const uint64_t seed = 77;
+  SCOPED_TRACE(seed);
+  Rng rng(seed);
+  for (int round = 0; round < 3000; ++round) {
+    const bool source = rng.below(2) == 0;
+    events.clear();
+    source ? send() : expect();
+    std::vector<std::pair<int, int>> open = {{0, 0}, {0, 1}, {1, 0}, {1, 1}};
+    int failures = 0;
+    while (!open.empty()) {
+      for (const KvEvent& e : events) ASSERT_TRUE(std::holds_alternative<KvFailed>(e));
+      const size_t i = rng.below(open.size());
+      const auto [own, theirs] = open[i];
+      open.erase(open.begin() + static_cast<ptrdiff_t>(i));
+      const uint64_t how = rng.below(4);
+      if (how == 3) source ? group.cancel(id, now) : group.abandon(id, now);
+      failures += how >= 2;
+      if (source) {
+        drained(own, theirs, how >= 2 ? "no" : "", true);
+      } else if (how >= 2) {
+        tell(own, theirs, KvFailed{.transfer = id, .reason = "no"});
+        drained(own, theirs, "no");
+      } else {
+        landed(own, theirs, 1);
+      }
+    }
+    ASSERT_FALSE(events.empty());
+    if (failures == 0 && !source) {
+      ASSERT_THAT(events, SizeIs(1));
+      ASSERT_TRUE(std::holds_alternative<KvLanded>(events[0]));
+    } else {
+      ASSERT_LE(events.size(), source ? 1u : 2u);
+      ASSERT_EQ(std::get<KvDrained>(events.back()).error.empty(), failures == 0);
+    }
+    ASSERT_EQ(group.next_deadline(), kNever);
+  }
+}
+
+}  // namespace
+}  // namespace baton::worker

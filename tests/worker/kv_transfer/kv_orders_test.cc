@@ -1,0 +1,123 @@
+#include "worker/kv_transfer/kv_orders.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/rng.h"
+#include "transport/data/byte_codec.h"
+#include "worker/kv_transfer/kv_wire.h"
+
+namespace baton::worker {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using transport::as_bytes;
+
+constexpr KvGroupKey kKey = {11, 12};
+const WorkerRef kPeer{"decode-0.1", Incarnation(7)};
+
+std::vector<KvOrder> orders() {
+  const KvLink link{kPeer, {1, 4, 2, 3}};
+  const KvGrant grant{.transfer = TransferId(1),
+                      .request = RequestId(2),
+                      .first_block = 1,
+                      .prompt_tokens = 33,
+                      .blocks = {BlockId(9), BlockId(4)},
+                      .generations = {3, 5}};
+  const KvSend send{.transfer = TransferId(1),
+                    .request = RequestId(2),
+                    .prompt_tokens = 20,
+                    .blocks = {BlockId(8), BlockId(1)},
+                    .generations = {6, 7}};
+  return {
+      KvExpectOrder{grant, {link, link}},
+      KvSendOrder{send, {link}},
+      KvAbandonOrder{TransferId(4)},
+      KvFinishOrder{TransferId(5), {.token = 3, .logprob = -1, .top = {{4, -2, 1}}}, FinishReason::kLength},
+      KvCancelOrder{TransferId(6)},
+      KvConnectOrder{{kPeer}, {"socket:127.0.0.1:1"}},
+      KvFenceOrder{kPeer, 4}};
+}
+
+std::vector<KvNote> notes() {
+  const TransferReport report{.transfer = TransferId(1),
+                              .request = RequestId(2),
+                              .ok = true,
+                              .error = "e",
+                              .bytes = 99,
+                              .duration = std::chrono::milliseconds(3),
+                              .exposed = std::chrono::milliseconds(1),
+                              .lane = "local"};
+  return {KvStreamNote{kPeer, KvLanded{TransferId(1), {.token = 3}, FinishReason::kNone, report}},
+          KvStreamNote{kPeer, KvFailed{TransferId(1), "why", report}},
+          KvStreamNote{kPeer, KvDrained{TransferId(1), true, "why"}},
+          PeerReport{.peer = kPeer, .connected = true, .lane = "local", .bytes_per_second = 1e9}};
+}
+
+TEST(KvOrders, EveryMessageComesBackAsItWas) {
+  for (const KvOrder& order : orders()) {
+    const std::string text = encode(kKey, order);
+    EXPECT_TRUE(is_group_message(as_bytes(text)));
+    EXPECT_FALSE(decode_message(as_bytes(text)).ok());  // not what workers say to each other
+    const auto back = decode_order(kKey, as_bytes(text));
+    ASSERT_TRUE(back.ok()) << order.index();
+    EXPECT_EQ(back->index(), order.index());
+    EXPECT_EQ(encode(kKey, *back), text);
+  }
+  for (const KvNote& note : notes()) {
+    const std::string text = encode(kKey, note);
+    EXPECT_TRUE(is_group_message(as_bytes(text)));
+    const auto back = decode_note(kKey, as_bytes(text));
+    ASSERT_TRUE(back.ok());
+    EXPECT_EQ(encode(kKey, *back), text);
+  }
+  const auto expect = std::get<KvExpectOrder>(*decode_order(kKey, as_bytes(encode(kKey, orders()[0]))));
+  EXPECT_EQ(expect.grant.first_block, 1);
+  EXPECT_THAT(expect.grant.blocks, ElementsAre(BlockId(9), BlockId(4)));
+  EXPECT_EQ(expect.links[1], (KvLink{kPeer, {1, 4, 2, 3}}));
+}
+
+TEST(KvOrders, AnotherGroupsOrBrokenMessagesAreRefused) {
+  for (const KvOrder& order : orders()) {
+    const std::string text = encode(kKey, order);
+    EXPECT_FALSE(decode_order({11, 13}, as_bytes(text)).ok());
+    EXPECT_FALSE(decode_note(kKey, as_bytes(text)).ok());
+    for (size_t cut = 0; cut < text.size(); ++cut)
+      EXPECT_FALSE(decode_order(kKey, as_bytes(text.substr(0, cut))).ok()) << cut;
+    EXPECT_FALSE(decode_order(kKey, as_bytes(text + "x")).ok());
+  }
+  EXPECT_FALSE(decode_order(kKey, as_bytes(encode(kKey, KvConnectOrder{{kPeer}, {}}))).ok());
+  EXPECT_FALSE(decode_order(kKey, as_bytes(encode(kKey, KvFenceOrder{kPeer, 1 << 20}))).ok());
+  Rng rng(5);
+  for (int i = 0; i < 20'000; ++i) {  // what is accepted is sane; nothing reads beyond the end
+    std::string text = encode(kKey, orders()[rng.below(orders().size())]);
+    text[17 + rng.below(text.size() - 17)] = static_cast<char>(rng.next());
+    decode_order(kKey, as_bytes(text)).status().IgnoreError();
+    decode_note(kKey, as_bytes(text)).status().IgnoreError();
+  }
+}
+
+TEST(KvAddress, OfOneRankAndOfMore) {
+  EXPECT_EQ(to_text({.ranks = {"socket:127.0.0.1:1"}}), "socket:127.0.0.1:1");
+  EXPECT_THAT(parse_kv_address("socket:127.0.0.1:1")->ranks, ElementsAre("socket:127.0.0.1:1"));
+  const std::string text = to_text({.tensor = 1, .pipeline = 2, .ranks = {"a:1", "b:2"}});
+  EXPECT_EQ(text, "ranks 1x2 a:1 b:2");
+  const auto back = parse_kv_address(text);
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->tensor, 1);
+  EXPECT_EQ(back->pipeline, 2);
+  EXPECT_THAT(back->ranks, ElementsAre("a:1", "b:2"));
+  for (const char* bad : {"ranks ", "ranks 2", "ranks 2x", "ranks 2x1 a", "ranks 0x1", "ranks -1x-1 a",
+                          "ranks 2x1y a b", "ranks 99999x99999 a"})
+    EXPECT_THAT(std::string(parse_kv_address(bad).status().message()), HasSubstr("want a shape")) << bad;
+}
+
+TEST(RankRef, RankZeroIsTheWorker) {
+  const WorkerRef worker{"decode-0", Incarnation(7)};
+  EXPECT_EQ(rank_ref(worker, 0), worker);
+  EXPECT_EQ(rank_ref(worker, 1), kPeer);
+}
+
+}  // namespace
+}  // namespace baton::worker

@@ -1,0 +1,300 @@
+#include "worker/kv_transfer/kv_group.h"
+
+#include <algorithm>
+
+#include "base/cat.h"
+#include "base/check.h"
+#include "base/timers.h"
+
+namespace baton::worker {
+namespace {
+
+constexpr int kUnknownRanks = 32;  // of a worker to fence that was never met: as many as a manifest allows
+
+std::vector<KvPart> own_parts(const KvGroupOptions& options) {
+  auto parts = kv_parts(options.model, options.shape);
+  BATON_CHECK(parts.ok(), std::string(parts.status().message()).c_str());
+  return *std::move(parts);
+}
+
+double share(const KvPart& part, const SplitModel& model) {
+  return static_cast<double>(part.layers()) * part.heads() /
+         (static_cast<double>(model.layers) * model.kv_heads);
+}
+
+bool cuts_heads(const std::vector<KvSlice>& slices, std::span<const KvPart> senders,
+                std::span<const KvPart> receivers) {
+  return std::ranges::any_of(slices, [&](const KvSlice& s) {
+    return s.part.heads() != senders[s.sender].heads() || s.part.heads() != receivers[s.receiver].heads();
+  });
+}
+
+TransferId transfer_of(const KvEvent& event) {
+  return std::visit([](const auto& e) { return e.transfer; }, event);
+}
+
+}  // namespace
+
+KvGroup::KvGroup(KvGroupOptions options, KvGroupPorts ports)
+    : options_(std::move(options)), ports_(std::move(ports)), own_(own_parts(options_)) {
+  joined_.insert(0);
+}
+
+// ---- peers
+// ----------------------------------------------------------------------------------------------------
+
+absl::Status KvGroup::pair_up(const WorkerDescription& from, Peer& peer) const {
+  ASSIGN_OR_RETURN(peer.address, parse_kv_address(from.data_address));
+  const ParallelShape shape{.tensor = peer.address.tensor, .pipeline = peer.address.pipeline};
+  ASSIGN_OR_RETURN(const std::vector<KvPart> theirs, kv_parts(options_.model, shape));
+  ASSIGN_OR_RETURN(peer.in, reslice(theirs, own_));
+  ASSIGN_OR_RETURN(peer.out, reslice(own_, theirs));
+  if (!options_.heads_apart && (cuts_heads(peer.in, theirs, own_) || cuts_heads(peer.out, own_, theirs)))
+    return absl::FailedPreconditionError(cat("tensor ", options_.shape.tensor, " here, tensor ", shape.tensor,
+                                             " there: KV layout ", options_.layout,
+                                             " cannot be cut by heads"));
+  const auto note = [&](Pair pair, const KvPart& part) {
+    double& most = peer.pairs[pair];
+    most = std::max(most, share(part, options_.model));
+  };
+  for (const KvSlice& s : peer.in) note({s.receiver, s.sender}, s.part);
+  for (const KvSlice& s : peer.out) note({s.sender, s.receiver}, s.part);
+  return absl::OkStatus();
+}
+
+void KvGroup::connect(const WorkerDescription& from) {
+  const WorkerRef& worker = from.ref;
+  if (!peers_.contains(worker)) {
+    const bool over = std::ranges::any_of(peers_, [&](const auto& known) {
+      return known.first.name == worker.name && known.first.incarnation > worker.incarnation;
+    });
+    if (over) return ports_.peers({.peer = worker, .error = "that life is over"});
+    Peer peer;
+    if (const absl::Status paired = pair_up(from, peer); !paired.ok())
+      return ports_.peers({.peer = worker, .error = std::string(paired.message())});
+    std::erase_if(peers_, [&](const auto& old) { return old.first.name == worker.name; });
+    std::erase_if(ranks_, [&](const auto& old) { return old.second.first.name == worker.name; });
+    for (int rank = 0; rank < static_cast<int>(peer.address.ranks.size()); ++rank)
+      ranks_[rank_ref(worker, rank)] = {worker, rank};
+    peers_[worker] = std::move(peer);
+  }
+  const Peer& peer = peers_.at(worker);
+  if (peer.connected) return ports_.peers(summary(worker, peer));
+  for (const int rank : joined_) order_connect(rank, worker, peer);
+}
+
+void KvGroup::order_connect(int rank, const WorkerRef& worker, const Peer& peer) {
+  KvConnectOrder order;
+  for (const auto& [pair, share] : peer.pairs) {
+    if (pair.first != rank) continue;
+    order.peers.push_back(rank_ref(worker, pair.second));
+    order.addresses.push_back(peer.address.ranks[pair.second]);
+  }
+  if (!order.peers.empty()) ports_.order(rank, order);
+}
+
+void KvGroup::on_joined(int rank) {
+  joined_.insert(rank);
+  for (const auto& [worker, peer] : peers_) order_connect(rank, worker, peer);
+}
+
+void KvGroup::fence(const WorkerRef& worker) {
+  const auto known = peers_.find(worker);
+  const int ranks =
+      known == peers_.end() ? kUnknownRanks : static_cast<int>(known->second.address.ranks.size());
+  for (const int rank : joined_) ports_.order(rank, KvFenceOrder{.worker = worker, .ranks = ranks});
+}
+
+// What the worker's pairs amount to: a hand-over lasts as long as its slowest stream.
+PeerReport KvGroup::summary(const WorkerRef& worker, const Peer& peer) const {
+  PeerReport out{.peer = worker, .connected = true};
+  std::set<std::string> lanes, notes;
+  double seconds = 0;  // of a byte
+  for (const auto& [pair, report] : peer.reports) {
+    lanes.insert(report.lane);
+    if (!report.error.empty()) notes.insert(report.error);
+    seconds = std::max(seconds, peer.pairs.at(pair) / std::max(report.bytes_per_second, 1.0));
+    out.latency = std::max(out.latency, report.latency);
+  }
+  out.bytes_per_second = seconds > 0 ? 1 / seconds : 0;
+  out.lane = join(std::vector<std::string>(lanes.begin(), lanes.end()), "+");
+  out.error = join(std::vector<std::string>(notes.begin(), notes.end()), "; ");
+  return out;
+}
+
+void KvGroup::on_report(int rank, const PeerReport& report) {
+  const auto known = ranks_.find(report.peer);
+  if (known == ranks_.end()) return;  // told again when this worker is asked to connect to it
+  const auto& [worker, their_rank] = known->second;
+  Peer& peer = peers_.at(worker);
+  const Pair pair{rank, their_rank};
+  if (!peer.pairs.contains(pair)) return;
+  if (!report.connected) {
+    peer.reports.erase(pair);
+    peer.connected = false;
+    PeerReport down = report;
+    down.peer = worker;
+    if (peer.pairs.size() > 1)
+      down.error = cat("rank ", rank, " to rank ", their_rank, " of ", worker.name, ": ", report.error);
+    return ports_.peers(down);
+  }
+  peer.reports[pair] = report;
+  if (peer.reports.size() < peer.pairs.size()) return;
+  peer.connected = true;
+  ports_.peers(summary(worker, peer));
+}
+
+// ---- transfers
+// ------------------------------------------------------------------------------------------------
+
+// Of each own rank: the streams it has part in.
+std::vector<std::vector<KvLink>> KvGroup::links(const WorkerRef& worker, bool as_source) const {
+  std::vector<std::vector<KvLink>> out(own_.size());
+  const auto peer = peers_.find(worker);
+  if (peer == peers_.end() || !peer->second.connected) return out;
+  for (const KvSlice& s : as_source ? peer->second.out : peer->second.in) {
+    const int own = as_source ? s.sender : s.receiver;
+    const int theirs = as_source ? s.receiver : s.sender;
+    out[own].push_back({.peer = rank_ref(worker, theirs), .part = s.part});
+  }
+  return out;
+}
+
+void KvGroup::start(TransferId id, bool as_source, Instant now) {
+  const auto [it, fresh] = transfers_.try_emplace(id);
+  BATON_CHECK(fresh, "a transfer is started twice");
+  it->second.as_source = as_source;
+  it->second.deadline = now + timers::kRequestTotal + timers::kTransferCap;
+}
+
+void KvGroup::expect(const KvGrant& grant, Instant now) {
+  start(grant.transfer, false, now);
+  Transfer& t = transfers_.at(grant.transfer);
+  t.landed.report = {.transfer = grant.transfer, .request = grant.request};
+  auto streams = links(grant.source, false);
+  for (int rank = 0; rank < static_cast<int>(own_.size()); ++rank) {
+    if (streams[rank].empty()) continue;
+    for (const KvLink& link : streams[rank]) t.open.insert({rank, link.peer});
+    ports_.order(rank, KvExpectOrder{.grant = grant, .links = std::move(streams[rank])});
+  }
+  if (!t.open.empty()) return;
+  const std::string why = cat("source lost: ", grant.source.name, " is not connected any more");
+  ports_.events(KvFailed{.transfer = grant.transfer, .reason = why, .report = t.landed.report});
+  t.error = why;
+  t.over = true;
+  close(transfers_.find(grant.transfer));
+}
+
+void KvGroup::send(const KvSend& send, Instant now) {
+  start(send.transfer, true, now);
+  Transfer& t = transfers_.at(send.transfer);
+  auto streams = links(send.destination, true);
+  for (int rank = 0; rank < static_cast<int>(own_.size()); ++rank) {
+    if (streams[rank].empty()) continue;
+    for (const KvLink& link : streams[rank]) t.open.insert({rank, link.peer});
+    ports_.order(rank, KvSendOrder{.send = send, .links = std::move(streams[rank])});
+  }
+  if (!t.open.empty()) return;
+  t.error = "destination is not connected";
+  close(transfers_.find(send.transfer));
+}
+
+void KvGroup::finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) {
+  const auto it = transfers_.find(transfer);
+  if (it == transfers_.end() || it->second.over) return;
+  std::set<int> ranks;
+  for (const auto& [rank, peer] : it->second.open) ranks.insert(rank);
+  for (const int rank : ranks)
+    ports_.order(rank, KvFinishOrder{.transfer = transfer, .first_token = first_token, .finish = finish});
+}
+
+void KvGroup::abandon(TransferId transfer, Instant now) {
+  const auto it = transfers_.find(transfer);
+  if (it != transfers_.end() && !it->second.as_source) end_all(it, "abandoned", now);
+}
+
+void KvGroup::cancel(TransferId transfer, Instant now) {
+  const auto it = transfers_.find(transfer);
+  if (it != transfers_.end() && it->second.as_source) end_all(it, "cancelled", now);
+}
+
+// All ranks give up what is still open; the transfer closes when the last has said so.
+void KvGroup::end_all(Transfers::iterator it, const std::string& why, Instant now) {
+  Transfer& t = it->second;
+  if (t.over) return;
+  t.over = true;
+  t.error = why;
+  t.deadline = now + timers::kTransferCap;
+  std::set<int> ranks;
+  for (const auto& [rank, peer] : t.open) ranks.insert(rank);
+  for (const int rank : ranks) {
+    if (t.as_source) ports_.order(rank, KvCancelOrder{it->first});
+    if (!t.as_source) ports_.order(rank, KvAbandonOrder{it->first});
+  }
+}
+
+void KvGroup::on_note(int rank, const KvNote& note, Instant now) {
+  if (const auto* report = std::get_if<PeerReport>(&note)) return on_report(rank, *report);
+  on_event(rank, std::get<KvStreamNote>(note), now);
+}
+
+void KvGroup::on_event(int rank, const KvStreamNote& note, Instant now) {
+  const auto it = transfers_.find(transfer_of(note.event));
+  const std::pair<int, WorkerRef> stream{rank, note.peer};
+  if (it == transfers_.end() || !it->second.open.contains(stream)) {
+    ++unknown_notes_;
+    return;
+  }
+  Transfer& t = it->second;
+  if (const auto* failed = std::get_if<KvFailed>(&note.event)) {  // its KvDrained follows
+    if (t.over) return;
+    ports_.events(*failed);
+    return end_all(it, failed->reason, now);
+  }
+  t.open.erase(stream);
+  if (const auto* landed = std::get_if<KvLanded>(&note.event)) on_landed(it, *landed);
+  const auto* drained = std::get_if<KvDrained>(&note.event);
+  if (drained != nullptr && !drained->error.empty()) end_all(it, drained->error, now);
+  if (t.open.empty()) close(it);
+}
+
+void KvGroup::on_landed(Transfers::iterator it, const KvLanded& landed) {
+  Transfer& t = it->second;
+  TransferReport& sum = t.landed.report;
+  if (!t.any_landed) {
+    t.landed = landed;
+    t.any_landed = true;
+    return;
+  }
+  sum.bytes += landed.report.bytes;
+  sum.duration = std::max(sum.duration, landed.report.duration);
+  sum.exposed = std::max(sum.exposed, landed.report.exposed);
+  if (!sum.lane.contains(landed.report.lane)) sum.lane += cat("+", landed.report.lane);
+}
+
+void KvGroup::close(Transfers::iterator it) {
+  const TransferId id = it->first;
+  Transfer t = std::move(it->second);
+  transfers_.erase(it);
+  if (!t.as_source && !t.over) return ports_.events(std::move(t.landed));
+  ports_.events(KvDrained{.transfer = id, .as_source = t.as_source, .error = t.error});
+}
+
+// ---- time
+// -----------------------------------------------------------------------------------------------------
+
+void KvGroup::on_tick(Instant now) {
+  for (auto& [id, t] : transfers_) {
+    if (now < t.deadline) continue;
+    t.deadline = kNever;
+    ports_.lost(cat("rank ", t.open.begin()->first, " does not end its part of transfer ", to_string(id)));
+  }
+}
+
+Instant KvGroup::next_deadline() const {
+  Instant next = kNever;
+  for (const auto& [id, t] : transfers_) next = std::min(next, t.deadline);
+  return next;
+}
+
+}  // namespace baton::worker

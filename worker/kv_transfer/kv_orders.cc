@@ -1,0 +1,233 @@
+#include "worker/kv_transfer/kv_orders.h"
+
+#include <charconv>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "absl/strings/str_split.h"
+#include "base/cat.h"
+#include "transport/data/byte_codec.h"
+#include "worker/kv_transfer/kv_codec.h"
+#include "worker/kv_transfer/kv_wire.h"
+
+namespace baton::worker {
+namespace {
+
+using transport::ByteReader;
+using transport::ByteWriter;
+
+// First bytes. The kinds of KvMessage are small numbers.
+constexpr uint8_t kOrder = 0x40;
+constexpr uint8_t kNote = 0x41;
+constexpr size_t kMaxText = 4096;
+constexpr size_t kMaxAddress = 4096;
+
+const auto kLink = [](auto& c, auto& link) {
+  describe(c, link.peer);
+  describe(c, link.part);
+};
+const auto kRef = [](auto& c, auto& ref) { describe(c, ref); };
+
+template <class Codec, class Duty>
+void describe_duty(Codec& c, Duty& duty) {
+  c.id(duty.transfer);
+  c.id(duty.request);
+  c.number(duty.prompt_tokens);
+  c.list(duty.blocks, kMaxOrderBlocks, [](auto& each, auto& block) { each.id(block); });
+  c.list(duty.generations, kMaxOrderBlocks, [](auto& each, auto& value) { each.number(value); });
+}
+
+template <class Codec, class M>
+void describe_order(Codec& c, M& m) {
+  using T = std::remove_const_t<M>;
+  if constexpr (std::is_same_v<T, KvExpectOrder>) {
+    describe_duty(c, m.grant);
+    c.number(m.grant.first_block);
+    c.list(m.links, kMaxGroupRanks, kLink);
+  } else if constexpr (std::is_same_v<T, KvSendOrder>) {
+    describe_duty(c, m.send);
+    c.list(m.links, kMaxGroupRanks, kLink);
+  } else if constexpr (std::is_same_v<T, KvFinishOrder>) {
+    c.id(m.transfer);
+    describe(c, m.first_token);
+    c.number(m.finish);
+  } else if constexpr (std::is_same_v<T, KvConnectOrder>) {
+    c.list(m.peers, kMaxGroupRanks, kRef);
+    c.list(m.addresses, kMaxGroupRanks, [](auto& each, auto& text) { each.text(text, kMaxAddress); });
+  } else if constexpr (std::is_same_v<T, KvFenceOrder>) {
+    describe(c, m.worker);
+    c.number(m.ranks);
+  } else {
+    c.id(m.transfer);
+  }
+}
+
+template <class Codec, class R>
+void describe_report(Codec& c, R& r) {
+  c.id(r.transfer);
+  c.id(r.request);
+  c.number(r.ok);
+  c.text(r.error, kMaxText);
+  c.number(r.bytes);
+  describe(c, r.duration);
+  describe(c, r.exposed);
+  c.text(r.lane, kMaxText);
+}
+
+template <class Codec, class M>
+void describe_event(Codec& c, M& m) {
+  using T = std::remove_const_t<M>;
+  if constexpr (std::is_same_v<T, KvLanded>) {
+    c.id(m.transfer);
+    describe(c, m.first_token);
+    c.number(m.finish);
+    describe_report(c, m.report);
+  } else if constexpr (std::is_same_v<T, KvFailed>) {
+    c.id(m.transfer);
+    c.text(m.reason, kMaxText);
+    describe_report(c, m.report);
+  } else if constexpr (std::is_same_v<T, KvDrained>) {
+    c.id(m.transfer);
+    c.number(m.as_source);
+    c.text(m.error, kMaxText);
+  } else {
+    describe(c, m.peer);
+    c.number(m.connected);
+    c.text(m.lane, kMaxText);
+    c.text(m.error, kMaxText);
+    c.number(m.bytes_per_second);
+    describe(c, m.latency);
+  }
+}
+
+// The alternative of number `kind`, read by `each`.
+template <class Variant, size_t kIndex = 0, class Each>
+std::optional<Variant> read_one(size_t kind, ByteReader& reader, Each each) {
+  if constexpr (kIndex == std::variant_size_v<Variant>) {
+    return std::nullopt;
+  } else {
+    if (kind != kIndex) return read_one<Variant, kIndex + 1>(kind, reader, each);
+    std::variant_alternative_t<kIndex, Variant> value;
+    each(reader, value);
+    return value;
+  }
+}
+
+ByteWriter begin(uint8_t kind, const KvGroupKey& key) {
+  ByteWriter writer;
+  writer.number(kind);
+  for (const uint64_t word : key) writer.number(word);
+  return writer;
+}
+
+// The message is of this kind and this group.
+bool opens(ByteReader& reader, uint8_t kind, const KvGroupKey& key) {
+  uint8_t said = 0;
+  KvGroupKey theirs{};
+  reader.number(said);
+  for (uint64_t& word : theirs) reader.number(word);
+  return said == kind && theirs == key;
+}
+
+bool sane(const KvOrder& order) {
+  if (const auto* connect = std::get_if<KvConnectOrder>(&order))
+    return connect->peers.size() == connect->addresses.size();
+  if (const auto* fence = std::get_if<KvFenceOrder>(&order))
+    return fence->ranks >= 1 && fence->ranks <= kMaxGroupRanks;
+  if (const auto* finish = std::get_if<KvFinishOrder>(&order)) return finish->finish <= FinishReason::kError;
+  return true;
+}
+
+}  // namespace
+
+bool is_group_message(std::span<const std::byte> bytes) {
+  return !bytes.empty() && (bytes[0] == std::byte{kOrder} || bytes[0] == std::byte{kNote});
+}
+
+std::string encode(const KvGroupKey& key, const KvOrder& order) {
+  ByteWriter writer = begin(kOrder, key);
+  writer.number(static_cast<uint8_t>(order.index()));
+  std::visit([&](const auto& m) { describe_order(writer, m); }, order);
+  return writer.take();
+}
+
+std::string encode(const KvGroupKey& key, const KvNote& note) {
+  ByteWriter writer = begin(kNote, key);
+  const auto* stream = std::get_if<KvStreamNote>(&note);
+  const size_t kinds = std::variant_size_v<KvEvent>;
+  writer.number(static_cast<uint8_t>(stream != nullptr ? stream->event.index() : kinds));
+  if (stream == nullptr) {
+    describe_event(writer, std::get<PeerReport>(note));
+  } else {
+    describe(writer, stream->peer);
+    std::visit([&](const auto& m) { describe_event(writer, m); }, stream->event);
+  }
+  return writer.take();
+}
+
+absl::StatusOr<KvOrder> decode_order(const KvGroupKey& key, std::span<const std::byte> bytes) {
+  ByteReader reader(bytes);
+  uint8_t kind = 0;
+  std::optional<KvOrder> order;
+  if (opens(reader, kOrder, key)) {
+    reader.number(kind);
+    order = read_one<KvOrder>(kind, reader, [](auto& c, auto& m) { describe_order(c, m); });
+  }
+  if (!order || !reader.complete() || !sane(*order))
+    return absl::InvalidArgumentError("KV order: malformed, or of another group");
+  return *std::move(order);
+}
+
+absl::StatusOr<KvNote> decode_note(const KvGroupKey& key, std::span<const std::byte> bytes) {
+  const absl::Status bad = absl::InvalidArgumentError("KV note: malformed, or of another group");
+  ByteReader reader(bytes);
+  if (!opens(reader, kNote, key)) return bad;
+  uint8_t kind = 0;
+  reader.number(kind);
+  if (kind == std::variant_size_v<KvEvent>) {
+    PeerReport report;
+    describe_event(reader, report);
+    if (!reader.complete()) return bad;
+    return report;
+  }
+  KvStreamNote note;
+  describe(reader, note.peer);
+  auto event = read_one<KvEvent>(kind, reader, [](auto& c, auto& m) { describe_event(c, m); });
+  if (!event || !reader.complete()) return bad;
+  if (const auto* landed = std::get_if<KvLanded>(&*event); landed && landed->finish > FinishReason::kError)
+    return bad;
+  note.event = *std::move(event);
+  return note;
+}
+
+WorkerRef rank_ref(const WorkerRef& worker, int rank) {
+  return rank == 0 ? worker : WorkerRef{cat(worker.name, ".", rank), worker.incarnation};
+}
+
+std::string to_text(const KvAddress& address) {
+  if (address.ranks.size() == 1) return address.ranks[0];
+  std::string out = cat("ranks ", address.tensor, "x", address.pipeline);
+  for (const std::string& rank : address.ranks) out += cat(" ", rank);
+  return out;
+}
+
+absl::StatusOr<KvAddress> parse_kv_address(const std::string& text) {
+  if (!text.starts_with("ranks ")) return KvAddress{.ranks = {text}};
+  std::vector<std::string> words = absl::StrSplit(text, ' ');
+  KvAddress out;
+  const std::string& shape = words[1];
+  const char* const end = shape.data() + shape.size();
+  const auto tensor = std::from_chars(shape.data(), end, out.tensor);
+  const bool crossed = tensor.ec == std::errc{} && tensor.ptr != end && *tensor.ptr == 'x';
+  const auto pipeline = std::from_chars(crossed ? tensor.ptr + 1 : end, end, out.pipeline);
+  out.ranks.assign(words.begin() + 2, words.end());
+  const bool numbers = crossed && pipeline.ec == std::errc{} && pipeline.ptr == end && out.tensor >= 1 &&
+                       out.tensor <= kMaxGroupRanks && out.pipeline >= 1 && out.pipeline <= kMaxGroupRanks;
+  if (!numbers || out.ranks.size() != static_cast<size_t>(out.tensor * out.pipeline))
+    return absl::InvalidArgumentError(
+        cat("data address of ranks: want a shape and as many addresses, got '", text.substr(0, 200), "'"));
+  return out;
+}
+
+}  // namespace baton::worker
