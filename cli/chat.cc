@@ -7,9 +7,9 @@
 #include <string>
 
 #include "base/cat.h"
+#include "cli/cluster/home.h"
+#include "cli/cluster/http_client.h"
 #include "cli/commands.h"
-#include "cli/home.h"
-#include "cli/http_client.h"
 
 namespace baton::cli {
 namespace {

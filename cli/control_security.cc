@@ -4,7 +4,7 @@
 
 #include "base/cat.h"
 #include "base/log.h"
-#include "cli/process.h"
+#include "cli/cluster/process.h"
 #include "transport/rpc/handshake_log.h"
 #include "transport/rpc/tls_files.h"
 

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "base/status.h"
-#include "cli/network_manifest.h"
+#include "cli/cluster/network_manifest.h"
 #include "transport/rpc/security.h"
 
 namespace baton::cli {

@@ -11,10 +11,10 @@
 #include <map>
 
 #include "base/cat.h"
+#include "cli/cluster/home.h"
+#include "cli/cluster/http_client.h"
+#include "cli/cluster/memory_plan.h"
 #include "cli/commands.h"
-#include "cli/home.h"
-#include "cli/http_client.h"
-#include "cli/memory_plan.h"
 
 namespace baton::cli {
 namespace {

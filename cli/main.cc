@@ -3,8 +3,9 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "cli/bench/bench_commands.h"
+#include "cli/cluster/version.h"
 #include "cli/commands.h"
-#include "cli/version.h"
 
 using namespace baton::cli;
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "base/cat.h"
-#include "cli/process.h"
+#include "cli/cluster/process.h"
 #include "transport/collectives/form_group.h"
 #include "transport/collectives/stream_socket.h"
 

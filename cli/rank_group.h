@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
-#include "cli/rank_place.h"
+#include "cli/cluster/rank_place.h"
 #include "transport/collectives/communicator.h"
 #include "worker/kv_transfer/kv_orders.h"
 #include "worker/parallel/rank_links.h"

@@ -12,11 +12,11 @@
 
 #include "base/cat.h"
 #include "base/log.h"
+#include "cli/cluster/home.h"
+#include "cli/cluster/host_places.h"
+#include "cli/cluster/memory_plan.h"
 #include "cli/commands.h"
-#include "cli/home.h"
-#include "cli/host_places.h"
 #include "cli/local_manifest.h"
-#include "cli/memory_plan.h"
 #include "cli/supervisor.h"
 
 namespace baton::cli {

@@ -12,13 +12,13 @@
 #include "base/log.h"
 #include "base/timers.h"
 #include "base/units.h"
-#include "cli/child_process.h"
+#include "cli/cluster/child_process.h"
+#include "cli/cluster/host_address.h"
+#include "cli/cluster/http_client.h"
+#include "cli/cluster/memory_plan.h"
+#include "cli/cluster/process.h"
+#include "cli/cluster/rank_place.h"
 #include "cli/commands.h"
-#include "cli/host_address.h"
-#include "cli/http_client.h"
-#include "cli/memory_plan.h"
-#include "cli/process.h"
-#include "cli/rank_place.h"
 
 namespace baton::cli {
 namespace {

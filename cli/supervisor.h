@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "cli/cores.h"
-#include "cli/home.h"
-#include "cli/host_places.h"
-#include "cli/manifest.h"
+#include "cli/cluster/cores.h"
+#include "cli/cluster/home.h"
+#include "cli/cluster/host_places.h"
+#include "cli/cluster/manifest.h"
 
 namespace baton::cli {
 

@@ -3,11 +3,11 @@
 #include <cstdio>
 
 #include "base/cat.h"
+#include "cli/cluster/home.h"
+#include "cli/cluster/manifest.h"
+#include "cli/cluster/process.h"
 #include "cli/commands.h"
 #include "cli/control_security.h"
-#include "cli/home.h"
-#include "cli/manifest.h"
-#include "cli/process.h"
 #include "worker/model/model_file.h"
 #include "worker/model/model_shard.h"
 

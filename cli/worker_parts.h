@@ -4,11 +4,11 @@
 #include <string>
 
 #include "base/clock.h"
+#include "cli/cluster/manifest.h"
+#include "cli/cluster/memory_plan.h"
+#include "cli/cluster/worker_address.h"
 #include "cli/commands.h"
-#include "cli/manifest.h"
-#include "cli/memory_plan.h"
 #include "cli/rank_group.h"
-#include "cli/worker_address.h"
 #include "kernels/backend.h"
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"

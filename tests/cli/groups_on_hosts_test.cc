@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "base/cat.h"
-#include "cli/http_client.h"
+#include "cli/cluster/http_client.h"
 #include "tests/support/network_hosts.h"
 #include "tests/worker/model/temp_dir.h"
 

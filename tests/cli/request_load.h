@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/cat.h"
-#include "cli/http_client.h"
+#include "cli/cluster/http_client.h"
 
 namespace baton::cli {
 

@@ -1,0 +1,201 @@
+// bench transfer: how fast KV pieces move between two processes, against memcpy and a raw socket of the same
+// run.
+#include "cli/bench/bench_transfer.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdio>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <memory>
+
+#include "base/cat.h"
+#include "cli/bench/transfer_baselines.h"
+#include "cli/bench/transfer_lane.h"
+#include "cli/cluster/cores.h"
+#include "cli/cluster/version.h"
+#include "transport/data/data_plane.h"
+#include "transport/data/lanes.h"
+
+namespace baton::cli {
+namespace {
+
+namespace json = boost::json;
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
+  return values[values.size() / 2];
+}
+
+// One pair of processes and what was measured with it, by size of piece.
+struct Subject {
+  std::string name;
+  std::unique_ptr<MeasuredPair> pair;
+  std::map<uint64_t, std::vector<double>> seconds, cpu;
+};
+
+class Bench {
+ public:
+  Bench(const BenchTransferOptions& options, TransferBenchReport& report)
+      : options_(options), report_(report) {}
+
+  absl::Status baseline(const std::string& name, const MovePair& pair) {
+    ASSIGN_OR_RETURN(Subject & subject, start(name, pair));
+    for (const uint64_t piece : options_.pieces) RETURN_IF_ERROR(repeat({&subject}, piece));
+    return absl::OkStatus();
+  }
+  // The lane with and without checksums, each repetition beside its baseline.
+  absl::Status lane(const std::string& name, const std::string& baseline) {
+    const auto plain_name = name + " without checksums";
+    ASSIGN_OR_RETURN(Subject & with, start(name, lane_pair(name, options_.pool_bytes, true)));
+    ASSIGN_OR_RETURN(Subject & without, start(plain_name, lane_pair(name, options_.pool_bytes, false)));
+    Subject& base = subjects_.at(baseline);
+    for (const uint64_t piece : options_.pieces) {
+      const size_t first = base.seconds[piece].size();
+      RETURN_IF_ERROR(repeat({&base, &with, &without}, piece));
+      TransferRow row = row_of(with, piece);
+      row.baseline = baseline;
+      std::vector<double> shares, costs;
+      for (size_t i = 0; i < with.seconds[piece].size(); ++i) {
+        shares.push_back(base.seconds[piece][first + i] / with.seconds[piece][i]);
+        costs.push_back(with.seconds[piece][i] / without.seconds[piece][i] - 1);
+      }
+      row.of_baseline = median(shares);
+      row.checksum_cost = median(costs);
+      lanes_.push_back(std::move(row));
+    }
+    with.pair.reset();  // its memory is wanted for the next lane
+    without.pair.reset();
+    return absl::OkStatus();
+  }
+  // Baselines first, then the lanes.
+  void finish() {
+    for (const char* name : {"memcpy", "memcpy_nt", "rawsocket"})
+      for (const uint64_t piece : options_.pieces) report_.rows.push_back(row_of(subjects_.at(name), piece));
+    std::ranges::move(lanes_, std::back_inserter(report_.rows));
+  }
+
+ private:
+  absl::StatusOr<std::reference_wrapper<Subject>> start(const std::string& name, const MovePair& pair) {
+    const bool pinned = report_.cores.size() == 2;
+    Subject& subject = subjects_[name];
+    subject.name = name;
+    ASSIGN_OR_RETURN(subject.pair, MeasuredPair::start(pair, pinned ? report_.cores[0] : -1,
+                                                       pinned ? report_.cores[1] : -1));
+    // Every page is touched before anything is measured.
+    ASSIGN_OR_RETURN(const MoveResult warm,
+                     subject.pair->move({.piece = uint64_t{64} << 10, .total = options_.total_bytes}));
+    (void)warm;
+    return std::ref(subject);
+  }
+  TransferRow row_of(Subject& subject, uint64_t piece) const {
+    const double gigabytes = static_cast<double>(options_.total_bytes) / 1e9;
+    return {.lane = subject.name,
+            .piece_bytes = piece,
+            .gb_s = gigabytes / median(subject.seconds[piece]),
+            .cpu_s_per_gb = median(subject.cpu[piece]) / gigabytes,
+            .repetitions = static_cast<int>(subject.seconds[piece].size())};
+  }
+  absl::Status repeat(const std::vector<Subject*>& subjects, uint64_t piece) {
+    for (int i = 0; i < options_.repetitions; ++i)
+      for (Subject* subject : subjects) {
+        ASSIGN_OR_RETURN(const MoveResult result,
+                         subject->pair->move({.piece = piece, .total = options_.total_bytes}));
+        subject->seconds[piece].push_back(result.seconds);
+        subject->cpu[piece].push_back(result.cpu_seconds);
+      }
+    return absl::OkStatus();
+  }
+
+  const BenchTransferOptions& options_;
+  TransferBenchReport& report_;
+  std::map<std::string, Subject> subjects_;
+  std::vector<TransferRow> lanes_;
+};
+
+absl::Status check(const BenchTransferOptions& options) {
+  for (const uint64_t piece : options.pieces)
+    if (piece == 0 || piece % transport::kPoolAlignment != 0 || piece > options.pool_bytes / 4)
+      return absl::InvalidArgumentError(cat("piece of ", piece, " bytes: want a multiple of ",
+                                            transport::kPoolAlignment, ", a quarter of the pool at most"));
+  if (options.pieces.empty() || options.lanes.empty())
+    return absl::InvalidArgumentError("bench transfer: no pieces or no lanes");
+  for (const std::string& lane : options.lanes)
+    if (lane == "auto" || !transport::parse_lanes(lane).ok())
+      return absl::InvalidArgumentError(cat("lane: want local, socket or am, got ", lane));
+  return absl::OkStatus();
+}
+
+template <class... Values>
+std::string line(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<TransferBenchReport> measure_transfer(const BenchTransferOptions& options) {
+  RETURN_IF_ERROR(check(options));
+  TransferBenchReport report{.pool_bytes = options.pool_bytes};
+  const std::vector<int> cores = allowed_cores();
+  if (cores.size() >= 2) report.cores = {cores[0], cores[1]};
+  Bench bench(options, report);
+  RETURN_IF_ERROR(bench.baseline("memcpy", memcpy_pair(options.pool_bytes, false)));
+  RETURN_IF_ERROR(bench.baseline("memcpy_nt", memcpy_pair(options.pool_bytes, true)));
+  RETURN_IF_ERROR(bench.baseline("rawsocket", raw_socket_pair(options.pool_bytes)));
+  for (const std::string& lane : options.lanes)
+    RETURN_IF_ERROR(bench.lane(lane, lane == "local" ? "memcpy" : "rawsocket"));
+  bench.finish();
+  return report;
+}
+
+std::string to_json(const TransferBenchReport& report) {
+  json::array rows;
+  for (const TransferRow& r : report.rows) {
+    json::object row{{"lane", r.lane},
+                     {"piece_bytes", r.piece_bytes},
+                     {"gb_s", r.gb_s},
+                     {"cpu_s_per_gb", r.cpu_s_per_gb},
+                     {"repetitions", r.repetitions}};
+    if (!r.baseline.empty()) {
+      row["baseline"] = r.baseline;
+      row["of_baseline"] = r.of_baseline;
+      row["checksum"] = true;
+      row["checksum_cost"] = r.checksum_cost;
+    }
+    rows.push_back(std::move(row));
+  }
+  return json::serialize(json::object{{"version", kVersion},
+                                      {"cores", json::value_from(report.cores)},
+                                      {"pool_bytes", report.pool_bytes},
+                                      {"rows", std::move(rows)}}) +
+         "\n";
+}
+
+std::string to_table(const TransferBenchReport& report) {
+  std::string out = line("%-10s %9s %8s %9s %22s %14s\n", "lane", "piece", "GB/s", "CPU s/GB",
+                         "of its baseline", "checksum cost");
+  for (const TransferRow& r : report.rows) {
+    out += line("%-10s %9llu %8.2f %9.3f", r.lane.c_str(), static_cast<unsigned long long>(r.piece_bytes),
+                r.gb_s, r.cpu_s_per_gb);
+    if (!r.baseline.empty())
+      out += line(" %8.2f of %-10s %13.1f%%", r.of_baseline, r.baseline.c_str(), 100 * r.checksum_cost);
+    out += "\n";
+  }
+  return out;
+}
+
+int run_bench_transfer(const BenchTransferOptions& options) {
+  const auto report = measure_transfer(options);
+  if (!report.ok()) {
+    std::fprintf(stderr, "baton bench transfer: %s\n", std::string(report.status().message()).c_str());
+    return absl::IsInvalidArgument(report.status()) ? kExitUsage : kExitFailed;
+  }
+  std::fputs((options.json ? to_json(*report) : to_table(*report)).c_str(), stdout);
+  return kExitOk;
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,121 @@
+#include "cli/bench/measured_pair.h"
+
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstring>
+#include <ctime>
+
+#include "base/clock.h"
+
+namespace baton::cli {
+namespace {
+
+constexpr size_t kAddressBytes = 128;
+
+template <class T>
+bool read_all(int fd, T& value) {
+  auto* at = reinterpret_cast<char*>(&value);
+  for (size_t got = 0; got < sizeof value;) {
+    const ssize_t n = ::read(fd, at + got, sizeof value - got);
+    if (n <= 0) return false;
+    got += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+template <class T>
+bool write_all(int fd, const T& value) {
+  return ::write(fd, &value, sizeof value) == static_cast<ssize_t>(sizeof value);
+}
+
+void settle_on(int core) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (core < 0) return;
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(static_cast<size_t>(core), &cores);
+  ::sched_setaffinity(0, sizeof cores, &cores);
+}
+
+double cpu_seconds_of(pid_t process) {
+  clockid_t clock;
+  timespec time{};
+  if (::clock_getcpuclockid(process, &clock) != 0 || ::clock_gettime(clock, &time) != 0) return 0;
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+void end(pid_t& process) {
+  if (process <= 0) return;
+  ::kill(process, SIGKILL);
+  ::waitpid(process, nullptr, 0);
+  process = -1;
+}
+
+}  // namespace
+
+bool MovePipe::next(MoveOrder& order) const { return read_all(orders_, order); }
+void MovePipe::done(double seconds) const {
+  if (!write_all(results_, seconds)) ::_exit(1);
+}
+
+absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair& pair, int sender_core,
+                                                                  int receiver_core) {
+  std::unique_ptr<MeasuredPair> made(new MeasuredPair);
+  int addresses[2], orders[2], results[2];
+  if (::pipe(addresses) != 0 || ::pipe(orders) != 0 || ::pipe(results) != 0)
+    return absl::UnavailableError("bench transfer: no pipes");
+  made->receiver_ = ::fork();
+  if (made->receiver_ == 0) {
+    settle_on(receiver_core);
+    for (const int fd : {addresses[0], orders[0], orders[1], results[0], results[1]}) ::close(fd);
+    pair.receiver([&](const std::string& address) {
+      std::array<char, kAddressBytes> text{};
+      std::memcpy(text.data(), address.data(), std::min(address.size(), text.size() - 1));
+      if (!write_all(addresses[1], text)) ::_exit(1);
+    });
+    ::_exit(0);
+  }
+  ::close(addresses[1]);
+  std::array<char, kAddressBytes> address{};
+  const bool ready = made->receiver_ > 0 && read_all(addresses[0], address);
+  ::close(addresses[0]);
+  made->sender_ = ready ? ::fork() : -1;
+  if (made->sender_ == 0) {
+    settle_on(sender_core);
+    ::close(orders[1]);
+    ::close(results[0]);
+    pair.sender(MovePipe(orders[0], results[1]), address.data());
+    ::_exit(0);
+  }
+  ::close(orders[0]);
+  ::close(results[1]);
+  made->orders_ = orders[1];
+  made->results_ = results[0];
+  if (made->sender_ < 0) return absl::UnavailableError("bench transfer: the receiving process did not start");
+  return made;
+}
+
+MeasuredPair::~MeasuredPair() {
+  for (const int fd : {orders_, results_})
+    if (fd >= 0) ::close(fd);
+  end(sender_);
+  end(receiver_);
+}
+
+double MeasuredPair::cpu_seconds() const { return cpu_seconds_of(sender_) + cpu_seconds_of(receiver_); }
+
+absl::StatusOr<MoveResult> MeasuredPair::move(const MoveOrder& order) {
+  MoveResult result;
+  const double before = cpu_seconds();
+  if (!write_all(orders_, order) || !read_all(results_, result.seconds))
+    return absl::UnavailableError("bench transfer: a process died");
+  result.cpu_seconds = cpu_seconds() - before;
+  return result;
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,116 @@
+#include "cli/cluster/child_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "base/cat.h"
+
+namespace baton::cli {
+namespace {
+
+Instant now() { return std::chrono::steady_clock::now(); }
+
+std::string own_binary() {
+  char path[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path - 1);
+  return n > 0 ? std::string(path, static_cast<size_t>(n)) : "/proc/self/exe";
+}
+
+void pin(const std::vector<int>& cpus) {
+  if (cpus.empty()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus) CPU_SET(cpu, &set);
+  ::sched_setaffinity(0, sizeof set, &set);
+}
+
+// In the child, after the fork.
+[[noreturn]] void execute(const ChildProcess& child, const std::vector<char*>& argv, pid_t parent) {
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent) ::_exit(1);
+  ::setpgid(0, 0);  // a Ctrl-C in the terminal reaches the parent alone, which ends children in order
+  sigset_t none;
+  sigemptyset(&none);
+  ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
+  const int out = ::open(child.output_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  const int null = ::open("/dev/null", O_RDONLY);
+  if (child.report_fd >= 0) ::dup2(child.report_fd, 3);
+  ::dup2(null, 0);
+  ::dup2(out, 1);
+  ::dup2(out, 2);
+  ::close_range(child.report_fd >= 0 ? 4 : 3, ~0U, 0);
+  for (const auto& [name, value] : child.environment) ::setenv(name.c_str(), value.c_str(), 1);
+  pin(child.cpus);
+  ::execv(argv[0], argv.data());
+  ::_exit(127);
+}
+
+// One line from `fd`, or what was read when it closes or the deadline passes.
+std::string read_line(int fd, Instant deadline) {
+  std::string line;
+  while (line.find('\n') == std::string::npos) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now()).count();
+    pollfd p{.fd = fd, .events = POLLIN, .revents = 0};
+    if (left <= 0 || ::poll(&p, 1, static_cast<int>(left)) <= 0) break;
+    char buffer[512];
+    const ssize_t n = ::read(fd, buffer, sizeof buffer);
+    if (n <= 0) break;
+    line.append(buffer, static_cast<size_t>(n));
+  }
+  return line.substr(0, line.find('\n'));
+}
+
+}  // namespace
+
+int start_child(const ChildProcess& child) {
+  std::string self = own_binary();
+  std::vector<std::string> arguments = child.arguments;
+  std::vector<char*> argv{self.data()};
+  for (std::string& a : arguments) argv.push_back(a.data());
+  argv.push_back(nullptr);
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid == 0) execute(child, argv, parent);
+  return pid;
+}
+
+absl::StatusOr<CoordinatorReport> start_coordinator(ChildProcess child, Duration limit) {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return absl::InternalError(cat("pipe: ", std::strerror(errno)));
+  child.report_fd = fds[1];
+  child.arguments.insert(child.arguments.end(), {"--report-fd", "3"});
+  CoordinatorReport out{.pid = start_child(child), .http = "", .membership = ""};
+  ::close(fds[1]);
+  const std::string line = read_line(fds[0], now() + limit);
+  ::close(fds[0]);
+  boost::system::error_code error;
+  const boost::json::value report = boost::json::parse(line, error);
+  const auto text = [&](const char* key) {
+    const auto* v = error || !report.is_object() ? nullptr : report.as_object().if_contains(key);
+    return v && v->is_string() ? std::string(v->as_string()) : "";
+  };
+  out.http = text("http");
+  out.membership = text("membership");
+  if (!out.http.empty() && !out.membership.empty()) return out;
+  if (out.pid > 0) ::kill(out.pid, SIGTERM);
+  return absl::UnavailableError(cat("the coordinator did not start: ", last_words(child.output_file)));
+}
+
+std::string last_words(const std::string& output_file) {
+  std::ifstream in(output_file);
+  std::string words;
+  for (std::string line; std::getline(in, line);)
+    if (!line.empty()) words = line;
+  return words.empty() ? "it said nothing" : words;
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,173 @@
+#include "cli/cluster/home.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "base/cat.h"
+
+namespace baton::cli {
+namespace {
+
+constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+std::string absolute(const std::string& path) {
+  return std::filesystem::absolute(path).lexically_normal().string();
+}
+
+}  // namespace
+
+Home Home::from_environment() {
+  Home home;
+  if (const std::string own = environment("BATON_HOME"); !own.empty()) {
+    home.state = absolute(own + "/state");
+    home.cache = absolute(own + "/cache");
+    return home;
+  }
+  const std::string user = environment("HOME").empty() ? "/tmp" : environment("HOME");
+  const std::string state = environment("XDG_STATE_HOME"), cache = environment("XDG_CACHE_HOME");
+  home.state = (state.empty() ? user + "/.local/state" : state) + "/baton";
+  home.cache = (cache.empty() ? user + "/.cache" : cache) + "/baton";
+  return home;
+}
+
+absl::Status Home::make_directories() const {
+  for (const std::string& dir : {state, file("logs"), cache + "/models"}) {
+    std::error_code error;
+    std::filesystem::create_directories(dir, error);
+    if (error)
+      return absl::PermissionDeniedError(
+          cat(dir, ": cannot be made: ", error.message(), "; set BATON_HOME to a folder you may write"));
+  }
+  return absl::OkStatus();
+}
+
+void Home::set_aside_logs() const {
+  std::error_code ignored;  // then new lines follow the old ones
+  std::filesystem::remove_all(file("logs.previous"), ignored);
+  std::filesystem::rename(file("logs"), file("logs.previous"), ignored);
+  std::filesystem::create_directories(file("logs"), ignored);
+}
+
+absl::StatusOr<HomeLock> HomeLock::take(const Home& home) {
+  const std::string path = home.file("lock");
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return absl::PermissionDeniedError(cat(path, ": ", std::strerror(errno)));
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    ::close(fd);
+    const auto record = ClusterRecord::read(home);
+    return absl::AlreadyExistsError(
+        cat("a cluster already runs from ", home.state,
+            record.ok() ? cat(" (http://", record->http_address, ", pid ", record->processes.front().pid, ")")
+                        : "",
+            "; `baton down` stops it, or set BATON_HOME to another folder"));
+  }
+  return HomeLock(fd);
+}
+
+HomeLock::~HomeLock() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+absl::StatusOr<std::string> server_address(const std::string& url) {
+  if (!url.empty()) return url.starts_with("http://") ? url.substr(7) : url;
+  ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(Home::from_environment()));
+  return record.http_address;
+}
+
+absl::Status write_file(const std::string& path, const std::string& text) {
+  const std::string part = cat(path, ".", ::getpid(), ".part");
+  {
+    std::ofstream out(part, std::ios::binary | std::ios::trunc);
+    out << text;
+    out.flush();
+    if (!out) {
+      const std::string why = std::strerror(errno);
+      ::unlink(part.c_str());
+      return absl::ResourceExhaustedError(cat(path, ": cannot be written: ", why));
+    }
+  }
+  if (::rename(part.c_str(), path.c_str()) != 0) {
+    const std::string why = std::strerror(errno);
+    ::unlink(part.c_str());
+    return absl::ResourceExhaustedError(cat(path, ": cannot be written: ", why));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return absl::NotFoundError(cat(path, ": ", std::strerror(errno)));
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+absl::Status ClusterRecord::write(const Home& home) const {
+  boost::json::array list;
+  for (const ProcessRecord& p : processes)
+    list.push_back(
+        {{"name", p.name}, {"role", p.role}, {"pid", p.pid}, {"address", p.address}, {"rank", p.rank}});
+  return write_file(home.file("cluster.json"), boost::json::serialize(boost::json::object{
+                                                   {"http_address", http_address}, {"processes", list}}));
+}
+
+absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
+  auto text = read_file(home.file("cluster.json"));
+  if (!text.ok())
+    return absl::NotFoundError(cat("no cluster runs from ", home.state, "; `baton serve` starts one"));
+  boost::system::error_code error;
+  const boost::json::value v = boost::json::parse(*text, error);
+  const auto damaged = [&] {
+    return absl::DataLossError(cat(home.file("cluster.json"), ": damaged; remove it"));
+  };
+  if (error || !v.is_object() || !v.as_object().contains("processes")) return damaged();
+  try {
+    ClusterRecord record;
+    record.http_address = boost::json::value_to<std::string>(v.at("http_address"));
+    for (const auto& p : v.at("processes").as_array())
+      record.processes.push_back(
+          {boost::json::value_to<std::string>(p.at("name")), boost::json::value_to<std::string>(p.at("role")),
+           boost::json::value_to<int>(p.at("pid")), boost::json::value_to<std::string>(p.at("address")),
+           p.as_object().contains("rank") ? boost::json::value_to<int>(p.at("rank")) : 0});
+    if (record.processes.empty()) return damaged();
+    return record;
+  } catch (const std::exception&) {  // boost::json::at and value_to throw on another shape
+    return damaged();
+  }
+}
+
+void ClusterRecord::remove(const Home& home) {
+  ::unlink(home.file("cluster.json").c_str());
+  ::unlink(home.file(kHashKeyFile).c_str());
+}
+
+absl::StatusOr<std::string> resolve_model(const Home& home, const std::string& source) {
+  if (source != "default") {
+    if (!std::filesystem::exists(source))
+      return absl::NotFoundError(
+          cat(source, ": no such model; want a GGUF file or a Hugging Face directory"));
+    return absolute(source);
+  }
+  const std::string path = cat(home.cache, "/models/", kDefaultModelFile);
+  if (std::filesystem::exists(path)) return path;
+  return absl::NotFoundError(cat(
+      "the default model is not at ", path,
+      "; run ./baton serve from a checkout with a network (it gets the file), put the file there, or name a "
+      "model: baton serve /path/to/model.gguf"));
+}
+
+}  // namespace baton::cli

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+#include "cli/cluster/manifest.h"
+
+namespace baton::cli {
+
+// What this process may use at most.
+struct MemoryLimit {
+  uint64_t bytes = 0;
+  std::string source;  // "RAM", or "cgroup <path>"
+};
+
+// The smallest of the machine's RAM and the limits of this process's cgroup and those above it (version 1 and
+// 2). `root` is put before /proc and /sys: tests have trees of their own.
+MemoryLimit read_memory_limit(const std::string& root = "");
+
+// What one worker's memory goes to, known before it is taken.
+struct MemoryPlan {
+  static constexpr uint64_t kProgram = uint64_t{64} << 20;  // code, libraries, queues, connections
+
+  uint64_t weights = 0;  // packed
+  uint64_t kv_blocks = 0;
+  uint64_t kv_block_bytes = 0;
+  uint64_t activations = 0;
+  uint64_t mapped_file = 0;  // shared with other workers, leaves memory when it gets scarce: not in the total
+
+  uint64_t kv() const { return kv_blocks * kv_block_bytes; }
+  uint64_t total() const { return weights + kv() + activations + kProgram; }
+  // "weights 92 MiB + KV 512 MiB (1456 blocks of 360 KiB) + activations 21 MiB + program 64 MiB = 689 MiB;
+  // model file 94 MiB, mapped; limit 23.5 GiB (RAM)"
+  std::string text(const MemoryLimit& limit) const;
+  // kResourceExhausted when the total is more than the limit, with what to change in pool `pool`.
+  absl::Status check(const MemoryLimit& limit, const std::string& pool) const;
+};
+
+// All workers of a manifest on this machine together, before any of them is started: KV pools, and weights as
+// large as the model's files. kResourceExhausted with what to change.
+absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryLimit& limit);
+// The same when only so many processes of each pool run on this machine.
+absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::vector<int>& processes,
+                                  const MemoryLimit& limit);
+
+// Where a worker leaves its plan for `serve` and `ps`: a file of Home::state.
+std::string memory_plan_file(const std::string& worker);
+
+}  // namespace baton::cli

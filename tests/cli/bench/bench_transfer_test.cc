@@ -1,0 +1,57 @@
+#include "cli/bench/bench_transfer.h"
+
+#include <gmock/gmock.h>
+
+#include <boost/json.hpp>
+
+namespace baton::cli {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+BenchTransferOptions small() {
+  return {.lanes = {"local", "socket"},
+          .pieces = {4096, 65536},
+          .pool_bytes = 8 << 20,
+          .total_bytes = 4 << 20,
+          .repetitions = 2};
+}
+
+TEST(BenchTransfer, EveryLaneStandsBesideItsBaseline) {
+  const auto report = measure_transfer(small());
+  ASSERT_TRUE(report.ok()) << report.status();
+  std::vector<std::string> lanes;
+  for (const TransferRow& row : report->rows) {
+    lanes.push_back(row.lane);
+    EXPECT_GT(row.gb_s, 0);
+    EXPECT_GT(row.cpu_s_per_gb, 0);
+    EXPECT_EQ(row.of_baseline > 0, row.lane == "local" || row.lane == "socket");
+  }
+  EXPECT_THAT(lanes, ElementsAre("memcpy", "memcpy", "memcpy_nt", "memcpy_nt", "rawsocket", "rawsocket",
+                                 "local", "local", "socket", "socket"));
+  EXPECT_EQ(report->rows[7].baseline, "memcpy");
+  EXPECT_EQ(report->rows[9].baseline, "rawsocket");
+  EXPECT_EQ(report->rows[9].piece_bytes, 65536u);
+  EXPECT_EQ(report->rows[9].repetitions, 2);
+  const auto parsed = boost::json::parse(to_json(*report));
+  EXPECT_EQ(parsed.at("rows").as_array().size(), 10u);
+  EXPECT_EQ(parsed.at("rows").at(6).at("lane").as_string(), "local");
+  EXPECT_THAT(to_table(*report), HasSubstr("of rawsocket"));
+}
+
+TEST(BenchTransfer, WhatCannotBeMeasuredIsRefused) {
+  const auto refused = [](auto change) {
+    BenchTransferOptions options = small();
+    change(options);
+    return std::string(measure_transfer(options).status().message());
+  };
+  EXPECT_THAT(refused([](auto& o) { o.pieces = {100}; }), HasSubstr("multiple of 64"));
+  EXPECT_THAT(refused([](auto& o) { o.pieces = {4 << 20}; }), HasSubstr("a quarter of the pool"));
+  EXPECT_THAT(refused([](auto& o) { o.pieces = {}; }), HasSubstr("no pieces"));
+  EXPECT_THAT(refused([](auto& o) { o.lanes = {"auto"}; }), HasSubstr("lane: want"));
+  EXPECT_THAT(refused([](auto& o) { o.lanes = {"rdma"}; }), HasSubstr("lane: want"));
+}
+
+}  // namespace
+}  // namespace baton::cli

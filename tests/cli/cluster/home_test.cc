@@ -1,0 +1,76 @@
+#include "cli/cluster/home.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+
+namespace baton::cli {
+namespace {
+
+class HomeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char pattern[] = "/tmp/baton_home_test.XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern), nullptr);
+    folder_ = pattern;
+    ::setenv("BATON_HOME", folder_.c_str(), 1);
+    home_ = Home::from_environment();
+    ASSERT_TRUE(home_.make_directories().ok());
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::string folder_;
+  Home home_;
+};
+
+TEST_F(HomeTest, HoldsStateAndCacheUnderOneFolder) {
+  EXPECT_EQ(home_.state, folder_ + "/state");
+  EXPECT_EQ(home_.cache, folder_ + "/cache");
+}
+
+TEST_F(HomeTest, OneClusterAtATime) {
+  {
+    const auto first = HomeLock::take(home_);
+    ASSERT_TRUE(first.ok());
+    const auto second = HomeLock::take(home_);
+    EXPECT_TRUE(absl::IsAlreadyExists(second.status()));
+  }
+  EXPECT_TRUE(HomeLock::take(home_).ok()) << "free again when its holder is gone";
+}
+
+TEST_F(HomeTest, ClusterRecordComesBackAsWritten) {
+  EXPECT_TRUE(absl::IsNotFound(ClusterRecord::read(home_).status()));
+  const ClusterRecord written{"127.0.0.1:8000",
+                              {{"supervisor", "supervisor", 12, ""}, {"w", "any", 13, "a:1"}}};
+  ASSERT_TRUE(written.write(home_).ok());
+  const auto read = ClusterRecord::read(home_);
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->http_address, written.http_address);
+  ASSERT_EQ(read->processes.size(), 2u);
+  EXPECT_EQ(read->processes[1].pid, 13);
+}
+
+TEST_F(HomeTest, DamagedRecordsAreRefused) {
+  for (const char* bad :
+       {"", "{", "[]", "{}", R"({"processes":[]})", R"({"http_address":1,"processes":[{}]})",
+        R"({"http_address":"a","processes":[{"name":"x","role":"y","pid":"z","address":""}]})"}) {
+    ASSERT_TRUE(write_file(home_.file("cluster.json"), bad).ok());
+    EXPECT_TRUE(absl::IsDataLoss(ClusterRecord::read(home_).status())) << bad;
+  }
+}
+
+TEST_F(HomeTest, MissingModelSaysWhatToDo) {
+  const auto none = resolve_model(home_, "default");
+  EXPECT_TRUE(absl::IsNotFound(none.status()));
+  EXPECT_NE(none.status().message().find("baton serve /path/to/model.gguf"), std::string::npos);
+  EXPECT_TRUE(absl::IsNotFound(resolve_model(home_, "/no/such.gguf").status()));
+}
+
+TEST_F(HomeTest, AFullDiskIsAnErrorAndLeavesNothing) {
+  const absl::Status s = write_file("/dev/full/x", "text");
+  EXPECT_FALSE(s.ok());
+  EXPECT_FALSE(write_file(folder_ + "/no/such/folder/x", "text").ok());
+}
+
+}  // namespace
+}  // namespace baton::cli

@@ -1,0 +1,245 @@
+#include "cli/cluster/manifest.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/cat.h"
+
+namespace baton::cli {
+namespace {
+
+std::string errors_of(const std::string& spec) {
+  const auto m = parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", spec));
+  return m.ok() ? "" : std::string(m.status().message());
+}
+
+TEST(Manifest, NamingOnlyAModelIsEnough) {
+  const auto m =
+      parse_manifest("/d/c.yaml", "apiVersion: baton/v1\nkind: Cluster\nspec:\n  model: {source: m.gguf}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->model_source, "/d/m.gguf") << "relative to the file";
+  ASSERT_EQ(m->pools.size(), 1u);
+  EXPECT_EQ(m->pools[0].role, WorkerRole::kAny);
+  EXPECT_EQ(m->gateway.host, "127.0.0.1");
+}
+
+TEST(Manifest, ShippedFilesAreGoodAndSurviveWriting) {
+  const char* source = std::getenv("BATON_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "run by ctest";
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(cat(source, "/deploy/manifests"))) {
+    const auto m = read_manifest(entry.path().string());
+    ASSERT_TRUE(m.ok()) << m.status();
+    const auto again = parse_manifest("again.yaml", to_yaml(*m));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+    ++files;
+  }
+  EXPECT_GE(files, 3);
+}
+
+TEST(Manifest, TheFilesForSeveralMachinesAreGood) {
+  const char* source = std::getenv("BATON_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "run by ctest";
+  const auto three = read_manifest(cat(source, "/deploy/manifests/three_hosts.yaml"));
+  ASSERT_TRUE(three.ok()) << three.status();
+  ASSERT_EQ(three->pools.size(), 2u);
+  EXPECT_EQ(three->control.join_address(), "10.0.0.1:8001");
+  EXPECT_TRUE(three->control.tls.has_value());
+  EXPECT_EQ(three->pools[1].host_of(0, 0), "10.0.0.3");
+  const auto kubernetes = read_manifest(cat(source, "/deploy/kubernetes/cluster.yaml"));
+  ASSERT_TRUE(kubernetes.ok()) << kubernetes.status();
+  EXPECT_EQ(kubernetes->control.join_address(), "baton-coordinator:8001");
+  EXPECT_EQ(kubernetes->control.tls->worker.name, "baton-worker");
+}
+
+TEST(Manifest, TellsEveryMistakeWithItsPlace) {
+  EXPECT_EQ(errors_of("  model: {source: m}\n  gatway: {}\n"),
+            "c.yaml:5:3: spec.gatway: unknown key (did you mean gateway?)");
+  EXPECT_EQ(errors_of("  pools:\n    p: {role: prefil}\n"),
+            "c.yaml:5:9: spec.pools.p.role: want one of prefill, decode, any, got 'prefil' (did you mean "
+            "prefill?)");
+  const std::string two = errors_of("  gateway: {listen: nowhere}\n  pools: {a: {replicas: 0}}\n");
+  EXPECT_NE(two.find("c.yaml:4:13: spec.gateway.listen: want address:port"), std::string::npos) << two;
+  EXPECT_NE(two.find("spec.pools.a.replicas: want a whole number 1..64, got '0'"), std::string::npos) << two;
+}
+
+TEST(Manifest, RefusesWhatWouldSwitchDisaggregationOff) {
+  EXPECT_NE(errors_of("  pools: {prefill: {}}\n").find("no pool with role decode or any"), std::string::npos);
+  EXPECT_NE(
+      errors_of("  pools: {prefill: {kv: {dtype: f32}}, decode: {}}\n").find("KV cannot be handed over"),
+      std::string::npos);
+  EXPECT_NE(errors_of("  pools: {prefill: {}, decode: {numerics: f32}}\n").find("KV cannot be handed over"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: reference, numerics: bf16dot}}\n").find("computes in float32"),
+            std::string::npos);
+  EXPECT_EQ(errors_of("  pools: {prefill: {}, mixed: {role: any}}\n"), "");
+}
+
+TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
+  EXPECT_EQ(errors_of("  pools: {any: {device: cuda}}\n"), "");
+  EXPECT_EQ(errors_of("  pools: {any: {device: \"cuda:MIG-8f2b-1\", numerics: fastest}}\n"), "");
+  const auto cuda = parse_manifest("c.yaml",
+                                   "apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: a}\nspec:\n"
+                                   "  pools: {any: {device: \"cuda:1\"}}\n");
+  ASSERT_TRUE(cuda.ok()) << cuda.status();
+  EXPECT_EQ(cuda->pools[0].device, "cuda:1");
+  EXPECT_EQ(cuda->pools[0].block_tokens, 64);
+  EXPECT_NE(errors_of("  pools: {any: {device: \"cuda:x\"}}\n").find("cuda:MIG-<uuid>"), std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, numerics: f32}}\n").find("fastest"), std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, kv: {dtype: int8}}}\n").find("stores bf16"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, kv: {blockTokens: 48}}}\n").find("blockTokens"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {prefill: {device: cuda}, decode: {device: cuda}}\n").find("want role any"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, parallel: {tensor: 2}}}\n").find("on one rank"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {numerics: fastest}}\n").find("want one of f32, bf16dot"),
+            std::string::npos);
+}
+
+TEST(Manifest, StaysOnLoopbackUnlessTold) {
+  EXPECT_NE(errors_of("  gateway: {listen: \"0.0.0.0:8000\"}\n").find("reachable from other machines"),
+            std::string::npos);
+  EXPECT_EQ(errors_of("  gateway: {listen: \"0.0.0.0:8000\", insecureAllowPlaintextOffLoopback: true}\n"),
+            "");
+  EXPECT_EQ(errors_of("  gateway: {listen: \"[::1]:8000\"}\n"), "");
+}
+
+// A control section with TLS; `more` stands beside it.
+std::string with_tls(const std::string& listen, const std::string& more = "") {
+  return cat("  control:\n    listen: \"", listen,
+             "\"\n    tls:\n      ca: tls/ca.pem\n      coordinator: {certificate: c.pem, key: /k/c.key}\n"
+             "      worker: {certificate: w.pem, key: w.key, name: node}\n",
+             more);
+}
+
+TEST(Manifest, WorkersOnOtherMachines) {
+  const auto m = parse_manifest(
+      "/d/c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", with_tls("10.0.0.1:8001"),
+                       "  pools: {prefill: {}, decode: {network: {control: 10.0.0.0/24, data: 10.1.0.0/16, "
+                       "dataPort: 7300}}}\n  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->control.join_address(), "10.0.0.1:8001");
+  ASSERT_TRUE(m->control.tls.has_value());
+  EXPECT_EQ(m->control.tls->ca.path, "/d/tls/ca.pem") << "relative to the file";
+  EXPECT_EQ(m->control.tls->coordinator.key.path, "/k/c.key");
+  EXPECT_EQ(m->control.tls->worker.certificate.place, "/d/c.yaml:9:16: spec.control.tls.worker.certificate");
+  EXPECT_EQ(m->control.tls->worker.name, "node");
+  EXPECT_EQ(m->pools[1].network.data, "10.1.0.0/16");
+  EXPECT_EQ(m->pools[1].network.data_port, 7300);
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+}
+
+TEST(Manifest, WhereTheCoordinatorIsFound) {
+  const auto join = [](const std::string& control) {
+    const auto m =
+        parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n  control: {", control,
+                                     "}\n  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
+    EXPECT_TRUE(m.ok()) << m.status();
+    return m.ok() ? m->control.join_address() : "";
+  };
+  EXPECT_EQ(join(""), "") << "any port of loopback: only the flag can say";
+  EXPECT_EQ(join("listen: '127.0.0.1:8001'"), "127.0.0.1:8001");
+  EXPECT_EQ(join("listen: '0.0.0.0:8001', insecureAllowPlaintextOffLoopback: true"), "");
+  EXPECT_EQ(join("listen: '0.0.0.0:8001', join: 'c:8001', insecureAllowPlaintextOffLoopback: true"),
+            "c:8001");
+}
+
+TEST(Manifest, HostsAreCounted) {
+  const std::string control =
+      "  control: {listen: '10.0.0.1:8001', insecureAllowPlaintextOffLoopback: true}\n"
+      "  transfer: {insecureAllowPlaintextOffLoopback: true}\n";
+  const auto says = [&](const std::string& pools, const char* what) {
+    const std::string errors = errors_of(control + "  pools: {" + pools + "}\n");
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  says("any: {replicas: 2, hosts: [a, b, c]}", "want 2 hosts, one for each of 2 x 1 processes; got 3");
+  says("any: {replicas: 2, parallel: {tensor: 2}, hosts: [a]}",
+       "want 4 hosts, one for each of 2 x 2 processes, or 2, one for each worker; got 1");
+  says("any: {hosts: [localhost]}", "want names or addresses of machines, got 'localhost'");
+  says("any: {parallel: {tensor: 2}, hosts: [a, b]}", "ranks of worker 0 are on different machines");
+  EXPECT_NE(errors_of("  pools: {any: {hosts: [a]}}\n").find("how do workers there find the coordinator?"),
+            std::string::npos);
+  const auto m =
+      parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", control,
+                                   "  pools: {any: {replicas: 2, hosts: [a, b], parallel: {tensor: 2}}}\n"));
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->pools[0].host_of(1, 0), "b");
+  EXPECT_EQ(m->pools[0].host_of(1, 1), "b") << "one name a worker: its ranks are together";
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+}
+
+TEST(Manifest, OffLoopbackWantsTlsOrThePermission) {
+  const auto says = [](const std::string& spec, const char* what) {
+    const std::string errors = errors_of(spec);
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  const std::string allowed = "  transfer: {insecureAllowPlaintextOffLoopback: true}\n";
+  says("  control: {listen: '10.0.0.1:8001'}\n" + allowed,
+       "c.yaml:4:13: spec.control.listen: '10.0.0.1' is on the network, and nothing protects");
+  says("  control: {join: 'c:8001'}\n" + allowed, "c.yaml:4:13: spec.control.join: 'c' is on the network");
+  says("  control: {listen: here}\n", "want address:port, got 'here'");
+  says(with_tls("10.0.0.1:8001"),
+       "workers of pool any listen for KV on the network, and KV travels without TLS");
+  says(with_tls("10.0.0.1:8001", "    insecureAllowPlaintextOffLoopback: true\n") + allowed,
+       "want one of both");
+  says("  control: {tls: {ca: a}}\n", "spec.control.tls.coordinator: want `certificate`, a PEM file");
+  says(
+      "  control: {tls: {ca: a, coordinator: {certificate: a, key: a, name: x}, worker: {certificate: a, "
+      "key: "
+      "a, name: x}}}\n",
+      "a worker could pose as coordinator");
+  says("  pools: {any: {network: {data: eth0}}}\n", "want an address of the machine like 10.0.0.2");
+  says("  pools: {any: {network: {data: 0.0.0.0}}}\n" + allowed, "want one address");
+  says("  pools: {any: {network: {metrics: 0.0.0.0}}}\n", "insecureAllowPlaintextMetricsOffLoopback: true");
+  EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + allowed), "");
+  EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + "  pools: {any: {network: {data: 127.0.0.1}}}\n"), "");
+  EXPECT_EQ(
+      errors_of("  control: {listen: '10.0.0.1:8001', insecureAllowPlaintextOffLoopback: true}\n" + allowed),
+      "");
+}
+
+TEST(Manifest, RefusesAnotherKindOfFile) {
+  for (const char* bad :
+       {"apiVersion: v1\nkind: Pod\n", "kind: Cluster\n", "apiVersion: baton/v1\n", "{}", "[]", "\0"})
+    EXPECT_FALSE(parse_manifest("c.yaml", bad).ok()) << bad;
+}
+
+TEST(Manifest, AWorkerOfSeveralRanks) {
+  const auto m = parse_manifest("c.yaml",
+                                "apiVersion: baton/v1\nkind: Cluster\nspec:\n  pools:\n    any: {replicas: "
+                                "2, parallel: {tensor: 2, pipeline: 3, "
+                                "rendezvous: \"10.0.0.1:7100\", insecureAllowPlaintextOffLoopback: true}}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->pools[0].ranks(), 6);
+  EXPECT_EQ(m->workers(), 2);
+  EXPECT_EQ(m->processes(), 12);
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+  EXPECT_EQ(again->pools[0].rendezvous, "10.0.0.1:7100");
+}
+
+TEST(Manifest, RefusesGroupsThatCannotBe) {
+  const auto says = [](const std::string& pools, const char* what) {
+    const std::string errors = errors_of("  pools: {" + pools + "}\n");
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  says("prefill: {device: reference, parallel: {tensor: 2}}, decode: {device: reference}",
+       "differ in parallel.tensor: device reference stores KV by rows");
+  says("any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'}}", "ranks talk without TLS or keys");
+  says("any: {parallel: {tensor: 2, rendezvous: here}}", "want host:port, got 'here'");
+  says("any: {parallel: {tensor: 8, pipeline: 8}}", "tensor x pipeline is 64; want 32 at most");
+  EXPECT_EQ(errors_of("  pools: {any: {parallel: {tensor: 2, rendezvous: '127.0.0.1:7100'}}}\n"), "");
+}
+
+}  // namespace
+}  // namespace baton::cli

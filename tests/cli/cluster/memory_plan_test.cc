@@ -1,0 +1,87 @@
+#include "cli/cluster/memory_plan.h"
+
+#include <gmock/gmock.h>
+
+#include <filesystem>
+
+#include "tests/worker/model/temp_dir.h"
+
+namespace baton::cli {
+namespace {
+
+using baton::testing::TempDir;
+using baton::testing::write_file;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kMi = 1 << 20;
+
+class Limit : public ::testing::Test {
+ protected:
+  Limit() : dir_("memory-plan") { put("/proc/meminfo", "MemTotal:       2048000 kB\nMemFree: 1 kB\n"); }
+  void put(const std::string& file, const std::string& text) {
+    const std::string path = dir_.path() + file;
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+    write_file(path, text);
+  }
+  TempDir dir_;
+};
+
+TEST_F(Limit, IsTheMachinesWithoutACgroup) {
+  EXPECT_EQ(read_memory_limit(dir_.path()).bytes, 2048000u * 1024);
+  EXPECT_EQ(read_memory_limit(dir_.path()).source, "RAM");
+  put("/proc/self/cgroup", "0::/a/b\n");
+  put("/sys/fs/cgroup/a/b/memory.max", "max\n");
+  EXPECT_EQ(read_memory_limit(dir_.path()).source, "RAM");
+}
+
+TEST_F(Limit, IsTheSmallestOnTheWayUp) {
+  put("/proc/self/cgroup", "0::/a/b\n");
+  put("/sys/fs/cgroup/a/b/memory.max", "900000\n");
+  EXPECT_EQ(read_memory_limit(dir_.path()).bytes, 900000u);
+  put("/sys/fs/cgroup/a/memory.max", "800000\n");
+  EXPECT_EQ(read_memory_limit(dir_.path()).source, "cgroup /a");
+  put("/sys/fs/cgroup/memory.max", "700000\n");
+  EXPECT_EQ(read_memory_limit(dir_.path()).bytes, 700000u);
+  EXPECT_EQ(read_memory_limit(dir_.path()).source, "cgroup /");
+}
+
+TEST_F(Limit, KnowsTheOldHierarchy) {
+  put("/proc/self/cgroup", "12:cpu:/x\n9:memory:/docker/1\n0::/\n");
+  put("/sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes", "123456\n");
+  EXPECT_EQ(read_memory_limit(dir_.path()).bytes, 123456u);
+}
+
+MemoryPlan small_plan() {
+  return {.weights = 92 * kMi, .kv_blocks = 1456, .kv_block_bytes = 360 * 1024, .activations = 20 * kMi};
+}
+
+TEST(MemoryPlan, SaysWhatItGoesTo) {
+  EXPECT_THAT(small_plan().text({uint64_t{1} << 30, "RAM"}),
+              AllOf(HasSubstr("weights 92 MiB + KV 512 MiB (1456 blocks of 360 KiB)"),
+                    HasSubstr("limit 1 GiB (RAM)")));
+}
+
+TEST(MemoryPlan, RefusesMoreThanThereIsWithWhatToChange) {
+  EXPECT_TRUE(small_plan().check({688 * kMi, "RAM"}, "any").ok());
+  const absl::Status tight = small_plan().check({300 * kMi, "cgroup /a"}, "any");
+  EXPECT_TRUE(absl::IsResourceExhausted(tight));
+  EXPECT_THAT(std::string(tight.message()),
+              AllOf(HasSubstr("cgroup /a"), HasSubstr("lower spec.pools.any.kv.memory to 124 MiB at most")));
+  EXPECT_THAT(std::string(small_plan().check({100 * kMi, "RAM"}, "any").message()),
+              HasSubstr("a smaller model"));
+}
+
+TEST(MemoryPlan, CountsAllWorkersOfAMachine) {
+  ClusterManifest manifest;
+  manifest.model_source = "/none";
+  manifest.pools = {{.name = "any", .replicas = 3, .kv_memory_bytes = 512 * kMi}};
+  EXPECT_TRUE(check_cluster_memory(manifest, {1728 * kMi, "RAM"}).ok());
+  const absl::Status over = check_cluster_memory(manifest, {1700 * kMi, "RAM"});
+  EXPECT_TRUE(absl::IsResourceExhausted(over));
+  EXPECT_THAT(std::string(over.message()),
+              AllOf(HasSubstr("3 workers want 1.5 GiB of KV"), HasSubstr("lower kv.memory")));
+}
+
+}  // namespace
+}  // namespace baton::cli
