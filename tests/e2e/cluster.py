@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SOURCE = os.environ.get("BATON_SOURCE_DIR", os.path.abspath(os.path.join(os.path.dirname(__file__), "../..")))
@@ -198,3 +199,29 @@ class Cluster:
             if line.startswith(name + "{") or line.startswith(name + " "):
                 total += float(line.rsplit(" ", 1)[1])
         return total
+
+
+class RunningStream(threading.Thread):
+    """A stream in the background; notes its tokens, how it ended and when. `errors`: what may be raised instead of an error event."""
+
+    def __init__(self, cluster, prompt="Once upon a time", tokens=450, errors=RuntimeError):
+        super().__init__()
+        self.cluster, self.prompt, self.most, self.errors = cluster, prompt, tokens, errors
+        self.tokens, self.error, self.ended = 0, None, None
+        self.flowing = threading.Event()
+        self.start()
+
+    def run(self):
+        body = {"model": "default", "prompt": self.prompt, "max_tokens": self.most, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
+        try:
+            for _, event in self.cluster.stream("/v1/completions", body):
+                if "error" in event:
+                    self.error = event["error"]
+                    break
+                self.tokens += sum(len(choice.get("token_ids") or []) for choice in event["choices"])
+                if self.tokens >= 3:
+                    self.flowing.set()
+        except self.errors as e:
+            self.error = str(e)
+        self.ended = time.monotonic()
+        self.flowing.set()

@@ -6,7 +6,7 @@ import threading
 import time
 import urllib.request
 
-from cluster import ANY, STORIES, Cluster, manifest, need, pools
+from cluster import ANY, STORIES, Cluster, RunningStream, manifest, need, pools
 
 need(STORIES)
 PROMPTS = ["Once upon a time", "Lily likes cats and dogs", "Tom had a red ball. " * 20]
@@ -49,34 +49,11 @@ for tensor, pipeline in ((2, 1), (4, 1), (1, 2), (2, 2)):
     print("passed: tensor %d, pipeline %d has the tokens of one process" % (tensor, pipeline), flush=True)
 
 
-class Stream(threading.Thread):
-    def __init__(self, cluster):
-        super().__init__()
-        self.cluster, self.tokens, self.error, self.ended = cluster, 0, None, None
-        self.flowing = threading.Event()
-        self.start()
-
-    def run(self):
-        try:
-            body = {"model": "default", "prompt": "Once upon a time", "max_tokens": 450, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
-            for _, event in self.cluster.stream("/v1/completions", body):
-                if "error" in event:
-                    self.error = event["error"]
-                    break
-                self.tokens += sum(len(choice.get("token_ids") or []) for choice in event["choices"])
-                if self.tokens >= 3:
-                    self.flowing.set()
-        except (RuntimeError, OSError) as e:
-            self.error = str(e)
-        self.ended = time.monotonic()
-        self.flowing.set()
-
-
 with Cluster(STORIES, group(2, 2)) as c:
     names = ["any-0", "any-0.1", "any-0.2", "any-0.3"]
     for victim in names + ["any-0.3"]:
         before = {n: c.process(n)["pid"] for n in names}
-        stream = Stream(c)
+        stream = RunningStream(c, errors=(RuntimeError, OSError))
         assert stream.flowing.wait(20)
         killed = time.monotonic()
         c.kill(victim)
@@ -98,7 +75,7 @@ with Cluster(STORIES, group(2, 2)) as c:
 with Cluster(STORIES, group(2, 1)) as c:
     before = {n: c.process(n)["pid"] for n in ("any-0", "any-0.1")}
     c.kill("any-0.1", signal.SIGSTOP)
-    stream = Stream(c)  # needs the rank that is stopped
+    stream = RunningStream(c, errors=(RuntimeError, OSError))  # needs the rank that is stopped
     stream.join(30)
     assert not stream.is_alive(), "the stream hangs while a rank is stopped"
     # Nothing of it was computed: an error, or all of it from the new life.

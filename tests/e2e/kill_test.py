@@ -1,37 +1,9 @@
 """kill -9 of either worker during a stream: a clean error at once, everybody else lives, the worker comes back as a new life."""
-import threading
 import time
 
-from cluster import PREFILL_DECODE, STORIES, Cluster, manifest, need
+from cluster import PREFILL_DECODE, STORIES, Cluster, RunningStream, manifest, need
 
 need(STORIES)
-
-
-class Stream(threading.Thread):
-    """A long stream in the background; notes its tokens, how it ended and when."""
-
-    def __init__(self, cluster):
-        super().__init__()
-        self.cluster = cluster
-        self.tokens, self.error, self.ended = 0, None, None
-        self.flowing = threading.Event()
-        self.start()
-
-    def run(self):
-        try:
-            body = {"model": "default", "prompt": "Once upon a time", "max_tokens": 450, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
-            for _, event in self.cluster.stream("/v1/completions", body):
-                if "error" in event:
-                    self.error = event["error"]
-                    break
-                for choice in event["choices"]:
-                    self.tokens += len(choice.get("token_ids") or [])
-                if self.tokens >= 3:
-                    self.flowing.set()
-        except RuntimeError as e:
-            self.error = str(e)
-        self.ended = time.monotonic()
-        self.flowing.set()
 
 
 # While a death is not noticed: the dead worker was chosen, or the other one told of the broken link first, or the kernel had not killed it yet.
@@ -64,7 +36,7 @@ def check(victim, survivor, path_meanwhile):
             assert ids == want and r.headers["x-baton-path"] in right, (r.headers, right)
 
         for round_number in range(3):
-            stream = Stream(c)
+            stream = RunningStream(c)
             assert stream.flowing.wait(20)
             dead = life(c, victim)
             killed = time.monotonic()

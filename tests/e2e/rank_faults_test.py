@@ -6,10 +6,9 @@ import random
 import signal
 import statistics
 import sys
-import threading
 import time
 
-from cluster import ANY, STORIES, Cluster, manifest, need, pools
+from cluster import ANY, STORIES, Cluster, RunningStream, manifest, need, pools
 
 MODEL = os.environ.get("BATON_SMOLLM2") or STORIES
 need(MODEL)
@@ -24,35 +23,11 @@ PREFILL_SECONDS = 0.5 if MODEL != STORIES else 0.01
 FAULTS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
-class Stream(threading.Thread):
-    def __init__(self, cluster, prompt, tokens):
-        super().__init__()
-        self.cluster, self.prompt, self.most = cluster, prompt, tokens
-        self.tokens, self.error, self.ended = 0, None, None
-        self.flowing = threading.Event()
-        self.start()
-
-    def run(self):
-        body = {"model": "default", "prompt": self.prompt, "max_tokens": self.most, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
-        try:
-            for _, event in self.cluster.stream("/v1/completions", body):
-                if "error" in event:
-                    self.error = event["error"]
-                    break
-                self.tokens += sum(len(choice.get("token_ids") or []) for choice in event["choices"])
-                if self.tokens >= 3:
-                    self.flowing.set()
-        except (RuntimeError, OSError) as e:
-            self.error = str(e)
-        self.ended = time.monotonic()
-        self.flowing.set()
-
-
 def begin(cluster, phase):
     """A stream in the wanted phase; none when idle."""
     if phase == "idle":
         return None
-    stream = Stream(cluster, LONG if phase == "prefill" else SHORT, 450)
+    stream = RunningStream(cluster, LONG if phase == "prefill" else SHORT, errors=(RuntimeError, OSError))
     if phase == "decode":
         assert stream.flowing.wait(30)
     time.sleep(random.uniform(0, PREFILL_SECONDS))

@@ -93,11 +93,13 @@ class ControlServer::Core {
   // Answers the hello inside, so that nothing overtakes it.
   absl::Status admit(Stream& stream, const CoordinatorHello& hello);
 
-  // A replaced stream is not the current one of its coordinator.
-  bool say(Stream& stream, CoordinatorMessage message) {
+  absl::Status say(Stream& stream, CoordinatorMessage message) {
     std::lock_guard lock(mutex_);
-    if (stopped_ || coordinators_[stream.coordinator].current != stream.id) return false;
-    return sink_(CoordinatorSaid{stream.id, std::move(message)});
+    if (stopped_) return absl::UnavailableError("the worker is shutting down");
+    if (coordinators_[stream.coordinator].current != stream.id)
+      return absl::AbortedError("another stream of this coordinator took its place");
+    if (sink_(CoordinatorSaid{stream.id, std::move(message)})) return absl::OkStatus();
+    return absl::ResourceExhaustedError("the worker cannot take more messages");
   }
   void remove(Stream& stream, absl::Status why) {
     std::lock_guard lock(mutex_);
@@ -234,9 +236,8 @@ void ControlServer::Stream::OnReadDone(bool ok) {
   if (hello) {
     if (absl::Status status = core_->admit(*this, *hello); !status.ok()) return close(status);
     open_ = true;
-  } else if (!core_->say(*this, *std::move(message))) {
-    return close(
-        absl::ResourceExhaustedError("the worker cannot take more messages, or the stream was replaced"));
+  } else if (absl::Status status = core_->say(*this, *std::move(message)); !status.ok()) {
+    return close(status);
   }
   StartRead(&incoming_);
 }

@@ -18,7 +18,6 @@ constexpr size_t kMaxErrorText = 1024;
 }  // namespace
 
 // ---- rank 0
-// ---------------------------------------------------------------------------------------------------
 
 KvGroupPorts KvExchangeAgent::group_ports() {
   return {.order = [this](int rank, const KvOrder& what) { order(rank, what); },
@@ -73,7 +72,6 @@ int KvExchangeAgent::drain_notes(Instant now) {
 }
 
 // ---- every rank
-// -----------------------------------------------------------------------------------------------
 
 void KvExchangeAgent::note(KvNote note) {
   if (auto* report = std::get_if<PeerReport>(&note))

@@ -41,7 +41,6 @@ KvGroup::KvGroup(KvGroupOptions options, KvGroupPorts ports)
 }
 
 // ---- peers
-// ----------------------------------------------------------------------------------------------------
 
 absl::Status KvGroup::pair_up(const WorkerDescription& from, Peer& peer) const {
   ASSIGN_OR_RETURN(peer.address, parse_kv_address(from.data_address));
@@ -145,7 +144,6 @@ void KvGroup::on_report(int rank, const PeerReport& report) {
 }
 
 // ---- transfers
-// ------------------------------------------------------------------------------------------------
 
 // Of each own rank: the streams it has part in.
 std::vector<std::vector<KvLink>> KvGroup::links(const WorkerRef& worker, bool as_source) const {
@@ -281,7 +279,6 @@ void KvGroup::close(Transfers::iterator it) {
 }
 
 // ---- time
-// -----------------------------------------------------------------------------------------------------
 
 void KvGroup::on_tick(Instant now) {
   for (auto& [id, t] : transfers_) {

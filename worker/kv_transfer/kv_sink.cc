@@ -46,7 +46,6 @@ void KvSink::abandon(TransferId transfer, Instant) {
 }
 
 // ---- pieces
-// ---------------------------------------------------------------------------------------------------
 
 KvSink::Transfer* KvSink::find(TransferId transfer, const WorkerRef& from) {
   const auto it = transfers_.find({transfer, from});
@@ -127,7 +126,6 @@ absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& heade
 }
 
 // ---- ends
-// -----------------------------------------------------------------------------------------------------
 
 void KvSink::on_finish(const WorkerRef& from, const KvFinishMessage& finish, Instant now) {
   const auto it = transfers_.find({finish.transfer, from});
@@ -212,7 +210,6 @@ void KvSink::on_peer_down(const WorkerRef& peer, const std::string& reason, Inst
 }
 
 // ---- time
-// -----------------------------------------------------------------------------------------------------
 
 int KvSink::on_tick(Instant now) {
   int ended = 0;
