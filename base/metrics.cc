@@ -43,7 +43,13 @@ struct Metrics::Registry {
   std::vector<prometheus::Family<prometheus::Counter>*> counters;
   std::vector<prometheus::Family<prometheus::Gauge>*> gauges;
   std::vector<prometheus::Family<prometheus::Histogram>*> histograms;
+  // Of the rows without labels: counted for every token, so they are not looked up.
+  std::vector<prometheus::Counter*> plain_counters;
+  std::vector<prometheus::Histogram*> plain_histograms;
   std::mutex raise_mutex;
+
+  prometheus::Counter& counter(Metric metric, LabelValues labels);
+  prometheus::Histogram& histogram(Metric metric, LabelValues labels);
 };
 
 namespace {
@@ -64,11 +70,25 @@ prometheus::Labels labels_of(Metric metric, Metrics::LabelValues values) {
 
 }  // namespace
 
+prometheus::Counter& Metrics::Registry::counter(Metric metric, LabelValues labels) {
+  const size_t i = static_cast<size_t>(metric);
+  if (labels.size() == 0 && plain_counters[i] != nullptr) return *plain_counters[i];
+  return counters[i]->Add(labels_of(metric, labels));
+}
+
+prometheus::Histogram& Metrics::Registry::histogram(Metric metric, LabelValues labels) {
+  const size_t i = static_cast<size_t>(metric);
+  if (labels.size() == 0 && plain_histograms[i] != nullptr) return *plain_histograms[i];
+  return histograms[i]->Add(labels_of(metric, labels), boundaries(row_of(metric).buckets));
+}
+
 Metrics::Metrics() : registry_(std::make_unique<Registry>()) {
   constexpr size_t kCount = static_cast<size_t>(Metric::kCount);
   registry_->counters.resize(kCount);
   registry_->gauges.resize(kCount);
   registry_->histograms.resize(kCount);
+  registry_->plain_counters.resize(kCount);
+  registry_->plain_histograms.resize(kCount);
   for (size_t i = 0; i < kCount; ++i) {
     const MetricRow& row = kMetricCatalog[i];
     const std::string name(row.name), help(row.help);
@@ -85,7 +105,11 @@ Metrics::Metrics() : registry_(std::make_unique<Registry>()) {
             &prometheus::BuildHistogram().Name(name).Help(help).Register(registry_->registry);
         break;
     }
-    if (row.labels[0].empty()) touch(row.metric);
+    if (!row.labels[0].empty()) continue;
+    if (row.kind == MetricKind::kCounter) registry_->plain_counters[i] = &registry_->counter(row.metric, {});
+    if (row.kind == MetricKind::kHistogram)
+      registry_->plain_histograms[i] = &registry_->histogram(row.metric, {});
+    if (row.kind == MetricKind::kGauge) touch(row.metric);
   }
 }
 
@@ -95,25 +119,25 @@ void Metrics::touch(Metric metric, LabelValues labels) {
   const size_t i = static_cast<size_t>(metric);
   switch (row_of(metric).kind) {
     case MetricKind::kCounter:
-      registry_->counters[i]->Add(labels_of(metric, labels));
+      registry_->counter(metric, labels);
       break;
     case MetricKind::kGauge:
       registry_->gauges[i]->Add(labels_of(metric, labels));
       break;
     case MetricKind::kHistogram:
-      registry_->histograms[i]->Add(labels_of(metric, labels), boundaries(row_of(metric).buckets));
+      registry_->histogram(metric, labels);
       break;
   }
 }
 
 void Metrics::add(Metric metric, double value, LabelValues labels) {
   BATON_CHECK(row_of(metric).kind == MetricKind::kCounter);
-  registry_->counters[static_cast<size_t>(metric)]->Add(labels_of(metric, labels)).Increment(value);
+  registry_->counter(metric, labels).Increment(value);
 }
 
 void Metrics::raise(Metric metric, double total, LabelValues labels) {
   BATON_CHECK(row_of(metric).kind == MetricKind::kCounter);
-  auto& counter = registry_->counters[static_cast<size_t>(metric)]->Add(labels_of(metric, labels));
+  auto& counter = registry_->counter(metric, labels);
   std::lock_guard lock(registry_->raise_mutex);
   if (const double more = total - counter.Value(); more > 0) counter.Increment(more);
 }
@@ -125,9 +149,7 @@ void Metrics::set(Metric metric, double value, LabelValues labels) {
 
 void Metrics::observe(Metric metric, double value, LabelValues labels) {
   BATON_CHECK(row_of(metric).kind == MetricKind::kHistogram);
-  registry_->histograms[static_cast<size_t>(metric)]
-      ->Add(labels_of(metric, labels), boundaries(row_of(metric).buckets))
-      .Observe(value);
+  registry_->histogram(metric, labels).Observe(value);
 }
 
 std::string Metrics::render() const {

@@ -2,13 +2,16 @@
 //
 //   thread    loop                                 owns
 //   http      coordinator/gateway/http_server      sockets, JSON, SSE, the text of streams
+//             coordinator/request/control_loop     requests, router, membership, ledger: turns on the same
+//             loop
 //   text      coordinator/gateway/text_pool        chat templates and tokenising (as many threads as a
-//   quarter of the cores) control   coordinator/request/control_loop     requests, router, membership, ledger
-//   (gRPC's own threads decode and post to control)
+//                                                  quarter of the cores)
+//   (gRPC's own threads decode and post to the control loop)
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cinttypes>
 #include <csignal>
 #include <cstdio>
@@ -93,6 +96,7 @@ struct CoordinatorProcess {
   std::unique_ptr<TextPool> text_pool;
   std::unique_ptr<OpenAiApi> api;
   std::unique_ptr<HttpServer> http;
+  std::atomic<HttpServer*> turner = nullptr;  // `http`, once it is there: it turns the control loop
 
   absl::Status make(const CoordinatorOptions& options);
   int run(int report_fd);
@@ -145,6 +149,9 @@ absl::Status CoordinatorProcess::make_control() {
                                     [this](const MembershipDecision& d) { flow_metrics->on_membership(d); });
   ControlLoopOptions loop_options;
   loop_options.first_request = (identity & 0xffffff0000000000u) + 1;
+  loop_options.wake = [this] {
+    if (HttpServer* server = turner) server->wake();
+  };
   loop = std::make_unique<ControlLoop>(loop_options, *core, streams, clock);
   return absl::OkStatus();
 }
@@ -244,7 +251,9 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   server_deps.on_refused = [this](int status) {
     metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});
   };
+  server_deps.turn = [this](Instant now) { return loop->turn(now); };
   ASSIGN_OR_RETURN(http, HttpServer::listen(server, std::move(routes), std::move(server_deps)));
+  turner = http.get();
   api->set_io([this](std::function<void()> work) { http->post(std::move(work)); });
   return absl::OkStatus();
 }
@@ -270,7 +279,6 @@ int CoordinatorProcess::run(int report_fd) {
   for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency() / 4); ++i)
     text_threads.push_back(
         std::make_unique<AgentThread>("text", [this](std::stop_token stop) { text_pool->run(stop); }));
-  AgentThread control("control", [this](std::stop_token stop) { loop->run(stop); });
   AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
   log_info("coordinator serves", {{"http", http_address()},
                                   {"membership", join_host_port(membership_host, membership->port())},
@@ -293,8 +301,7 @@ int CoordinatorProcess::run(int report_fd) {
   http_thread.join();
   text_pool->close();
   text_threads.clear();
-  control.request_stop();
-  control.join();
+  loop->finish();
   membership.reset();
   client.reset();
   log_info("coordinator stopped");

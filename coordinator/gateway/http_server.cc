@@ -64,7 +64,8 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
         until_stop_(asio::make_work_guard(*io_)),
         acceptor_(*io_),
         retry_(*io_),
-        tick_(*io_) {
+        tick_(*io_),
+        turn_timer_(*io_) {
     state_.options = std::move(options);
     state_.routes = std::move(routes);
     state_.deps = std::move(deps);
@@ -91,11 +92,20 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
 
   void run() {
     accept();
+    wake();
     io_->run();
   }
 
   void post(std::function<void()> work) {
     if (!stopped_) asio::post(*io_, std::move(work));
+  }
+
+  void wake() {
+    if (!state_.deps.turn || woken_.exchange(true)) return;
+    post([self = shared_from_this()] {
+      self->woken_ = false;  // before the turn: what comes during it wakes again
+      self->turn();
+    });
   }
 
   void begin_drain() {
@@ -111,6 +121,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     for (const auto& c : snapshot()) c->close();
     stopped_ = true;
     tick_.cancel();
+    turn_timer_.cancel();
     until_stop_.reset();
   }
 
@@ -205,12 +216,30 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     });
   }
 
+  // A timer that is set too early is left alone: a turn that finds nothing to do costs less than setting it.
+  void turn() {
+    if (stopped_) return;
+    const Instant now = state_.deps.clock->now();
+    const Instant next = state_.deps.turn(now);
+    if (next >= turn_at_) return;
+    turn_at_ = next;
+    turn_timer_.expires_after(std::max(next - now, Duration::zero()));
+    turn_timer_.async_wait([self = shared_from_this()](error_code ec) {
+      if (ec) return;
+      self->turn_at_ = kNever;
+      self->turn();
+    });
+  }
+
   std::shared_ptr<asio::io_context> io_;
   asio::executor_work_guard<asio::io_context::executor_type> until_stop_;
   HttpServerState state_;
   tcp::acceptor acceptor_;
   asio::steady_timer retry_;
   asio::steady_timer tick_;
+  asio::steady_timer turn_timer_;
+  Instant turn_at_ = kNever;  // when the timer is set to
+  std::atomic<bool> woken_ = false;
   SpareDescriptor spare_;
   std::map<HttpConnection*, std::shared_ptr<HttpConnection>> connections_;
   absl::flat_hash_map<std::string, size_t> per_client_;
@@ -233,6 +262,7 @@ HttpServer::~HttpServer() = default;
 uint16_t HttpServer::port() const { return listener_->port(); }
 void HttpServer::run() { listener_->run(); }
 void HttpServer::post(std::function<void()> work) { listener_->post(std::move(work)); }
+void HttpServer::wake() { listener_->wake(); }
 void HttpServer::begin_drain() {
   listener_->post([listener = listener_] { listener->begin_drain(); });
 }

@@ -38,6 +38,9 @@ struct HttpServerDeps {
   std::function<void(int status)> on_refused;  // a message that did not get as far as a route; may be empty
   // May this request use routes of that role? Empty: everybody may (loopback).
   std::function<bool(RouteRole, const HttpRequest&)> allow;
+  // Work of the wiring's own on the io thread: called first, after each wake(), and at the time it returned.
+  // May be empty.
+  std::function<Instant(Instant now)> turn;
 };
 
 // HTTP/1.1 on one TCP port: the strict check, keep-alive, time limits, answers and streams. One request at a
@@ -57,6 +60,8 @@ class HttpServer {
   void run();
   // Runs `work` on the io thread; dropped after stop().
   void post(std::function<void()> work);
+  // A turn is due. Many calls before it make one turn.
+  void wake();
   // No new connections; those at rest are closed, the others after their answer.
   void begin_drain();
   // Closes everything (open exchanges see their client leave) and lets run() return.

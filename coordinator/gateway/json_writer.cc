@@ -1,5 +1,6 @@
 #include "coordinator/gateway/json_writer.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -39,6 +40,8 @@ size_t good_bytes(std::string_view s, bool& whole) {
   whole = n == static_cast<size_t>(lead.length);
   return n;
 }
+
+bool stands_for_itself(char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; }
 
 void append_escaped(std::string& out, char c) {
   constexpr char kHex[] = "0123456789abcdef";
@@ -106,7 +109,11 @@ JsonWriter& JsonWriter::key(std::string_view name) {
 JsonWriter& JsonWriter::value(std::string_view text) {
   separate();
   text_ += '"';
-  for (const char c : to_utf8(text)) append_escaped(text_, c);
+  const auto plain_end = std::ranges::find_if_not(text, stands_for_itself);
+  const auto plain = static_cast<size_t>(plain_end - text.begin());
+  text_ += text.substr(0, plain);
+  if (plain < text.size())
+    for (const char c : to_utf8(text.substr(plain))) append_escaped(text_, c);
   text_ += '"';
   return *this;
 }

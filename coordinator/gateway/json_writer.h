@@ -15,6 +15,9 @@ namespace baton::coordinator {
 //   {"a":1,"b":["x"]}
 class JsonWriter {
  public:
+  JsonWriter() = default;
+  // Goes on with a text that ends behind an item.
+  explicit JsonWriter(std::string text) : text_(std::move(text)), fresh_(false) {}
   JsonWriter& open(char bracket) {
     separate();
     text_ += bracket;

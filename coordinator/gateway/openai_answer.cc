@@ -9,8 +9,6 @@ namespace {
 
 double milliseconds(Duration d) { return to_seconds(d) * 1e3; }
 
-std::string event(JsonWriter& w) { return cat("data: ", w.text(), "\n\n"); }
-
 void write_usage(JsonWriter& w, const Usage& usage) {
   w.key("usage").open('{');
   w.field("prompt_tokens", usage.prompt_tokens).field("completion_tokens", usage.completion_tokens);
@@ -56,7 +54,17 @@ AnswerWriter::AnswerWriter(const text::Tokenizer& tokenizer, const GenerationPla
       plan_(plan),
       id_(std::move(id)),
       created_(created),
+      event_head_(begin_event()),
       text_offsets_(plan.requests.size()) {}
+
+std::string AnswerWriter::begin_event() const {
+  JsonWriter w;
+  w.open('{');
+  write_head(w, "chat.completion.chunk");
+  return cat("data: ", w.text());
+}
+
+std::string AnswerWriter::end_event(JsonWriter& w) { return w.take() + "\n\n"; }
 
 void AnswerWriter::write_head(JsonWriter& w, std::string_view chat_object) const {
   w.field("id", cat(chat() ? "chatcmpl-" : "cmpl-", id_));
@@ -124,23 +132,19 @@ void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whol
 }
 
 std::string AnswerWriter::role_event(int index) const {
-  JsonWriter w;
-  w.open('{');
-  write_head(w, "chat.completion.chunk");
+  JsonWriter w(event_head_);
   w.key("choices").open('[').open('{').field("index", index);
   w.key("delta").open('{').field("role", "assistant").close('}');
   w.key("logprobs").null().key("finish_reason").null().close('}').close(']');
   if (plan_.include_usage) w.key("usage").null();
   if (plan_.return_token_ids && index == 0) write_ids(w, "prompt_token_ids", plan_.requests[0].prompt);
   w.close('}');
-  return event(w);
+  return end_event(w);
 }
 
 std::string AnswerWriter::part_event(const ChoicePart& part, const Usage& so_far,
                                      const AnswerTimings* timings) {
-  JsonWriter w;
-  w.open('{');
-  write_head(w, "chat.completion.chunk");
+  JsonWriter w(event_head_);
   w.key("choices").open('[');
   write_choice(w, part, false);
   w.close(']');
@@ -151,18 +155,16 @@ std::string AnswerWriter::part_event(const ChoicePart& part, const Usage& so_far
   }
   if (timings) write_timings(w, so_far, *timings);
   w.close('}');
-  return event(w);
+  return end_event(w);
 }
 
 std::string AnswerWriter::usage_event(const Usage& usage, const AnswerTimings& timings) const {
-  JsonWriter w;
-  w.open('{');
-  write_head(w, "chat.completion.chunk");
+  JsonWriter w(event_head_);
   w.key("choices").open('[').close(']');
   write_usage(w, usage);
   write_timings(w, usage, timings);
   w.close('}');
-  return event(w);
+  return end_event(w);
 }
 
 std::string AnswerWriter::error_event(const ApiError& error) {

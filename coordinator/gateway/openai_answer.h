@@ -54,6 +54,8 @@ class AnswerWriter {
  private:
   bool chat() const { return plan_.endpoint == Endpoint::kChat; }
   void write_head(JsonWriter& w, std::string_view chat_object) const;
+  std::string begin_event() const;
+  static std::string end_event(JsonWriter& w);
   void write_choice(JsonWriter& w, const ChoicePart& part, bool whole);
   void write_text(JsonWriter& w, const ChoicePart& part, bool whole) const;
   void write_logprobs(JsonWriter& w, const ChoicePart& part);
@@ -63,6 +65,7 @@ class AnswerWriter {
   const GenerationPlan& plan_;
   const std::string id_;
   const int64_t created_;
+  const std::string event_head_;      // what all events of this stream begin with
   std::vector<size_t> text_offsets_;  // per choice, for logprobs of completions
 };
 

@@ -34,8 +34,8 @@ struct OpenAiDeps {
 };
 
 // The API: chat, completions, models, tokenize, detokenize, probes, metrics, version; each path with and
-// without /v1. Thread: its handlers run on the io thread; bodies are read on the text pool. Must outlive the
-// server and the pool's threads. Errors of requests are answers, never more.
+// without /v1. Thread: its handlers run on the io thread; long bodies are read on the text pool. Must outlive
+// the server and the pool's threads. Errors of requests are answers, never more.
 class OpenAiApi {
  public:
   OpenAiApi(OpenAiOptions options, OpenAiDeps deps);

@@ -10,7 +10,7 @@ ControlLoop::ControlLoop(const ControlLoopOptions& options, ControlCore& core, W
       core_(core),
       streams_(streams),
       clock_(clock),
-      mailbox_(options.mailbox),
+      mailbox_(options.mailbox, options.wake),
       next_request_(options.first_request),
       status_(std::make_shared<const ClusterStatus>()) {}
 
@@ -46,6 +46,11 @@ FlowCounters ControlLoop::counters() const {
 void ControlLoop::run(std::stop_token stop) {
   std::stop_callback wake(stop, [this] { mailbox_.close(); });
   while (!stop.stop_requested()) mailbox_.wait_until(turn(clock_.now()));
+  finish();
+}
+
+void ControlLoop::finish() {
+  mailbox_.close();
   turn(clock_.now());  // what was posted before the close
   core_.fail_all("the coordinator is stopping", clock_.now());
   publish(clock_.now());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <stop_token>
@@ -16,14 +17,18 @@ struct ControlLoopOptions {
   size_t mailbox = 65536;      // commands
   size_t submits = 4096;       // of these, requests that were not looked at yet
   Duration status_every = std::chrono::milliseconds(50);  // at most this old while something happens
+  // Called on any thread when a turn is due, for an owner that does not run() but turns by itself.
+  std::function<void()> wake;
 };
 
 // The body of the control thread: a mailbox of commands into ControlCore, a clock, and sleep until the next
-// deadline. The gateway talks to it through RequestPort, the RPC side through post().
+// deadline. The gateway talks to it through RequestPort, the RPC side through post(). The control thread is
+// whoever calls run(), or an event loop that calls turn() at each wake and at the time it returned, and
+// finish() at the end: in production the gateway's own (docs/adr/0014-one-loop.md).
 //
-// Threads: run() is the control thread; next_id, submit, cancel, post, status from any. Borrows core,
-// streams, clock. Errors: a full mailbox refuses: submit says so through the sink (on the caller's thread),
-// post returns false, a cancel is never lost.
+// Threads: run, turn, finish on the control thread; next_id, submit, cancel, post, status from any. Borrows
+// core, streams, clock. Errors: a full mailbox refuses: submit says so through the sink (on the caller's
+// thread), post returns false, a cancel is never lost.
 class ControlLoop final : public RequestPort {
  public:
   ControlLoop(const ControlLoopOptions& options, ControlCore& core, WorkerStreams& streams,
@@ -40,8 +45,10 @@ class ControlLoop final : public RequestPort {
 
   // Until stop is requested; then every request that is left fails and its workers are told.
   void run(std::stop_token stop);
-  // One turn without sleeping; returns when the next is due. For tests.
+  // One turn without sleeping; returns when the next is due.
   Instant turn(Instant now);
+  // No more commands; every request that is left fails.
+  void finish();
 
  private:
   void publish(Instant now);

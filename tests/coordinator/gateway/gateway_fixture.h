@@ -171,6 +171,10 @@ class GatewayTest : public testing::Test {
     server_.reset();
   }
 
+  void set_in_flight(int32_t requests) {
+    std::lock_guard lock(mutex_);
+    status_->requests_in_flight = requests;
+  }
   LoopbackClient client() const { return LoopbackClient(server_->port()); }
   static boost::json::value json(const std::string& text) { return boost::json::parse(text); }
   // The JSON of each SSE event; "[DONE]" and comments are left out.

@@ -50,7 +50,8 @@ class ServerTest : public testing::Test {
          .random = [this] { return ++random_; },
          .unix_time = [] { return 0; },
          .on_refused = [this](int status) { refused_ = status; },
-         .allow = [](RouteRole, const HttpRequest& r) { return r.field("x-forbid").empty(); }});
+         .allow = [](RouteRole, const HttpRequest& r) { return r.field("x-forbid").empty(); },
+         .turn = turn_});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     thread_ = std::thread([this] { server_->run(); });
@@ -90,6 +91,7 @@ class ServerTest : public testing::Test {
   uint64_t random_ = 0;
   std::atomic<int> refused_ = 0;
   std::atomic<int> left_ = 0;
+  std::function<Instant(Instant)> turn_;
   std::mutex mutex_;
   std::deque<std::shared_ptr<Exchange>> open_;
   std::unique_ptr<HttpServer> server_;
@@ -411,6 +413,44 @@ TEST_F(ServerTest, StopEndsOpenExchanges) {
   stop();
   EXPECT_EQ(left_, 1);
   EXPECT_TRUE(client.at_end());
+}
+
+TEST_F(ServerTest, TurnsAtTheStartWhenWokenAndWhenDue) {
+  std::atomic<int> turns = 0;
+  std::atomic<bool> due_soon = false;
+  turn_ = [&](Instant now) {
+    ++turns;
+    return due_soon ? now + 1ms : kNever;
+  };
+  start();
+  EXPECT_TRUE(soon([&] { return turns == 1; }));
+  server_->wake();
+  EXPECT_TRUE(soon([&] { return turns == 2; }));
+  due_soon = true;
+  server_->wake();
+  EXPECT_TRUE(soon([&] { return turns > 5; }));
+  stop();
+}
+
+// Posts from many threads: a wake that finds another one under way must not be lost.
+TEST_F(ServerTest, NoWakeIsLost) {
+  std::atomic<int> posted = 0, seen = 0;
+  turn_ = [&](Instant) {
+    seen = posted.load();
+    return kNever;
+  };
+  start();
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 4; ++t)
+      threads.emplace_back([&] {
+        ++posted;
+        server_->wake();
+      });
+    threads.clear();
+    ASSERT_TRUE(soon([&] { return seen == posted; })) << "round " << round;
+  }
+  stop();
 }
 
 TEST_F(ServerTest, PortInUseAndBadAddress) {

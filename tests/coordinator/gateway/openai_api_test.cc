@@ -351,8 +351,24 @@ TEST_F(GatewayTest, LeavingCancelsInUnaryAndStream) {
   EXPECT_EQ(disconnects_, 2);
 }
 
+TEST_F(GatewayTest, ShortBodiesAreReadAtOnceWhileFewRequestsAreServed) {
+  start(64, 0);
+  port_.set_script(ScriptedPort::tokens({'o'}));
+  const auto body = [](size_t size) {
+    return R"({"max_tokens":1,"prompt":")" + std::string(size, ' ') + "\"}";
+  };
+  EXPECT_EQ(client().post("/v1/completions", body(100)).status, 200);
+  auto long_one = client(), busy = client();
+  long_one.send(LoopbackClient::post_text("/v1/completions", body(5000)));
+  EXPECT_TRUE(soon([&] { return pool_->waiting() == 1; }));
+  set_in_flight(4);
+  busy.send(LoopbackClient::post_text("/v1/completions", body(100)));
+  EXPECT_TRUE(soon([&] { return pool_->waiting() == 2; }));
+}
+
 TEST_F(GatewayTest, LeavingWhileTheTextPoolIsBusySubmitsNothing) {
   start(64, 0);
+  set_in_flight(4);
   {
     auto c = client();
     c.send(LoopbackClient::post_text("/v1/completions", R"({"prompt":"a"})"));
@@ -370,6 +386,7 @@ TEST_F(GatewayTest, LeavingWhileTheTextPoolIsBusySubmitsNothing) {
 
 TEST_F(GatewayTest, AFullTextPoolIs429) {
   start(1, 0);
+  set_in_flight(4);
   auto a = client(), b = client();
   a.send(LoopbackClient::post_text("/v1/completions", R"({"prompt":"a"})"));
   ASSERT_TRUE(soon([&] { return pool_->waiting() == 1; }));
