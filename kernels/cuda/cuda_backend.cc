@@ -99,8 +99,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpe
   if (!spec.bias.empty()) {
     const size_t bytes = spec.bias.size() * sizeof(float);
     ASSIGN_OR_RETURN(bias, DeviceBuffer::make(Kind::kDevice, bytes, "a bias"));
-    RETURN_IF_ERROR(to_status(cudaMemcpy(bias.data(), spec.bias.data(), bytes, cudaMemcpyHostToDevice),
-                              "copying a bias"));
+    RETURN_IF_ERROR(copy_to_device(bias.data(), spec.bias.data(), bytes, "copying a bias"));
   }
   return std::make_unique<CudaLinear>(shape, std::move(weights), std::move(bias));
 }
@@ -131,8 +130,7 @@ absl::Status CudaBackend::set_attention(const AttentionSpec& attention, const Ro
     }
   const size_t bytes = table.size() * sizeof(float);
   ASSIGN_OR_RETURN(rotations_, DeviceBuffer::make(Kind::kDevice, bytes, "angles of positions"));
-  RETURN_IF_ERROR(to_status(cudaMemcpy(rotations_.data(), table.data(), bytes, cudaMemcpyHostToDevice),
-                            "copying angles"));
+  RETURN_IF_ERROR(copy_to_device(rotations_.data(), table.data(), bytes, "copying angles"));
   const auto prepare = matrices_.wgmma() ? prepare_hopper_attention : prepare_attention;
   return to_status(prepare(attention.head_dim, device_.processors, attention_grid_),
                    "preparing the attention kernels");
@@ -218,7 +216,9 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   ++step_;
   kept_ = false;
   logits_ = {};
-  error_ = absl::OkStatus();
+  // Whoever made the backend may have been another thread, and each has a current device of its own.
+  error_ = to_status(cudaSetDevice(device_.index), "choosing the device");
+  if (!error_.ok()) return;
   const int share = attention_.heads / attention_.kv_heads;
   work_.build(batch, {attention_.kv_heads, share, attention_.window, slots_});
   int32_t bucket = use_graphs_ && is_decode_step(batch) ? bucket_for(batch.rows()) : 0;
@@ -249,9 +249,8 @@ const float* CudaBackend::norm_weights(const NormWeights& norm) {
   known.host.assign(norm.weight.begin(), norm.weight.end());
   note(reserve(known.device, Kind::kDevice, norm.weight.size_bytes(), "norm weights"));
   if (!error_.ok()) return nullptr;
-  note(to_status(
-      cudaMemcpy(known.device.data(), known.host.data(), norm.weight.size_bytes(), cudaMemcpyHostToDevice),
-      "copying norm weights"));
+  note(copy_to_device(known.device.data(), known.host.data(), norm.weight.size_bytes(),
+                      "copying norm weights"));
   return known.device.as<float>();
 }
 

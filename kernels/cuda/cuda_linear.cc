@@ -7,6 +7,7 @@
 #include "base/cat.h"
 #include "kernels/dequantize.h"
 #include "kernels/float16.h"
+#include "kernels/weight_slice.h"
 
 namespace baton::kernels::cuda {
 
@@ -31,11 +32,12 @@ absl::StatusOr<SharedWeights> pack_weights(const LinearSpec& spec, const PackedS
   std::vector<float> opened(shape.cols);
   int row = 0;
   for (const WeightView& part : spec.parts) {
-    ASSIGN_OR_RETURN(const size_t stride, row_bytes(part.type, part.cols));
+    ASSIGN_OR_RETURN(const size_t bytes, row_bytes(part.type, part.cols));
+    const size_t stride = row_stride(part);
     for (int64_t r = 0; r < part.rows; ++r) {
       uint16_t* to = packed.data() + static_cast<size_t>(packed_row(shape, row++)) * shape.ld;
       if (part.type == DType::kBF16) {
-        std::memcpy(to, part.data + r * stride, stride);
+        std::memcpy(to, part.data + r * stride, bytes);
         continue;
       }
       dequantize_row(part.type, part.data + r * stride, opened);
@@ -45,8 +47,7 @@ absl::StatusOr<SharedWeights> pack_weights(const LinearSpec& spec, const PackedS
   ASSIGN_OR_RETURN(DeviceBuffer buffer,
                    DeviceBuffer::make(DeviceBuffer::Kind::kDevice, shape.bytes(),
                                       cat("weights of ", shape.rows, " x ", shape.cols)));
-  RETURN_IF_ERROR(to_status(cudaMemcpy(buffer.data(), packed.data(), shape.bytes(), cudaMemcpyHostToDevice),
-                            "copying weights"));
+  RETURN_IF_ERROR(copy_to_device(buffer.data(), packed.data(), shape.bytes(), "copying weights"));
   return std::make_shared<const DeviceBuffer>(std::move(buffer));
 }
 

@@ -25,6 +25,11 @@ absl::Status to_status(cudaError_t error, std::string_view what) {
   return absl::InternalError(text);
 }
 
+absl::Status copy_to_device(void* to, const void* from, size_t bytes, std::string_view what) {
+  RETURN_IF_ERROR(to_status(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), what));
+  return to_status(cudaStreamSynchronize(nullptr), what);
+}
+
 absl::StatusOr<DeviceProperties> open_device(const DeviceName& name) {
   // The driver reads the variable when it starts, so this has to come before any other call.
   if (!name.uuid.empty()) ::setenv("CUDA_VISIBLE_DEVICES", name.uuid.c_str(), 1);
@@ -70,7 +75,9 @@ absl::StatusOr<DeviceBuffer> DeviceBuffer::make(Kind kind, size_t bytes, std::st
     std::fill_n(buffer.data_, size, std::byte{0});
     return buffer;
   }
+  // Returns before the memory is clear, and on a stream that ours do not wait for.
   RETURN_IF_ERROR(to_status(cudaMemset(data, 0, size), "clearing memory"));
+  RETURN_IF_ERROR(to_status(cudaStreamSynchronize(nullptr), "clearing memory"));
   return buffer;
 }
 

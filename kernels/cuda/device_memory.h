@@ -17,6 +17,10 @@ namespace baton::kernels::cuda {
 // device (100) are kUnavailable and say that device cpu works.
 absl::Status to_status(cudaError_t error, std::string_view what);
 
+// Copies and waits: whatever is enqueued afterwards, on any stream, sees the bytes. (cudaMemcpy alone may
+// return while the bytes are on their way, and streams of our own do not wait for the one it uses.)
+absl::Status copy_to_device(void* to, const void* from, size_t bytes, std::string_view what);
+
 struct DeviceProperties {
   int index = 0;
   std::string name;

@@ -1,6 +1,10 @@
 // What the CUDA backend refuses, holds and replays, on the emulated device.
 #include <gmock/gmock.h>
 
+#include <thread>
+
+#include "kernels/float16.h"
+#include "kernels/weight_slice.h"
 #include "tests/golden/model_under_test.h"
 #include "tests/kernels/cuda/emulation/emulated_runtime.h"
 #include "tests/support/random_model.h"
@@ -69,6 +73,50 @@ TEST_F(Device, MatrixInstructionsAreANumericsClass) {
   ::setenv("BATON_CUDA_WGMMA", "0", 1);
   EXPECT_EQ(id(), "cuda-bf16-mma-v3-sm90/kv-bf16");
   ::unsetenv("BATON_CUDA_WGMMA");
+}
+
+// A rank's columns of a matrix lie further apart than they are long.
+TEST_F(Device, SomeColumnsOfAMatrixAreItsOwn) {
+  const auto backend = *make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
+  ASSERT_TRUE(backend->set_attention({1, 1, 8, 1.0f, 0}, {}).ok());
+  ASSERT_TRUE(backend->attach_kv({}, {1, 1, 8, 16, KvType::kBF16, 1}).ok());
+  std::vector<uint16_t> whole(16 * 128), part(16 * 64);
+  for (size_t i = 0; i < whole.size(); ++i) whole[i] = float_to_bfloat16(static_cast<float>(i % 37) - 18);
+  for (size_t i = 0; i < part.size(); ++i) part[i] = whole[i / 64 * 128 + 64 + i % 64];
+  const WeightView all = {DType::kBF16, reinterpret_cast<const std::byte*>(whole.data()), 16, 128};
+  const WeightView own = {DType::kBF16, reinterpret_cast<const std::byte*>(part.data()), 16, 64};
+  auto* x = reinterpret_cast<uint16_t*>(backend->allocate(64));
+  for (int i = 0; i < 64; ++i) x[i] = float_to_bfloat16(static_cast<float>(i));
+  std::vector<std::vector<float>> results;
+  for (const WeightView& view : {*columns_of(all, 64, 64), own}) {
+    const auto linear = *backend->make_linear({{view}, {}, 1});
+    float* out = backend->allocate(16);
+    const std::vector<TokenId> tokens = {0};
+    const std::vector<int32_t> positions = {0};
+    const std::vector<BlockId> blocks = {BlockId(0)};
+    const std::vector<SequenceRows> rows = {{0, 1, 0, blocks}};
+    backend->begin_step({tokens, positions, rows, {}});
+    backend->linear_part(*linear, reinterpret_cast<const float*>(x), out);
+    ASSERT_TRUE(backend->finish_step().ok());
+    results.emplace_back(out, out + 16);
+  }
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_NE(results[0][0], 0);
+}
+
+// The engine's thread is not the one that made the backend, and begins with device 0.
+TEST_F(Device, TheSecondDeviceIsChosenInEveryThread) {
+  emulated::limits().devices = 2;
+  ASSERT_TRUE(RandomModel({}).write_gguf(dir_.file("m.gguf")));
+  EngineSetup setup = cuda_setup();
+  setup.device = "cuda:1";
+  auto engine = ModelUnderTest::open(dir_.file("m.gguf"), setup);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  std::vector<TokenId> tokens;
+  std::thread([&] { tokens = (*engine)->greedy({1, 2, 3}, 4); }).join();
+  EXPECT_EQ(tokens.size(), 4u);
+  engine->reset();
+  cudaSetDevice(0);
 }
 
 TEST_F(Device, AKvPoolThatDoesNotFitNamesTheKey) {

@@ -7,16 +7,27 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
+
 struct EmulatedGraph {
   std::vector<std::function<void()>> work;
 };
 struct EmulatedStream {
   EmulatedGraph* recording = nullptr;
+  int device = 0;
 };
 
 namespace {
 
 std::map<void*, size_t> sizes;
+thread_local int current_device = 0;
+
+// What was asked of the legacy stream and may not have happened yet. Streams of the program's own do not wait
+// for it: it happens when the host waits for it, and not before.
+std::vector<std::function<void()>> legacy;
+void end_legacy() {
+  for (const auto& work : std::exchange(legacy, {})) work();
+}
 
 // What is not written reads as NaN, in floats and in bf16.
 cudaError_t allocate(void** data, size_t bytes) {
@@ -31,6 +42,7 @@ cudaError_t allocate(void** data, size_t bytes) {
 namespace baton::emulated {
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
+  BATON_CHECK(stream->device == current_device, "a stream of another device than the thread's");
   if (stream->recording != nullptr)
     stream->recording->work.push_back(std::move(work));
   else
@@ -57,10 +69,13 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = limits().count_error == cudaSuccess ? 1 : 0;
+  *count = limits().count_error == cudaSuccess ? limits().devices : 0;
   return limits().count_error;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+  current_device = device;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {.name = "emulated", .multiProcessorCount = 2, .major = 9, .minor = 0};
   return cudaSuccess;
@@ -77,6 +92,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) { return allocate(data, bytes); }
 cudaError_t cudaFree(void* data) {
+  end_legacy();
   counts().bytes_held -= sizes.at(data);
   return cudaFreeHost(data);
 }
@@ -86,10 +102,19 @@ cudaError_t cudaFreeHost(void* data) {
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
-  std::memset(data, value, bytes);
+  legacy.emplace_back([=] { std::memset(data, value, bytes); });
   return cudaSuccess;
 }
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int) {
+// From pageable memory: returns when the bytes are read, not when they have arrived.
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
+  const auto* begin = static_cast<const unsigned char*>(from);
+  if (kind == cudaMemcpyHostToDevice) {
+    legacy.emplace_back([to, staged = std::vector<unsigned char>(begin, begin + bytes)] {
+      std::memcpy(to, staged.data(), staged.size());
+    });
+    return cudaSuccess;
+  }
+  end_legacy();
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -98,10 +123,14 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaS
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new EmulatedStream;
+  *stream = new EmulatedStream{.recording = nullptr, .device = current_device};
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return limits().wait_error; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream != nullptr) return limits().wait_error;
+  end_legacy();
+  return cudaSuccess;
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;

@@ -17,8 +17,9 @@ struct Counts {
   size_t bytes_held = 0;  // device memory
 };
 Counts& counts();
-// Device memory of the emulated device; what cudaGetDeviceCount says.
+// Device memory of an emulated device; what cudaGetDeviceCount says.
 struct Limits {
+  int devices = 1;
   size_t memory = size_t{8} << 30;
   cudaError_t count_error = cudaSuccess;
   cudaError_t wait_error = cudaSuccess;  // what waiting for a stream says
