@@ -10,6 +10,7 @@
 #include "base/timers.h"
 #include "transport/rpc/codec.h"
 #include "transport/rpc/grpc_edge.h"
+#include "transport/rpc/report_merge.h"
 #include "wire.grpc.pb.h"
 
 namespace baton::transport {
@@ -197,6 +198,7 @@ bool ControlServer::Stream::send(wire::WorkerMessage message) {
   using Push = WriteQueue<wire::WorkerMessage>::Push;
   std::lock_guard lock(mutex_);
   if (closing_) return false;
+  if (queue_.merge_into_last(message, merge_reports)) return true;
   const Push push = queue_.push(std::move(message));
   if (push == Push::kStartWrite) StartWrite(&queue_.front());
   if (push != Push::kOverflow) return true;

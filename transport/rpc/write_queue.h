@@ -32,6 +32,19 @@ class WriteQueue {
     return queue_.size() == 1 ? Push::kStartWrite : Push::kQueued;
   }
 
+  // For a message that may become part of the last one, as long as that is small and not being written:
+  // `merge(last, message)` says whether it did. Counted with the bytes it had alone.
+  template <class Merge>
+  bool merge_into_last(Message& message, Merge merge) {
+    if (queue_.size() < 2) return false;
+    const size_t bytes = message.ByteSizeLong();
+    if (queue_.back().second + bytes > kLargestMerged || bytes_ + bytes > bounds_.bytes) return false;
+    if (!merge(queue_.back().first, message)) return false;
+    queue_.back().second += bytes;
+    bytes_ += bytes;
+    return true;
+  }
+
   const Message& front() const { return queue_.front().first; }
   // The front one was written. True when there is another one to start.
   bool pop() {
@@ -42,6 +55,7 @@ class WriteQueue {
   bool writing() const { return !queue_.empty(); }
 
  private:
+  static constexpr size_t kLargestMerged = size_t{256} << 10;  // far from what gRPC refuses
   const QueueBounds bounds_;
   std::deque<std::pair<Message, size_t>> queue_;
   size_t bytes_ = 0;
