@@ -3,6 +3,16 @@
 #include <algorithm>
 
 namespace baton::coordinator {
+namespace {
+
+// Says that the worker is there, as before.
+bool is_quiet_pong(const ControlCommand& command) {
+  const auto* arrived = std::get_if<WorkerMessageArrived>(&command);
+  const auto* pong = arrived == nullptr ? nullptr : std::get_if<Pong>(&arrived->message);
+  return pong != nullptr && !pong->draining;
+}
+
+}  // namespace
 
 ControlLoop::ControlLoop(const ControlLoopOptions& options, ControlCore& core, WorkerStreams& streams,
                          const Clock& clock)
@@ -66,19 +76,21 @@ Instant ControlLoop::turn(Instant now) {
   stale_ = stale_ || !commands_.empty();
   for (ControlCommand& command : commands_) {
     if (std::holds_alternative<SubmitRequest>(command)) waiting_submits_.fetch_sub(1);
+    urgent_ = urgent_ || !is_quiet_pong(command);
     core_.handle(std::move(command), now);
   }
   commands_.clear();
   if (core_.next_deadline() <= now) {
     core_.on_tick(now);
-    stale_ = true;
+    stale_ = urgent_ = true;
   }
   const Instant streams = streams_.tick(now);
-  // A worker that came or went is seen at once, loads a little later.
+  // A worker that came or went is seen at once, the rest a little later: what only pongs say with the next
+  // turn.
   const bool membership_changed = core_.membership().workers().size() != published_workers_;
   if (stale_ && (membership_changed || now >= published_ + options_.status_every)) publish(now);
   Instant next = std::min(core_.next_deadline(), streams);
-  if (stale_) next = std::min(next, published_ + options_.status_every);
+  if (urgent_) next = std::min(next, published_ + options_.status_every);
   return next;
 }
 
@@ -86,7 +98,7 @@ void ControlLoop::publish(Instant now) {
   auto status = std::make_shared<const ClusterStatus>(core_.status(now));
   published_ = now;
   published_workers_ = status->workers.size();
-  stale_ = false;
+  stale_ = urgent_ = false;
   std::lock_guard lock(mutex_);
   status_ = std::move(status);
   counters_ = core_.flow().counters();

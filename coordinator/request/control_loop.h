@@ -69,7 +69,8 @@ class ControlLoop final : public RequestPort {
   std::vector<ControlCommand> commands_;  // scratch
   Instant published_{};
   size_t published_workers_ = 0;
-  bool stale_ = true;  // something happened since published_
+  bool stale_ = true;    // something happened since published_ ...
+  bool urgent_ = false;  // ... that is worth a turn of its own
 };
 
 }  // namespace baton::coordinator

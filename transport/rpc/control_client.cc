@@ -101,7 +101,9 @@ class ControlClient::Core : public std::enable_shared_from_this<Core> {
   };
   Connection* current(const Stream& stream);
   void attempt(const WorkerRef& worker, Connection& connection, Instant now);
-  void tend(const WorkerRef& worker, Connection& connection, Instant now);
+  // Returns when to look at it again.
+  Instant tend(const WorkerRef& worker, Connection& connection, Instant now);
+  Instant tend_open(Connection& connection, Instant now);
   void report_closed(Connection& connection, WorkerStreamClosed event);
 
   const ControlClientOptions options_;
@@ -259,13 +261,14 @@ Instant ControlClient::Core::tick(Instant now) {
   std::vector<std::shared_ptr<Stream>> ended;
   std::lock_guard lock(mutex_);
   ended.swap(ended_);
-  for (auto& [worker, connection] : connections_) tend(worker, connection, now);
-  return now + Duration(timers::kHeartbeat) / 5;
+  Instant next = kNever;
+  for (auto& [worker, connection] : connections_) next = std::min(next, tend(worker, connection, now));
+  return next;
 }
 
-void ControlClient::Core::tend(const WorkerRef& worker, Connection& connection, Instant now) {
+Instant ControlClient::Core::tend(const WorkerRef& worker, Connection& connection, Instant now) {
   if (connection.unreported) {
-    if (!sink_(*connection.unreported)) return;
+    if (!sink_(*connection.unreported)) return now + kFirstRetry;
     connection.unreported.reset();
   }
   switch (connection.state) {
@@ -273,23 +276,32 @@ void ControlClient::Core::tend(const WorkerRef& worker, Connection& connection, 
       // The first attempt comes with this tick, later ones after 50 ms (a tick), 100, 200 ...
       if (!connection.next_attempt) connection.next_attempt = now + connection.backoff - kFirstRetry;
       if (now >= *connection.next_attempt) attempt(worker, connection, now);
-      return;
+      return connection.next_attempt.value_or(now + kFirstRetry);
     case State::kConnecting:
       if (now - connection.attempt_began >= timers::kDispatchAck) {
         connection.stream->close(absl::DeadlineExceededError("the worker does not answer"));
       }
-      return;
+      return now + kFirstRetry;
     case State::kOpen:
-      if (std::exchange(connection.sent_since_tick, false)) connection.last_sent = now;
-      if (std::exchange(connection.heard_since_tick, false)) connection.last_heard = now;
-      const Instant quiet_since = std::min(connection.last_sent, connection.last_heard);
-      if (now - std::max(quiet_since, connection.last_ping) < timers::kHeartbeat) return;
-      connection.last_ping = connection.last_sent = now;
-      wire::CoordinatorMessage ping;
-      encode(CoordinatorMessage(Ping{++connection.ping}), ping);
-      connection.stream->send(std::move(ping));
-      return;
+      return tend_open(connection, now);
   }
+  return now;
+}
+
+// Traffic is only known to be younger than the last tick: after some, half a heartbeat later is soon enough.
+Instant ControlClient::Core::tend_open(Connection& connection, Instant now) {
+  const bool sent = std::exchange(connection.sent_since_tick, false);
+  const bool heard = std::exchange(connection.heard_since_tick, false);
+  if (sent) connection.last_sent = now;
+  if (heard) connection.last_heard = now;
+  const Instant quiet_since = std::min(connection.last_sent, connection.last_heard);
+  const Instant due = std::max(quiet_since, connection.last_ping) + timers::kHeartbeat;
+  if (now < due) return sent && heard ? now + Duration(timers::kHeartbeat) / 2 : due;
+  connection.last_ping = connection.last_sent = now;
+  wire::CoordinatorMessage ping;
+  encode(CoordinatorMessage(Ping{++connection.ping}), ping);
+  connection.stream->send(std::move(ping));
+  return now + timers::kHeartbeat;
 }
 
 void ControlClient::Core::attempt(const WorkerRef& worker, Connection& connection, Instant now) {

@@ -68,7 +68,7 @@ class ControlClient {
   // Never blocks. False when there is no open stream, or it is closed by this very overflow.
   bool send(const WorkerRef& worker, const CoordinatorMessage& message);
   // Makes due attempts, gives up those that take longer than timers::kDispatchAck, pings. Returns when to
-  // call again, at most timers::kHeartbeat / 5 from now.
+  // call again; sooner after connect() and after an event. Four times a second while open streams are quiet.
   Instant tick(Instant now);
 
  private:

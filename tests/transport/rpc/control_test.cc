@@ -177,8 +177,8 @@ TEST_F(ControlTest, AnIdleStreamIsPinged) {
   a.client.tick(now);  // too early
   for (uint64_t ping = 1; ping <= 3; ++ping) {
     now += timers::kHeartbeat;
-    a.client.tick(now);
-    a.client.tick(now);  // once
+    EXPECT_EQ(a.client.tick(now), now + timers::kHeartbeat);  // four turns a second, no more
+    a.client.tick(now);                                       // once
   }
   ASSERT_TRUE(turn_until([] {}, [&] { return said().size() == 3; }));
   for (uint64_t i = 0; i < 3; ++i) EXPECT_TRUE(said()[i].message == CoordinatorMessage(Ping{i + 1}));
