@@ -112,6 +112,9 @@ struct StepBatch {
   // For a backend that draws(): one for each logit row, or none at all (then every row's logits are wanted).
   std::span<const DrawRow> draws = {};
   std::span<const LogitChange> changes = {};
+  // Whether somebody reads a layer's KV as soon as rope_attention() says `stored`. If nobody does, it may be
+  // said early, and the backend's threads need not wait for one another.
+  bool awaits_layers = true;
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
 };
 
@@ -196,7 +199,8 @@ class Backend {
   // out[rows][heads*head_dim]; q as rope_store left it. Causal, over the sequence's pool blocks.
   virtual void attention(int layer, const float* qkv, float* out) = 0;
   // rope_store and attention, which a backend may do in one go; the content of qkv afterwards is undefined.
-  // `stored` is called once, on the thread that leads, when k and v of `layer` are in the pool.
+  // `stored` is called once, on the thread that leads, when k and v of `layer` are in the pool (or before:
+  // StepBatch::awaits_layers).
   virtual void rope_attention(const RopeAttention& call, float* qkv, float* out,
                               absl::FunctionRef<void()> stored) {
     rope_store(call.layer, call.q_norm, call.k_norm, qkv);

@@ -27,8 +27,9 @@ struct Steps {
   std::vector<int32_t> positions, logit_rows;
   std::vector<SequenceRows> sequences;
 
-  Steps(int threads, int kv_heads, int heads_each, int count, int rows, int depth) {
-    backend = *make_backend({.threads = threads});
+  Steps(int threads, int kv_heads, int heads_each, int count, int rows, int depth,
+        Numerics numerics = Numerics::kFloat) {
+    backend = *make_backend({.threads = threads, .numerics = numerics});
     const int heads = kv_heads * heads_each;
     RopeSpec rope;
     for (int i = 0; i < kHeadDim / 2; ++i) rope.inv_freq.push_back(std::pow(1e4, -2.0 * i / kHeadDim));
@@ -51,6 +52,9 @@ struct Steps {
     for (size_t i = 0; i < qkv.size() / 4; ++i) qkv.as<float>()[i] = static_cast<float>(i % 2003) * 1e-3f - 1;
     out = cpu::AlignedBuffer(size_t{4} * count * rows * heads * kHeadDim);
     backend->begin_step({tokens, positions, sequences, logit_rows});
+  }
+  void rope_attend(int layer) {
+    backend->rope_attention({layer, nullptr, nullptr}, qkv.as<float>(), out.as<float>(), [] {});
   }
   void attend(int layer) { backend->attention(layer, qkv.as<float>(), out.as<float>()); }
 };
@@ -77,6 +81,21 @@ void prefill(benchmark::State& state) {
   state.counters["of_f32"] =
       benchmark::Counter(operations / ceilings(arg(0)).f32, benchmark::Counter::kIsRate);
 }
+
+// Short contexts in bf16 dots: what is done once per sequence and head weighs most. Rotation and storing
+// included.
+void short_decode(benchmark::State& state) {
+  const auto arg = [&](int i) { return static_cast<int>(state.range(i)); };
+  Steps steps(1, 3, 3, arg(0), 1, arg(1), Numerics::kBrainDots);
+  int layer = 0;
+  for (auto _ : state) steps.rope_attend(layer++ % kLayers);
+  state.counters["ns_each"] = benchmark::Counter(1e-9 * 3 * static_cast<double>(arg(0) * state.iterations()),
+                                                 benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+BENCHMARK(short_decode)
+    ->ArgNames({"sequences", "depth"})
+    ->ArgsProduct({{1, 8, 32}, {0, 15, 32, 64, 128}})
+    ->Unit(benchmark::kMicrosecond);
 
 template <int kThreads>
 void decode_shapes(benchmark::internal::Benchmark* b) {

@@ -36,7 +36,8 @@ CpuBackend::CpuBackend(const Kernels& kernels, const BackendOptions& options)
       pool_(options.threads, options.cpus),
       rope_(kernels),
       paged_attention_(kernels, pool_, brain_dots_),
-      private_rows_(options.threads) {}
+      private_rows_(options.threads),
+      ahead_(options.threads) {}
 
 std::string CpuBackend::description() const {
   return absl::StrCat("cpu ", kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads");
@@ -122,7 +123,10 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   gate_up_scratch_.grow(gate_up_floats(rows) * pool_.size() * sizeof(float));
   rope_.begin_step(batch);
   plan_shares();
-  paged_attention_.plan(batch, kv_.geometry(), shares_);
+  paged_attention_.plan(batch, kv_, shares_);
+  keeps_to_itself_ = shares_.by_rows() && shares_.whole_sequences() && !batch.awaits_layers;
+  for (int thread = 0; thread < pool_.size(); ++thread)
+    ahead_[thread].lines = paged_attention_.lines_ahead(thread, 0);
 }
 
 void CpuBackend::plan_shares() {
@@ -228,9 +232,16 @@ void CpuBackend::multiply(const RowSource& source, const CpuLinear& linear, cons
   });
 }
 
+// What follows is attention.
 void CpuBackend::norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) {
   const auto& l = static_cast<const CpuLinear&>(linear);
-  multiply({.x = x, .rows = batch_.rows(), .norm = &norm}, l, {.out = out, .stride = l.rows()});
+  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, l,
+            [&](const Part& part, const Activations& rows) {
+              l.multiply(kernels_, share_of(l.panels(), part.panels_index, part.panels_of), rows,
+                         {.out = out + part.rows.begin * l.rows(),
+                          .stride = l.rows(),
+                          .ahead = &ahead_[part.thread].lines});
+            });
 }
 
 void CpuBackend::linear_add(const Linear& linear, const float* x, float* residual) {
@@ -358,14 +369,20 @@ void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, cons
 
 void CpuBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {
   const RopeStore::Call call = rope_call({layer, q_norm, k_norm}, qkv);
-  pool_.run([&](int thread) {
-    const Share share = rows_of(thread);
-    for (const SequenceRows& sequence : batch_.sequences) {
-      const int64_t begin = std::max<int64_t>(0, share.begin - sequence.first_row);
-      const int64_t end = std::min<int64_t>(sequence.row_count, share.end - sequence.first_row);
-      for (int64_t i = begin; i < end; ++i) rope_.store_row(call, sequence, static_cast<int>(i));
-    }
-  });
+  const auto work = [&](int thread) { store_rows(call, rows_of(thread)); };
+  keeps_to_itself_ ? pool_.run_apart(work) : pool_.run(work);
+}
+
+void CpuBackend::store_rows(const RopeStore::Call& call, Share share) const {
+  for (size_t s = 0; s < batch_.sequences.size(); ++s) {
+    const SequenceRows& sequence = batch_.sequences[s];
+    const int64_t begin = std::max<int64_t>(0, share.begin - sequence.first_row);
+    const int64_t end = std::min<int64_t>(sequence.row_count, share.end - sequence.first_row);
+    if (begin >= end) continue;
+    const bool goes_on = sequence.first_row + sequence.row_count < share.end;  // with the next sequence
+    if (goes_on) rope_.expect_row(call, batch_.sequences[s + 1], 0);
+    for (int64_t i = begin; i < end; ++i) rope_.store_row(call, sequence, static_cast<int>(i));
+  }
 }
 
 RopeStore::Call CpuBackend::rope_call(const RopeAttention& call, float* qkv) const {
@@ -382,6 +399,8 @@ void CpuBackend::rope_attention(const RopeAttention& call, float* qkv, float* ou
 
 void CpuBackend::attention(int layer, const float* qkv, float* out) {
   paged_attention_.run(layer, kv_, qkv, out);
+  pool_.run_apart(
+      [&](int thread) { ahead_[thread].lines = paged_attention_.lines_ahead(thread, layer + 1); });
 }
 
 }  // namespace baton::kernels::cpu

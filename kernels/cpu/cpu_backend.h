@@ -113,6 +113,7 @@ class CpuBackend final : public Backend {
   void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
                       const ActivatedRows& out) const;
   void head_blocks(const CpuLinear& linear, Share blocks, const Activations& x, const LogitRows& out) const;
+  void store_rows(const RopeStore::Call& call, Share share) const;
   RopeStore::Call rope_call(const RopeAttention& call, float* qkv) const;
 
   const Kernels& kernels_;
@@ -133,7 +134,13 @@ class CpuBackend final : public Backend {
   RowBuffer shared_rows_;
   RowBuffer hidden_rows_;                // of feed_forward, codes only
   std::vector<RowBuffer> private_rows_;  // [threads]
-  AlignedBuffer gate_up_scratch_;        // [threads][gate_up_floats()]
+  // A thread may be layers ahead of another one. Its KV of the next attention, on a line of its own.
+  struct alignas(64) OwnLines {
+    LinesAhead lines;
+  };
+  std::vector<OwnLines> ahead_;    // [threads]
+  bool keeps_to_itself_ = false;   // no thread reads KV that another one stores in this step
+  AlignedBuffer gate_up_scratch_;  // [threads][gate_up_floats()]
 };
 
 }  // namespace baton::kernels::cpu

@@ -65,6 +65,7 @@ void CpuLinear::multiply_part(const Kernels& kernels, size_t index, Share panels
   task.out = to.out;
   task.out_stride = to.stride;
   task.add = to.add;
+  task.ahead = to.ahead;
   if (needs_brain_ && task.weight.type == DType::kBF16) return kernels.linear_brain(task);
   kernels.linear(task);
 }

@@ -33,6 +33,7 @@ class CpuLinear final : public Linear {
     float* out = nullptr;  // [x.rows][stride], column 0 = the layer's first output
     int64_t stride = 0;
     bool add = false;
+    LinesAhead* ahead = nullptr;  // asked for meanwhile
   };
   // Panels [begin, end) of all parts counted through.
   void multiply(const Kernels& kernels, Share panels, const Activations& x, const Output& to) const;

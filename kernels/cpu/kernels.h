@@ -36,6 +36,16 @@ struct Activations {
 
 constexpr int64_t brain_stride(int64_t cols) { return (cols + 1) / 2 * 2; }
 
+// Memory that the thread reads next, in pieces of equal size. A loop over many products asks for a few lines
+// of it with every slab of weights, so that they come meanwhile. One thread's.
+struct LinesAhead {
+  const std::byte* const* next = nullptr;  // the pieces to come, up to `end`
+  const std::byte* const* end = nullptr;
+  int64_t offset = 0;       // from each of them to where it lies
+  int64_t piece_bytes = 0;  // of each
+  int64_t asked = 0;        // bytes of *next
+};
+
 // out[row][j] (= or +=) linear(x[row])[16 * panel_begin + j] + bias, for the panels [panel_begin, panel_end).
 struct LinearTask {
   PanelsView weight;
@@ -46,6 +56,7 @@ struct LinearTask {
   float* out = nullptr;
   int64_t out_stride = 0;
   bool add = false;
+  LinesAhead* ahead = nullptr;  // or none
 };
 
 // Where the KV of one layer, head and chunk lies: tile t of the chunk (16 tokens) has its keys at keys[t] and

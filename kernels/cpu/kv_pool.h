@@ -16,6 +16,8 @@ class KvPool {
   KvPool(std::span<std::byte> pool, const KvGeometry& geometry) : pool_(pool.data()), geometry_(geometry) {}
   const KvGeometry& geometry() const { return geometry_; }
 
+  // Where the piece of layer 0 lies; those of the other layers geometry().layer_bytes() apart.
+  const std::byte* first_piece(BlockId block) const { return pool_ + geometry_.piece_offset(0, block); }
   struct Tile {
     std::byte* keys;
     std::byte* values;

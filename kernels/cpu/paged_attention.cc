@@ -19,10 +19,13 @@ int PagedAttention::first_seen(int position) const {
   return spec_.window > 0 ? std::max(0, position - spec_.window + 1) : 0;
 }
 
-void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry, const RowShares& shares) {
+void PagedAttention::plan(const StepBatch& batch, const KvPool& kv, const RowShares& shares) {
   batch_ = batch;
+  geometry_ = kv.geometry();
   items_.clear();
   own_items_.clear();
+  pieces_.clear();
+  own_pieces_.assign(1, 0);
   groups_.clear();
   fuses_ = !shares.by_rows() &&
            std::ranges::all_of(batch.sequences, [](const SequenceRows& s) { return s.row_count == 1; });
@@ -30,6 +33,7 @@ void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry, co
     for (int thread = 0; thread < pool_.size(); ++thread) {
       own_items_.push_back(static_cast<int>(items_.size()));
       add_own_items(shares.of(thread));
+      add_own_pieces(shares.of(thread), kv);
     }
     own_items_.push_back(static_cast<int>(items_.size()));
   } else {
@@ -39,7 +43,7 @@ void PagedAttention::plan(const StepBatch& batch, const KvGeometry& geometry, co
   for (const Item& item : items_)
     if (item.partial >= 0) partials = std::max<size_t>(partials, item.partial + item.rows * share());
   if (partial_states_.size() < partials) partial_states_.resize(partials);
-  partial_sums_.grow(partials * padded_dim(geometry.head_dim) * sizeof(float));
+  partial_sums_.grow(partials * padded_dim(geometry_.head_dim) * sizeof(float));
   scratch_.grow(scratch_floats() * pool_.size() * sizeof(float));
 }
 
@@ -76,6 +80,28 @@ void PagedAttention::add_own_items(Share rows) {
         items_.back().kv_head = head;
       }
   }
+}
+
+// As much as its second cache may hold until it is read.
+void PagedAttention::add_own_pieces(Share rows, const KvPool& kv) {
+  constexpr size_t kHeldBytes = 384 * 1024;
+  const size_t most = pieces_.size() + kHeldBytes / geometry_.piece_bytes();
+  for (const SequenceRows& sequence : batch_.sequences) {
+    if (sequence.first_row < rows.begin || sequence.first_row >= rows.end) continue;
+    const int first = first_seen(sequence.first_position) / geometry_.block_tokens;
+    const int last = (sequence.first_position + sequence.row_count - 1) / geometry_.block_tokens;
+    for (int block = first; block <= last && pieces_.size() < most; ++block)
+      pieces_.push_back(kv.first_piece(sequence.blocks[block]));
+  }
+  own_pieces_.push_back(pieces_.size());
+}
+
+LinesAhead PagedAttention::lines_ahead(int thread, int layer) const {
+  if (own_items_.empty()) return {};
+  return {.next = pieces_.data() + own_pieces_[thread],
+          .end = pieces_.data() + own_pieces_[thread + 1],
+          .offset = static_cast<int64_t>(layer * geometry_.layer_bytes()),
+          .piece_bytes = static_cast<int64_t>(geometry_.piece_bytes())};
 }
 
 void PagedAttention::add_items(bool split) {

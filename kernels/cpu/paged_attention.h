@@ -26,7 +26,9 @@ class PagedAttention {
       : kernels_(kernels), pool_(pool), brain_dots_(brain_dots) {}
 
   void set_attention(const AttentionSpec& spec) { spec_ = spec; }
-  void plan(const StepBatch& batch, const KvGeometry& geometry, const RowShares& shares);
+  void plan(const StepBatch& batch, const KvPool& kv, const RowShares& shares);
+  // What `thread` will read first of that layer's KV; nothing when items are anybody's.
+  LinesAhead lines_ahead(int thread, int layer) const;
   // q in qkv[rows][(heads + 2 kv_heads) * head_dim], rotated; out[rows][heads * head_dim]
   void run(int layer, const KvPool& kv, const float* qkv, float* out) { run({layer, &kv, qkv, out}); }
   // The same from qkv as the matrices left it, when fuses(): each item rotates its queries for itself, and
@@ -69,6 +71,7 @@ class PagedAttention {
   Item tile_of(int sequence, int row, int64_t row_end) const;
   void plan_shared();
   void add_own_items(Share rows);
+  void add_own_pieces(Share rows, const KvPool& kv);
   void add_items(bool split);
   void run_shared(int thread, const Call& call, float* scratch);
   // The tiles of a chunk that the item sees.
@@ -89,10 +92,13 @@ class PagedAttention {
   const bool brain_dots_;
   AttentionSpec spec_;
   StepBatch batch_;
+  KvGeometry geometry_;
   std::vector<Item> items_;
   bool fuses_ = false;          // every sequence has one row, and rows are shared
   std::vector<int> own_items_;  // [threads + 1] where each thread's items begin; empty when they are shared
-  std::vector<Group> groups_;   // empty when items finish by themselves
+  std::vector<const std::byte*> pieces_;  // of layer 0, thread by thread, as own_items_ reads them
+  std::vector<size_t> own_pieces_;        // [threads + 1]
+  std::vector<Group> groups_;             // empty when items finish by themselves
   std::vector<ChunkState> partial_states_;
   AlignedBuffer partial_sums_;  // [pair results][padded head_dim]
   AlignedBuffer scratch_;       // [threads][scratch_floats()]

@@ -41,6 +41,18 @@ void RopeStore::store(const Call& call, const SequenceRows& sequence, int index,
       {call.kv->geometry().type, spec_.head_dim, position % 16, key, values, tile.keys, tile.values});
 }
 
+void RopeStore::expect_row(const Call& call, const SequenceRows& sequence, int index) const {
+  const int position = sequence.first_position + index;
+  const KvGeometry& kv = call.kv->geometry();
+  const int64_t vector = kv_vector_bytes(kv.type, kv.head_dim);
+  for (int h = 0; h < spec_.kv_heads; ++h) {
+    const KvPool::Tile tile = call.kv->tile(call.layer, sequence.blocks, h, position / 16);
+    for (int64_t at = 0; at < 16 * vector; at += 64) __builtin_prefetch(tile.keys + at, 1);
+    const std::byte* values = tile.values + position % 16 / 2 * 2 * vector;
+    for (int64_t at = 0; at < 2 * vector; at += 64) __builtin_prefetch(values + at, 1);
+  }
+}
+
 void RopeStore::store_row(const Call& call, const SequenceRows& sequence, int index) const {
   const int64_t row = sequence.first_row + index;
   float* head = call.qkv + row * width();

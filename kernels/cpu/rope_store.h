@@ -25,6 +25,8 @@ class RopeStore {
     const NormWeights* k_norm = nullptr;
     float* qkv = nullptr;  // [rows][(heads + 2 * kv_heads) * head_dim]
   };
+  // Asks for the lines that store_row() of that row will write: a key has one for every two dimensions.
+  void expect_row(const Call& call, const SequenceRows& sequence, int index) const;
   // Row `index` of the sequence; its queries and keys are rotated in place.
   void store_row(const Call& call, const SequenceRows& sequence, int index) const;
   // Queries of one KV head of that row, rotated into q[heads / kv_heads * head_dim].

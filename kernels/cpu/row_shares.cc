@@ -40,6 +40,10 @@ void RowShares::plan(const StepBatch& batch, const Costs& costs, int threads) {
     before += cost;
     for (; next < threads && before - cost / 2 >= total * next / threads; ++next) cuts_[next] = row;
   });
+  whole_sequences_ = std::ranges::none_of(batch.sequences, [&](const SequenceRows& sequence) {
+    const int64_t end = sequence.first_row + sequence.row_count;
+    return std::ranges::any_of(cuts_, [&](int64_t cut) { return cut > sequence.first_row && cut < end; });
+  });
 }
 
 }  // namespace baton::kernels::cpu

@@ -9,8 +9,9 @@ namespace baton::kernels::cpu {
 
 // Who computes what in a step. With many rows each thread takes some of them through all layers: it reads all
 // weights, which so many rows pay for, and waits for the others once a layer, before it attends to keys that
-// they stored; activations never leave its caches. With few rows the weights are what costs, so threads share
-// the panels of each matrix instead and meet after every operation. No bit depends on it.
+// they stored, or never when its sequences are its own; activations never leave its caches. With few rows the
+// weights are what costs, so threads share the panels of each matrix instead and meet after every operation.
+// No bit depends on it.
 //
 // Shares are contiguous and cost the same: a row's products with the weights, and its attention, which grows
 // with its position. Example: a prompt of 512 tokens of SmolLM2 on two threads is cut at row 275 or so.
@@ -28,9 +29,12 @@ class RowShares {
   // Each thread has rows of its own; else all rows are everybody's.
   bool by_rows() const { return !cuts_.empty(); }
   Share of(int thread) const { return {cuts_[thread], cuts_[thread + 1]}; }
+  // No sequence's rows belong to two threads.
+  bool whole_sequences() const { return whole_sequences_; }
 
  private:
   std::vector<int64_t> cuts_;  // [threads + 1], or empty
+  bool whole_sequences_ = false;
 };
 
 }  // namespace baton::kernels::cpu

@@ -57,6 +57,19 @@ TEST(RowShares, LaterRowsOfAPromptCostMore) {
   EXPECT_EQ(shares.of(0).end, 256);
 }
 
+TEST(RowShares, SequencesAreWholeUnlessACutGoesThroughOne) {
+  RowShares shares;
+  shares.plan(Rows({{0, 512}}).batch, kSmall, 2);
+  EXPECT_FALSE(shares.whole_sequences());
+  shares.plan(Rows(std::vector<std::pair<int, int>>(32, {40, 1})).batch, kSmall, 2);
+  EXPECT_TRUE(shares.whole_sequences());
+  shares.plan(Rows({{0, 20}, {0, 20}}).batch, kSmall, 2);  // cut between the two
+  ASSERT_EQ(shares.of(1).begin, 20);
+  EXPECT_TRUE(shares.whole_sequences());
+  shares.plan(Rows({{0, 20}, {0, 20}}).batch, kSmall, 3);
+  EXPECT_FALSE(shares.whole_sequences());
+}
+
 TEST(RowShares, CutsCoverTheRowsAndAreEven) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);

@@ -102,7 +102,9 @@ absl::Status RankStep::forward(const StepBatch& batch, int micro_batches, const 
   size_t logit = 0;
   for (const BatchRows& part : micro_batches_) {
     const bool last = &part == &micro_batches_.back();
-    RETURN_IF_ERROR(model_.forward(part.batch(), last ? on_layer : LayerListener(), own_rows(logit)));
+    StepBatch rows = part.batch();
+    rows.awaits_layers = last && batch.awaits_layers;
+    RETURN_IF_ERROR(model_.forward(rows, last ? on_layer : LayerListener(), own_rows(logit)));
     logit += part.logit_rows.size();
   }
   return absl::OkStatus();

@@ -49,7 +49,8 @@ struct BatchRows {
             .sequences = sequences,
             .logit_rows = logit_rows,
             .draws = draws,
-            .changes = changes};
+            .changes = changes,
+            .awaits_layers = !sends.empty()};
   }
 };
 

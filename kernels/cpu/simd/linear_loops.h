@@ -41,6 +41,7 @@ template <class V, class Dot, int kRows, int kPanels>
       const std::byte* at[kPanels];
       for (int p = 0; p < kPanels; ++p) at[p] = from.panel[p] + s * Dot::kVectorBytes;
       prefetch_lines<false>(at, from.ahead, kAheadLines);
+      ask_ahead(from.lines);
     }
     each_step<Dot::kSteps>([&](auto step) __attribute__((always_inline)) { add(s, step); });
   }
@@ -120,6 +121,7 @@ template <class V, DType kType, int kRows, int kPanels>
 void linear_tile(const LinearTask& task, int64_t panel, int64_t row, const Ahead& ahead) {
   TileSource<kPanels> from = {};
   from.ahead = ahead;
+  from.lines = task.ahead;
   for (int p = 0; p < kPanels; ++p) from.panel[p] = task.weight.data + (panel + p) * task.weight.panel_bytes;
   const int64_t cols = task.x.cols;
   from.cols = cols;
