@@ -15,6 +15,7 @@
 #include "cli/cluster/kv_type.h"
 #include "cli/cluster/version.h"
 #include "cli/control_security.h"
+#include "cli/pause_point.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_layout.h"
@@ -286,7 +287,8 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
                                     .worker = description.ref,
                                     .key = ranks.key,
                                     .addresses = ranks.addresses,
-                                    .lost = std::move(sinks.lost)};
+                                    .lost = std::move(sinks.lost),
+                                    .on_phase = pause_point(rank_name(description.ref.name, place.rank))};
   options.events = [this](worker::KvEvent e) {
     BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
   };

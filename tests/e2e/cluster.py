@@ -184,11 +184,12 @@ class Cluster:
         raise AssertionError("not within %s s: %s" % (seconds, what))
 
     def wait_idle(self, seconds=2):
-        """All blocks free or cached on all workers, no open transfer, nothing in flight."""
+        """All blocks free or cached on all workers, none in flight or in quarantine, no open transfer."""
         def idle():
             workers = self.workers()
             return workers and all(
                 w["state"] == "ready" and w["kv_blocks"]["active"] == 0 and w["transfers_open"] == 0
+                and w["kv_blocks"].get("in_transfer", 0) == 0 and w["kv_blocks"].get("quarantine", 0) == 0
                 and w["kv_blocks"]["free"] + w["kv_blocks"]["cached"] == w["kv_blocks"]["total"] for w in workers)
         self.wait_until(idle, seconds, "workers hold nothing: %s" % json.dumps(self.workers()))
 
@@ -207,7 +208,7 @@ class RunningStream(threading.Thread):
     def __init__(self, cluster, prompt="Once upon a time", tokens=450, errors=RuntimeError):
         super().__init__()
         self.cluster, self.prompt, self.most, self.errors = cluster, prompt, tokens, errors
-        self.tokens, self.error, self.ended = 0, None, None
+        self.ids, self.tokens, self.error, self.ended = [], 0, None, None
         self.flowing = threading.Event()
         self.start()
 
@@ -218,7 +219,9 @@ class RunningStream(threading.Thread):
                 if "error" in event:
                     self.error = event["error"]
                     break
-                self.tokens += sum(len(choice.get("token_ids") or []) for choice in event["choices"])
+                for choice in event["choices"]:
+                    self.ids += choice.get("token_ids") or []
+                self.tokens = len(self.ids)
                 if self.tokens >= 3:
                     self.flowing.set()
         except self.errors as e:

@@ -174,7 +174,10 @@ int KvExchangeAgent::drain_commands(Instant now) {
 }
 
 void KvExchangeAgent::run(Command& command, Instant now) {
-  if (auto* grant = std::get_if<KvGrant>(&command)) return group_->expect(*grant, now);
+  if (auto* grant = std::get_if<KvGrant>(&command)) {
+    if (options_.on_phase) options_.on_phase(KvPhase::kGrant, grant->transfer);
+    return group_->expect(*grant, now);
+  }
   if (auto* abandon = std::get_if<Abandon>(&command)) return group_->abandon(abandon->transfer, now);
   if (auto* send = std::get_if<KvSend>(&command)) return group_->send(*send, now);
   if (auto* finish = std::get_if<Finish>(&command))
@@ -258,7 +261,14 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvExchangeAgent::on_offer(const 
     ++counters_.malformed_messages;
     return piece.status();
   }
+  if (options_.on_phase) tell_phase(*piece);
   return sink_.on_offer(from, *piece, bytes, now_);
+}
+
+void KvExchangeAgent::tell_phase(const KvPieceHeader& piece) const {
+  const int layers = options_.model.layers;
+  if (piece.layer + 1 == layers) return options_.on_phase(KvPhase::kLastLayer, piece.transfer);
+  if (piece.layer >= layers / 2) options_.on_phase(KvPhase::kTransfer, piece.transfer);
 }
 
 bool KvExchangeAgent::still_wanted(const WorkerRef& from, std::span<const std::byte> header) {

@@ -16,6 +16,10 @@
 
 namespace baton::worker {
 
+// How far a hand-over is on the receiving worker: its grant is about to go out; half of the model's layers
+// are through; the last one comes.
+enum class KvPhase : uint8_t { kGrant, kTransfer, kLastLayer };
+
 struct KvExchangeOptions {
   kernels::KvGeometry geometry;  // of this rank; its pool lies at the start of DataPlane::pool()
   std::string layout;            // Backend::kv_layout_name()
@@ -34,6 +38,10 @@ struct KvExchangeOptions {
   std::vector<std::string> addresses{};  // rank 0: of every rank's plane
   std::function<void(const std::string& why)>
       lost{};  // rank 0: a rank is gone, this life of the worker is over
+
+  // Tests break something just then: called on the progress thread before the grant or the piece is looked
+  // at.
+  std::function<void(KvPhase, TransferId)> on_phase{};
 };
 
 // One rank's KvExchange over a data plane. Calls become messages to the progress thread, which owns every
@@ -124,6 +132,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   void on_own_rank(int rank, const transport::PeerEvent& event);
   void on_group_message(const WorkerRef& from, std::span<const std::byte> message);
   void look_at_rate(const WorkerRef& peer);
+  void tell_phase(const KvPieceHeader& piece) const;
 
   // DataPlaneListener
   void on_peer(const transport::PeerEvent& event) override;
