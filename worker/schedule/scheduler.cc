@@ -368,7 +368,8 @@ void Scheduler::admit(Instant now, AdmissionListener& listener) {
     if (compute_left && !waiting_.empty() && (next == nullptr || older(waiting_.front(), next)))
       next = waiting_.front();
     if (next == nullptr) return;
-    if (!next->wants_grant() && chunk_for(0, static_cast<int32_t>(next->tokens.size()), last_) == 0) {
+    if (!next->wants_grant() &&
+        (chunk_for(0, static_cast<int32_t>(next->tokens.size()), last_) == 0 || is_being_computed(*next))) {
       compute_left = false;  // decode legs may still reserve
       continue;
     }
@@ -379,6 +380,21 @@ void Scheduler::admit(Instant now, AdmissionListener& listener) {
       admit_prefill(*next, listener);
     }
   }
+}
+
+// The next block that it does not find is one that a running prefill is about to publish: with budget left
+// that is in this step or the next, so nobody waits for long, and nothing is computed twice.
+bool Scheduler::is_being_computed(Sequence& sequence) {
+  if (sequence.wants_prompt_logits()) return false;
+  const int32_t usable = (static_cast<int32_t>(sequence.tokens.size()) - 1) / cache_.block_tokens();
+  extend_hashes(sequence, usable);
+  match(sequence);
+  const size_t missing = matched_.size();
+  if (static_cast<int32_t>(missing) >= usable) return false;
+  return std::ranges::any_of(running_, [&](const Sequence* other) {
+    return other->state == SequenceState::kPrefilling && other->publishes && !other->wants_prompt_logits() &&
+           other->hashes.size() > missing && other->hashes[missing] == sequence.hashes[missing];
+  });
 }
 
 void Scheduler::match(const Sequence& sequence) {

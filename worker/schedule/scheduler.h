@@ -54,7 +54,8 @@ class AdmissionListener {
 //   2. begun prefills get chunks, oldest first: the largest whose predicted step time meets the objective;
 //   3. waiting sequences are admitted in order of arrival, each only when its whole prompt and head-room fit,
 //   minus
-//      what the prefix cache holds; at least one token is always left to compute.
+//      what the prefix cache holds; at least one token is always left to compute. A prompt whose next
+//      block a running prefill is computing waits for it.
 // Decode legs reserve all prompt blocks and head-room at once (kLanding) and join the batch when landed() is
 // called. A younger sequence never takes blocks for which an older one waits. Sequence ids grow with arrival.
 //
@@ -141,6 +142,7 @@ class Scheduler {
     StepLoad load;
   };
 
+  bool is_being_computed(Sequence& sequence);
   void count_decoding();
   void launch(Instant now);
   void end_oldest(const StepPlan& plan);

@@ -131,6 +131,51 @@ TEST_F(SchedulerTest, WithoutDecodesAPromptIsOneChunk) {
   EXPECT_EQ(rows_of(s)->first_position, 50);
 }
 
+// A burst of prompts with one beginning: the first computes it, the others wait that one step and find it.
+TEST_F(SchedulerTest, ASharedPrefixOfABurstIsComputedOnce) {
+  make(64);
+  const auto burst = [](uint64_t id, int shared) {
+    GenerateRequest r = request(id, shared, 3);
+    for (int i = 0; i < 8; ++i) r.prompt.push_back(static_cast<TokenId>(500 + 20 * id + i));
+    return r;
+  };
+  const Sequence& first = add(burst(1, 20));
+  const Sequence& second = add(burst(2, 20));
+  const Sequence& third = add(burst(3, 20));
+  ASSERT_TRUE(step());
+  EXPECT_EQ(first.state, SequenceState::kDecoding);
+  EXPECT_EQ(second.state, SequenceState::kWaiting);
+  ASSERT_TRUE(plan());
+  EXPECT_EQ(rows_of(second)->first_position, 20);
+  EXPECT_EQ(rows_of(second)->row_count, 8);
+  EXPECT_EQ(rows_of(third)->row_count, 8);  // what they do not share is computed together
+  run();
+  while (step()) {
+  }
+  EXPECT_EQ(finished_.size(), 3u);
+}
+
+TEST_F(SchedulerTest, PromptsWithOtherBeginningsDoNotWait) {
+  make(64);
+  const Sequence& first = add(request(1, 28, 3));
+  const Sequence& second = add(request(2, 28, 3, 100));
+  ASSERT_TRUE(plan());
+  EXPECT_EQ(rows_of(first)->row_count, 28);
+  EXPECT_EQ(rows_of(second)->row_count, 28);
+}
+
+// Whom it waited for is gone: it computes the rest itself.
+TEST_F(SchedulerTest, WhoWaitsForABeginningOutlivesItsMaker) {
+  make(64);
+  Sequence& first = add(request(1, 100, 3));
+  const Sequence& second = add(request(2, 100, 3));
+  ASSERT_TRUE(step());  // 64 tokens of the first
+  scheduler_->remove(first);
+  ASSERT_TRUE(plan());
+  EXPECT_EQ(rows_of(second)->first_position, 64);
+  EXPECT_EQ(rows_of(second)->row_count, 36);
+}
+
 TEST_F(SchedulerTest, WithDecodesTheChunkMeetsTheObjective) {
   auto options = small_options();
   options.itl_objective = from_seconds(0.0032);  // base 1 ms + one decode 0.1 ms + 21 tokens
