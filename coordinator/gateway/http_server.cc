@@ -1,11 +1,13 @@
 #include "coordinator/gateway/http_server.h"
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <map>
@@ -65,6 +67,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
         acceptor_(*io_),
         retry_(*io_),
         tick_(*io_),
+        wake_(*io_),
         turn_timer_(*io_) {
     state_.options = std::move(options);
     state_.routes = std::move(routes);
@@ -86,12 +89,15 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     if (!ec) acceptor_.listen(asio::socket_base::max_listen_connections, ec);
     if (!ec) acceptor_.non_blocking(true, ec);
     if (ec) return listen_error(state_.options.address, state_.options.port, ec);
+    wake_.assign(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), ec);
+    if (ec) return absl::UnavailableError(cat("gateway: no descriptor to be woken by: ", ec.message()));
     port_ = acceptor_.local_endpoint(ec).port();
     return absl::OkStatus();
   }
 
   void run() {
     accept();
+    if (state_.deps.turn) await_wake();
     wake();
     io_->run();
   }
@@ -102,10 +108,8 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
 
   void wake() {
     if (!state_.deps.turn || woken_.exchange(true)) return;
-    post([self = shared_from_this()] {
-      self->woken_ = false;  // before the turn: what comes during it wakes again
-      self->turn();
-    });
+    const uint64_t one = 1;
+    (void)!::write(wake_.native_handle(), &one, sizeof one);
   }
 
   void begin_drain() {
@@ -117,10 +121,12 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
   }
 
   void stop() {
+    error_code ignored;
     begin_drain();
     for (const auto& c : snapshot()) c->close();
     stopped_ = true;
     tick_.cancel();
+    wake_.cancel(ignored);  // not closed: somebody may be about to write
     turn_timer_.cancel();
     until_stop_.reset();
   }
@@ -216,6 +222,19 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     });
   }
 
+  // A descriptor of our own: Asio's post() wakes this thread while it holds the lock that this thread takes
+  // first, and who wakes it is on the same core as often as not.
+  void await_wake() {
+    wake_.async_wait(asio::posix::descriptor_base::wait_read, [self = shared_from_this()](error_code ec) {
+      if (ec || self->stopped_) return;
+      uint64_t wakes = 0;
+      (void)!::read(self->wake_.native_handle(), &wakes, sizeof wakes);
+      self->woken_.exchange(false);  // before the turn: what comes during it wakes again
+      self->turn();
+      self->await_wake();
+    });
+  }
+
   // A timer that is set too early is left alone: a turn that finds nothing to do costs less than setting it.
   void turn() {
     if (stopped_) return;
@@ -237,6 +256,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
   tcp::acceptor acceptor_;
   asio::steady_timer retry_;
   asio::steady_timer tick_;
+  asio::posix::stream_descriptor wake_;
   asio::steady_timer turn_timer_;
   Instant turn_at_ = kNever;  // when the timer is set to
   std::atomic<bool> woken_ = false;

@@ -5,6 +5,12 @@
 namespace baton::coordinator {
 namespace {
 
+// Tells nothing about connections, opens and closes none.
+bool leaves_connections(const ControlCommand& command) {
+  return std::holds_alternative<WorkerMessageArrived>(command) ||
+         std::holds_alternative<SubmitRequest>(command) || std::holds_alternative<CancelRequest>(command);
+}
+
 // Says that the worker is there, as before.
 bool is_quiet_pong(const ControlCommand& command) {
   const auto* arrived = std::get_if<WorkerMessageArrived>(&command);
@@ -77,19 +83,21 @@ Instant ControlLoop::turn(Instant now) {
   for (ControlCommand& command : commands_) {
     if (std::holds_alternative<SubmitRequest>(command)) waiting_submits_.fetch_sub(1);
     urgent_ = urgent_ || !is_quiet_pong(command);
+    if (!leaves_connections(command)) streams_due_ = now;
     core_.handle(std::move(command), now);
   }
   commands_.clear();
   if (core_.next_deadline() <= now) {
     core_.on_tick(now);
     stale_ = urgent_ = true;
+    streams_due_ = now;
   }
-  const Instant streams = streams_.tick(now);
+  if (streams_due_ <= now) streams_due_ = streams_.tick(now);
   // A worker that came or went is seen at once, the rest a little later: what only pongs say with the next
   // turn.
   const bool membership_changed = core_.membership().workers().size() != published_workers_;
   if (stale_ && (membership_changed || now >= published_ + options_.status_every)) publish(now);
-  Instant next = std::min(core_.next_deadline(), streams);
+  Instant next = std::min(core_.next_deadline(), streams_due_);
   if (urgent_) next = std::min(next, published_ + options_.status_every);
   return next;
 }

@@ -67,6 +67,7 @@ class ControlLoop final : public RequestPort {
   std::vector<RequestId> cancels_;               // guarded by mutex_: those the mailbox had no room for
 
   std::vector<ControlCommand> commands_;  // scratch
+  Instant streams_due_{};                 // when their tick is due; not with every message, it takes a lock
   Instant published_{};
   size_t published_workers_ = 0;
   bool stale_ = true;    // something happened since published_ ...
