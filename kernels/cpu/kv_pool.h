@@ -13,7 +13,13 @@ namespace baton::kernels::cpu {
 class KvPool {
  public:
   KvPool() = default;
-  KvPool(std::span<std::byte> pool, const KvGeometry& geometry) : pool_(pool.data()), geometry_(geometry) {}
+  KvPool(std::span<std::byte> pool, const KvGeometry& geometry)
+      : pool_(pool.data()),
+        geometry_(geometry),
+        piece_bytes_(geometry.piece_bytes()),
+        layer_bytes_(geometry.layer_bytes()),
+        tile_bytes_(size_t{16} * kv_vector_bytes(geometry.type, geometry.head_dim)),
+        tiles_(geometry.block_tokens / 16) {}
   const KvGeometry& geometry() const { return geometry_; }
 
   // Where the piece of layer 0 lies; those of the other layers geometry().layer_bytes() apart.
@@ -28,6 +34,10 @@ class KvPool {
  private:
   std::byte* pool_ = nullptr;
   KvGeometry geometry_;
+  size_t piece_bytes_ = 0;
+  size_t layer_bytes_ = 0;
+  size_t tile_bytes_ = 0;
+  int tiles_ = 0;  // of a block
 };
 
 }  // namespace baton::kernels::cpu

@@ -163,14 +163,16 @@ void merge_all(ChunkWork<V>& work, const ChunkState* states) {
   for (int first = 0; first < work.pairs; first += 8) {
     const int count = work.pairs - first < 8 ? work.pairs - first : 8;
     alignas(64) float factor[16] = {};
+    bool merges = false;
     for (int i = 0; i < count; ++i) {
       const ChunkState &next = states[first + i], &total = task.states[first + i];
       if (!next.started || !total.started) continue;
+      merges = true;
       const float max = total.max < next.max ? next.max : total.max;
       factor[i] = total.max - max;
       factor[i + 8] = next.max - max;
     }
-    V::store(factor, exponential<V>(V::load(factor)));
+    if (merges) V::store(factor, exponential<V>(V::load(factor)));
     for (int i = 0; i < count; ++i) {
       const ChunkState& next = states[first + i];
       if (!next.started) continue;

@@ -56,15 +56,16 @@ template <class V, class Dot, int kPairs, int kTiles>
     for (int t = 0; t < kTiles; ++t) V::store(scores + i * kScoreStride + t * 16, V::mul(sum[i][t], factor));
 }
 
-// Scores of kPairs pairs and any number of tiles, in tiles of kMost.
+// Scores of kPairs pairs and any number of tiles, kMost at a time. What is left goes at once: a few tiles
+// side by side take as long as the chain of sums of one.
 template <class V, class Dot, int kPairs, int kMost>
 void score_row(const std::byte* const* queries, const std::byte* const* tiles, int count, int steps,
                float scale, float* scores) {
   for (; count >= kMost; count -= kMost, tiles += kMost, scores += kMost * 16)
     score_tiles<V, Dot, kPairs, kMost>(queries, tiles, steps, scale, scores);
-  if constexpr (kMost > 1) {
-    if (count > 0) score_row<V, Dot, kPairs, kMost / 2>(queries, tiles, count, steps, scale, scores);
-  }
+  if (count == 0) return;
+  with_constant<kMost - 1>(
+      count, [&](auto n) { score_tiles<V, Dot, kPairs, n>(queries, tiles, steps, scale, scores); });
 }
 
 // The largest score of the positions `own`.
