@@ -65,6 +65,7 @@ struct WorkerOptions {
   int threads = 1;
   std::vector<int> cpus;
   std::string log_dir;  // lines go to NAME.log there; empty: stderr
+  int report_fd = -1;   // "loaded" and, of rank 0, "joined" go there when it is so, a line each
 };
 int run_worker(const WorkerOptions& options);
 

@@ -204,6 +204,8 @@ void add_process_commands(CLI::App& app, Commands& c) {
   worker->add_option("--threads", c.worker.threads)->check(CLI::Range(1, 1024));
   worker->add_option("--cpus", c.worker.cpus, "pin threads to these cores")->delimiter(',');
   worker->add_option("--log-dir", c.worker.log_dir, kLogDir);
+  worker->add_option("--report-fd", c.worker.report_fd,
+                     "say there when it has loaded and when it has joined");
   worker->callback([&c] { c.exit_code = run_worker(c.worker); });
 
   auto* mock = app.add_subcommand("bench-mock-worker", "an engine that computes nothing")->group("");

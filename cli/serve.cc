@@ -53,11 +53,20 @@ std::string memory_text(const Home& home, const Supervisor& supervisor) {
   return out;
 }
 
+// Of workers that the coordinator, on another machine, does not know yet.
+std::string joining_text(const Supervisor& supervisor, const ClusterManifest& manifest) {
+  const std::vector<std::string> outside = supervisor.not_joined();
+  if (outside.empty()) return "";
+  return cat("  not joined yet: ", join(outside, ", "), "; they go on trying until a coordinator answers at ",
+             manifest.control.join_address(), " (./baton logs says why not)\n");
+}
+
 std::string banner(const Home& home, const Supervisor& supervisor, const ClusterManifest& manifest,
                    bool detached) {
   if (!supervisor.has_coordinator())
     return cat("Baton serves ", manifest.model_source, " here for the cluster at ",
                manifest.control.join_address(), "\n", supervisor.plan_text(), memory_text(home, supervisor),
+               joining_text(supervisor, manifest),
                detached ? "\nStop it: ./baton down\n" : "\nStop it: Ctrl-C, or ./baton down\n");
   const std::string url = cat("http://", supervisor.record().http_address);
   return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),

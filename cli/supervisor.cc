@@ -1,5 +1,6 @@
 #include "cli/supervisor.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,9 +30,13 @@ using std::chrono::seconds;
 // A large model may need long to load; a worker that does not even report in this time has failed.
 constexpr auto kStartLimit = seconds(300);
 constexpr auto kCoordinatorStartLimit = seconds(20);
+constexpr auto kJoinPatience = seconds(10);  // machines are started in any order
 constexpr auto kRankPause = milliseconds(50);
 constexpr auto kRankEnd = seconds(3);  // a rank whose group ended is given so long to end by itself
 constexpr auto kStable = seconds(30);  // a child that lived this long starts its back-off anew
+
+// What a worker reports (commands.h, WorkerOptions::report_fd).
+constexpr std::string_view kLoaded = "loaded\n", kJoined = "joined\n";
 
 Instant now() { return std::chrono::steady_clock::now(); }
 
@@ -134,8 +139,44 @@ void Supervisor::started(Child& child, int pid) {
   child.ended = false;
 }
 
+void Supervisor::hang_up(Child& child) {
+  if (child.report_fd >= 0) ::close(child.report_fd);
+  child.report_fd = -1;
+  child.said.clear();
+}
+
 void Supervisor::spawn(Child& child) {
-  started(child, start_child({.arguments = child.arguments, .output_file = output_file(child)}));
+  ChildProcess process{.arguments = child.arguments, .output_file = output_file(child)};
+  hang_up(child);
+  int fds[2] = {-1, -1};
+  if (child.role != "coordinator" && ::pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0) {
+    process.arguments.insert(process.arguments.end(), {"--report-fd", "3"});
+    process.report_fd = fds[1];
+    child.report_fd = fds[0];
+  }
+  started(child, start_child(process));
+  if (fds[1] >= 0) ::close(fds[1]);
+}
+
+void Supervisor::hear_children() {
+  for (Child& c : children_) {
+    char text[256];
+    ssize_t n = 0;
+    while (c.report_fd >= 0 && (n = ::read(c.report_fd, text, sizeof text)) > 0) c.said.append(text, n);
+  }
+}
+
+bool Supervisor::children_said(std::string_view word) const {
+  return std::ranges::all_of(children_, [&](const Child& c) {
+    return c.role == "coordinator" || (word == kJoined && c.rank > 0) || c.said.contains(word);
+  });
+}
+
+std::vector<std::string> Supervisor::not_joined() const {
+  std::vector<std::string> out;
+  for (const Child& c : children_)
+    if (!has_coordinator_ && c.rank == 0 && !c.said.contains(kJoined)) out.push_back(c.name);
+  return out;
 }
 
 absl::Status Supervisor::start_gateway() {
@@ -197,13 +238,15 @@ absl::Status Supervisor::find_failed_child() {
   return absl::OkStatus();
 }
 
-// All workers of this machine, as the coordinator says; without one here, by what they wrote when they had
-// loaded. Workers of other machines come when they come.
-bool Supervisor::workers_ready() const {
-  if (!has_coordinator_)
-    return std::ranges::all_of(children_, [this](const Child& c) {
-      return ::access(home_.file(memory_plan_file(c.name)).c_str(), F_OK) == 0;
-    });
+// All workers of this machine, as the coordinator says; without one here, by what they say themselves.
+// Workers of other machines come when they come, and so does a coordinator.
+bool Supervisor::workers_ready() {
+  if (!has_coordinator_) {
+    hear_children();
+    if (!children_said(kLoaded)) return false;
+    if (loaded_ == Instant{}) loaded_ = now();
+    return children_said(kJoined) || now() > loaded_ + kJoinPatience;
+  }
   HttpClient client(record_.http_address, seconds(2));
   const auto reply = client.get("/admin/v1/workers");
   boost::system::error_code error;
@@ -231,7 +274,6 @@ absl::Status Supervisor::wait_until_ready() {
       return absl::CancelledError("stopped while starting");
     RETURN_IF_ERROR(find_failed_child());
     if (!workers_ready()) continue;
-    ready_ = true;
     return absl::OkStatus();
   }
   return absl::UnavailableError(cat("the workers were not ready within ", format_duration(kStartLimit),
@@ -317,6 +359,7 @@ void Supervisor::watch_until_signal() {
 }
 
 void Supervisor::stop_child(Child& child, Instant deadline) {
+  hang_up(child);
   if (child.pid <= 0) return;
   ::kill(child.pid, SIGTERM);
   const sigset_t set = watched_signals();

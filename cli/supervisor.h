@@ -23,11 +23,15 @@ class Supervisor {
   ~Supervisor();
 
   // Starts everything and waits until every worker of this machine is ready; where the coordinator is
-  // elsewhere, until they are loaded. kUnavailable with the reason otherwise; then all is stopped.
+  // elsewhere, until they have loaded, and a while for them to join. kUnavailable with the reason otherwise;
+  // then all is stopped.
   absl::Status start();
   // Watches until SIGINT or SIGTERM, then stops; a second signal kills at once.
   void watch_until_signal();
   void stop();
+
+  // Workers of this machine that have loaded, but could not join the coordinator of another one yet.
+  std::vector<std::string> not_joined() const;
 
   const ClusterRecord& record() const { return record_; }
   bool has_coordinator() const { return has_coordinator_; }
@@ -41,6 +45,8 @@ class Supervisor {
     int rank = 0;                        // only rank 0 of a worker is known to the coordinator
     std::vector<std::string> arguments;  // after the binary
     int pid = 0;
+    int report_fd = -1;  // of a worker: what it says of itself comes from there
+    std::string said;
     int restarts = 0;
     Instant started{};
     Instant restart_at = kNever;  // while it is down
@@ -52,7 +58,10 @@ class Supervisor {
 
   absl::Status start_gateway();
   absl::Status wait_until_ready();
-  bool workers_ready() const;
+  bool workers_ready();
+  bool children_said(std::string_view word) const;
+  void hear_children();
+  static void hang_up(Child& child);
   absl::Status find_failed_child();
   void spawn(Child& child);
   static void started(Child& child, int pid);
@@ -77,7 +86,7 @@ class Supervisor {
   const std::vector<int> cores_;  // that this machine lets us use
   const HostNames host_;
   const bool has_coordinator_;
-  bool ready_ = false;
+  Instant loaded_{};  // all of this machine, when the coordinator is on another one
 };
 
 }  // namespace baton::cli

@@ -287,6 +287,7 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
                                     .worker = description.ref,
                                     .key = ranks.key,
                                     .addresses = ranks.addresses,
+                                    .host_id = description.host_id,
                                     .lost = std::move(sinks.lost),
                                     .on_phase = pause_point(rank_name(description.ref.name, place.rank))};
   options.events = [this](worker::KvEvent e) {

@@ -37,6 +37,11 @@ using coordinator::Exchange;
 using coordinator::HttpAnswer;
 using coordinator::RouteRole;
 
+// To whoever started this process.
+void report(int fd, std::string_view line) {
+  if (fd >= 0) (void)!::write(fd, line.data(), line.size());
+}
+
 void set_prediction(Metrics& m, const worker::EngineCounters& c) {
   m.raise(Metric::kStepPredictedSeconds, c.predicted_seconds);
   m.set(Metric::kStepPredictionError, c.prediction_error_p50, {"50"});
@@ -143,7 +148,8 @@ struct WorkerProcess {
   std::atomic<bool> rank_lost = false;
 
   absl::Status make(const WorkerOptions& options);
-  int run();
+  int run(int report_fd);
+  void wait_for_end(int report_fd);
   // What the engine's end means for the process.
   int exit_code(const absl::Status& end) const;
   // Of a rank that is not the first: it computes what rank 0 says, and ends with it.
@@ -241,7 +247,16 @@ void WorkerProcess::make_progress(const std::stop_token& stop) {
     if (parts->exchange->do_work(parts->clock.now()) == 0) parts->exchange->wait(parts->clock.now());
 }
 
-int WorkerProcess::run() {
+void WorkerProcess::wait_for_end(int report_fd) {
+  bool told = report_fd < 0;
+  while (wait_for_signal(told ? Duration(std::chrono::seconds(60)) : std::chrono::milliseconds(20)) == 0) {
+    if (told || !control->joined()) continue;
+    report(report_fd, "joined\n");
+    told = true;
+  }
+}
+
+int WorkerProcess::run(int report_fd) {
   log_info("worker ready to join", {{"device", parts->description.device},
                                     {"incarnation", parts->description.ref.incarnation.value()},
                                     {"control", control->worker().control_address},
@@ -263,8 +278,7 @@ int WorkerProcess::run() {
   AgentThread control_thread("control", [this](std::stop_token stop) { control->run(stop); });
   AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
 
-  while (wait_for_signal(std::chrono::seconds(60)) == 0) {
-  }
+  wait_for_end(report_fd);
   if (!rank_lost) drain();
   http->stop();
   control_thread.request_stop();
@@ -345,7 +359,8 @@ int run_worker(const WorkerOptions& options) {
   if (written.ok())
     written = write_file(home.file(memory_plan_file(name)), memory.text(process.parts->memory_limit));
   if (!written.ok()) log_warn("memory plan not written", {{"why", written.ToString()}});
-  return process.parts->follower == nullptr ? process.run() : process.follow();
+  report(options.report_fd, "loaded\n");
+  return process.parts->follower == nullptr ? process.run(options.report_fd) : process.follow();
 }
 
 }  // namespace baton::cli

@@ -177,6 +177,39 @@ TEST_F(ThreeHosts, ServeStartsOnEachMachineWhatBelongsThere) {
   EXPECT_TRUE(eventually([&] { return generate().tokens == want; }));
 }
 
+// Machines are started in any order: whoever comes before the coordinator says that it waits for it.
+TEST_F(ThreeHosts, ServeSaysWhoHasNotJoined) {
+  const std::string manifest = write_manifest(
+      kPlain, cat("prefill: {kv: {memory: 8Mi}, hosts: [", kHosts[1], "]}, decode: {}"), kPlainKv);
+  const std::string home = directory_.file("home"), said = directory_.file("said");
+  std::filesystem::create_directories(home);
+  const auto baton = [&](const std::string& arguments) {
+    return wait_for(hosts_->start_inside(
+        1, {"sh", "-c", cat("BATON_HOME=", home, " ", BATON_BINARY, " ", arguments, " >", said, " 2>&1")}));
+  };
+  EXPECT_EQ(baton(cat("serve --detach -f ", manifest)), 0);
+  std::ostringstream text;
+  text << std::ifstream(said).rdbuf();
+  EXPECT_THAT(text.str(), HasSubstr("not joined yet: prefill-0; they go on trying until a coordinator "
+                                    "answers at 10.77.0.2:8001"));
+  EXPECT_EQ(baton("down"), 0);
+}
+
+TEST_F(ThreeHosts, ALinkToAWorkerWhoseKvIsOnLoopbackSaysSo) {
+  const std::string manifest = write_manifest(kPlain, kPools, kPlainKv);
+  start_coordinator(manifest);
+  start(1, {"worker", "--manifest", manifest, "--pool", "prefill", "--data", "127.0.0.1"});
+  start_worker(2, manifest, "decode");
+  const auto error = [&]() -> std::string {
+    const boost::json::object decode = worker("decode-0");
+    if (decode.empty() || decode.at("links").as_array().empty()) return "";
+    const auto& link = decode.at("links").at(0).as_object();
+    return link.contains("error") ? std::string(link.at("error").as_string()) : "";
+  };
+  EXPECT_TRUE(eventually([&] { return error().contains("prefill-0 listens for KV on"); })) << error();
+  EXPECT_THAT(error(), HasSubstr("start it with --data ADDRESS"));
+}
+
 TEST_F(ThreeHosts, MetricsOfAWorkerAreReadFromAnotherMachineWhenAllowed) {
   const std::string manifest =
       write_manifest(kPlain,

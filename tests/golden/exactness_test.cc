@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include "tests/golden/exactness_jobs.h"
-#include "tests/support/random_model.h"
+#include "tests/golden/random_file.h"
 
 namespace baton {
 namespace {
@@ -98,31 +98,28 @@ INSTANTIATE_TEST_SUITE_P(Devices, StoriesGrid,
 class FormatGrid : public ::testing::TestWithParam<DType> {};
 
 TEST_P(FormatGrid, SameBits) {
-  const testing::RandomModel model({.hidden = 256,
-                                    .ffn = 512,
-                                    .heads = 8,
-                                    .kv_heads = 2,
-                                    .head_dim = 64,  // o has other columns than q, k, v
-                                    .matrix = GetParam(),
-                                    .embedding = GetParam(),
-                                    .seed = 5});
-  const std::string path =
-      ::testing::TempDir() + "/format_" + std::string(traits_of(GetParam()).name) + ".gguf";
-  ASSERT_TRUE(model.write_gguf(path));
+  const testing::RandomFile model({.vocab = 160,
+                                   .hidden = 256,
+                                   .ffn = 512,
+                                   .heads = 8,
+                                   .kv_heads = 2,
+                                   .head_dim = 64,  // o has other columns than q, k, v
+                                   .matrix = GetParam(),
+                                   .embedding = GetParam(),
+                                   .seed = 5});
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
-  const auto jobs = make_jobs({1, 2, 16, 17, 33, 70, 130}, 4, model.options().vocab);
+  const auto jobs = make_jobs({1, 2, 16, 17, 33, 70, 130}, 4, 160);
   std::vector<Variant> variants = {
       {1, {1, true}, 31}, {2, {7, true}, 62}, {3, {64, true}, 93}, {2, {512, true}, 62}};
   for (const char* isa : {"avx512-vnni", "avx512", "avx2-vnni", "avx2", "scalar"}) {
     variants.push_back({1, {64, true}, 31, isa});
     variants.push_back({3, {7, true}, 93, isa});
   }
-  check_grid(path, setup, jobs, variants);
+  check_grid(model.path(), setup, jobs, variants);
   setup.numerics = Numerics::kBrainDots;
-  if (GetParam() == DType::kBF16) check_grid(path, setup, jobs, variants);
-  std::remove(path.c_str());
+  if (GetParam() == DType::kBF16) check_grid(model.path(), setup, jobs, variants);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, FormatGrid,

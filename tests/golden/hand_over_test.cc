@@ -3,7 +3,6 @@
 // bytes go through data planes, layer by layer while the prompt is computed.
 #include <gmock/gmock.h>
 
-#include <filesystem>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -12,7 +11,7 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "tests/golden/model_under_test.h"
-#include "tests/support/random_model.h"
+#include "tests/golden/random_file.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
@@ -282,22 +281,10 @@ TEST(HandOver, StoriesFromEveryShapeToEveryOther) {
 
 // Two KV heads: with tensor 4 neighbours hold the same one, and one of them sends it.
 TEST(HandOver, MoreRanksThanKvHeads) {
-  const testing::RandomModel model({.vocab = 500,
-                                    .hidden = 256,
-                                    .ffn = 512,
-                                    .layers = 3,
-                                    .heads = 8,
-                                    .kv_heads = 2,
-                                    .head_dim = 32,
-                                    .matrix = DType::kQ8_0,
-                                    .embedding = DType::kQ8_0,
-                                    .seed = 3});
-  const std::string path = ::testing::TempDir() + "/hand_over_shared.gguf";
-  ASSERT_TRUE(model.write_gguf(path));
+  const testing::RandomFile model(testing::shared_kv_heads(3));
   EngineSetup setup = cpu_setup();
   setup.kv = kernels::KvType::kInt8;
-  check(path, setup, {{4, 1}, {2, 1}, {4, 2}, {1, 3}});
-  std::filesystem::remove(path);
+  check(model.path(), setup, {{4, 1}, {2, 1}, {4, 2}, {1, 3}});
 }
 
 TEST(HandOver, SmolLm2) {

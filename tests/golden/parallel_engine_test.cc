@@ -2,13 +2,12 @@
 // every kind of sampling. Each request's tokens and logprobs are those of one rank.
 #include <gmock/gmock.h>
 
-#include <filesystem>
 #include <map>
 
 #include "base/check.h"
 #include "base/rng.h"
 #include "tests/golden/model_under_test.h"
-#include "tests/support/random_model.h"
+#include "tests/golden/random_file.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/kv_cache/no_exchange.h"
 
@@ -104,18 +103,16 @@ class Served {
 };
 
 TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
-  const testing::RandomModel model({.vocab = kVocab,
-                                    .hidden = 128,
-                                    .ffn = 512,
-                                    .layers = 3,
-                                    .heads = 8,
-                                    .kv_heads = 4,
-                                    .head_dim = 64,
-                                    .matrix = DType::kQ8_0,
-                                    .embedding = DType::kQ8_0,
-                                    .seed = 21});
-  const std::string path = ::testing::TempDir() + "/parallel_engine.gguf";
-  ASSERT_TRUE(model.write_gguf(path));
+  const testing::RandomFile model({.vocab = kVocab,
+                                   .hidden = 128,
+                                   .ffn = 512,
+                                   .layers = 3,
+                                   .heads = 8,
+                                   .kv_heads = 4,
+                                   .head_dim = 64,
+                                   .matrix = DType::kQ8_0,
+                                   .embedding = DType::kQ8_0,
+                                   .seed = 21});
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
@@ -134,7 +131,7 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
                                                                                {{1, 3}, 3},
                                                                                {{1, 2}, 4}}) {
     setup.shape = shape;
-    auto group = ModelUnderTest::open(path, setup);
+    auto group = ModelUnderTest::open(model.path(), setup);
     ASSERT_TRUE(group.ok()) << group.status();
     Served served(**group, plans);
     const std::map<uint64_t, Stream> got = served.run();
@@ -146,7 +143,6 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
       EXPECT_TRUE(got.at(id) == stream) << "request " << id << " over tensor " << shape.tensor << " pipeline "
                                         << shape.pipeline << " with " << plans << " plans in flight";
   }
-  std::filesystem::remove(path);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "tests/golden/exactness_jobs.h"
-#include "tests/support/random_model.h"
+#include "tests/golden/random_file.h"
 
 namespace baton {
 namespace {
@@ -87,28 +87,24 @@ class FormatRanks : public ::testing::TestWithParam<std::tuple<DType, const char
 // Four KV heads: o and down are four K shards, of whole blocks of 256 for every shape of the grid.
 TEST_P(FormatRanks, SameBits) {
   const auto [type, device, architecture] = GetParam();
-  const testing::RandomModel model({.architecture = architecture,
-                                    .vocab = 500,
-                                    .hidden = 256,
-                                    .ffn = 1024,
-                                    .layers = 3,
-                                    .heads = 16,
-                                    .kv_heads = 4,
-                                    .head_dim = 64,
-                                    .matrix = type,
-                                    .embedding = type,
-                                    .seed = 9});
-  const std::string path =
-      ::testing::TempDir() + "/ranks_" + architecture + device + std::string(traits_of(type).name) + ".gguf";
-  ASSERT_TRUE(model.write_gguf(path));
+  const testing::RandomFile model({.architecture = architecture,
+                                   .vocab = 500,
+                                   .hidden = 256,
+                                   .ffn = 1024,
+                                   .layers = 3,
+                                   .heads = 16,
+                                   .kv_heads = 4,
+                                   .head_dim = 64,
+                                   .matrix = type,
+                                   .embedding = type,
+                                   .seed = 9});
   EngineSetup setup;
   setup.device = device;
   setup.kv = kernels::KvType::kBF16;
-  const auto jobs = make_jobs({1, 2, 16, 33, 70}, 3, model.options().vocab);
-  check_shapes(path, setup, jobs, kGrid);
+  const auto jobs = make_jobs({1, 2, 16, 33, 70}, 3, 500);
+  check_shapes(model.path(), setup, jobs, kGrid);
   setup.numerics = kernels::Numerics::kBrainDots;
-  if (type == DType::kBF16 && setup.device == "cpu") check_shapes(path, setup, jobs, kGrid);
-  std::filesystem::remove(path);
+  if (type == DType::kBF16 && setup.device == "cpu") check_shapes(model.path(), setup, jobs, kGrid);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, FormatRanks,
@@ -124,23 +120,11 @@ INSTANTIATE_TEST_SUITE_P(Families, FormatRanks,
 
 // More ranks than KV heads: neighbours share one.
 TEST(SharedKvHeads, SameBits) {
-  const testing::RandomModel model({.vocab = 500,
-                                    .hidden = 256,
-                                    .ffn = 512,
-                                    .layers = 2,
-                                    .heads = 8,
-                                    .kv_heads = 2,
-                                    .head_dim = 32,
-                                    .matrix = DType::kQ8_0,
-                                    .embedding = DType::kQ8_0,
-                                    .seed = 3});
-  const std::string path = ::testing::TempDir() + "/ranks_shared.gguf";
-  ASSERT_TRUE(model.write_gguf(path));
+  const testing::RandomFile model(testing::shared_kv_heads(2));
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
-  check_shapes(path, setup, make_jobs({1, 17, 70}, 3, 500), {{2, 1}, {4, 1}, {8, 1}, {4, 2}});
-  std::filesystem::remove(path);
+  check_shapes(model.path(), setup, make_jobs({1, 17, 70}, 3, 500), {{2, 1}, {4, 1}, {8, 1}, {4, 2}});
 }
 
 TEST(SmolLm2Ranks, SameBits) {

@@ -55,7 +55,9 @@ KvExchangeAgent::KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions 
     group_ = std::make_unique<KvGroup>(KvGroupOptions{.model = options_.model,
                                                       .shape = options_.shape,
                                                       .heads_apart = heads_apart(),
-                                                      .layout = options_.layout},
+                                                      .layout = options_.layout,
+                                                      .addresses = options_.addresses,
+                                                      .host_id = options_.host_id},
                                        group_ports());
 }
 

@@ -36,6 +36,7 @@ struct KvExchangeOptions {
   WorkerRef worker{};
   KvGroupKey key{};
   std::vector<std::string> addresses{};  // rank 0: of every rank's plane
+  std::string host_id{};                 // rank 0
   std::function<void(const std::string& why)>
       lost{};  // rank 0: a rank is gone, this life of the worker is over
 

@@ -29,6 +29,13 @@ bool cuts_heads(const std::vector<KvSlice>& slices, std::span<const KvPart> send
   });
 }
 
+// The first address ("lane:host:port") that no other machine reaches; "" when there is none.
+std::string loopback_of(const std::vector<std::string>& addresses) {
+  const auto found = std::ranges::find_if(
+      addresses, [](const std::string& a) { return a.contains(":127.") || a.contains(":[::1]"); });
+  return found == addresses.end() ? "" : *found;
+}
+
 TransferId transfer_of(const KvEvent& event) {
   return std::visit([](const auto& e) { return e.transfer; }, event);
 }
@@ -61,6 +68,17 @@ absl::Status KvGroup::pair_up(const WorkerDescription& from, Peer& peer) const {
   return absl::OkStatus();
 }
 
+// Not refused for it: containers of one machine may share its network and nothing else.
+std::string KvGroup::hint(const WorkerDescription& from, const KvAddress& address) const {
+  if (options_.host_id.empty() || from.host_id.empty() || options_.host_id == from.host_id) return "";
+  const std::string theirs = loopback_of(address.ranks);
+  const std::string at = theirs.empty() ? loopback_of(options_.addresses) : theirs;
+  if (at.empty()) return "";
+  return cat("; ", theirs.empty() ? "this worker" : from.ref.name, " listens for KV on ", at,
+             ", which only its own machine reaches: start it with --data ADDRESS, or let it join the "
+             "coordinator by an address of the network");
+}
+
 void KvGroup::connect(const WorkerDescription& from) {
   const WorkerRef& worker = from.ref;
   if (!peers_.contains(worker)) {
@@ -71,6 +89,7 @@ void KvGroup::connect(const WorkerDescription& from) {
     Peer peer;
     if (const absl::Status paired = pair_up(from, peer); !paired.ok())
       return ports_.peers({.peer = worker, .error = std::string(paired.message())});
+    peer.hint = hint(from, peer.address);
     std::erase_if(peers_, [&](const auto& old) { return old.first.name == worker.name; });
     std::erase_if(ranks_, [&](const auto& old) { return old.second.first.name == worker.name; });
     for (int rank = 0; rank < static_cast<int>(peer.address.ranks.size()); ++rank)
@@ -135,6 +154,7 @@ void KvGroup::on_report(int rank, const PeerReport& report) {
     down.peer = worker;
     if (peer.pairs.size() > 1)
       down.error = cat("rank ", rank, " to rank ", their_rank, " of ", worker.name, ": ", report.error);
+    down.error += peer.hint;
     return ports_.peers(down);
   }
   peer.reports[pair] = report;

@@ -22,6 +22,9 @@ struct KvGroupOptions {
   // named where they cannot.
   bool heads_apart = false;
   std::string layout;
+  // Where this worker's ranks listen for KV, and on which host: they explain a link that does not come up.
+  std::vector<std::string> addresses{};
+  std::string host_id{};
 };
 
 // What a KvGroup acts on. Calls come from inside its own calls; none may call back at once.
@@ -70,6 +73,7 @@ class KvGroup {
     std::vector<KvSlice> in, out;  // to and from this worker
     std::map<Pair, double> pairs;  // that must be connected: the largest share of a hand-over it carries
     std::map<Pair, PeerReport> reports;  // of those that are
+    std::string hint;                    // said beside an error: what is likely to cause it
     bool connected = false;
   };
   struct Transfer {
@@ -84,6 +88,7 @@ class KvGroup {
   using Transfers = std::map<TransferId, Transfer>;
 
   absl::Status pair_up(const WorkerDescription& from, Peer& peer) const;
+  std::string hint(const WorkerDescription& from, const KvAddress& address) const;
   void order_connect(int rank, const WorkerRef& worker, const Peer& peer);
   void on_report(int rank, const PeerReport& report);
   PeerReport summary(const WorkerRef& worker, const Peer& peer) const;

@@ -76,7 +76,9 @@ class KvGroupTest : public testing::Test {
   std::vector<std::string> lost;
   KvGroup group{{.model = model_with({.layers = 4, .kv_heads = 4, .head_dim = 16}),
                  .shape = {.tensor = 2},
-                 .heads_apart = true},
+                 .heads_apart = true,
+                 .addresses = {"10.0.0.1:7300", "10.0.0.1:7301"},
+                 .host_id = "here"},
                 {.order = [this](int rank, const KvOrder& order) { orders.emplace_back(rank, order); },
                  .events = [this](KvEvent event) { events.push_back(std::move(event)); },
                  .peers = [this](const PeerReport& report) { reports.push_back(report); },
@@ -116,6 +118,22 @@ TEST_F(KvGroupTest, AShapeThatTheModelDoesNotTakeIsRefused) {
   EXPECT_THAT(reports[0].error, HasSubstr("parallel.tensor 3"));
   group.connect({.ref = kPeer, .data_address = "ranks 3x1 a b"});
   EXPECT_THAT(reports[1].error, HasSubstr("want a shape and as many addresses"));
+}
+
+TEST_F(KvGroupTest, ALinkToLoopbackOfAnotherMachineSaysSo) {
+  WorkerDescription peer = description();
+  peer.data_address = "ranks 1x1 socket:127.0.0.1:7300";
+  for (const char* host : {"here", "there"}) {
+    peer.host_id = host;
+    peer.ref.incarnation = Incarnation(peer.ref.incarnation.value() + 1);
+    group.connect(peer);
+    group.on_note(0, PeerReport{.peer = peer.ref, .error = "refused"}, now);
+  }
+  ASSERT_THAT(reports, SizeIs(2));
+  EXPECT_THAT(reports[0].error, testing::Not(HasSubstr("127.0.0.1")));
+  EXPECT_THAT(reports[1].error,
+              HasSubstr("refused; p-0 listens for KV on socket:127.0.0.1:7300, which only its own "
+                        "machine reaches: start it with --data ADDRESS"));
 }
 
 TEST_F(KvGroupTest, LandedWhenAllStreamsHave) {

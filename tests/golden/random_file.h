@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+
+#include "tests/support/random_model.h"
+
+namespace baton::testing {
+
+// A made-up model's GGUF file, for as long as this lives. Aborts when it cannot be written.
+class RandomFile {
+ public:
+  explicit RandomFile(const RandomModelOptions& options);
+  ~RandomFile();
+  RandomFile(const RandomFile&) = delete;
+  RandomFile& operator=(const RandomFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+};
+
+// Eight heads over two KV heads, whole blocks of Q8_0 for every split up to eight ranks: with more than two
+// of them neighbours hold the same KV head.
+RandomModelOptions shared_kv_heads(int32_t layers);
+
+}  // namespace baton::testing
