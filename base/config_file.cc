@@ -1,10 +1,13 @@
 #include "base/config_file.h"
 
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <set>
+#include <sstream>
 
 #include "base/cat.h"
 #include "base/units.h"
@@ -59,24 +62,41 @@ std::string shown(const YAML::Node& node) {
   return "nothing";
 }
 
-// The first key that stands twice in a mapping anywhere below `node`: yaml-cpp would silently take one of
-// them.
-void find_duplicates(const YAML::Node& node, std::vector<std::pair<YAML::Mark, std::string>>& out,
-                     int depth) {
-  if (depth > 32) return;
-  if (node.IsSequence()) {
-    for (const auto& child : node) find_duplicates(child, out, depth + 1);
-  } else if (node.IsMap()) {
-    std::vector<std::string> seen;
-    for (const auto& entry : node) {
-      if (entry.first.IsScalar()) {
-        const std::string key = entry.first.Scalar();
-        if (std::ranges::find(seen, key) != seen.end()) out.emplace_back(entry.first.Mark(), key);
-        seen.push_back(key);
-      }
-      find_duplicates(entry.second, out, depth + 1);
+// Keys that stand twice in a mapping: yaml-cpp would silently take one of them.
+struct Duplicates {
+  static constexpr int kMostNodes = 100'000;  // aliases of aliases make a small text a huge tree
+  std::vector<std::pair<YAML::Mark, std::string>> found;
+  int nodes = 0;
+
+  bool too_many() const { return nodes > kMostNodes; }
+  void find(const YAML::Node& node, int depth = 0) {
+    if (++nodes > kMostNodes || depth > 32) return;
+    if (node.IsSequence()) {
+      for (const auto& child : node)
+        if (!too_many()) find(child, depth + 1);
+    } else if (node.IsMap()) {
+      find_in_map(node, depth);
     }
   }
+  void find_in_map(const YAML::Node& node, int depth) {
+    std::set<std::string> seen;
+    for (const auto& entry : node) {
+      if (too_many()) return;
+      if (entry.first.IsScalar() && !seen.insert(entry.first.Scalar()).second)
+        found.emplace_back(entry.first.Mark(), entry.first.Scalar());
+      find(entry.second, depth + 1);
+    }
+  }
+};
+
+// What the library's words do not say.
+std::string explained(const YAML::Exception& error, const std::string& text) {
+  if (dynamic_cast<const YAML::DeepRecursion*>(&error) != nullptr) return "nested too deep";
+  std::istringstream lines(text);
+  std::string line;
+  for (int i = 0; i <= error.mark.line; ++i) std::getline(lines, line);
+  const size_t tab = line.substr(0, line.find_first_not_of(" \t")).find('\t');
+  return tab == std::string::npos ? error.msg : error.msg + "; indentation wants spaces, here is a tab";
 }
 
 }  // namespace
@@ -100,17 +120,25 @@ absl::StatusOr<ConfigFile> ConfigFile::parse(const std::string& name, const std:
   document->name = name;
   if (text.size() > (1u << 20)) return absl::InvalidArgumentError(cat(name, ": larger than 1 MiB"));
   try {
-    document->root = YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1)
+      return absl::InvalidArgumentError(cat(document->place(documents[1].Mark(), ""),
+                                            "want one document, got ", documents.size(),
+                                            " (separated by ---)"));
+    if (!documents.empty()) document->root = documents[0];
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(
-        cat(name, ":", e.mark.line + 1, ":", e.mark.column + 1, ": not YAML: ", e.msg));
+        cat(name, ":", e.mark.line + 1, ":", e.mark.column + 1, ": not YAML: ", explained(e, text)));
   }
   if (!document->root.IsMap())
     return absl::InvalidArgumentError(
         cat(name, ":1:1: want a mapping with apiVersion, kind, spec, got ", shown(document->root)));
-  std::vector<std::pair<YAML::Mark, std::string>> twice;
-  find_duplicates(document->root, twice, 0);
-  for (const auto& [mark, key] : twice) document->add(mark, key, "stands twice in one mapping");
+  Duplicates twice;
+  twice.find(document->root);
+  if (twice.too_many())
+    return absl::InvalidArgumentError(cat(name, ": more than ", Duplicates::kMostNodes,
+                                          " values, aliases counted each time they are used"));
+  for (const auto& [mark, key] : twice.found) document->add(mark, key, "stands twice in one mapping");
   return ConfigFile(std::move(document));
 }
 
@@ -214,16 +242,17 @@ std::vector<std::string> ConfigObject::strings(std::string_view key) {
   std::vector<std::string> out;
   const auto found = node_->find(key);
   if (!found) return out;
-  bool good = found->first.IsSequence();
-  if (good)
-    for (const auto& item : found->first) {
-      if (item.IsScalar()) {
-        out.push_back(item.Scalar());
-      } else {
-        good = false;
-      }
+  if (!found->first.IsSequence()) {
+    fail(key, cat("want a list of texts, got ", shown(found->first)));
+    return out;
+  }
+  for (const auto& item : found->first) {
+    if (item.IsScalar()) {
+      out.push_back(item.Scalar());
+    } else {
+      fail(key, cat("want a list of texts, got ", shown(item), " in it"));
     }
-  if (!good) fail(key, cat("want a list of texts, got ", shown(found->first)));
+  }
   return out;
 }
 

@@ -17,6 +17,7 @@ class ChatTemplate {
   // chat_template_kwargs. Key order is kept. bos_token/eos_token are filled in. raise_exception in the
   // template is kInvalidArgument with its message.
   virtual absl::StatusOr<std::string> render(std::string_view context_json) const = 0;
+  virtual const std::string& source() const = 0;
 };
 
 }  // namespace baton::text

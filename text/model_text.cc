@@ -26,11 +26,23 @@ absl::StatusOr<std::vector<TokenId>> ModelText::encode_chat(std::string_view con
   return tokenizer->encode(text, {.add_special = false, .parse_special = false});
 }
 
-absl::StatusOr<ModelText> load_model_text(const std::string& path) {
+namespace {
+
+absl::StatusOr<ModelText> load(const std::string& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) return absl::NotFoundError(path + ": no such file or directory");
   return std::filesystem::is_directory(status) ? load_directory_text(path) : load_gguf_text(path);
+}
+
+}  // namespace
+
+absl::StatusOr<ModelText> load_model_text(const std::string& path) {
+  ASSIGN_OR_RETURN(ModelText model, load(path));
+  if (model.chat_template == nullptr) return model;
+  model.tool_syntax = text::tool_syntax(model.chat_template->source());
+  model.tool_marks = text::tool_marks(*model.tokenizer, model.tool_syntax);
+  return model;
 }
 
 }  // namespace baton::text

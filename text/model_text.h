@@ -6,6 +6,7 @@
 
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "text/tool_calls.h"
 
 namespace baton::text {
 
@@ -16,8 +17,10 @@ struct ModelText {
   std::vector<TokenId> end_token_ids;           // eos, eot, eom of the file and generation_config.json
   std::string bos_token;
   std::string eos_token;
-  int32_t context_tokens = 0;  // what the model was trained for; 0 = unknown
-  std::string default_name;    // general.name or the file's stem
+  int32_t context_tokens = 0;                  // what the model was trained for; 0 = unknown
+  std::string default_name;                    // general.name or the file's stem
+  ToolSyntax tool_syntax = ToolSyntax::kNone;  // of the calls that the template teaches
+  std::vector<TokenId> tool_marks;             // control tokens that belong to them
 
   // A chat request to token ids: the template is rendered, its own text may hold special tokens, message
   // contents may not (a user who writes <|im_end|> gets ordinary text). The rule and its limits:

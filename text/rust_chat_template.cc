@@ -19,7 +19,7 @@ absl::StatusOr<std::unique_ptr<RustChatTemplate>> RustChatTemplate::create(std::
   RETURN_IF_ERROR(rust_call([&](BatonBuffer* error) {
     return baton_template_new(to_bytes(source), to_bytes(special_json), &raw, error);
   }));
-  return std::unique_ptr<RustChatTemplate>(new RustChatTemplate(TemplateHandle(raw)));
+  return std::unique_ptr<RustChatTemplate>(new RustChatTemplate(TemplateHandle(raw), source));
 }
 
 absl::StatusOr<std::string> RustChatTemplate::render(std::string_view context_json) const {

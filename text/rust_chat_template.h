@@ -17,14 +17,17 @@ class RustChatTemplate final : public ChatTemplate {
   static absl::StatusOr<std::unique_ptr<RustChatTemplate>> create(std::string_view source,
                                                                   std::string_view special_json);
   absl::StatusOr<std::string> render(std::string_view context_json) const override;
+  const std::string& source() const override { return source_; }
   // Renders and tokenises so that special tokens come from the template only (text/rust/src/marks.rs has the
   // rule).
   absl::StatusOr<std::vector<TokenId>> encode(const RustTokenizer& tokenizer,
                                               std::string_view context_json) const;
 
  private:
-  explicit RustChatTemplate(TemplateHandle handle) : handle_(std::move(handle)) {}
+  RustChatTemplate(TemplateHandle handle, std::string_view source)
+      : handle_(std::move(handle)), source_(source) {}
   TemplateHandle handle_;
+  std::string source_;
 };
 
 }  // namespace baton::text

@@ -84,7 +84,7 @@ void read_messages(JsonFields& fields, json::object& context) {
   context["messages"] = std::move(messages);
 }
 
-// Nothing makes the model call a tool yet, so a client that insists is told.
+// Nothing makes the model call a tool (that would be constrained decoding), so a client that insists is told.
 bool wants_tools(JsonFields& fields) {
   const json::value* choice = fields.any("tool_choice");
   if (!choice) return true;
@@ -100,24 +100,56 @@ bool wants_tools(JsonFields& fields) {
   return false;
 }
 
-void read_tools(JsonFields& fields, json::object& context) {
+std::optional<ApiError> check_tool(const json::value& tool, size_t number) {
+  const std::string where = cat("tools[", number, "]");
+  const json::object* object = tool.if_object();
+  const json::value* type = object ? object->if_contains("type") : nullptr;
+  if (type && *type != "function")
+    return not_supported("tools", cat("`", where, "`: only tools of type function are supported"));
+  const json::value* function = object ? object->if_contains("function") : nullptr;
+  if (!function || !function->is_object())
+    return invalid_value("tools", cat("`", where, "` must be an object with a `function`"));
+  const json::value* name = function->get_object().if_contains("name");
+  if (!name || !name->is_string() || name->get_string().empty())
+    return invalid_value("tools", cat("`", where, ".function.name` must be a string"));
+  const json::value* parameters = function->get_object().if_contains("parameters");
+  if (parameters && !parameters->is_object() && !parameters->is_null())
+    return invalid_value("tools", cat("`", where, ".function.parameters` must be an object"));
+  return std::nullopt;
+}
+
+// A template without a place for tools would leave them out without a word.
+std::optional<ApiError> check_syntax(text::ToolSyntax syntax) {
+  if (syntax == text::ToolSyntax::kNone)
+    return not_supported("tools",
+                         "`tools`: this model's chat template takes no tools. Leave them out, or set "
+                         "`tool_choice` to \"none\"");
+  if (syntax == text::ToolSyntax::kUnknown)
+    return not_supported("tools",
+                         "`tools`: this model writes calls in a form that is not read here (read are Hermes "
+                         "and Qwen <tool_call>, Mistral [TOOL_CALLS], Llama 3 JSON). Set `tool_choice` to "
+                         "\"none\"");
+  return std::nullopt;
+}
+
+bool read_tools(JsonFields& fields, text::ToolSyntax syntax, json::object& context) {
   const bool wanted = wants_tools(fields);
   const json::array* tools = fields.array("tools", kMaxTools);
-  if (!tools || !fields.ok()) return;
-  for (size_t i = 0; i < tools->size(); ++i) {
-    const json::object* tool = (*tools)[i].if_object();
-    if (!tool || !tool->contains("function"))
-      return fields.fail(invalid_value("tools", cat("`tools[", i, "]` must be an object with a `function`")));
-  }
-  if (wanted && !tools->empty()) context["tools"] = *tools;
+  if (!tools || !fields.ok()) return false;
+  for (size_t i = 0; i < tools->size(); ++i)
+    if (auto error = check_tool((*tools)[i], i)) return fields.fail(std::move(*error)), false;
+  if (!wanted || tools->empty()) return false;
+  if (auto error = check_syntax(syntax)) return fields.fail(std::move(*error)), false;
+  context["tools"] = *tools;
+  return true;
 }
 
 }  // namespace
 
-std::string read_chat_context(JsonFields& fields) {
+ChatContext read_chat_context(JsonFields& fields, text::ToolSyntax syntax) {
   json::object context;
   read_messages(fields, context);
-  read_tools(fields, context);
+  const bool tools = read_tools(fields, syntax, context);
   if (const json::array* documents = fields.array("documents", kMaxMessages))
     context["documents"] = *documents;
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
@@ -129,7 +161,7 @@ std::string read_chat_context(JsonFields& fields) {
   if (fields.any("chat_template"))
     fields.fail(
         not_supported("chat_template", "templates of clients are not accepted; the model's own is used"));
-  return json::serialize(context);
+  return {.json = json::serialize(context), .tools = tools};
 }
 
 }  // namespace baton::coordinator

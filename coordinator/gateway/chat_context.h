@@ -5,12 +5,18 @@
 #include <string>
 
 #include "coordinator/gateway/json_fields.h"
+#include "text/tool_calls.h"
 
 namespace baton::coordinator {
 
-// Reads messages, tools, documents, add_generation_prompt and chat_template_kwargs and makes the object that
-// the chat template is rendered with (text/chat_template.h). Text parts become one string, tool call
-// arguments an object, as vLLM does. Errors are in `fields`.
-std::string read_chat_context(JsonFields& fields);
+struct ChatContext {
+  std::string json;    // what the chat template is rendered with (text/chat_template.h)
+  bool tools = false;  // some are offered to the model
+};
+
+// Reads messages, tools, tool_choice, documents, add_generation_prompt and chat_template_kwargs. Text parts
+// become one string, tool call arguments an object, as vLLM does. Tools are refused when the model's
+// template takes none (`syntax`). Errors are in `fields`.
+ChatContext read_chat_context(JsonFields& fields, text::ToolSyntax syntax);
 
 }  // namespace baton::coordinator

@@ -47,8 +47,10 @@ GenerationCall::GenerationCall(CallWorld& world, std::shared_ptr<Exchange> excha
       writer_(*world.text.tokenizer, plan_, exchange_->request().request_id, world.unix_time()),
       choices_(plan_.requests.size()),
       received_(exchange_->request().received) {
-  for (auto& choice : choices_)
+  for (auto& choice : choices_) {
     choice.stream = std::make_unique<TextStream>(*world.text.tokenizer, plan_.text);
+    if (plan_.tools != text::ToolSyntax::kNone) choice.tools.emplace(plan_.tools);
+  }
 }
 
 void GenerationCall::start() {
@@ -146,15 +148,43 @@ void GenerationCall::on_tokens(size_t index, Tokens tokens) {
 
   TextStream::Delta delta = choice.stream->append(tokens.tokens);
   const auto kept = std::span<const TokenOutput>(tokens.tokens).first(delta.tokens);
+  text::ToolText said = read_tools(index, std::move(delta.text), false);
   if (plan_.stream) {
-    tell(index, std::move(delta.text), kept);
+    tell(index, std::move(said), kept);
   } else {
-    choice.text += delta.text;
+    keep(choice, std::move(said));
     choice.tokens.insert(choice.tokens.end(), kept.begin(), kept.end());
   }
-  if (const auto& stop = choice.stream->stop_string()) {
-    world_.port.cancel(choice.id);
-    end_choice(index, "stop", *stop);
+  const bool one_call = choice.tools && !plan_.parallel_tool_calls && choice.tools->ended() > 0;
+  if (!choice.stream->stop_string() && !one_call) return;
+  world_.port.cancel(choice.id);
+  StopCause cause;
+  if (choice.stream->stop_string()) cause = *choice.stream->stop_string();
+  end_choice(index, "stop", std::move(cause));
+}
+
+// What the answer's text says: all of it content, when no tools were offered.
+text::ToolText GenerationCall::read_tools(size_t index, std::string text, bool last) {
+  auto& tools = choices_[index].tools;
+  if (!tools) return {.content = std::move(text), .calls = {}};
+  text::ToolText said = tools->push(text);
+  if (last) {
+    text::ToolText rest = tools->finish();
+    said.content += rest.content;
+    said.calls.insert(said.calls.end(), rest.calls.begin(), rest.calls.end());
+  }
+  if (!plan_.parallel_tool_calls) std::erase_if(said.calls, [](const auto& call) { return call.index > 0; });
+  return said;
+}
+
+void GenerationCall::keep(Choice& choice, text::ToolText said) {
+  choice.text += said.content;
+  for (text::ToolCallPiece& call : said.calls) {
+    if (call.name.empty()) {
+      choice.calls.back().arguments += call.arguments;
+    } else {
+      choice.calls.push_back(std::move(call));
+    }
   }
 }
 
@@ -172,15 +202,17 @@ ChoicePart GenerationCall::part_of(size_t index) const {
 }
 
 // One event of the stream, unless it would say nothing.
-void GenerationCall::tell(size_t index, std::string text, std::span<const TokenOutput> tokens) {
+void GenerationCall::tell(size_t index, text::ToolText said, std::span<const TokenOutput> tokens) {
   Choice& choice = choices_[index];
   const bool first = !choice.echoed;
-  text.insert(0, echo_text(index));
-  const bool says = !text.empty() || plan_.return_token_ids || plan_.logprobs || plan_.continuous_usage;
+  said.content.insert(0, echo_text(index));
+  const bool says = !said.content.empty() || !said.calls.empty() || plan_.return_token_ids ||
+                    plan_.logprobs || plan_.continuous_usage;
   if (!says) return;
   choice.echoed = true;
   ChoicePart part = part_of(index);
-  part.text = text;
+  part.text = said.content;
+  part.calls = said.calls;
   part.tokens = tokens;
   if (first) {
     part.prompt_tokens = choice.prompt_tokens;
@@ -212,10 +244,12 @@ void GenerationCall::end_choice(size_t index, std::string finish_reason, StopCau
     cause = *choice.stream->stop_string();  // the last bytes of the text completed it
     finish_reason = "stop";
   }
-  if (plan_.stream) {
-    if (!rest.empty() || (plan_.echo && !choice.echoed)) tell(index, std::move(rest), {});
-  } else {
-    choice.text += rest;
+  text::ToolText said = read_tools(index, std::move(rest), true);
+  if (choice.tools && choice.tools->begun() > 0 && finish_reason == "stop") finish_reason = "tool_calls";
+  if (!plan_.stream) {
+    keep(choice, std::move(said));
+  } else if (!said.content.empty() || !said.calls.empty() || (plan_.echo && !choice.echoed)) {
+    tell(index, std::move(said), {});
   }
   choice.finish_reason = std::move(finish_reason);
   choice.stop_cause = std::move(cause);
@@ -253,6 +287,7 @@ std::string GenerationCall::unary_body() {
     choices_[i].text.insert(0, echo_text(i));
     ChoicePart part = part_of(i);
     part.text = choices_[i].text;
+    part.calls = choices_[i].calls;
     part.tokens = choices_[i].tokens;
     part.prompt_tokens = choices_[i].prompt_tokens;
     part.prompt_ids = &plan_.requests[i].prompt;

@@ -42,9 +42,11 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   struct Choice {
     RequestId id;
     std::unique_ptr<TextStream> stream;
-    std::string text;                        // unary
-    std::vector<TokenOutput> tokens;         // unary
-    std::vector<TokenOutput> prompt_tokens;  // with echo and logprobs
+    std::optional<text::ToolCallReader> tools;  // when tools were offered
+    std::string text;                           // unary
+    std::vector<text::ToolCallPiece> calls;     // unary, whole
+    std::vector<TokenOutput> tokens;            // unary
+    std::vector<TokenOutput> prompt_tokens;     // with echo and logprobs
     std::string finish_reason;
     StopCause stop_cause;
     int32_t cached_tokens = 0;
@@ -61,7 +63,9 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   void on_failed(const Failed& failed);
 
   void begin_stream();
-  void tell(size_t index, std::string text, std::span<const TokenOutput> tokens);
+  text::ToolText read_tools(size_t index, std::string text, bool last);
+  void keep(Choice& choice, text::ToolText said);
+  void tell(size_t index, text::ToolText said, std::span<const TokenOutput> tokens);
   std::string echo_text(size_t index);
   void end_choice(size_t index, std::string finish_reason, StopCause cause);
   bool all_done() const;

@@ -109,12 +109,40 @@ void AnswerWriter::write_text(JsonWriter& w, const ChoicePart& part, bool whole)
   if (!chat()) {
     w.field("text", part.text);
   } else if (whole) {
-    w.key("message").open('{').field("role", "assistant").field("content", part.text).close('}');
+    w.key("message").open('{').field("role", "assistant").key("content");
+    part.text.empty() && !part.calls.empty() ? w.null() : w.value(part.text);
+    write_calls(w, part, true);
+    w.close('}');
   } else {
     w.key("delta").open('{');
-    if (!part.text.empty() || part.finish_reason.empty()) w.field("content", part.text);
+    if (!part.text.empty() || (part.finish_reason.empty() && part.calls.empty()))
+      w.field("content", part.text);
+    write_calls(w, part, false);
     w.close('}');
   }
+}
+
+// Nine letters and digits: what Mistral's templates want of an id when it comes back; others take any.
+std::string AnswerWriter::call_id(int choice, int call) const {
+  constexpr std::string_view kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
+  uint64_t hash = std::hash<std::string>()(cat(id_, "/", choice, "/", call));
+  std::string out;
+  for (int i = 0; i < 9; ++i, hash /= kDigits.size()) out += kDigits[hash % kDigits.size()];
+  return out;
+}
+
+void AnswerWriter::write_calls(JsonWriter& w, const ChoicePart& part, bool whole) const {
+  if (part.calls.empty()) return;
+  w.key("tool_calls").open('[');
+  for (const text::ToolCallPiece& call : part.calls) {
+    w.open('{');
+    if (!whole) w.field("index", call.index);
+    if (!call.name.empty()) w.field("id", call_id(part.index, call.index)).field("type", "function");
+    w.key("function").open('{');
+    if (!call.name.empty()) w.field("name", call.name);
+    w.field("arguments", call.arguments).close('}').close('}');
+  }
+  w.close(']');
 }
 
 void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whole) {

@@ -19,6 +19,7 @@ using StopCause = std::variant<std::monostate, std::string, TokenId>;
 struct ChoicePart {
   int index = 0;
   std::string_view text;
+  std::span<const text::ToolCallPiece> calls;  // of the whole choice: one each
   std::span<const TokenOutput> tokens;
   std::span<const TokenOutput> prompt_tokens;        // with echo and logprobs
   const std::vector<TokenId>* prompt_ids = nullptr;  // with return_token_ids, once
@@ -58,6 +59,8 @@ class AnswerWriter {
   static std::string end_event(JsonWriter& w);
   void write_choice(JsonWriter& w, const ChoicePart& part, bool whole);
   void write_text(JsonWriter& w, const ChoicePart& part, bool whole) const;
+  void write_calls(JsonWriter& w, const ChoicePart& part, bool whole) const;
+  std::string call_id(int choice, int call) const;
   void write_logprobs(JsonWriter& w, const ChoicePart& part);
   void write_finish(JsonWriter& w, const ChoicePart& part) const;
 

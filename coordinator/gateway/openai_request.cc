@@ -179,13 +179,17 @@ class GenerationReader {
     if (top.value_or(0) > 0 && !wanted)
       fields_.fail(invalid_value("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
     if (wanted) set_logprobs(top.value_or(0));
-    fields_.accept({"metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key",
-                    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier",
-                    "store", "verbosity"});
+    plan_.parallel_tool_calls = fields_.boolean("parallel_tool_calls").value_or(true);
+    fields_.accept({"metadata", "modalities", "prediction", "prompt_cache_key", "prompt_cache_retention",
+                    "reasoning_effort", "safety_identifier", "service_tier", "store", "verbosity"});
     if (fields_.any("functions") || fields_.any("function_call"))
       fields_.fail(not_supported("functions", "`functions` is not supported; use `tools`"));
     if (fields_.any("audio")) fields_.fail(not_supported("audio", "audio is not supported"));
-    chat_context_ = read_chat_context(fields_);
+    ChatContext chat = read_chat_context(fields_, context_.text.tool_syntax);
+    chat_context_ = std::move(chat.json);
+    if (!chat.tools) return;
+    plan_.tools = context_.text.tool_syntax;
+    plan_.text.spelled = context_.text.tool_marks;
   }
 
   void read_completion_fields() {

@@ -29,7 +29,9 @@ struct GenerationPlan {
   bool return_token_ids = false;
   bool logprobs = false;
   int top_logprobs = 0;
-  int n = 1;  // choices per prompt
+  int n = 1;                                         // choices per prompt
+  text::ToolSyntax tools = text::ToolSyntax::kNone;  // of the calls to be read; kNone: no tools were given
+  bool parallel_tool_calls = true;                   // false: an answer ends with its first call
   struct Prompt {
     std::string text;  // for echo
     std::vector<TokenId> tokens;

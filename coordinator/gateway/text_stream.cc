@@ -15,6 +15,10 @@ std::string spelled(const text::Tokenizer& tokenizer, TokenId id) {
   return bytes.empty() ? tokenizer.token_piece(id) : bytes;
 }
 
+bool holds(const std::vector<TokenId>& ids, TokenId id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
 size_t characters(std::string_view utf8) {
   return static_cast<size_t>(
       std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xC0) != 0x80; }));
@@ -89,13 +93,13 @@ std::string StopMatcher::push(std::string_view text) {
 std::string StopMatcher::flush() { return std::exchange(held_, {}); }
 
 TextStream::TextStream(const text::Tokenizer& tokenizer, TextStreamOptions options)
-    : options_(std::move(options)),
+    : tokenizer_(tokenizer),
+      options_(std::move(options)),
       decoder_(tokenizer, options_.skip_special),
       matcher_(options_.stop, options_.include_stop) {}
 
 bool TextStream::ends_stream(TokenId id) const {
-  const auto holds = [id](const auto& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
-  return holds(options_.end_token_ids) || holds(options_.stop_token_ids);
+  return holds(options_.end_token_ids, id) || holds(options_.stop_token_ids, id);
 }
 
 TextStream::Delta TextStream::append(std::span<const TokenOutput> tokens) {
@@ -105,7 +109,9 @@ TextStream::Delta TextStream::append(std::span<const TokenOutput> tokens) {
     ++delta.tokens;
     ++count_;
     if (ends_stream(token.token) && !options_.include_stop) continue;
-    const std::string text = decoder_.append(token.token);
+    std::string text = decoder_.append(token.token);
+    if (options_.skip_special && holds(options_.spelled, token.token))
+      text += tokenizer_.token_piece(token.token);
     delta.text += count_ <= options_.min_tokens ? text : matcher_.push(text);
   }
   return delta;

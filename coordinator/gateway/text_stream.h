@@ -41,6 +41,7 @@ struct TextStreamOptions {
   int32_t min_tokens = 0;              // stop strings are looked for after that many tokens
   std::vector<TokenId> end_token_ids;  // these and the next end the stream; they are no part of the text
   std::vector<TokenId> stop_token_ids;
+  std::vector<TokenId> spelled;  // control tokens that are part of the text all the same
 };
 
 // One choice: tokens in, text out. Thread: its owner.
@@ -59,6 +60,7 @@ class TextStream {
 
  private:
   bool ends_stream(TokenId id) const;
+  const text::Tokenizer& tokenizer_;
   TextStreamOptions options_;
   text::StreamDecoder decoder_;
   StopMatcher matcher_;

@@ -1,5 +1,6 @@
 #include "base/config_file.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace baton {
@@ -74,6 +75,30 @@ TEST(ConfigFile, RefusesWhatIsNoMappingOrNoYaml) {
     ASSERT_FALSE(file.ok()) << bad;
     EXPECT_TRUE(file.status().message().find("f.yaml:") == 0) << file.status();
   }
+}
+
+TEST(ConfigFile, SaysWhatTheLibraryDoesNot) {
+  const auto error = [](const std::string& text) {
+    return std::string(ConfigFile::parse("f.yaml", text).status().message());
+  };
+  EXPECT_THAT(error("a:\n\tb: 1\n"), testing::HasSubstr("f.yaml:2:"));
+  EXPECT_THAT(error("a:\n\tb: 1\n"), testing::HasSubstr("; indentation wants spaces, here is a tab"));
+  EXPECT_EQ(error("a: 1\n---\nb: 2\n"), "f.yaml:3:1: want one document, got 2 (separated by ---)");
+  EXPECT_THAT(error("a: " + std::string(100'000, '[')), testing::HasSubstr("nested too deep"));
+  EXPECT_EQ(errors_of("a: [x, {b: c}]\n", [](ConfigObject& r) { r.strings("a"); }),
+            "f.yaml:1:1: a: want a list of texts, got a mapping in it");
+}
+
+// Ten aliases of ten aliases of ...: 300 bytes that are 10^9 values.
+TEST(ConfigFile, AliasesDoNotMakeItEndless) {
+  std::string text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n";
+  for (char c = 'b'; c < 'j'; ++c) {
+    text += std::string(1, c) + ": &" + c + " [";
+    for (int i = 0; i < 10; ++i) text += std::string(i == 0 ? "*" : ", *") + static_cast<char>(c - 1);
+    text += "]\n";
+  }
+  EXPECT_EQ(ConfigFile::parse("f.yaml", text).status().message(),
+            "f.yaml: more than 100000 values, aliases counted each time they are used");
 }
 
 }  // namespace

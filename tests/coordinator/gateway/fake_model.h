@@ -59,6 +59,7 @@ class ByteTokenizer final : public text::Tokenizer {
 // "role:content" per message, the tools' number, and the extra `mood`.
 class LineTemplate final : public text::ChatTemplate {
  public:
+  const std::string& source() const override { return source_; }
   absl::StatusOr<std::string> render(std::string_view context_json) const override {
     const auto context = boost::json::parse(context_json).as_object();
     std::string out;
@@ -72,6 +73,9 @@ class LineTemplate final : public text::ChatTemplate {
     if (context.at("add_generation_prompt").as_bool()) out += "assistant:";
     return out;
   }
+
+ private:
+  const std::string source_ = "{{ tools }} <tool_call>";
 };
 
 inline text::ModelText fake_model() {
@@ -81,6 +85,7 @@ inline text::ModelText fake_model() {
   model.end_token_ids = {kEnd};
   model.context_tokens = 1000;
   model.default_name = "fake";
+  model.tool_syntax = text::tool_syntax(model.chat_template->source());
   return model;
 }
 

@@ -28,7 +28,8 @@ void read_fields(const boost::json::object& object) {
   if (!fields.ok()) BATON_CHECK(!fields.error()->message.empty());
 
   JsonFields chat(object);
-  const std::string context = baton::coordinator::read_chat_context(chat);
+  const std::string context =
+      baton::coordinator::read_chat_context(chat, baton::text::ToolSyntax::kTags).json;
   boost::json::error_code ec;
   boost::json::parse_options deep;
   deep.max_depth = 3 * baton::coordinator::kJsonDepth;
