@@ -89,10 +89,10 @@ class GenerationReader {
   void read_penalties() {
     sampling_.presence_penalty = static_cast<float>(fields_.number("presence_penalty", -2, 2).value_or(0));
     sampling_.frequency_penalty = static_cast<float>(fields_.number("frequency_penalty", -2, 2).value_or(0));
+    // Never wider than what workers take (transport/rpc/codec.cc): they end the stream of a coordinator that
+    // sends anything else.
     sampling_.repetition_penalty =
-        static_cast<float>(fields_.number("repetition_penalty", 0, 100).value_or(1));
-    if (sampling_.repetition_penalty <= 0)
-      fields_.fail(invalid_value("repetition_penalty", "`repetition_penalty` must be greater than 0"));
+        static_cast<float>(fields_.number("repetition_penalty", 0.01, 100).value_or(1));
   }
 
   void read_logit_bias() {

@@ -37,6 +37,18 @@ def check_fields(c):
         assert 400 <= r.status < 500, (messages, r.status, r.body)
 
 
+def check_extremes(c):
+    """What the gateway lets through, the workers take: the ends of each range are answered."""
+    ends = {"temperature": [0, 1e-300, 1e-38, 2], "top_p": [1e-30, 1], "top_k": [-1, 0, 2**31 - 1], "min_p": [0, 1e-300, 1], "repetition_penalty": [0.01, 100], "presence_penalty": [-2, 2],
+            "frequency_penalty": [-2, 2], "logprobs": [0, 20], "n": [16], "seed": [-2**63, 2**64 - 1], "logit_bias": [{"1": -100}, {str(i): 100 for i in range(512)}],
+            "stop_token_ids": [[1] * 1024], "stop": [["x" * 256] * 16], "cache_salt": ["", "x" * 256], "min_tokens": [4], "prompt": [[0], [511], "\0"], "model": ["default"]}
+    for field, values in ends.items():
+        for value in values:
+            r = c.post(TEXT, dict(GOOD, **{field: value}))
+            assert r.status == 200, (field, value, r.status, r.body)
+    assert c.post(TEXT, dict(GOOD, repetition_penalty=1e-30)).status == 400
+
+
 def check_lengths(c):
     long = c.post(TEXT, dict(GOOD, prompt=[5] * 600))
     assert long.status == 400 and long.json()["error"]["code"] == "context_length_exceeded", long.body
@@ -88,7 +100,7 @@ def check_noise(c, seed):
 
 with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
     pids = {p["name"]: p["pid"] for p in c.ps()}
-    for check in (check_bodies, check_fields, check_lengths, check_framing):
+    for check in (check_bodies, check_fields, check_extremes, check_lengths, check_framing):
         check(c)
         print("passed %s" % check.__name__, flush=True)
     check_noise(c, 5)
