@@ -6,6 +6,7 @@
 #include "base/cat.h"
 #include "cli/cluster/process.h"
 #include "transport/collectives/form_group.h"
+#include "transport/collectives/nccl_communicator.h"
 #include "transport/collectives/stream_socket.h"
 
 namespace baton::cli {
@@ -39,7 +40,10 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::form(const RankGroupOption
   made->host_ = group.host;
   if (o.shape.pipeline > 1) RETURN_IF_ERROR(made->form_pipeline(o));
   ASSIGN_OR_RETURN(made->pulse_, made->form_part(o, "pulse", 0, o.place.ranks));
-  Communicator& stage = made->stage_ == nullptr ? *made->world_ : *made->stage_;
+  if (o.device != nullptr) RETURN_IF_ERROR(made->form_on_gpus(o));
+  Communicator& stage = made->gpus_ != nullptr    ? *made->gpus_
+                        : made->stage_ != nullptr ? *made->stage_
+                                                  : *made->world_;
   made->links_ = std::make_unique<worker::RankLinks>(
       worker::RankLinks::Parts{*made->world_, stage, o.clock, kStepPatience, made->results_.get(),
                                made->outbox_.get()},
@@ -53,6 +57,18 @@ absl::Status RankGroup::form_pipeline(const RankGroupOptions& o) {
   ASSIGN_OR_RETURN(results_, form_part(o, "results", 0, o.place.ranks));
   if (stage + 1 == o.shape.pipeline)
     outbox_ = std::make_unique<worker::ResultOutbox>(*results_, o.clock, kStepPatience);
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::form_on_gpus(const RankGroupOptions& o) {
+  if (o.shape.pipeline > 1)
+    return absl::UnimplementedError(
+        "device cuda: activations do not go from stage to stage of GPUs yet: want parallel.pipeline 1");
+  ASSIGN_OR_RETURN(std::shared_ptr<NcclLibrary> library, load_nccl());
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, form_part(o, "gpus", 0, o.place.ranks));
+  ASSIGN_OR_RETURN(gpus_, form_nccl({std::move(library), std::move(host), o.device->step_stream(), o.clock,
+                                     o.device->id()},
+                                    o.clock.now() + o.patience));
   return absl::OkStatus();
 }
 
@@ -80,7 +96,7 @@ std::unique_ptr<worker::RankPulse> RankGroup::make_pulse(const Clock& clock,
                                                          std::function<worker::RankReport()> own) const {
   worker::RankPulse::Parts parts{
       .pulse = *pulse_, .others = {world_.get()}, .clock = clock, .own = std::move(own)};
-  for (Communicator* some : {stage_.get(), results_.get()})
+  for (Communicator* some : {stage_.get(), results_.get(), gpus_.get()})
     if (some != nullptr) parts.others.push_back(some);
   return std::make_unique<worker::RankPulse>(std::move(parts));
 }
@@ -107,7 +123,8 @@ absl::StatusOr<RankGroup::Meeting> RankGroup::meet(const std::string& address, I
 }
 
 std::string RankGroup::text() const {
-  const std::string all = cat(world_->size(), " ranks over ", world_->lane());
+  std::string all = cat(world_->size(), " ranks over ", world_->lane());
+  if (gpus_ != nullptr) return cat(all, ", GPUs over nccl");
   return stage_ == nullptr || stage_->lane() == "self" ? all : cat(all, ", stages over ", stage_->lane());
 }
 

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "cli/cluster/rank_place.h"
+#include "kernels/device.h"
 #include "transport/collectives/communicator.h"
 #include "worker/kv_transfer/kv_orders.h"
 #include "worker/parallel/rank_links.h"
@@ -22,13 +23,14 @@ struct RankGroupOptions {
   std::string build;        // everything that must be equal on all ranks
   Incarnation incarnation;  // of rank 0; the others take it over
   const Clock& clock;
-  Duration patience;  // of forming, and of waiting until all have loaded
+  kernels::Device* device = nullptr;  // of a backend on a GPU: what a step says goes from GPU to GPU
+  Duration patience;                  // of forming, and of waiting until all have loaded
 };
 
 // What joins this process to the other ranks of its worker: a communicator of all, one of the ranks of its
 // stage, in a pipeline another one of all for what steps give, one of all for the pulse, and the links made
-// of them. One rank has none of it. Ranks of a stage on one host share memory even when other stages are on
-// other hosts.
+// of them. One rank has none of it. Ranks on GPUs have one over NCCL besides, for activations. Ranks of a
+// stage on one host share memory even when other stages are on other hosts.
 //
 // Owns the communicators; the links borrow them. Thread: main makes it, then the engine's; the outbox' thread
 // is its owner's to start.
@@ -54,6 +56,7 @@ class RankGroup {
 
  private:
   absl::Status form_pipeline(const RankGroupOptions& options);
+  absl::Status form_on_gpus(const RankGroupOptions& options);
   // Some of the ranks (`size` from `first` on), of which this is one, meet again as a group of their own.
   absl::StatusOr<std::unique_ptr<Communicator>> form_part(const RankGroupOptions& options,
                                                           const std::string& name, int first, int size);
@@ -62,6 +65,7 @@ class RankGroup {
   std::unique_ptr<Communicator> stage_;  // empty when the stage is the whole world
   std::unique_ptr<Communicator> results_;
   std::unique_ptr<Communicator> pulse_;
+  std::unique_ptr<Communicator> gpus_;  // in GPUs' memory
   std::unique_ptr<worker::ResultOutbox> outbox_;
   std::unique_ptr<worker::RankLinks> links_;
   Incarnation incarnation_;

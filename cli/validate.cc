@@ -8,8 +8,9 @@
 #include "cli/cluster/process.h"
 #include "cli/commands.h"
 #include "cli/control_security.h"
+#include "kernels/cuda/device_name.h"
 #include "worker/model/model_file.h"
-#include "worker/model/model_shard.h"
+#include "worker/model/output_shard.h"
 
 namespace baton::cli {
 namespace {
@@ -21,7 +22,10 @@ absl::Status check_shapes(const ClusterManifest& manifest) {
   ASSIGN_OR_RETURN(const auto file, worker::ModelFile::open(source));
   for (const PoolManifest& pool : manifest.pools) {
     const worker::ParallelShape shape{.tensor = pool.tensor, .pipeline = pool.pipeline};
-    const auto shard = worker::shard_of(file->spec(), file->weights(), shape, 0);
+    // As DeviceBackend::splits_inputs() of the device will say.
+    const bool outputs = kernels::cuda::DeviceName::is_cuda(pool.device) && pool.numerics != "fastest";
+    const auto shard = outputs ? worker::shard_by_outputs(file->spec(), file->weights(), shape, 0)
+                               : worker::shard_of(file->spec(), file->weights(), shape, 0);
     if (!shard.ok())
       return absl::Status(shard.status().code(), cat("spec.pools.", pool.name,
                                                      ".parallel: ", std::string(shard.status().message())));

@@ -16,9 +16,12 @@
 #include "cli/cluster/version.h"
 #include "cli/control_security.h"
 #include "cli/pause_point.h"
+#include "kernels/cuda/device_name.h"
+#include "kernels/device.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_layout.h"
+#include "worker/model/output_shard.h"
 
 namespace baton::cli {
 namespace {
@@ -139,8 +142,7 @@ absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelSha
   g.blocks = std::numeric_limits<int64_t>::max();
   size_t largest = 0;
   for (int rank = 0; rank < shape().ranks(); ++rank) {
-    ASSIGN_OR_RETURN(const worker::ModelShard shard,
-                     worker::shard_of(file->spec(), file->weights(), shape(), rank));
+    ASSIGN_OR_RETURN(const worker::ModelShard shard, shard_of_rank(rank));
     const auto of_rank = worker::kv_geometry(shard.spec, pool.block_tokens, type, 0);
     const size_t block = of_rank.piece_bytes() * of_rank.layers;
     largest = std::max(largest, block);
@@ -174,13 +176,12 @@ worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const 
 }
 
 absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks) {
-  ASSIGN_OR_RETURN(worker::ModelShard shard,
-                   worker::shard_of(file->spec(), file->weights(), shape(), place.rank));
-  ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
-  ASSIGN_OR_RETURN(backend, kernels::make_backend({.device = pool.device,
+  ASSIGN_OR_RETURN(backend, kernels::make_backend({.device = device(),
                                                    .threads = options.threads,
                                                    .cpus = options.cpus,
                                                    .numerics = parse_numerics(pool.numerics)}));
+  ASSIGN_OR_RETURN(worker::ModelShard shard, shard_of_rank(place.rank));
+  ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
   memory = plan_memory(shard, g);
   memory_limit = read_memory_limit();
   RETURN_IF_ERROR(memory.check(memory_limit, pool.name));
@@ -216,9 +217,29 @@ absl::Status WorkerParts::form_ranks(const kernels::KvGeometry& g) {
                                            .build = build,
                                            .incarnation = description.ref.incarnation,
                                            .clock = clock,
+                                           .device = on_gpu() == nullptr ? nullptr : &on_gpu()->device(),
                                            .patience = kRankPatience}));
   description.ref.incarnation = group->incarnation();
   return absl::OkStatus();
+}
+
+absl::StatusOr<worker::ModelShard> WorkerParts::shard_of_rank(int rank) const {
+  const bool outputs = on_gpu() != nullptr && !on_gpu()->splits_inputs();
+  return outputs ? worker::shard_by_outputs(file->spec(), file->weights(), shape(), rank)
+                 : worker::shard_of(file->spec(), file->weights(), shape(), rank);
+}
+
+// Ranks of a group need a GPU each. An orchestrator shows every process its own (CUDA_VISIBLE_DEVICES); else
+// the pool's processes on one machine take those that they see in order.
+std::string WorkerParts::device() const {
+  if (!kernels::cuda::DeviceName::is_cuda(pool.device) || place.ranks == 1) return pool.device;
+  if (place.source != "flags" && place.source != "hosts") return pool.device;
+  const int processes = index * place.ranks + place.rank;
+  if (pool.hosts.empty()) return cat("cuda:", processes);
+  int before = 0;
+  for (int p = 0; p < processes; ++p)
+    before += pool.host_of(p / place.ranks, p % place.ranks) == pool.host_of(index, place.rank);
+  return cat("cuda:", before);
 }
 
 void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeometry& g) {
@@ -230,6 +251,9 @@ void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeomet
   description.kv_layout_hash = worker::kv_layout_hash(
       worker::kv_geometry(file->spec(), g.block_tokens, g.type, g.blocks), backend->kv_layout_name());
   description.numerics_id = backend->numerics_id(g.type);
+  // Sums that meet in an order of NCCL's own are a class for each number of ranks.
+  if (group != nullptr && on_gpu() != nullptr && on_gpu()->splits_inputs())
+    description.numerics_id += cat("/tensor-", pool.tensor);
   description.block_tokens = g.block_tokens;
   description.context_tokens = context_tokens();
   description.blocks_total = g.blocks;

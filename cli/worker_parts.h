@@ -9,7 +9,7 @@
 #include "cli/cluster/worker_address.h"
 #include "cli/commands.h"
 #include "cli/rank_group.h"
-#include "kernels/backend.h"
+#include "kernels/device.h"
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/engine/follower_loop.h"
@@ -81,6 +81,9 @@ struct WorkerParts {
   worker::ParallelShape shape() const { return {.tensor = pool.tensor, .pipeline = pool.pipeline}; }
   worker::PlanLimits plan_limits(const kernels::KvGeometry& geometry) const;
   absl::StatusOr<kernels::KvGeometry> geometry(const worker::ModelShard& shard) const;
+  absl::StatusOr<worker::ModelShard> shard_of_rank(int rank) const;
+  std::string device() const;
+  kernels::DeviceBackend* on_gpu() const { return kernels::device_backend(backend.get()); }
   MemoryPlan plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& geometry) const;
 };
 

@@ -155,8 +155,10 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   read_parallel(pool.object("parallel"), out);
   read_hosts(pool, out, control);
   out.network = read_network(pool.object("network"));
-  if (cuda && out.ranks() > 1)
-    pool.fail("parallel", "device cuda computes on one rank: want tensor and pipeline 1");
+  if (cuda && out.ranks() > 1 && out.device != "cuda")
+    pool.fail("device", cat("every rank of a group needs a GPU of its own, got ", out.device,
+                            ": want cuda, of which the ranks on a machine take one each, in order"));
+  if (cuda && out.pipeline > 1) pool.fail("parallel", "stages on GPUs are not there yet: want pipeline 1");
   ConfigObject kv = pool.object("kv");
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
   out.block_tokens = static_cast<int>(kv.integer("blockTokens", cuda ? 64 : out.block_tokens, 1, 256));

@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::create(const BackendOption
 absl::Status CudaBackend::open(const DeviceName& name) {
   ASSIGN_OR_RETURN(device_, open_device(name));
   RETURN_IF_ERROR(to_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
+  outside_.emplace(device_, stream_);
   RETURN_IF_ERROR(matrices_.open(device_));
   if (fastest_) {
     ASSIGN_OR_RETURN(library_, open_library_linear());
@@ -69,6 +70,7 @@ CudaBackend::~CudaBackend() {
   if (stream_ == nullptr) return;
   cudaStreamSynchronize(stream_);
   graphs_.drop();
+  outside_.reset();
   cudaStreamDestroy(stream_);
 }
 
@@ -145,13 +147,11 @@ absl::Status CudaBackend::attach_kv(std::span<std::byte> pool, const KvGeometry&
         cat("device cuda: kv.blockTokens ", geometry.block_tokens, ": want 16, 32, 64, 128 or 256"));
   size_t total = 0, free = 0;
   RETURN_IF_ERROR(to_status(cudaMemGetInfo(&free, &total), "asking for free memory"));
-  absl::StatusOr<DeviceBuffer> memory =
-      DeviceBuffer::make(Kind::kDevice, geometry.pool_bytes(), "the KV pool");
+  const absl::Status memory = outside_->take_pool(geometry.pool_bytes());
   if (!memory.ok())
     return absl::ResourceExhaustedError(
         cat("device cuda: kv.memory asks for ", format_bytes(geometry.pool_bytes()), "; behind the weights ",
             format_bytes(free), " of ", format_bytes(total), " are free: lower kv.memory"));
-  kv_ = *std::move(memory);
   geometry_ = geometry;
   if (!has_tile_attention(geometry.head_dim)) return absl::OkStatus();
   const size_t slot = sizeof(float) * 16 * (geometry.head_dim + 2);
@@ -225,6 +225,8 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   // The library computes every row it is told of: only a full bucket is safe with it.
   if (fastest_ && bucket != batch.rows()) bucket = 0;
   rows_ = bucket > 0 ? bucket : batch.rows();
+  tells_layers_ = bucket == 0;
+  outside_->begin_step();
   note(grow_tables());
   note(grow_scratch());
   if (!error_.ok()) return;
@@ -237,7 +239,7 @@ void CudaBackend::begin_step(const StepBatch& batch) {
 }
 
 LayerKv CudaBackend::layer_kv(int layer) const {
-  return {.pool = reinterpret_cast<uint16_t*>(kv_.data() + layer * geometry_.layer_bytes()),
+  return {.pool = reinterpret_cast<uint16_t*>(outside_->kv_pool().data() + layer * geometry_.layer_bytes()),
           .kv_heads = geometry_.kv_heads,
           .head_dim = geometry_.head_dim,
           .block_tokens = geometry_.block_tokens};
@@ -343,9 +345,11 @@ void CudaBackend::rope_store(int layer, const NormWeights* q_norm, const NormWei
                      .kv = layer_kv(layer)},
                     rows_, stream_);
   launched("rope_store");
+  if (tells_layers_ && error_.ok()) note(outside_->note_stored());
 }
 
 void CudaBackend::attention(int layer, const float* qkv, float* out) {
+  joins_outputs_ = false;
   if (!graphs_.announce(kAttention, qkv, out) || !error_.ok()) return;
   const AttentionArgs args = {.qkv = qkv,
                               .out = reinterpret_cast<uint16_t*>(out),
@@ -384,6 +388,7 @@ void CudaBackend::linear_add(const Linear& linear, const float* x, float* residu
 }
 
 void CudaBackend::linear_part(const Linear& linear, const float* x, float* out) {
+  joins_outputs_ = true;
   if (!graphs_.announce(kLinearPart, &linear, out)) return;
   multiply(linear, {.x = reinterpret_cast<const uint16_t*>(x),
                     .ldx = 2 * linear.cols(),
@@ -394,6 +399,7 @@ void CudaBackend::linear_part(const Linear& linear, const float* x, float* out) 
 }
 
 void CudaBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
+  joins_outputs_ = false;
   if (!graphs_.announce(kGateUp, &gate_up, out)) return;
   BATON_CHECK(own(gate_up).shape.interleaved, "gate and up are two equal parts");
   norm_rows(norm, x, nullptr, count());
@@ -403,6 +409,33 @@ void CudaBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const 
                      .mode = LinearOut::kSilu,
                      .out = out,
                      .ldo = gate_up.rows()});
+}
+
+void CudaBackend::add_rows(const RowSum& sum) {
+  const float* bias = sum.bias.empty() ? nullptr : norm_weights({.weight = sum.bias});
+  if (!error_.ok() || sum.rows == 0) return;
+  launch_add_rows({sum.y, bias, sum.residual, static_cast<int>(sum.width)}, static_cast<int>(sum.rows),
+                  stream_);
+  launched("add_rows");
+}
+
+void CudaBackend::join_rows(const RowParts& parts) {
+  if (!error_.ok() || parts.rows == 0) return;
+  launch_join_rows({.gathered = parts.gathered,
+                    .out = parts.out,
+                    .parts = static_cast<int>(parts.parts),
+                    .rows = parts.rows,
+                    .width = static_cast<int>(parts.width),
+                    .bf16 = !joins_outputs_},
+                   stream_);
+  launched("join_rows");
+}
+
+// What ranks say to each other goes to the same stream, by calls that a replayed graph would not make: a
+// group has no graphs. The first step of any bucket is eager, so none was captured before this is known.
+void CudaBackend::alone(absl::FunctionRef<void()> work) {
+  use_graphs_ = false;
+  work();
 }
 
 void CudaBackend::keep_logit_rows(std::span<const RowTensor> tensors) {

@@ -2,10 +2,12 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/library_linear.h"
@@ -22,14 +24,15 @@ namespace baton::kernels::cuda {
 //
 // Memory: weights, KV pool, activations and scratch are the device's. Rows that attention() and gate_up()
 // write hold bf16 in the first half of each row of floats, which is what linear_add() reads; the residual
-// stream and q, k, v are float32. The KV pool of attach_kv() is not used: this backend does not hand KV over
-// yet.
+// stream and q, k, v are float32. Of the pool of attach_kv() only the size is used: the one that is computed
+// with is the device's (cuda_device.h), and the other is where its KV comes through on its way (lane
+// `staged`).
 //
 // Tokens are drawn on the device (draw_kernels.cuh); logits come to the host for rows that want them.
 //
 // Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; kFastest = cuBLASLt for
 // the matrices. Thread: the engine's. Errors: as Backend; memory that is used up names what it was for.
-class CudaBackend final : public Backend {
+class CudaBackend final : public DeviceBackend {
  public:
   static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options);
   ~CudaBackend() override;
@@ -38,6 +41,9 @@ class CudaBackend final : public Backend {
   std::string numerics_id(KvType kv) const override;
   std::string kv_layout_name() const override { return "cuda-kv-heads"; }
   bool in_host_memory() const override { return false; }
+  Device& device() override { return *outside_; }
+  // Partial sums of these kernels are not one rank's: its chain over K ascends, it is no tree of shards.
+  bool splits_inputs() const override { return fastest_; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
   size_t packed_bytes(const LinearSpec& spec) const override { return packed_shape(spec).bytes(); }
@@ -54,6 +60,9 @@ class CudaBackend final : public Backend {
   void linear_add(const Linear& linear, const float* x, float* residual) override;
   void linear_part(const Linear& linear, const float* x, float* out) override;
   void gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) override;
+  void add_rows(const RowSum& sum) override;
+  void join_rows(const RowParts& parts) override;
+  void alone(absl::FunctionRef<void()> work) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) override;
   absl::Status finish_step() override;
@@ -98,6 +107,7 @@ class CudaBackend final : public Backend {
   bool use_graphs_ = true;
   DeviceProperties device_;
   cudaStream_t stream_ = nullptr;
+  std::optional<CudaDevice> outside_;
   MatrixKernels matrices_;
   std::unique_ptr<LibraryLinear> library_;  // numerics fastest
   std::vector<DeviceBuffer> memory_;        // allocate()
@@ -106,7 +116,7 @@ class CudaBackend final : public Backend {
   AttentionSpec attention_;
   RopeSpec rope_;
   KvGeometry geometry_;
-  DeviceBuffer rotations_, kv_, partials_;
+  DeviceBuffer rotations_, partials_;
   AttentionGrid attention_grid_;
   int32_t slots_ = 0;
   int widest_ = 64;  // columns of the widest row that a norm or an interleaved layer fills
@@ -120,6 +130,9 @@ class CudaBackend final : public Backend {
   StepGraphs graphs_;
   int32_t rows_ = 0;  // that grids are made for: the step's, or its bucket
   bool kept_ = false;
+  bool tells_layers_ = false;  // the step is no graph: await_stored() knows its layers
+  bool joins_outputs_ =
+      false;  // what ranks gather next was written by linear_part(): floats, else bf16 halves
   uint64_t step_ = 0;
   LogitRows logits_;        // of the caller, when the step has any
   int64_t vocabulary_ = 0;  // of the head

@@ -30,6 +30,19 @@ absl::Status copy_to_device(void* to, const void* from, size_t bytes, std::strin
   return to_status(cudaStreamSynchronize(nullptr), what);
 }
 
+namespace {
+
+std::string hexadecimal(const cudaUUID_t& uuid) {
+  std::string text;
+  for (const char byte : uuid.bytes) {
+    text += "0123456789abcdef"[static_cast<unsigned char>(byte) >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+}  // namespace
+
 absl::StatusOr<DeviceProperties> open_device(const DeviceName& name) {
   // The driver reads the variable when it starts, so this has to come before any other call.
   if (!name.uuid.empty()) ::setenv("CUDA_VISIBLE_DEVICES", name.uuid.c_str(), 1);
@@ -44,6 +57,7 @@ absl::StatusOr<DeviceProperties> open_device(const DeviceName& name) {
   RETURN_IF_ERROR(to_status(cudaGetDeviceProperties(&p, name.index), "asking for properties"));
   DeviceProperties out = {.index = name.index,
                           .name = p.name,
+                          .uuid = hexadecimal(p.uuid),
                           .processors = p.multiProcessorCount,
                           .capability = 10 * p.major + p.minor};
   if (out.capability != 80 && out.capability != 86 && out.capability != 87 && out.capability != 89 &&

@@ -24,6 +24,7 @@ absl::Status copy_to_device(void* to, const void* from, size_t bytes, std::strin
 struct DeviceProperties {
   int index = 0;
   std::string name;
+  std::string uuid;    // 32 hexadecimal digits
   int processors = 0;  // SMs; of a MIG slice: its own
   int capability = 0;  // 90 = Hopper
   size_t memory_total = 0;

@@ -49,6 +49,25 @@ struct SiluArgs {
   int64_t ldo;
 };
 
+// residual[row][width] += y[row][width] + bias[width]
+struct AddRowsArgs {
+  const float* y;
+  const float* bias;  // or null
+  float* residual;
+  int width;
+};
+
+// out[rows][parts * width] = gathered[parts][rows][width], side by side; `bf16`: of each row's first half, as
+// attention and gate_up write rows.
+struct JoinRowsArgs {
+  const float* gathered;
+  float* out;
+  int parts;
+  int64_t rows;
+  int width;
+  bool bf16;
+};
+
 enum class LinearOut : int32_t {
   kStore,  // out[m][n] = y
   kAdd,    // out[m][n] += y

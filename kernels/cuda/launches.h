@@ -16,6 +16,8 @@ void launch_embed(const StepTables& step, const EmbedArgs& a, int rows, cudaStre
 void launch_norm(const NormArgs& a, int rows, cudaStream_t stream);
 void launch_rope_store(const StepTables& step, const RopeArgs& a, int rows, cudaStream_t stream);
 void launch_silu(const SiluArgs& a, int rows, cudaStream_t stream);
+void launch_add_rows(const AddRowsArgs& a, int rows, cudaStream_t stream);
+void launch_join_rows(const JoinRowsArgs& a, cudaStream_t stream);
 void launch_keep_rows(const StepTables& step, float* values, int width, cudaStream_t stream);
 
 void launch_draw(const StepTables& step, const DrawArgs& a, int rows, cudaStream_t stream);

@@ -25,6 +25,15 @@ void launch_silu(const SiluArgs& a, int rows, cudaStream_t stream) {
   launch(silu_kernel, rows, kRowThreads, 0, stream, a);
 }
 
+void launch_add_rows(const AddRowsArgs& a, int rows, cudaStream_t stream) {
+  launch(add_rows_kernel, rows, kRowThreads, 0, stream, a);
+}
+
+void launch_join_rows(const JoinRowsArgs& a, cudaStream_t stream) {
+  launch(join_rows_kernel, dim3(static_cast<unsigned>(a.rows), static_cast<unsigned>(a.parts)), kRowThreads, 0,
+         stream, a);
+}
+
 void launch_keep_rows(const StepTables& step, float* values, int width, cudaStream_t stream) {
   launch(keep_rows_kernel, (width + kRowThreads - 1) / kRowThreads, kRowThreads, 0, stream, step, values,
          width);

@@ -104,6 +104,28 @@ __global__ void silu_kernel(SiluArgs a) {
   }
 }
 
+// Rows that ranks made together. Grid: rows.
+__global__ void add_rows_kernel(AddRowsArgs a) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * a.width;
+  for (int i = threadIdx.x; i < a.width; i += kRowThreads) {
+    const float y = a.y[first + i];
+    a.residual[first + i] += a.bias == nullptr ? y : y + a.bias[i];
+  }
+}
+
+// Grid: rows, parts.
+__global__ void join_rows_kernel(JoinRowsArgs a) {
+  const int64_t row = blockIdx.x, part = blockIdx.y, from = (part * a.rows + row) * a.width;
+  const int64_t to = row * a.parts * a.width;
+  for (int i = threadIdx.x; i < a.width; i += kRowThreads) {
+    if (a.bf16)
+      reinterpret_cast<uint16_t*>(a.out)[2 * to + part * a.width + i] =
+          reinterpret_cast<const uint16_t*>(a.gathered)[2 * from + i];
+    else
+      a.out[to + part * a.width + i] = a.gathered[from + i];
+  }
+}
+
 // Row logit_rows[i] of a tensor becomes row i. A thread owns a column, so no row is overwritten before it has
 // moved: logit_rows ascend, and row i's target is never behind a source that is still to come. Grid:
 // ceil(width / 256).

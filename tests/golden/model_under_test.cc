@@ -8,7 +8,9 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "kernels/device.h"
 #include "transport/collectives/thread_ranks.h"
+#include "worker/model/output_shard.h"
 
 namespace baton::testing {
 namespace {
@@ -115,7 +117,11 @@ absl::Status ModelUnderTest::load(int index) {
   ASSIGN_OR_RETURN(rank.backend, kernels::make_backend(options));
   worker::ModelSpec spec = file_->spec();
   if (setup_.change_spec) setup_.change_spec(spec);
-  ASSIGN_OR_RETURN(worker::ModelShard shard, worker::shard_of(spec, file_->weights(), setup_.shape, index));
+  const kernels::DeviceBackend* const device = kernels::device_backend(rank.backend.get());
+  const bool outputs = device != nullptr && !device->splits_inputs();
+  ASSIGN_OR_RETURN(worker::ModelShard shard,
+                   outputs ? worker::shard_by_outputs(spec, file_->weights(), setup_.shape, index)
+                           : worker::shard_of(spec, file_->weights(), setup_.shape, index));
   const auto geometry = worker::kv_geometry(shard.spec, setup_.block_tokens, setup_.kv, setup_.blocks);
   worker::LlamaModelOptions model{.max_rows = setup_.max_rows, .max_positions = limits().max_positions};
   model.links = rank.links.get();

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "kernels/weight_slice.h"
+#include "worker/model/output_shard.h"
 
 namespace baton::worker {
 
@@ -83,9 +84,11 @@ SplitModel split_model(const ModelSpec& spec, const ModelWeights& weights) {
   return model;
 }
 
-absl::StatusOr<ModelShard> shard_of(const ModelSpec& spec, const ModelWeights& weights,
-                                    const ParallelShape& shape, int rank) {
-  ASSIGN_OR_RETURN(const ModelPart part, part_of(split_model(spec, weights), shape, rank));
+namespace {
+
+absl::StatusOr<ModelShard> shard_of(const SplitModel& model, const ModelSpec& spec,
+                                    const ModelWeights& weights, const ParallelShape& shape, int rank) {
+  ASSIGN_OR_RETURN(const ModelPart part, part_of(model, shape, rank));
   ModelShard shard{.part = part, .spec = spec, .weights = {}};
   shard.spec.layers = static_cast<int32_t>(part.layers.size());
   shard.spec.heads = static_cast<int32_t>(part.heads.size());
@@ -98,6 +101,21 @@ absl::StatusOr<ModelShard> shard_of(const ModelSpec& spec, const ModelWeights& w
   for (LayerWeights& layer : shard.weights.layers) RETURN_IF_ERROR(cut_layer(spec, part, layer));
   if (part.last_stage()) shard.weights.head = rows_of(weights.head, part.vocab);
   return shard;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelShard> shard_of(const ModelSpec& spec, const ModelWeights& weights,
+                                    const ParallelShape& shape, int rank) {
+  return shard_of(split_model(spec, weights), spec, weights, shape, rank);
+}
+
+absl::StatusOr<ModelShard> shard_by_outputs(const ModelSpec& spec, const ModelWeights& weights,
+                                            const ParallelShape& shape, int rank) {
+  SplitModel model = split_model(spec, weights);
+  model.o_block = static_cast<int>(spec.q_width());  // rows that cannot be cut
+  model.down_block = static_cast<int>(spec.ffn);
+  return shard_of(model, spec, weights, shape, rank);
 }
 
 ModelShard whole_model(const ModelSpec& spec, const ModelWeights& weights) {

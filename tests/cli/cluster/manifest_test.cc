@@ -95,8 +95,10 @@ TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
             std::string::npos);
   EXPECT_NE(errors_of("  pools: {prefill: {device: cuda}, decode: {device: cuda}}\n").find("want role any"),
             std::string::npos);
-  EXPECT_NE(errors_of("  pools: {any: {device: cuda, parallel: {tensor: 2}}}\n").find("on one rank"),
-            std::string::npos);
+  EXPECT_EQ(errors_of("  pools: {any: {device: cuda, parallel: {tensor: 2}}}\n"), "");
+  EXPECT_NE(
+      errors_of("  pools: {any: {device: \"cuda:1\", parallel: {tensor: 2}}}\n").find("a GPU of its own"),
+      std::string::npos);
   EXPECT_NE(errors_of("  pools: {any: {numerics: fastest}}\n").find("want one of f32, bf16dot"),
             std::string::npos);
 }

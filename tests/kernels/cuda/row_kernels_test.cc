@@ -47,6 +47,35 @@ TEST(RowKernels, NormFollowsTheContract) {
   }
 }
 
+TEST(RowKernels, RowsOfSeveralRanksAreAddedAndJoined) {
+  Random random(9);
+  const int width = 300, rows = 3, parts = 2;
+  const std::vector<float> y = random.floats(rows * width), bias = random.floats(width);
+  for (const bool biased : {false, true}) {
+    const std::vector<float> before = random.floats(rows * width);
+    std::vector<float> residual = before;
+    emulated::launch({rows}, kRowThreads, 0, [&] {
+      add_rows_kernel({y.data(), biased ? bias.data() : nullptr, residual.data(), width});
+    });
+    for (int i = 0; i < rows * width; ++i)
+      ASSERT_EQ(residual[i], before[i] + (biased ? y[i] + bias[i % width] : y[i])) << i;
+  }
+  const std::vector<float> gathered = random.floats(parts * rows * width);
+  std::vector<float> out(rows * parts * width);
+  emulated::launch({rows, parts}, kRowThreads, 0,
+                   [&] { join_rows_kernel({gathered.data(), out.data(), parts, rows, width, false}); });
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < parts * width; ++i)
+      ASSERT_EQ(out[r * parts * width + i], gathered[(i / width * rows + r) * width + i % width]);
+  emulated::launch({rows, parts}, kRowThreads, 0,
+                   [&] { join_rows_kernel({gathered.data(), out.data(), parts, rows, width, true}); });
+  const auto* halves = reinterpret_cast<const uint16_t*>(gathered.data());
+  const auto* joined = reinterpret_cast<const uint16_t*>(out.data());
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < parts * width; ++i)
+      ASSERT_EQ(joined[2 * r * parts * width + i], halves[2 * (i / width * rows + r) * width + i % width]);
+}
+
 TEST(RowKernels, SiluHasTheContractsBits) {
   Random random(3);
   const int width = 20, ldh = 48;  // strips of 8 + 8

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "base/check.h"
@@ -122,6 +123,8 @@ void run_block() {
 
 void launch(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel) {
   BATON_CHECK(threads % 32 == 0 && threads <= 1024 && shared_bytes <= 227 * 1024);
+  static std::mutex one_at_a_time;  // ranks of a group are threads
+  const std::lock_guard lock(one_at_a_time);
   block.kernel = &kernel;
   block.fibers.resize(threads);
   block.shared.resize(shared_bytes);

@@ -142,7 +142,7 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
             const Arguments&... arguments) {
   emulated::enqueue(stream, [=] {
-    ++emulated::counts().launches;
+    ++std::atomic_ref(emulated::counts().launches);
     emulated::launch({grid.x, grid.y, 1}, static_cast<unsigned>(threads), shared_bytes,
                      [&] { kernel(arguments...); });
   });

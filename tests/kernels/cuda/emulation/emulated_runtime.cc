@@ -4,13 +4,19 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cuda/address_range.h"
 
 struct EmulatedGraph {
   std::vector<std::function<void()>> work;
+};
+struct EmulatedEvent {
+  int queries_left = 0;  // until it is done
 };
 struct EmulatedStream {
   EmulatedGraph* recording = nullptr;
@@ -20,17 +26,21 @@ struct EmulatedStream {
 namespace {
 
 std::map<void*, size_t> sizes;
+std::set<void*> pinned;
 thread_local int current_device = 0;
 
 // What was asked of the legacy stream and may not have happened yet. Streams of the program's own do not wait
 // for it: it happens when the host waits for it, and not before.
 std::vector<std::function<void()>> legacy;
+std::recursive_mutex mutex;  // of these two: ranks of a group are threads
 void end_legacy() {
+  const std::lock_guard lock(mutex);
   for (const auto& work : std::exchange(legacy, {})) work();
 }
 
 // What is not written reads as NaN, in floats and in bf16.
 cudaError_t allocate(void** data, size_t bytes) {
+  const std::lock_guard lock(mutex);
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   std::memset(*data, 0xff, bytes);
   sizes[*data] = bytes;
@@ -77,7 +87,7 @@ cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {.name = "emulated", .multiProcessorCount = 2, .major = 9, .minor = 0};
+  *properties = {.name = "emulated", .uuid = {}, .multiProcessorCount = 2, .major = 9, .minor = 0};
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
@@ -86,27 +96,57 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  const std::lock_guard lock(mutex);
   if (counts().bytes_held + bytes > limits().memory) return cudaErrorMemoryAllocation;
   counts().bytes_held += bytes;
   return allocate(data, bytes);
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) { return allocate(data, bytes); }
 cudaError_t cudaFree(void* data) {
+  const std::lock_guard lock(mutex);
   end_legacy();
   counts().bytes_held -= sizes.at(data);
   return cudaFreeHost(data);
 }
 cudaError_t cudaFreeHost(void* data) {
+  const std::lock_guard lock(mutex);
   sizes.erase(data);
   std::free(data);
   return cudaSuccess;
 }
+cudaError_t cudaHostRegister(void* data, size_t, unsigned) {
+  return pinned.insert(data).second ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaHostUnregister(void* data) {
+  return pinned.erase(data) == 1 ? cudaSuccess : cudaErrorInvalidValue;
+}
+// A handle is the address: another "process" is another part of this one.
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* data) {
+  *handle = {};
+  std::memcpy(handle->reserved, &data, sizeof data);
+  return sizes.contains(data) ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaIpcOpenMemHandle(void** data, cudaIpcMemHandle_t handle, unsigned) {
+  std::memcpy(data, handle.reserved, sizeof *data);
+  if (!sizes.contains(*data)) return cudaErrorInvalidValue;
+  ++counts().pools_mapped;
+  return cudaSuccess;
+}
+cudaError_t cudaIpcCloseMemHandle(void*) {
+  --counts().pools_mapped;
+  return cudaSuccess;
+}
+namespace baton::kernels::cuda {
+absl::StatusOr<size_t> bytes_behind(const void* at) { return sizes.at(const_cast<void*>(at)); }
+}  // namespace baton::kernels::cuda
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
+  const std::lock_guard lock(mutex);
   legacy.emplace_back([=] { std::memset(data, value, bytes); });
   return cudaSuccess;
 }
 // From pageable memory: returns when the bytes are read, not when they have arrived.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
+  const std::lock_guard lock(mutex);
   const auto* begin = static_cast<const unsigned char*>(from);
   if (kind == cudaMemcpyHostToDevice) {
     legacy.emplace_back([to, staged = std::vector<unsigned char>(begin, begin + bytes)] {
@@ -133,6 +173,22 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  event->queries_left = limits().event_queries;
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (limits().wait_error != cudaSuccess) return limits().wait_error;
+  return event->queries_left-- > 0 ? cudaErrorNotReady : cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
   return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {

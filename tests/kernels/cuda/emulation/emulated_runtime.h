@@ -14,6 +14,7 @@ struct Counts {
   int launches = 0;  // kernels run, from graphs too
   int graphs_made = 0;
   int graphs_launched = 0;
+  int pools_mapped = 0;
   size_t bytes_held = 0;  // device memory
 };
 Counts& counts();
@@ -22,6 +23,7 @@ struct Limits {
   int devices = 1;
   size_t memory = size_t{8} << 30;
   cudaError_t count_error = cudaSuccess;
+  int event_queries = 0;                 // that find an event not ready before one finds it done
   cudaError_t wait_error = cudaSuccess;  // what waiting for a stream says
 };
 Limits& limits();

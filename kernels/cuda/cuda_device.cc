@@ -1,0 +1,96 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "base/cat.h"
+#include "kernels/cuda/address_range.h"
+
+namespace baton::kernels::cuda {
+namespace {
+
+static_assert(sizeof(PoolHandle::words) == sizeof(cudaIpcMemHandle_t));
+
+}  // namespace
+
+absl::Status CudaDevice::take_pool(size_t bytes) {
+  RETURN_IF_ERROR(make_current());
+  if (::getrandom(nonce_.data(), sizeof nonce_, 0) != sizeof nonce_)
+    return absl::InternalError("no random bytes");
+  ASSIGN_OR_RETURN(pool_,
+                   DeviceBuffer::make(DeviceBuffer::Kind::kDevice, bytes + sizeof nonce_, "the KV pool"));
+  pool_bytes_ = bytes;
+  return copy_to_device(pool_.data() + bytes, nonce_.data(), sizeof nonce_, "marking the KV pool");
+}
+
+absl::Status CudaDevice::note_stored() {
+  ASSIGN_OR_RETURN(const uint64_t mark, steps_.mark());
+  stored_.push_back(mark);
+  return absl::OkStatus();
+}
+
+// Kernels of this device only are waited for, as at the end of the step: links between ranks have settled
+// before.
+bool CudaDevice::await_stored(int layer) {
+  if (static_cast<size_t>(layer) >= stored_.size()) return false;
+  for (;;) {
+    const absl::StatusOr<bool> passed = steps_.passed(stored_[layer]);
+    if (!passed.ok()) return false;  // the end of the step finds the same error
+    if (*passed) return true;
+    std::this_thread::yield();
+  }
+}
+
+absl::Status CudaDevice::pin(std::span<std::byte> host) {
+  RETURN_IF_ERROR(make_current());
+  return to_status(cudaHostRegister(host.data(), host.size(), cudaHostRegisterDefault),
+                   "pinning host memory for KV on its way");
+}
+
+void CudaDevice::unpin(std::span<std::byte> host) {
+  if (make_current().ok()) (void)cudaHostUnregister(host.data());
+}
+
+absl::StatusOr<PoolHandle> CudaDevice::export_pool() {
+  RETURN_IF_ERROR(make_current());
+  cudaIpcMemHandle_t handle;
+  RETURN_IF_ERROR(to_status(cudaIpcGetMemHandle(&handle, pool_.data()), "exporting the KV pool"));
+  PoolHandle out{.pool_bytes = pool_bytes_, .nonce = nonce_};
+  std::memcpy(out.words.data(), &handle, sizeof handle);
+  return out;
+}
+
+absl::Status CudaDevice::check_pool(const PoolHandle& handle, const std::byte* pool) const {
+  ASSIGN_OR_RETURN(const size_t bytes, bytes_behind(pool));
+  if (handle.pool_bytes > bytes || bytes - handle.pool_bytes < sizeof handle.nonce)
+    return absl::InvalidArgumentError(cat("it says ", handle.pool_bytes, " bytes, its mapping has ", bytes));
+  std::array<uint64_t, 2> nonce{};
+  RETURN_IF_ERROR(
+      to_status(cudaMemcpy(nonce.data(), pool + handle.pool_bytes, sizeof nonce, cudaMemcpyDeviceToHost),
+                "reading it"));
+  return nonce == handle.nonce ? absl::OkStatus() : absl::InvalidArgumentError("another one lies there");
+}
+
+absl::StatusOr<const std::byte*> CudaDevice::open_pool(const PoolHandle& handle) {
+  RETURN_IF_ERROR(make_current());
+  cudaIpcMemHandle_t words;
+  std::memcpy(&words, handle.words.data(), sizeof words);
+  void* at = nullptr;
+  RETURN_IF_ERROR(to_status(cudaIpcOpenMemHandle(&at, words, cudaIpcMemLazyEnablePeerAccess),
+                            "mapping a peer's KV pool"));
+  const auto* pool = static_cast<const std::byte*>(at);
+  if (const absl::Status right = check_pool(handle, pool); !right.ok()) {
+    close_pool(pool);
+    return absl::Status(right.code(), cat("a peer's KV pool: ", std::string(right.message())));
+  }
+  return pool;
+}
+
+void CudaDevice::close_pool(const std::byte* pool) {
+  if (make_current().ok()) (void)cudaIpcCloseMemHandle(const_cast<std::byte*>(pool));
+}
+
+}  // namespace baton::kernels::cuda

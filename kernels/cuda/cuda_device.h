@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/device.h"
+
+namespace baton::kernels::cuda {
+
+// The GPU of a CudaBackend for those who do not compute on it: streams of their own, the KV pool to copy from
+// and to, and other processes' pools by CUDA IPC (same machine; between GPUs where they reach each other).
+// Borrows the backend's stream and owns the pool. Thread: as Device.
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(const DeviceProperties& properties, cudaStream_t steps)
+      : index_(properties.index), id_(properties.uuid), steps_(properties.index, steps) {}
+
+  // The pool, and behind it the nonce.
+  absl::Status take_pool(size_t bytes);
+  // Of a step: it begins; k and v of the next layer are enqueued. Thread: the engine's.
+  void begin_step() { stored_.clear(); }
+  absl::Status note_stored();
+
+  std::string id() const override { return id_; }
+  DeviceStream& step_stream() override { return steps_; }
+  absl::StatusOr<std::unique_ptr<DeviceStream>> make_stream() override { return CudaStream::make(index_); }
+  bool await_stored(int layer) override;
+  std::span<std::byte> kv_pool() override { return {pool_.data(), pool_bytes_}; }
+  absl::Status pin(std::span<std::byte> host) override;
+  void unpin(std::span<std::byte> host) override;
+  absl::StatusOr<PoolHandle> export_pool() override;
+  absl::StatusOr<const std::byte*> open_pool(const PoolHandle& handle) override;
+  void close_pool(const std::byte* pool) override;
+
+ private:
+  absl::Status make_current() const { return to_status(cudaSetDevice(index_), "choosing the device"); }
+  absl::Status check_pool(const PoolHandle& handle, const std::byte* pool) const;
+
+  const int index_;
+  const std::string id_;
+  CudaStream steps_;
+  std::vector<uint64_t> stored_;  // marks, by layer
+  DeviceBuffer pool_;
+  size_t pool_bytes_ = 0;
+  std::array<uint64_t, 2> nonce_{};
+};
+
+}  // namespace baton::kernels::cuda
