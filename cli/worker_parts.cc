@@ -18,6 +18,7 @@
 #include "cli/pause_point.h"
 #include "kernels/cuda/device_name.h"
 #include "kernels/device.h"
+#include "transport/data/device_data_plane.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_layout.h"
@@ -259,19 +260,14 @@ void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeomet
   description.blocks_total = g.blocks;
 }
 
-// What the data plane may hand over. A device keeps its KV to itself: its worker has role any.
-kernels::KvGeometry WorkerParts::shared_kv(kernels::KvGeometry g) const {
-  if (!backend->in_host_memory()) g.blocks = 1;
-  return g;
-}
-
-// KV memory belongs to the data plane, which may hand it over.
+// KV memory belongs to the data plane, which may hand it over. A GPU has its own: this is where it comes
+// through when no lane leads from GPU to GPU.
 absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeometry& g) {
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
   data.listen_host = addresses.data_host;
   data.listen_port = static_cast<uint16_t>(addresses.data_port);
-  data.pool_bytes = shared_kv(g).pool_bytes();
+  data.pool_bytes = g.pool_bytes();
   data.prefault_pool = false;
   data.checksum = manifest.checksum;
   data.identity = {.self = worker::rank_ref(description.ref, place.rank),
@@ -280,6 +276,11 @@ absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeo
                    .model_hash = description.model_hash,
                    .numerics_id = description.numerics_id};
   ASSIGN_OR_RETURN(plane, transport::make_process_data_plane(data));
+  if (on_gpu() != nullptr) {
+    const transport::DeviceLanes lanes{.host_id = description.host_id, .ipc = manifest.transport == "auto"};
+    ASSIGN_OR_RETURN(plane,
+                     transport::DeviceDataPlane::make(std::move(plane), on_gpu()->device(), lanes, clock));
+  }
   return plane->pool();
 }
 
@@ -303,7 +304,7 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
   description.data_address =
       worker::to_text({.tensor = shape().tensor, .pipeline = shape().pipeline, .ranks = ranks.addresses});
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
-  worker::KvExchangeOptions options{.geometry = shared_kv(g),
+  worker::KvExchangeOptions options{.geometry = g,
                                     .layout = backend->kv_layout_name(),
                                     .model = worker::split_model(file->spec(), file->weights()),
                                     .shape = shape(),

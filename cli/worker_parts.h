@@ -71,7 +71,6 @@ struct WorkerParts {
   absl::Status find_addresses(const WorkerOptions& options);
   absl::Status load(const WorkerOptions& options, ExchangeSinks sinks);
   absl::Status form_ranks(const kernels::KvGeometry& geometry);
-  kernels::KvGeometry shared_kv(kernels::KvGeometry geometry) const;
   absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
   absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
   absl::Status make_exchange(const kernels::KvGeometry& geometry, ExchangeSinks sinks);

@@ -137,7 +137,6 @@ bool read_device(ConfigObject& pool, PoolManifest& out) {
   if (const auto parsed = DeviceName::parse(out.device); !parsed.ok())
     pool.fail("device", std::string(parsed.status().message()));
   out.numerics = pool.choice("numerics", out.numerics, {"bf16dot", "fastest"});
-  if (out.role != WorkerRole::kAny) pool.fail("role", "device cuda does not hand KV over yet: want role any");
   return true;
 }
 

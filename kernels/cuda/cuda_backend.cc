@@ -238,7 +238,7 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   if (error_.ok()) note(graphs_.begin_step(bucket, stream_).status());
 }
 
-LayerKv CudaBackend::layer_kv(int layer) const {
+LayerKv CudaBackend::layer_kv(int layer) {
   return {.pool = reinterpret_cast<uint16_t*>(outside_->kv_pool().data() + layer * geometry_.layer_bytes()),
           .kv_heads = geometry_.kv_heads,
           .head_dim = geometry_.head_dim,

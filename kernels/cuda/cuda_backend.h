@@ -92,7 +92,7 @@ class CudaBackend final : public DeviceBackend {
   int64_t qkv_width() const {
     return int64_t{attention_.heads + 2 * attention_.kv_heads} * attention_.head_dim;
   }
-  LayerKv layer_kv(int layer) const;
+  LayerKv layer_kv(int layer);
   const int32_t* count() const { return tables_.counts + (kept_ ? kLogitRows : kRows); }
   // normed_ = rms_norm of the step's rows of x, or of those in `index`
   void norm_rows(const NormWeights& norm, const float* x, const int32_t* index, const int32_t* count);

@@ -4,6 +4,7 @@
 
 #include "base/cat.h"
 #include "base/check.h"
+#include "kernels/device.h"
 
 namespace baton::worker {
 
@@ -160,13 +161,19 @@ absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on
   BATON_CHECK(batch.rows() >= 1 && batch.rows() <= options_.max_rows);
   rows_ = batch.rows();
   logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
+  kernels::DeviceBackend* const on_device = kernels::device_backend(&backend_);
+  const bool told_later = on_device != nullptr && on_layer != nullptr;
   backend_.begin_step(batch);
   backend_.run_together([&] {
     begin_rows();
-    for (int i = 0; i < spec_.layers; ++i) run_layer(i, on_layer);
+    for (int i = 0; i < spec_.layers; ++i) run_layer(i, told_later ? LayerListener() : on_layer);
     finish_rows(logits);
   });
+  // On a device the layers have only been asked for: each is told when it is there, while later ones compute.
+  int told = 0;
+  while (told_later && told < spec_.layers && on_device->device().await_stored(told)) on_layer(told++);
   RETURN_IF_ERROR(backend_.finish_step());
+  for (; told_later && told < spec_.layers; ++told) on_layer(told);
   return options_.links == nullptr ? absl::OkStatus() : options_.links->status();
 }
 
