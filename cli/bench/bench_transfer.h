@@ -11,7 +11,7 @@ namespace baton::cli {
 // One way of moving bytes, at one size of piece. Rates are medians over the repetitions; ratios are medians
 // of the ratios inside a repetition, where the two were measured one after the other.
 struct TransferRow {
-  std::string lane;  // memcpy, memcpy_nt, rawsocket: baselines; local, socket, am: as workers move KV
+  std::string lane;  // memcpy, memcpy_nt, rawsocket: baselines; local, socket, am, get: as workers move KV
   uint64_t piece_bytes = 0;
   double gb_s = 0;           // 1e9 bytes a second
   double cpu_s_per_gb = 0;   // of both processes

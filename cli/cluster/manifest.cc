@@ -208,7 +208,7 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
 
 // KV is not encrypted: a cluster whose workers are on the network says that it knows.
 void read_transfer(ConfigObject transfer, ClusterManifest& out) {
-  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am"});
+  out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am", "get"});
   out.checksum = transfer.boolean("checksum", out.checksum);
   out.insecure_transfer = transfer.boolean("insecureAllowPlaintextOffLoopback", false);
   const auto join = split_host_port(out.control.join_address());

@@ -61,7 +61,7 @@ struct ClusterManifest {
   GatewayManifest gateway;
   ControlManifest control;
   std::vector<PoolManifest> pools;  // at least one
-  std::string transport = "auto";   // auto, local, socket, am
+  std::string transport = "auto";   // auto, local, socket, am, get
   bool checksum = true;
   bool insecure_transfer = false;  // allows KV on the network: it is not encrypted
   int min_prompt_tokens = 0;       // shorter prompts are computed on the decode worker

@@ -75,7 +75,7 @@ blocks = 60 if small else 190  # too few for all: the youngest are preempted and
 per_block = 16 * (5 * 2 * 4 * 8 * 2 if small else 23040)
 with Cluster(MODEL, manifest(pools(ANY, kv={"memory": max(blocks * per_block, 1 << 18)}))) as c:
     compare("a pool of %d blocks, all at once" % blocks, ask_all(c, 50, 5), baseline, "local")
-for transport in ("local", "socket", "am"):
+for transport in ("local", "socket", "am", "get"):
     with Cluster(MODEL, manifest(pools(PREFILL_DECODE, resources={"cpu": 1}), transfer={"transport": transport})) as c:
         compare("prefill and decode apart, lane %s, cold, alone" % transport, ask_all(c, 1, 6), baseline, "remote-prefill")
         compare("prefill and decode apart, lane %s, warm, 16 at a time" % transport, ask_all(c, 16, 7), baseline, "remote-prefill")

@@ -79,7 +79,8 @@ class DataPlaneListener {
   virtual absl::StatusOr<std::vector<PoolRun>> on_offer(const WorkerRef& from,
                                                         std::span<const std::byte> header,
                                                         uint64_t bytes) = 0;
-  // An accepted offer may still be written into the places it was given. After a no nothing is written there.
+  // An accepted offer may still be written into the places it was given. After a no nothing is written there,
+  // unless the peer's offers land by themselves.
   virtual bool still_wanted(const WorkerRef& from, std::span<const std::byte> header) = 0;
   // The bytes of an accepted offer were moved and verified (`moved` ok) or not. What to answer the sender.
   virtual absl::Status on_landed(const WorkerRef& from, std::span<const std::byte> header,
@@ -129,6 +130,9 @@ class DataPlane {
   virtual std::string lane(const WorkerRef& peer) const = 0;         // empty when not connected
   virtual double bytes_per_second(const WorkerRef& peer) const = 0;  // measured all the time
   virtual size_t max_piece_bytes(const WorkerRef& peer) const = 0;
+  // What this peer offers lands without this thread (a pull lane): places are in use until on_landed(), which
+  // comes for each accepted offer, after still_wanted() said no and after the peer went down, too.
+  virtual bool lands_by_itself(const WorkerRef& peer) const = 0;
 
   // Does what there is to do; returns how much that was. 0 = wait() may be called.
   virtual int do_work(Instant now) = 0;

@@ -19,7 +19,10 @@ constexpr size_t kMaxSessions = 4096;
 
 std::string name_of(const WorkerRef& ref) { return cat(ref.name, "/", ref.incarnation.value()); }
 
-HandshakeTerms make_terms(const DataPlaneOptions& options, const SharedPool& pool, const Links& links) {
+HandshakeTerms make_terms(const DataPlaneOptions& options, const SharedPool& pool, const Links& links,
+                          const PullLanes& pulls) {
+  std::vector<PullLane*> lanes;
+  for (const auto& lane : pulls.lanes) lanes.push_back(lane.get());
   return {.identity = options.identity,
           .lanes = options.lanes,
           .checksum = options.checksum,
@@ -27,20 +30,25 @@ HandshakeTerms make_terms(const DataPlaneOptions& options, const SharedPool& poo
           .probe = pool.probe(),
           .probe_checksum = checksum_of(pool.probe()),
           .probe_frame_bytes = std::min(links.segment_bytes(), pool.probe().size() / 4) / 64 * 64,
-          .stream_lane = std::string(links.stream_lane())};
+          .stream_lane = std::string(links.stream_lane()),
+          .pulls = std::move(lanes),
+          .missing = pulls.missing};
 }
 
 }  // namespace
 
 FramedDataPlane::FramedDataPlane(const DataPlaneOptions& options, std::unique_ptr<SharedPool> pool,
-                                 std::unique_ptr<Links> links, const Clock* clock)
+                                 std::unique_ptr<Links> links, const Clock* clock, PullLanes pulls)
     : options_(options),
       pool_(std::move(pool)),
       links_(std::move(links)),
-      terms_(make_terms(options_, *pool_, *links_)),
+      pulls_(std::move(pulls)),
+      terms_(make_terms(options_, *pool_, *links_, pulls_)),
       clock_(clock ? *clock : steady_clock_),
       counters_(std::make_unique<Counters>()) {
   links_->set_listener(*this);
+  for (const auto& lane : pulls_.lanes)
+    if (lane->descriptor() >= 0) links_->wait_for(lane->descriptor());
 }
 
 FramedDataPlane::~FramedDataPlane() = default;
@@ -106,7 +114,8 @@ FramedDataPlane::Session* FramedDataPlane::find_any(const WorkerRef& peer) const
 }
 
 std::string FramedDataPlane::lane_name(const Session& session) const {
-  return session.lane() == Lane::kLocal ? "local" : terms_.stream_lane;
+  if (session.lane() == Lane::kStream) return terms_.stream_lane;
+  return lane_names(static_cast<uint8_t>(session.lane()), "");
 }
 
 std::string FramedDataPlane::lane(const WorkerRef& peer) const {
@@ -121,7 +130,13 @@ double FramedDataPlane::bytes_per_second(const WorkerRef& peer) const {
 
 size_t FramedDataPlane::max_piece_bytes(const WorkerRef& peer) const {
   const Session* session = find(peer);
-  return session && session->lane() == Lane::kLocal ? kLocalPieceBytes : links_->segment_bytes();
+  if (!session || session->lane() == Lane::kStream) return links_->segment_bytes();
+  return session->lane() == Lane::kLocal ? kLocalPieceBytes : kPullPieceBytes;
+}
+
+bool FramedDataPlane::lands_by_itself(const WorkerRef& peer) const {
+  const Session* session = find(peer);
+  return session && session->pulls_lane();
 }
 
 PeerEvent FramedDataPlane::connected_event(const Session& session) const {
@@ -169,7 +184,7 @@ absl::Status FramedDataPlane::offer(const WorkerRef& peer, const PieceOffer& pie
     sum.add(payload[i], i + 1 < payload.size() ? payload[i + 1].data() : nullptr);
   frame.checksum = options_.checksum ? sum.value() : 0;
   frame.header.assign(reinterpret_cast<const char*>(piece.header.data()), piece.header.size());
-  if (frame.lane == Lane::kLocal) {
+  if (frame.lane != Lane::kStream) {
     frame.runs.assign(piece.runs.begin(), piece.runs.end());
     payload.clear();
   }
@@ -196,11 +211,13 @@ FramedDataPlane::Session& FramedDataPlane::open_session(LinkId link, bool outgoi
   raw->outgoing = outgoing;
   raw->deadline = now_ + kHandshakeDeadline;
   raw->handshake = std::make_unique<Handshake>(
-      terms_, clock_, [this, raw](FrameBody body, std::span<const std::byte> payload) {
+      terms_, clock_,
+      [this, raw](FrameBody body, std::span<const std::byte> payload) {
         std::vector<std::span<const std::byte>> parts;
         if (!payload.empty()) parts.push_back(payload);
         transmit(*raw, std::move(body), "", std::move(parts));
-      });
+      },
+      [this, raw](PeerMemory& memory) { test_pull(*raw, memory); });
   sessions_[link] = std::move(session);
   return *raw;
 }
@@ -219,6 +236,7 @@ void FramedDataPlane::end_session(Session& session, const std::string& reason) {
   if (session.ended) return;
   session.ended = true;
   links_->close(session.link);
+  session.handshake->close_memories();
   const auto it = sessions_.find(session.link);
   ended_.push_back(std::move(it->second));
   sessions_.erase(it);
@@ -278,6 +296,7 @@ int FramedDataPlane::do_work(Instant now) {
   BATON_CHECK(listener_);
   now_ = now;
   int done = links_->poll();
+  done += poll_pulls();
   done += run_copies();
   check_lanes();
   run_deadlines();
@@ -292,6 +311,8 @@ void FramedDataPlane::run_deadlines() {
       late.emplace_back(session.get(), "handshake deadline");
     else if (now_ >= session->pong_deadline)
       late.emplace_back(session.get(), "no answer");
+    else if (now_ >= session->pull_deadline())
+      late.emplace_back(session.get(), "a read of the peer's memory did not end in time");
   }
   for (auto [session, reason] : late) end_session(*session, reason);
   std::vector<std::pair<WorkerRef, std::string>> again;
@@ -314,8 +335,9 @@ void FramedDataPlane::run_deadlines() {
 Instant FramedDataPlane::next_deadline() const {
   Instant next = kNever;
   for (const auto& [link, session] : sessions_) {
-    next = std::min({next, session->deadline, session->pong_deadline, lane_check_due(*session)});
-    if (!session->copies.empty()) next = Instant{};
+    next = std::min({next, session->deadline, session->pong_deadline, session->test_deadline,
+                     session->pull_deadline(), lane_check_due(*session)});
+    if (session->may_fetch()) next = Instant{};
   }
   for (const auto& [peer, wanted] : wanted_) next = std::min({next, wanted.deadline, wanted.retry_at});
   return next;

@@ -12,6 +12,8 @@
 #include "transport/data/frames.h"
 #include "transport/data/handshake.h"
 #include "transport/data/links.h"
+#include "transport/data/pull_lane.h"
+#include "transport/data/reads.h"
 
 namespace baton::transport {
 
@@ -23,7 +25,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   // `pool` made by SharedPool::create().
   // `clock` measures rates only; deadlines go by the `now` of do_work(). None: the machine's.
   FramedDataPlane(const DataPlaneOptions& options, std::unique_ptr<SharedPool> pool,
-                  std::unique_ptr<Links> links, const Clock* clock = nullptr);
+                  std::unique_ptr<Links> links, const Clock* clock = nullptr, PullLanes pulls = {});
   ~FramedDataPlane() override;
 
   std::span<std::byte> pool() override { return pool_->bytes(); }
@@ -37,9 +39,10 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   std::string lane(const WorkerRef& peer) const override;
   double bytes_per_second(const WorkerRef& peer) const override;
   size_t max_piece_bytes(const WorkerRef& peer) const override;
+  bool lands_by_itself(const WorkerRef& peer) const override;
   int do_work(Instant now) override;
   Instant next_deadline() const override;
-  void wait(Duration timeout) override { links_->wait(timeout); }
+  void wait(Duration timeout) override;
   void wake() override { links_->wake(); }
   DataPlaneCounters counters() const override;
 
@@ -72,11 +75,23 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   absl::StatusOr<std::vector<PoolRun>> place(Session& session, const OfferFrame& offer);
   void conclude(Session& session, const OfferFrame& offer, const absl::Status& moved);
   void finish_landing(Session& session);
+  absl::Status check_runs(const OfferFrame& offer, uint64_t pool_bytes) const;
   absl::Status move(const OfferFrame& offer, std::span<const std::span<const std::byte>> source,
                     std::span<const PoolRun> places);
-  absl::StatusOr<std::vector<std::span<const std::byte>>> peer_runs(const Session& session,
-                                                                    const OfferFrame& offer) const;
   void answer(Session& session, uint64_t cookie, const absl::Status& verdict);
+
+  // landing by a pull lane
+  struct Pull;
+  void fetch(Session& session, OfferFrame offer);
+  void pull(Session& session, OfferFrame offer);
+  void pulled(Pull& pull, const absl::Status& read);
+  absl::Status verify(const Pull& pull) const;
+  void test_pull(Session& session, PeerMemory& memory);
+  struct PullTest;
+  void read_test_data(std::shared_ptr<PullTest> test);
+  void on_test_data(std::shared_ptr<PullTest> test, const absl::Status& read);
+  void pull_tested(Session& session, const absl::StatusOr<double>& rate);
+  int poll_pulls();
 
   // lanes that have become slow
   Instant lane_check_due(const Session& session) const;
@@ -106,6 +121,8 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   const DataPlaneOptions options_;
   const std::unique_ptr<SharedPool> pool_;
   const std::unique_ptr<Links> links_;
+  Reads reads_;
+  const PullLanes pulls_;  // ends before what its reads write to
   HandshakeTerms terms_;
   const SteadyClock steady_clock_;
   const Clock& clock_;

@@ -9,7 +9,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr uint32_t kMagic = 0x334e5442;  // "BTN3"
+constexpr uint32_t kMagic = 0x344e5442;  // "BTN4"
 constexpr size_t kMaxName = 256;
 constexpr size_t kMaxHash = 256;
 
@@ -37,6 +37,10 @@ struct Describe {
     for (auto& word : m.pool.nonce) c.number(word);
     c.number(m.pool.pool_bytes);
     c.number(m.probe_checksum);
+    c.list(m.tickets, kMaxTickets, [](Codec& each, auto& ticket) {
+      each.number(ticket.lane);
+      each.text(ticket.text, kMaxTicket);
+    });
   }
   template <class Codec, class M>
   static void offer(Codec& c, M& m) {
@@ -99,7 +103,7 @@ std::optional<FrameBody> read_body(size_t kind, ByteReader& reader) {
 
 bool sane_lane(const FrameBody& body) {
   const auto* offer = std::get_if<OfferFrame>(&body);
-  return !offer || offer->lane == Lane::kLocal || offer->lane == Lane::kStream;
+  return !offer || offer->lane == Lane::kLocal || offer->lane == Lane::kStream || offer->lane == Lane::kGet;
 }
 
 }  // namespace

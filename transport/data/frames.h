@@ -9,10 +9,17 @@
 #include "base/status.h"
 #include "transport/data/data_plane.h"
 #include "transport/data/peer_pool.h"
+#include "transport/data/pull_lane.h"
 
 // What two data planes say to each other, before any fabric. Every field is checked on arrival; nothing in
-// here is a memory address.
+// here is a memory address, but for what the ticket of a pull lane holds.
 namespace baton::transport {
+
+// What a peer needs for one pull lane; the lane alone knows how to read it.
+struct LaneTicket {
+  Lane lane = Lane::kGet;
+  std::string text;
+};
 
 // First frame of the side that connected; the other answers with the same or refuses.
 struct HelloFrame {
@@ -22,6 +29,7 @@ struct HelloFrame {
   bool checksum = true;
   PoolTicket pool;
   uint32_t probe_checksum = 0;
+  std::vector<LaneTicket> tickets;
 };
 // kDuplicate: both sides connected at once; the sender keeps the other connection.
 struct RefuseFrame {
@@ -56,7 +64,7 @@ struct LaneCheckedFrame {
   std::string detail;             // when not verified
 };
 struct MessageFrame {};  // with payload
-// Lane::kStream: the bytes are the payload and `runs` is empty. Lane::kLocal: runs of the sender's pool.
+// Lane::kStream: the bytes are the payload and `runs` is empty. Other lanes: runs of the sender's pool.
 struct OfferFrame {
   uint64_t cookie = 0;
   Lane lane = Lane::kStream;

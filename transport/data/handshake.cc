@@ -13,6 +13,13 @@ std::string differs(std::string_view what, std::string_view mine, std::string_vi
   return cat(what, ": here ", mine, ", peer ", theirs);
 }
 
+Lane best_of(uint8_t mask, const std::vector<PullLane*>& pulls) {
+  if (contains(mask, Lane::kLocal)) return Lane::kLocal;
+  for (const PullLane* pull : pulls)
+    if (contains(mask, pull->lane())) return pull->lane();
+  return Lane::kStream;
+}
+
 std::string name_of(const WorkerRef& ref) { return cat(ref.name, "/", ref.incarnation.value()); }
 
 }  // namespace
@@ -24,12 +31,15 @@ uint32_t checksum_of(std::span<const std::byte> bytes) {
 }
 
 HelloFrame Handshake::hello(const WorkerRef& expected) const {
+  std::vector<LaneTicket> tickets;
+  for (const PullLane* pull : terms_.pulls) tickets.push_back({pull->lane(), pull->ticket()});
   return {.identity = terms_.identity,
           .expected = expected,
           .lanes = terms_.lanes.mask(),
           .checksum = terms_.checksum,
           .pool = terms_.pool,
-          .probe_checksum = terms_.probe_checksum};
+          .probe_checksum = terms_.probe_checksum,
+          .tickets = std::move(tickets)};
 }
 
 void Handshake::start(const WorkerRef& expected) {
@@ -109,6 +119,7 @@ bool Handshake::on_hello(const HelloFrame& theirs) {
 
 void Handshake::verify() {
   state_ = State::kVerifying;
+  if (!terms_.missing.empty()) note(terms_.missing);
   if (contains(terms_.lanes.mask() & remote_.lanes, Lane::kLocal)) try_local();
   send_(PingFrame{.number = 0}, {});
 }
@@ -122,22 +133,57 @@ void Handshake::try_local() {
   if (!pool.ok()) return note(cat("local: ", std::string(pool.status().message())));
   const auto rate = test_local(**pool, remote_.probe_checksum, clock_);
   if (!rate.ok()) return note(cat("local: ", std::string(rate.status().message())));
-  local_rate_ = *rate;
   peer_pool_ = *std::move(pool);
-  working_ |= static_cast<uint8_t>(Lane::kLocal);
+  works(Lane::kLocal, *rate);
+}
+
+void Handshake::works(Lane lane, double rate) {
+  working_ |= static_cast<uint8_t>(lane);
+  rates_[lane] = rate;
+}
+
+// The pull lanes that both allow, one after the other; then it is told what works.
+void Handshake::test_pulls() {
+  for (; next_pull_ < terms_.pulls.size(); ++next_pull_) {
+    PullLane& lane = *terms_.pulls[next_pull_];
+    if (!contains(terms_.lanes.mask() & remote_.lanes, lane.lane())) continue;
+    const auto ticket = std::ranges::find(remote_.tickets, lane.lane(), &LaneTicket::lane);
+    auto memory =
+        ticket == remote_.tickets.end()
+            ? absl::StatusOr<std::unique_ptr<PeerMemory>>(absl::NotFoundError("the peer has no ticket"))
+            : lane.open(ticket->text);
+    if (memory.ok() && (*memory)->bytes() != kPoolStart + remote_.pool.pool_bytes)
+      memory = absl::InvalidArgumentError("another pool than was told");
+    if (memory.ok()) return test_pull_(*(memories_[lane.lane()] = *std::move(memory)));
+    note(cat(lane.name(), ": ", std::string(memory.status().message())));
+  }
+  tell_lanes();
+}
+
+void Handshake::pull_tested(const absl::StatusOr<double>& rate) {
+  if (told_ || state_ != State::kVerifying || next_pull_ >= terms_.pulls.size()) return;
+  PullLane& lane = *terms_.pulls[next_pull_++];
+  if (rate.ok()) {
+    works(lane.lane(), *rate);
+  } else {
+    note(cat(lane.name(), ": ", std::string(rate.status().message())));
+    memories_.erase(lane.lane());
+  }
+  test_pulls();
 }
 
 // The first ping warms the connection up, the second is timed.
 bool Handshake::on_pong(const PongFrame& pong) {
-  if (told_ || state_ != State::kVerifying) return false;
+  if (told_ || tested_latency_ || state_ != State::kVerifying) return false;
   if (pong.number == 0) {
     sent_at_ = clock_.now();
     send_(PingFrame{.number = 1}, {});
     return true;
   }
   latency_ = (clock_.now() - sent_at_) / 2;
+  tested_latency_ = true;
   if (!contains(terms_.lanes.mask() & remote_.lanes, Lane::kStream)) {
-    tell_lanes();
+    test_pulls();
     return true;
   }
   stream_test_.emplace(terms_.probe_frame_bytes, clock_);
@@ -158,15 +204,14 @@ bool Handshake::on_probe_request(const ProbeRequestFrame& request) {
 }
 
 bool Handshake::on_probe(const ProbeFrame& probe, std::span<const std::byte> payload) {
-  if (told_ || !stream_test_ || !stream_test_->take(probe, payload)) return false;
+  if (told_ || !stream_test_ || stream_test_->over() || !stream_test_->take(probe, payload)) return false;
   if (!stream_test_->over()) return true;
   if (const auto rate = stream_test_->result(); rate.ok()) {
-    stream_rate_ = *rate;
-    working_ |= static_cast<uint8_t>(Lane::kStream);
+    works(Lane::kStream, *rate);
   } else {
     note(cat(terms_.stream_lane, ": ", std::string(rate.status().message())));
   }
-  tell_lanes();
+  test_pulls();
   return true;
 }
 
@@ -194,7 +239,8 @@ void Handshake::decide() {
         cat("no lane works both ways (allowed here: ", lane_names(terms_.lanes.mask(), terms_.stream_lane),
             ", peer: ", lane_names(remote_.lanes, terms_.stream_lane), "): ", detail_));
   }
-  lane_ = contains(both, Lane::kLocal) ? Lane::kLocal : Lane::kStream;
+  lane_ = best_of(both, terms_.pulls);
+  std::erase_if(memories_, [this](const auto& memory) { return memory.first != lane_; });
   state_ = State::kReady;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +10,7 @@
 
 #include "base/clock.h"
 #include "transport/data/frames.h"
+#include "transport/data/pull_lane.h"
 #include "transport/data/test_transfer.h"
 
 namespace baton::transport {
@@ -23,19 +25,25 @@ struct HandshakeTerms {
   uint32_t probe_checksum = 0;
   size_t probe_frame_bytes = 0;
   std::string stream_lane;
+  std::vector<PullLane*> pulls;  // the best first
+  std::string missing;           // a pull lane that was wished for: why it is not there
 };
 
 // From "somebody connected" to "verified peer with a measured lane", for one connection. Both sides do the
 // same: exchange hellos, compare, try every lane both allow with real bytes, tell each other what worked, and
-// pick the same lane: local when it worked both ways, else the stream. Thread: progress. Errors: failure()
-// says why; the owner sends nothing more and closes later, so that the last frame, the refusal, still leaves.
+// pick the same lane: of those that worked both ways local, else the best pull lane, else the stream. Thread:
+// progress. Owns: the ways into the peer's memory. Errors: failure() says why; the owner sends nothing more
+// and closes later, so that the last frame, the refusal, still leaves.
 class Handshake {
  public:
   using Send = std::function<void(FrameBody, std::span<const std::byte> payload)>;
   enum class State : uint8_t { kHello, kVerifying, kReady, kFailed };
 
-  Handshake(const HandshakeTerms& terms, const Clock& clock, Send send)
-      : terms_(terms), clock_(clock), send_(std::move(send)) {}
+  // Starts the test transfer of a pull lane; pull_tested() brings the result.
+  using TestPull = std::function<void(PeerMemory& memory)>;
+
+  Handshake(const HandshakeTerms& terms, const Clock& clock, Send send, TestPull test_pull)
+      : terms_(terms), clock_(clock), send_(std::move(send)), test_pull_(std::move(test_pull)) {}
 
   // The side that connected.
   void start(const WorkerRef& expected);
@@ -46,6 +54,7 @@ class Handshake {
   void serve_again() { served_probe_ = false; }
   // False when the frame has no place here.
   bool on_frame(const FrameBody& frame, std::span<const std::byte> payload);
+  void pull_tested(const absl::StatusOr<double>& rate);
 
   State state() const { return state_; }
   const std::string& failure() const { return failure_; }
@@ -54,10 +63,14 @@ class Handshake {
   const HelloFrame& remote() const { return remote_; }
   // Valid when ready.
   Lane lane() const { return lane_; }
-  double bytes_per_second() const { return lane_ == Lane::kLocal ? local_rate_ : stream_rate_; }
+  double bytes_per_second() const { return rates_.at(lane_); }
   Duration latency() const { return latency_; }
   const std::string& detail() const { return detail_; }
   const PeerPool* peer_pool() const { return peer_pool_.get(); }
+  // Of the pull lane that was agreed on.
+  PeerMemory& peer_memory() const { return *memories_.at(lane_); }
+  // Ends the ways into the peer's memory.
+  void close_memories() { memories_.clear(); }
 
  private:
   HelloFrame hello(const WorkerRef& expected) const;
@@ -69,6 +82,8 @@ class Handshake {
   bool on_lanes(const LanesFrame& lanes);
   void verify();
   void try_local();
+  void test_pulls();
+  void works(Lane lane, double rate);
   void tell_lanes();
   void decide();
   void note(const std::string& why);
@@ -76,6 +91,7 @@ class Handshake {
   const HandshakeTerms& terms_;
   const Clock& clock_;
   const Send send_;
+  const TestPull test_pull_;
   State state_ = State::kHello;
   bool started_ = false;
   HelloFrame remote_;
@@ -89,12 +105,14 @@ class Handshake {
   std::string peer_detail_;
   std::string detail_;
   bool told_ = false;
+  bool tested_latency_ = false;
   bool served_probe_ = false;
   Instant sent_at_{};
   std::optional<StreamTest> stream_test_;
   Lane lane_ = Lane::kStream;
-  double local_rate_ = 0;
-  double stream_rate_ = 0;
+  std::map<Lane, double> rates_;  // of lanes that work
+  std::map<Lane, std::unique_ptr<PeerMemory>> memories_;
+  size_t next_pull_ = 0;  // of terms_.pulls: to be tested
   Duration latency_{};
 };
 

@@ -120,7 +120,7 @@ void FramedDataPlane::on_answer(Session& session, const AnswerFrame& answer) {
 
 void FramedDataPlane::on_offer(Session& session, OfferFrame& offer, std::span<const std::byte> payload) {
   if (offer.lane != session.lane()) return violation(session, "offer: another lane than was agreed");
-  if (offer.lane == Lane::kLocal) {
+  if (offer.lane != Lane::kStream) {
     if (session.copies.size() >= kMaxPendingCopies) return violation(session, "offers: too many at once");
     session.copies.push_back(std::move(offer));
     return;
@@ -133,50 +133,52 @@ void FramedDataPlane::on_offer(Session& session, OfferFrame& offer, std::span<co
   land(session, offer, std::span(&payload, 1));
 }
 
-// Lane::kLocal: fetches what was offered, peer by peer, a bounded amount at a time.
+// All lanes but the stream: fetches what was offered, peer by peer, a bounded amount at a time.
 int FramedDataPlane::run_copies() {
   std::vector<LinkId> busy;
   for (auto& [link, session] : sessions_)
-    if (!session->copies.empty()) busy.push_back(link);
+    if (session->may_fetch()) busy.push_back(link);
   size_t budget = kCopyBudget;
   int done = 0;
   for (const LinkId link : busy) {
     size_t mine = budget / busy.size();
     while (true) {
       const auto it = sessions_.find(link);  // a listener may end any session
-      if (it == sessions_.end() || it->second->copies.empty()) break;
+      if (it == sessions_.end() || !it->second->may_fetch()) break;
       Session& session = *it->second;
-      const OfferFrame offer = std::move(session.copies.front());
+      OfferFrame offer = std::move(session.copies.front());
       session.copies.pop_front();
       ++done;
-      auto source = peer_runs(session, offer);
-      if (source.ok()) {
-        land(session, offer, *source);
-      } else {
-        ++counters_->pieces_refused;
-        answer(session, offer.cookie, source.status());
-      }
-      if (offer.bytes >= mine) break;
-      mine -= offer.bytes;
+      const uint64_t bytes = offer.bytes;
+      fetch(session, std::move(offer));
+      if (bytes >= mine) break;
+      mine -= bytes;
     }
   }
   return done;
 }
 
-absl::StatusOr<std::vector<std::span<const std::byte>>> FramedDataPlane::peer_runs(
-    const Session& session, const OfferFrame& offer) const {
+void FramedDataPlane::fetch(Session& session, OfferFrame offer) {
+  if (const absl::Status fits = check_runs(offer, session.handshake->remote().pool.pool_bytes); !fits.ok()) {
+    ++counters_->pieces_refused;
+    return answer(session, offer.cookie, fits);
+  }
+  if (session.lane() != Lane::kLocal) return pull(session, std::move(offer));
   const auto pool = session.handshake->peer_pool()->bytes();
-  std::vector<std::span<const std::byte>> runs;
+  std::vector<std::span<const std::byte>> source;
+  for (const PoolRun& run : offer.runs) source.push_back(pool.subspan(run.offset, run.bytes));
+  land(session, offer, source);
+}
+
+absl::Status FramedDataPlane::check_runs(const OfferFrame& offer, uint64_t pool_bytes) const {
   uint64_t total = 0;
   for (const PoolRun& run : offer.runs) {
-    if (!run_fits(run, pool.size()))
-      return absl::InvalidArgumentError("offer: run outside the sender's pool");
-    runs.push_back(pool.subspan(run.offset, run.bytes));
-    total += run.bytes;
+    if (!run_fits(run, pool_bytes)) return absl::InvalidArgumentError("offer: run outside the sender's pool");
+    total += run.bytes;  // at most kMaxRuns pools of 2^46 bytes
   }
   if (total != offer.bytes || total == 0 || total > kMaxPieceBytes)
     return absl::InvalidArgumentError("offer: length differs from the runs");
-  return runs;
+  return absl::OkStatus();
 }
 
 // Where the bytes of an offer may go; a refusal is counted.

@@ -38,12 +38,13 @@ void FramedDataPlane::check_lanes() {
 
 // The peer finds that its offers go slowly.
 void FramedDataPlane::on_check_lane(Session& session) {
-  if (session.stream_test || now_ < session.next_check)
+  if (session.stream_test || session.test != 0 || now_ < session.next_check)
     return violation(session, "frame: a lane is tested too often");
   session.next_check = now_ + timers::kLaneCheckPause / 2;
   if (session.lane() == Lane::kLocal)
     return lane_tested(session, test_local(*session.handshake->peer_pool(),
                                            session.handshake->remote().probe_checksum, clock_));
+  if (session.pulls_lane()) return test_pull(session, session.handshake->peer_memory());
   session.stream_test.emplace(terms_.probe_frame_bytes, clock_);
   transmit(session, session.stream_test->request(), "", {});
 }

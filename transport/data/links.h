@@ -65,6 +65,8 @@ class Links {
   virtual int poll() = 0;
   virtual void wait(Duration timeout) = 0;
   virtual void wake() = 0;
+  // wait() ends when this descriptor is readable, too. Links of one process need not.
+  virtual void wait_for(int /*descriptor*/) {}
 };
 
 }  // namespace baton::transport

@@ -18,7 +18,6 @@ namespace baton::transport {
 namespace {
 
 constexpr const char* kName = "baton-kv";
-constexpr size_t kMaxPoolBytes = size_t{1} << 46;
 
 absl::Status failed(std::string_view what) {
   return absl::UnavailableError(cat("KV pool: ", what, ": ", std::strerror(errno)));

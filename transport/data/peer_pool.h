@@ -25,6 +25,7 @@ struct PoolTicket {
 inline constexpr size_t kProbeStart = 4096;
 inline constexpr size_t kProbeBytes = 1 << 20;
 inline constexpr size_t kPoolStart = 2 << 20;
+inline constexpr size_t kMaxPoolBytes = size_t{1} << 46;
 
 // This worker's KV memory: an anonymous file (memfd) that cannot shrink, mapped shared. It has no name
 // anywhere, so the last process that maps it takes it away with it, kill -9 included. Thread: any
@@ -38,6 +39,8 @@ class SharedPool {
 
   std::span<std::byte> bytes() const { return {base_ + kPoolStart, pool_bytes_}; }
   std::span<const std::byte> probe() const { return {base_ + kProbeStart, kProbeBytes}; }
+  // All of it, as it lies in the file.
+  std::span<std::byte> file() const { return {base_, kPoolStart + pool_bytes_}; }
   PoolTicket ticket() const;
 
  private:

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -14,9 +16,11 @@
 // Private parts of FramedDataPlane, shared by its sources.
 namespace baton::transport {
 
-inline constexpr size_t kLocalPieceBytes = 1 << 20;  // one copy holds the progress thread for ~0.1 ms
-inline constexpr size_t kMaxPieceBytes = 64 << 20;   // nothing larger is ever believed
-inline constexpr size_t kMaxPendingCopies = 4096;    // of one peer
+inline constexpr size_t kLocalPieceBytes = 1 << 20;   // one copy holds the progress thread for ~0.1 ms
+inline constexpr size_t kMaxPieceBytes = 64 << 20;    // nothing larger is ever believed
+inline constexpr size_t kMaxPendingCopies = 4096;     // of one peer
+inline constexpr size_t kPullPieceBytes = 512 << 10;  // summed when it has landed, while in the cache
+inline constexpr size_t kPullWindow = 4 << 20;        // being fetched from one peer at a time
 
 inline bool run_fits(const PoolRun& run, size_t pool_bytes) {
   return run.bytes > 0 && run.offset % kPoolAlignment == 0 && run.bytes % kPoolAlignment == 0 &&
@@ -59,6 +63,10 @@ struct OfferRate {
 };
 
 struct FramedDataPlane::Session {
+  struct Pulling {
+    uint64_t bytes = 0;
+    Instant deadline;
+  };
   LinkId link = 0;
   bool outgoing = false;
   bool ended = false;
@@ -69,15 +77,28 @@ struct FramedDataPlane::Session {
   Instant pong_deadline = kNever;  // of a ready session that somebody wants to replace
   uint64_t frames_sent = 0;
   uint64_t frames_received = 0;
-  std::deque<OfferFrame> copies;          // Lane::kLocal: offered, to be fetched
+  std::deque<OfferFrame> copies;          // offered, to be fetched: Lane::kLocal and pull lanes
+  std::map<uint64_t, Pulling> pulls;      // being fetched by a pull lane
+  uint64_t pulled_bytes = 0;              // of these
+  uint64_t pulls_made = 0;                // test transfers, too
+  uint64_t test = 0;                      // the test transfer of a pull lane that runs
+  Instant test_deadline = kNever;         // of it
   std::unique_ptr<OfferLanding> landing;  // the offer whose payload is being read, lane `socket`
   OfferRate rate;
   LaneWatch watch;                        // of my offers
   std::optional<StreamTest> stream_test;  // of the peer's, while it runs
   Instant next_check{};                   // the peer may not ask sooner
 
+  // Offers may be taken from `copies`.
+  bool may_fetch() const { return !copies.empty() && pulled_bytes < kPullWindow; }
   bool ready() const { return handshake->state() == Handshake::State::kReady; }
   Lane lane() const { return handshake->lane(); }
+  bool pulls_lane() const { return lane() != Lane::kLocal && lane() != Lane::kStream; }
+  Instant pull_deadline() const {
+    Instant first = kNever;
+    for (const auto& [number, pulling] : pulls) first = std::min(first, pulling.deadline);
+    return first;
+  }
 };
 
 // Written by the progress thread, read by any.

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/cat.h"
+#include "base/check.h"
 #include "base/timers.h"
 
 namespace baton::transport {
@@ -23,6 +24,7 @@ namespace {
 constexpr std::string_view kScheme = "socket:";
 constexpr uint64_t kWakeKey = 0;  // links are counted from 1
 constexpr uint64_t kListenKey = ~uint64_t{0};
+constexpr uint64_t kOtherKey = kListenKey - 1;  // somebody else's descriptor
 constexpr size_t kEvents = 64;
 constexpr int kBacklog = 256;
 // Of one link in one poll(): the others and timers get on, and a sender with 8 MiB under way has the answers
@@ -234,7 +236,8 @@ int SocketLinks::poll() {
   int done = 0;
   for (int i = 0; i < n; ++i) {
     const uint64_t key = events[static_cast<size_t>(i)].data.u64;
-    if (key == kWakeKey) continue;  // for wait() to see: its caller has not looked at its mailbox since
+    // For wait() to see: its caller has not looked at its mailbox since.
+    if (key == kWakeKey || key == kOtherKey) continue;
     ++done;
     if (key == kListenKey) {
       accept_all();
@@ -261,6 +264,8 @@ void SocketLinks::wait(Duration timeout) {
       continue;
   }
 }
+
+void SocketLinks::wait_for(int descriptor) { BATON_CHECK(watch(descriptor, kOtherKey).ok()); }
 
 void SocketLinks::wake() {
   const uint64_t one = 1;

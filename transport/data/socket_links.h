@@ -31,6 +31,7 @@ class SocketLinks final : public Links {
   int poll() override;
   void wait(Duration timeout) override;
   void wake() override;
+  void wait_for(int descriptor) override;
 
  private:
   using Connection = std::unique_ptr<StreamConnection>;

@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "transport/data/framed_data_plane.h"
+#include "transport/data/socket_links.h"
+#include "transport/data/ucx_get_lane.h"
 #include "transport/data/ucx_links.h"
 
 namespace baton::transport {
@@ -12,6 +14,25 @@ absl::StatusOr<std::unique_ptr<DataPlane>> make_ucx_data_plane(const DataPlaneOp
   ASSIGN_OR_RETURN(auto links, UcxLinks::create(options.listen_host, options.listen_port));
   ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
   return std::make_unique<FramedDataPlane>(options, std::move(pool), std::move(links));
+}
+
+absl::StatusOr<std::unique_ptr<DataPlane>> make_get_data_plane(const DataPlaneOptions& options) {
+  RETURN_IF_ERROR(check_identity(options.identity));
+  ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port));
+  ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
+  auto get = UcxGetLane::create({.host = options.listen_host, .rdma_only = !options.lanes.get}, pool->file());
+  DataPlaneOptions with = options;
+  PullLanes pulls;
+  if (get.ok()) {
+    with.lanes.get = true;
+    pulls.lanes.push_back(*std::move(get));
+  } else if (options.lanes.get) {
+    return get.status();
+  } else {
+    pulls.missing = std::string(get.status().message());
+  }
+  return std::make_unique<FramedDataPlane>(with, std::move(pool), std::move(links), nullptr,
+                                           std::move(pulls));
 }
 
 }  // namespace baton::transport

@@ -1,6 +1,5 @@
 #include "transport/data/ucx_links.h"
 
-#include <ifaddrs.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -9,69 +8,21 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
 #include "base/cat.h"
 #include "transport/data/socket_address.h"
+#include "transport/data/ucx_start.h"
 
 namespace baton::transport {
 namespace {
 
 constexpr unsigned kFrameMessage = 1;
-constexpr size_t kSegment = 272 * 1024;  // 256 KiB, UCX's own headers and the largest frame head
 // Several segments: each message costs wake-ups and an answer, which weigh more than joining them again.
 constexpr size_t kPayload = 1024 * 1024;
 constexpr size_t kMaxArriving = 256;
 constexpr auto kCloseDeadline = std::chrono::seconds(1);
-
-struct Setting {
-  const char* key;       // as UCX 1.13 knows it
-  const char* variable;  // as a user sets it; the user wins
-  std::string value;
-};
-
-absl::Status failed(std::string_view what, ucs_status_t status) {
-  return absl::UnavailableError(cat("UCX: ", what, ": ", ucs_status_string(status)));
-}
-
-// UCX listens on every interface it is not kept from, so exactly one is named.
-absl::StatusOr<std::string> interface_of(const std::string& host) {
-  ASSIGN_OR_RETURN(const SocketAddress address, parse_address(host, 0));
-  ifaddrs* all = nullptr;
-  if (::getifaddrs(&all) != 0) return absl::UnavailableError("getifaddrs failed");
-  std::string name;
-  for (const ifaddrs* i = all; i && name.empty(); i = i->ifa_next)
-    if (same_host(address, i->ifa_addr)) name = i->ifa_name;
-  ::freeifaddrs(all);
-  if (name.empty())
-    return absl::InvalidArgumentError(cat("data address ", host, ": no interface of this machine has it"));
-  return name;
-}
-
-absl::Status configure(ucp_config_t* config, const std::string& device) {
-  const Setting settings[] = {
-      {"TLS", "UCX_TLS", "tcp"},
-      {"NET_DEVICES", "UCX_NET_DEVICES", device},
-      {"TX_SEG_SIZE", "UCX_TCP_TX_SEG_SIZE", cat(kSegment)},
-      {"RX_SEG_SIZE", "UCX_TCP_RX_SEG_SIZE", cat(kSegment)},
-      // A restarted worker gets its port back while old connections to it linger.
-      {"CM_REUSEADDR", "UCX_TCP_CM_REUSEADDR", "y"},
-      {"KEEPALIVE_INTERVAL", "UCX_KEEPALIVE_INTERVAL", "1s"},
-      // Rendezvous over TCP would hand the receiver's address to the sender.
-      {"RNDV_THRESH", "UCX_RNDV_THRESH", "inf"},
-  };
-  for (const Setting& s : settings) {
-    if (std::getenv(s.variable)) continue;
-    ucs_status_t status = ucp_config_modify(config, s.key, s.value.c_str());
-    // 1.13 overlooks the transports' settings under their full names, 1.22 refuses short ones.
-    if (status != UCS_OK)
-      status = ucp_config_modify(config, s.variable + std::strlen("UCX_"), s.value.c_str());
-    if (status != UCS_OK) return failed(s.variable, status);
-  }
-  return absl::OkStatus();
-}
 
 }  // namespace
 
@@ -92,25 +43,10 @@ absl::Status UcxLinks::start(const std::string& host, uint16_t port) {
 }
 
 absl::Status UcxLinks::start_worker(const std::string& device) {
-  ucp_config_t* config = nullptr;
-  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
-  if (status != UCS_OK) return failed("configuration", status);
-  const absl::Status configured = configure(config, device);
-  ucp_params_t params{};
-  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
-  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-  params.name = "baton";
-  status = configured.ok() ? ucp_init(&params, config, &context_) : UCS_OK;
-  ucp_config_release(config);
-  RETURN_IF_ERROR(configured);
-  if (status != UCS_OK) return failed(cat("start on interface ", device), status);
-
-  ucp_worker_params_t worker{};
-  worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-  worker.thread_mode = UCS_THREAD_MODE_SINGLE;
-  status = ucp_worker_create(context_, &worker, &worker_);
-  if (status != UCS_OK) return failed("worker", status);
-
+  ASSIGN_OR_RETURN(
+      context_,
+      start_ucx({.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP, .transports = "tcp", .devices = device}));
+  ASSIGN_OR_RETURN(worker_, start_ucx_worker(context_));
   ucp_am_handler_param_t receive{};
   receive.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
                        UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
@@ -118,8 +54,8 @@ absl::Status UcxLinks::start_worker(const std::string& device) {
   receive.flags = UCP_AM_FLAG_WHOLE_MSG;
   receive.cb = &UcxLinks::on_message;
   receive.arg = this;
-  status = ucp_worker_set_am_recv_handler(worker_, &receive);
-  return status == UCS_OK ? absl::OkStatus() : failed("active messages", status);
+  const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &receive);
+  return status == UCS_OK ? absl::OkStatus() : ucx_failed("active messages", status);
 }
 
 absl::Status UcxLinks::start_listener(const std::string& host, uint16_t port) {
@@ -131,18 +67,18 @@ absl::Status UcxLinks::start_listener(const std::string& host, uint16_t port) {
   params.conn_handler.cb = &UcxLinks::on_connection;
   params.conn_handler.arg = this;
   ucs_status_t status = ucp_listener_create(worker_, &params, &listener_handle_);
-  if (status != UCS_OK) return failed(cat("listen on ", host, ":", port), status);
+  if (status != UCS_OK) return ucx_failed(cat("listen on ", host, ":", port), status);
   ucp_listener_attr_t attributes{};
   attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
   status = ucp_listener_query(listener_handle_, &attributes);
-  if (status != UCS_OK) return failed("listener", status);
+  if (status != UCS_OK) return ucx_failed("listener", status);
   address_ = join_address(host, SocketAddress{.storage = attributes.sockaddr}.port());
   return absl::OkStatus();
 }
 
 absl::Status UcxLinks::start_events() {
   const ucs_status_t status = ucp_worker_get_efd(worker_, &worker_events_);
-  if (status != UCS_OK) return failed("events", status);
+  if (status != UCS_OK) return ucx_failed("events", status);
   wake_events_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
   for (const int fd : {worker_events_, wake_events_}) {
@@ -196,7 +132,7 @@ absl::StatusOr<LinkId> UcxLinks::connect(const std::string& address) {
   params.err_handler.arg = this;
   ucp_ep_h endpoint = nullptr;
   const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint);
-  if (status != UCS_OK) return failed(cat("connect to ", address), status);
+  if (status != UCS_OK) return ucx_failed(cat("connect to ", address), status);
   return add_link(endpoint);
 }
 

@@ -242,7 +242,8 @@ void KvGroup::end_all(Transfers::iterator it, const std::string& why, Instant no
   if (t.over) return;
   t.over = true;
   t.error = why;
-  t.deadline = now + timers::kTransferCap;
+  // Reads of a peer's memory (lane `get`) end by their own deadline, and those of a lost peer after it.
+  t.deadline = now + timers::kTransferCap + timers::kQuarantineBeforeTeardown;
   std::set<int> ranks;
   for (const auto& [rank, peer] : t.open) ranks.insert(rank);
   for (const int rank : ranks) {

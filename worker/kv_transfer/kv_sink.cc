@@ -41,8 +41,25 @@ void KvSink::abandon(TransferId transfer, Instant) {
     transfers_.erase(it);
     ++scope_.counters.failed;
     tell_end(stream.peer, stream.transfer, false, "abandoned by the receiver");
-    scope_.events(stream.peer, KvDrained{.transfer = stream.transfer, .error = "abandoned"});
+    drained(stream, "abandoned");
   });
+}
+
+// Nobody touches the blocks of the stream any more, or will when what lands by itself has landed.
+void KvSink::drained(const KvStream& stream, const std::string& why) {
+  if (landing_.contains(stream)) {
+    drained_when_over_[stream] = why;
+    return;
+  }
+  scope_.events(stream.peer, KvDrained{.transfer = stream.transfer, .error = why});
+}
+
+void KvSink::landing_over(const KvStream& stream) {
+  const auto it = landing_.find(stream);
+  if (it == landing_.end() || --it->second > 0) return;
+  landing_.erase(it);
+  const auto waiting = drained_when_over_.extract(stream);
+  if (!waiting.empty()) drained(stream, waiting.mapped());
 }
 
 // ---- pieces
@@ -94,6 +111,7 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
     t->first_offer = now;
     t->lane = scope_.plane.lane(from);
   }
+  if (scope_.plane.lands_by_itself(from)) ++landing_[{header.transfer, from}];
   const auto first = static_cast<size_t>(header.first_block - t->grant.first_block);
   return scope_.runs(t->part, header.layer,
                      std::span(t->grant.blocks).subspan(first, header.generations.size()));
@@ -103,6 +121,7 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
 // offered must still be so now that its bytes lie in the pool.
 absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& header, const absl::Status& moved,
                                Instant now) {
+  landing_over({header.transfer, from});
   const auto it = transfers_.find({header.transfer, from});
   if (it == transfers_.end() || !scope_.plane.connected(from))
     return absl::NotFoundError("piece: its transfer ended meanwhile");
@@ -166,15 +185,15 @@ TransferReport KvSink::report(const Transfer& t, Instant now) const {
 }
 
 void KvSink::fail(Transfers::iterator it, const std::string& reason, bool tell_source, Instant now) {
-  const TransferId id = it->first.transfer;
+  const KvStream stream = it->first;
+  const TransferId id = stream.transfer;
   KvFailed failed{.transfer = id, .reason = reason, .report = report(it->second, now)};
   failed.report.error = reason;
-  const WorkerRef source = it->second.peer;
   transfers_.erase(it);
   ++scope_.counters.failed;
-  if (tell_source) tell_end(source, id, false, reason);
-  scope_.events(source, std::move(failed));
-  scope_.events(source, KvDrained{.transfer = id, .error = reason});
+  if (tell_source) tell_end(stream.peer, id, false, reason);
+  scope_.events(stream.peer, std::move(failed));
+  drained(stream, reason);
 }
 
 void KvSink::tell_end(const WorkerRef& to, TransferId transfer, bool ok, const std::string& reason) {

@@ -46,8 +46,9 @@ struct KvTransferScope {
 
 // The receiving half of one rank of a decode worker: grants, checks every piece against its grant, knows when
 // all of a stream has landed. Pieces are copied on this thread, and only while expects() says so, so the
-// moment a stream is forgotten nobody can touch its blocks. Thread: progress. Errors: a stream that cannot
-// complete ends with KvFailed and KvDrained.
+// moment a stream is forgotten nobody can touch its blocks; where pieces land by themselves (lane `get`) it
+// is drained when the last of them has. Thread: progress. Errors: a stream that cannot complete ends with
+// KvFailed and KvDrained.
 class KvSink {
  public:
   explicit KvSink(const KvTransferScope& scope) : scope_(scope) {}
@@ -97,10 +98,14 @@ class KvSink {
   void fail(Transfers::iterator it, const std::string& reason, bool tell_source, Instant now);
   void tell_end(const WorkerRef& to, TransferId transfer, bool ok, const std::string& reason);
   TransferReport report(const Transfer& transfer, Instant now) const;
+  void drained(const KvStream& stream, const std::string& why);
+  void landing_over(const KvStream& stream);
   void renew(Instant now);
 
   const KvTransferScope& scope_;
   Transfers transfers_;
+  std::map<KvStream, size_t> landing_;                 // pieces that land by themselves, under way
+  std::map<KvStream, std::string> drained_when_over_;  // streams that ended before these: why
   Instant renew_at_ = kNever;
 };
 

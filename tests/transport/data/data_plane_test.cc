@@ -50,7 +50,8 @@ class DataPlaneTest : public testing::TestWithParam<Fabric> {
 
 INSTANTIATE_TEST_SUITE_P(Fabrics, DataPlaneTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
-                                         Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal),
+                                         Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal,
+                                         Fabric::kGet),
                          [](const auto& info) { return fabric_name(info.param); });
 
 TEST_P(DataPlaneTest, BothSidesMeasureTheSameLane) {
@@ -150,7 +151,8 @@ TEST_P(DataPlaneTest, ARefusedOfferMovesNothing) {
 
 class LocalLaneTest : public DataPlaneTest {};
 INSTANTIATE_TEST_SUITE_P(Fabrics, LocalLaneTest,
-                         testing::Values(Fabric::kLoopbackLocal, Fabric::kUcxLocal, Fabric::kSocketLocal),
+                         testing::Values(Fabric::kLoopbackLocal, Fabric::kUcxLocal, Fabric::kSocketLocal,
+                                         Fabric::kGet),
                          [](const auto& info) { return fabric_name(info.param); });
 
 // F2: the source block is used again while the piece is under way.
@@ -178,7 +180,8 @@ TEST_P(DataPlaneTest, EveryMismatchIsRefusedWithItsReason) {
       {"model: here model, peer other", [](auto& o) { o.identity.model_hash = "other"; }},
       {"numerics: here numerics, peer other", [](auto& o) { o.identity.numerics_id = "other"; }},
       {"piece checksums", [](auto& o) { o.checksum = false; }},
-      {"lanes: here", [](auto& o) { std::swap(o.lanes.local, o.lanes.stream); }},
+      {"lanes: here",
+       [](auto& o) { o.lanes = lanes_of(o.lanes.local ? Fabric::kSocket : Fabric::kSocketLocal); }},
       {"wants b/1", [](auto& o) { o.identity.self.incarnation = Incarnation(2); }},
   };
   for (const Case& c : cases) {

@@ -105,16 +105,16 @@ TEST(Frames, RandomBytes) {
   for (int i = 0; i < 50'000; ++i) {
     std::string bytes(rng.below(64), '\0');
     for (char& b : bytes) b = static_cast<char>(rng.next());
-    EXPECT_FALSE(decode_frame(as_bytes(bytes)).ok() && bytes.substr(0, 4) != "BTN3");
+    EXPECT_FALSE(decode_frame(as_bytes(bytes)).ok() && bytes.substr(0, 4) != "BTN4");
   }
 }
 
 TEST(Lanes, Names) {
-  EXPECT_EQ(*parse_lanes("auto"), (AllowedLanes{.local = true, .stream = true}));
+  EXPECT_EQ(*parse_lanes("auto"), (AllowedLanes{.local = true, .stream = true, .get_if_rdma = true}));
   EXPECT_EQ(*parse_lanes("local"), (AllowedLanes{.local = true, .stream = false}));
   EXPECT_EQ(*parse_lanes("socket"), (AllowedLanes{.local = false, .stream = true}));
   EXPECT_EQ(*parse_lanes("am"), (AllowedLanes{.local = false, .stream = true, .fabric = StreamFabric::kAm}));
-  EXPECT_EQ(parse_lanes("rdma").status().message(), "lane: want auto, local, socket or am, got rdma");
+  EXPECT_EQ(parse_lanes("rdma").status().message(), "lane: want auto, local, socket, am or get, got rdma");
   EXPECT_EQ(lane_names(0, "am"), "none");
   EXPECT_EQ(lane_names(2, "socket"), "socket");
   EXPECT_EQ(lane_names(3, "am"), "local am");

@@ -10,13 +10,14 @@
 
 #include "transport/data/host_id.h"
 #include "transport/data/loopback_data_plane.h"
+#include "transport/data/process_data_plane.h"
 #include "transport/data/socket_data_plane.h"
 #include "transport/data/ucx_data_plane.h"
 
 namespace baton::transport {
 
 // The ways two planes of this machine can be connected.
-enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal, kSocket, kSocketLocal };
+enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal, kSocket, kSocketLocal, kGet };
 
 inline std::string fabric_name(Fabric fabric) {
   switch (fabric) {
@@ -32,17 +33,21 @@ inline std::string fabric_name(Fabric fabric) {
       return "socket";
     case Fabric::kSocketLocal:
       return "socket_local";
+    case Fabric::kGet:
+      return "get";
   }
   return "?";
 }
 inline std::string lane_of(Fabric fabric) {
   if (fabric == Fabric::kLoopbackStream) return "loopback";
   if (fabric == Fabric::kSocket) return "socket";
+  if (fabric == Fabric::kGet) return "get";
   return fabric == Fabric::kUcxAm ? "am" : "local";
 }
 inline AllowedLanes lanes_of(Fabric fabric) {
   const bool local = lane_of(fabric) == "local";
-  return {.local = local, .stream = !local};
+  const bool get = fabric == Fabric::kGet;
+  return {.local = local, .stream = !local && !get, .get = get};
 }
 
 inline DataPlaneOptions plane_options(const std::string& name, uint64_t incarnation,
@@ -61,9 +66,10 @@ inline std::unique_ptr<DataPlane> make_plane(Fabric fabric, LoopbackHub& hub,
                                              const DataPlaneOptions& options) {
   const bool ucx = fabric == Fabric::kUcxAm || fabric == Fabric::kUcxLocal;
   const bool socket = fabric == Fabric::kSocket || fabric == Fabric::kSocketLocal;
-  auto plane = ucx      ? make_ucx_data_plane(options)
-               : socket ? make_socket_data_plane(options)
-                        : make_loopback_data_plane(hub, options);
+  auto plane = ucx                      ? make_ucx_data_plane(options)
+               : socket                 ? make_socket_data_plane(options)
+               : fabric == Fabric::kGet ? make_process_data_plane(options)
+                                        : make_loopback_data_plane(hub, options);
   EXPECT_TRUE(plane.ok()) << plane.status();
   return plane.ok() ? *std::move(plane) : nullptr;
 }

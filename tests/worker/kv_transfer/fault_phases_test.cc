@@ -37,8 +37,12 @@ std::string name_of(const Fault& f) {
 
 std::vector<Fault> faults() {
   std::vector<Fault> all;
-  for (const auto& [lane, other_host] :
-       {std::pair{"local", false}, {"socket", false}, {"socket", true}, {"am", true}})
+  for (const auto& [lane, other_host] : {std::pair{"local", false},
+                                         {"socket", false},
+                                         {"get", false},
+                                         {"socket", true},
+                                         {"am", true},
+                                         {"get", true}})
     for (const char* victim : {"source", "sink"})
       for (const Phase phase :
            {Phase::kBeforeTheGrant, Phase::kInTransfer, Phase::kLastLayer, Phase::kDecode})

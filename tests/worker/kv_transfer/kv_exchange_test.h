@@ -10,9 +10,13 @@ namespace baton::worker {
 
 using namespace std::chrono_literals;
 
-inline constexpr transport::Fabric kEveryFabric[] = {
-    transport::Fabric::kLoopbackStream, transport::Fabric::kLoopbackLocal, transport::Fabric::kUcxAm,
-    transport::Fabric::kUcxLocal,       transport::Fabric::kSocket,        transport::Fabric::kSocketLocal};
+inline constexpr transport::Fabric kEveryFabric[] = {transport::Fabric::kLoopbackStream,
+                                                     transport::Fabric::kLoopbackLocal,
+                                                     transport::Fabric::kUcxAm,
+                                                     transport::Fabric::kUcxLocal,
+                                                     transport::Fabric::kSocket,
+                                                     transport::Fabric::kSocketLocal,
+                                                     transport::Fabric::kGet};
 inline std::string name_of_fabric(const testing::TestParamInfo<transport::Fabric>& info) {
   return transport::fabric_name(info.param);
 }

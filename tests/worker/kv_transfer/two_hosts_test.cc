@@ -51,7 +51,7 @@ class BetweenHostsTest : public TwoHostsTest, public testing::WithParamInterface
   std::unique_ptr<VictimProcess> victim(const std::string& role) { return peers_->victim(role, GetParam()); }
   void cut_and_heal(const std::vector<std::pair<int, int>>& cuts);
 };
-INSTANTIATE_TEST_SUITE_P(Lanes, BetweenHostsTest, testing::Values("socket", "am"),
+INSTANTIATE_TEST_SUITE_P(Lanes, BetweenHostsTest, testing::Values("socket", "am", "get"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Cut in mid-transfer; the transfers end by their own deadline, nothing late is written, and when the link is
