@@ -38,10 +38,13 @@ std::vector<ReadPart> parts_of(std::span<const PoolRun> runs, std::span<const Po
   return parts;
 }
 
-Duration allowance(uint64_t bytes, double rate) {
-  if (rate <= 0) return timers::kTransferCap;
-  const Duration whole = timers::kTransferBase + from_seconds(10 * static_cast<double>(bytes) / rate);
-  return std::min<Duration>(whole, timers::kTransferCap);
+// A little less than what a group waits for its ranks to end a transfer.
+constexpr auto kReadCap = timers::kTransferCap - timers::kQuarantineBeforeTeardown;
+
+// Until the next read ends: on a link that has become slow they still end one after the other.
+Duration allowance(double rate) {
+  if (rate <= 0) return kReadCap;
+  return std::min<Duration>(timers::kTransferBase + from_seconds(10 * kPullPieceBytes / rate), kReadCap);
 }
 
 struct alignas(64) Line {  // as pools are aligned
@@ -67,8 +70,9 @@ void FramedDataPlane::pull(Session& session, OfferFrame offer) {
       Pull{session.link, session.peer, ++session.pulls_made, std::move(offer), *std::move(places)});
   if (session.ended) return pulled(*pull, absl::CancelledError("the peer is gone"));
   const uint64_t bytes = pull->offer.bytes;
-  session.pulls[pull->number] = {
-      bytes, now_ + allowance(session.pulled_bytes + bytes, session.handshake->bytes_per_second())};
+  if (session.pulls.empty())
+    session.progress_deadline = now_ + allowance(session.handshake->bytes_per_second());
+  session.pulls[pull->number] = {bytes, now_ + kReadCap};
   session.pulled_bytes += bytes;
   const auto parts = parts_of(pull->offer.runs, pull->places, pool_->bytes());
   reads_.start(session.handshake->peer_memory(), parts,
@@ -86,6 +90,7 @@ void FramedDataPlane::pulled(Pull& pull, const absl::Status& read) {
   Session& session = *it->second;
   session.pulls.erase(pull.number);
   session.pulled_bytes -= pull.offer.bytes;
+  session.progress_deadline = now_ + allowance(session.handshake->bytes_per_second());
   conclude(session, pull.offer, read.ok() ? verify(pull) : read);
   if (!read.ok()) end_session(session, std::string(read.message()));  // no lane any more
 }

@@ -80,6 +80,7 @@ struct FramedDataPlane::Session {
   std::deque<OfferFrame> copies;          // offered, to be fetched: Lane::kLocal and pull lanes
   std::map<uint64_t, Pulling> pulls;      // being fetched by a pull lane
   uint64_t pulled_bytes = 0;              // of these
+  Instant progress_deadline{};            // of the next of these to end
   uint64_t pulls_made = 0;                // test transfers, too
   uint64_t test = 0;                      // the test transfer of a pull lane that runs
   Instant test_deadline = kNever;         // of it
@@ -94,8 +95,9 @@ struct FramedDataPlane::Session {
   bool ready() const { return handshake->state() == Handshake::State::kReady; }
   Lane lane() const { return handshake->lane(); }
   bool pulls_lane() const { return lane() != Lane::kLocal && lane() != Lane::kStream; }
+  // Of what is being fetched: each for itself, and of the next to end.
   Instant pull_deadline() const {
-    Instant first = kNever;
+    Instant first = pulls.empty() ? kNever : progress_deadline;
     for (const auto& [number, pulling] : pulls) first = std::min(first, pulling.deadline);
     return first;
   }

@@ -242,8 +242,7 @@ void KvGroup::end_all(Transfers::iterator it, const std::string& why, Instant no
   if (t.over) return;
   t.over = true;
   t.error = why;
-  // Reads of a peer's memory (lane `get`) end by their own deadline, and those of a lost peer after it.
-  t.deadline = now + timers::kTransferCap + timers::kQuarantineBeforeTeardown;
+  t.deadline = now + timers::kTransferCap;
   std::set<int> ranks;
   for (const auto& [rank, peer] : t.open) ranks.insert(rank);
   for (const int rank : ranks) {
