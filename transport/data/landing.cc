@@ -106,7 +106,8 @@ void FramedDataPlane::in_service(Session& session, FrameBody& frame, std::span<c
 }
 
 void FramedDataPlane::on_answer(Session& session, const AnswerFrame& answer) {
-  const auto known = session.rate.answered(answer.cookie, clock_.now());
+  const auto known =
+      session.rate.answered(answer.cookie, clock_.now(), session.lane() == Lane::kStream || answer.code == 0);
   if (known == OfferRate::Answer::kUnknown) {
     ++counters_->unknown_answers;
     return;

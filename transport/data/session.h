@@ -28,7 +28,7 @@ inline bool run_fits(const PoolRun& run, size_t pool_bytes) {
 }
 
 // How fast a peer takes what is offered to it: bytes answered over the time in which any were under way, a
-// sample for each MiB, smoothed. Starts from the test transfer of the handshake.
+// sample for each MiB or second, smoothed. Starts from the test transfer of the handshake.
 struct OfferRate {
   double bytes_per_second = 0;
   double last_sample = 0;
@@ -43,14 +43,15 @@ struct OfferRate {
   }
   enum class Answer : uint8_t { kUnknown, kKnown, kSample };
   // kUnknown: an answer to nothing; kSample: bytes_per_second is news.
-  Answer answered(uint64_t cookie, Instant now) {
+  // `moved`: a lane on which the receiver fetches does not fetch what it refuses.
+  Answer answered(uint64_t cookie, Instant now, bool moved) {
     const auto it = under_way.find(cookie);
     if (it == under_way.end()) return Answer::kUnknown;
-    busy_bytes += it->second;
+    if (moved) busy_bytes += it->second;
     under_way.erase(it);
     busy += now - busy_since;
     busy_since = now;
-    if (busy_bytes < kSampleBytes) return Answer::kKnown;
+    if (busy_bytes < kSampleBytes && busy < kSampleTime) return Answer::kKnown;
     const double sample = static_cast<double>(busy_bytes) / std::max(to_seconds(busy), 1e-9);
     last_sample = sample;
     bytes_per_second += kWeight * (sample - bytes_per_second);
@@ -59,6 +60,7 @@ struct OfferRate {
     return Answer::kSample;
   }
   static constexpr uint64_t kSampleBytes = 1 << 20;
+  static constexpr Duration kSampleTime = std::chrono::seconds(1);
   static constexpr double kWeight = 0.2;
 };
 
