@@ -48,6 +48,10 @@ class DeviceDataPlane final : public DataPlane, private DataPlaneListener {
   std::string lane(const WorkerRef& peer) const override;
   double bytes_per_second(const WorkerRef& peer) const override;
   size_t max_piece_bytes(const WorkerRef& peer) const override;
+  bool lands_by_itself(const WorkerRef& peer) const override {
+    const Peer* met = find(peer);
+    return met && !met->ipc && inner_->lands_by_itself(peer);
+  }
   int do_work(Instant now) override;
   Instant next_deadline() const override;
   void wait(Duration timeout) override { inner_->wait(timeout); }

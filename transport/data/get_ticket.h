@@ -23,7 +23,7 @@ inline constexpr size_t kMaxUcxKey = 1024;
 
 std::string encode_ticket(const GetTicket& ticket);
 // Errors: anything but what encode_ticket() made. UCX reads its texts without a length, so a sum guards them
-// against truncation and damage; against a peer that lies on purpose nothing does (docs/adr/0015).
+// against truncation and damage; against a peer that lies on purpose nothing does (docs/adr/0016).
 absl::StatusOr<GetTicket> decode_ticket(std::span<const std::byte> bytes);
 
 }  // namespace baton::transport

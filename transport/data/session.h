@@ -44,7 +44,7 @@ struct OfferRate {
   enum class Answer : uint8_t { kUnknown, kKnown, kSample };
   // kUnknown: an answer to nothing; kSample: bytes_per_second is news.
   // `moved`: a lane on which the receiver fetches does not fetch what it refuses.
-  Answer answered(uint64_t cookie, Instant now, bool moved) {
+  Answer answered(uint64_t cookie, Instant now, bool moved = true) {
     const auto it = under_way.find(cookie);
     if (it == under_way.end()) return Answer::kUnknown;
     if (moved) busy_bytes += it->second;
