@@ -16,7 +16,7 @@ namespace baton {
 //
 // Bits: broadcast, all-gather and messages move bits. all_reduce adds in an order of NCCL's own, which
 // depends on sizes, ranks and topology, not by the tree that the interface promises elsewhere: a group that
-// promises the bits of one rank does not call it (docs/adr/0016).
+// promises the bits of one rank does not call it (docs/adr/0015).
 //
 // A rank that is gone, a deadline, interrupt(): the communicator is aborted (its kernels end, what follows on
 // the stream still runs on worthless numbers), and broken for good. Who is gone is what `host` knows: the
