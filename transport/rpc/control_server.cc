@@ -53,6 +53,7 @@ class ControlServer::Stream final
 
  private:
   void finish_locked();
+  bool refuse_submit(const absl::Status& why);
   bool closing() {
     std::lock_guard lock(mutex_);
     return closing_.has_value();
@@ -229,8 +230,12 @@ void ControlServer::Stream::OnReadDone(bool ok) {
   if (!ok) return close(absl::CancelledError("the coordinator closed its stream"));
   if (closing()) return;
   absl::StatusOr<CoordinatorMessage> message = decode(incoming_);
+  if (!message.ok()) {
+    if (!refuse_submit(message.status())) return close(message.status());
+    incoming_.Clear();
+    return StartRead(&incoming_);
+  }
   incoming_.Clear();
-  if (!message.ok()) return close(message.status());
   const auto* hello = std::get_if<CoordinatorHello>(&*message);
   if (open_ == (hello != nullptr)) {
     return close(absl::InvalidArgumentError(open_ ? "want one hello, got another" : "want a hello first"));
@@ -242,6 +247,22 @@ void ControlServer::Stream::OnReadDone(bool ok) {
     return close(status);
   }
   StartRead(&incoming_);
+}
+
+// A request with a field out of range is one user's: refused alone, or each worker that it is tried on would
+// close its stream, and end everybody's.
+bool ControlServer::Stream::refuse_submit(const absl::Status& why) {
+  if (!open_ || !incoming_.has_submit() || incoming_.submit().request().id() == 0) return false;
+  const wire::Leg leg = incoming_.submit().leg();
+  if (!wire::Leg_IsValid(leg)) return false;
+  const SubmitReply reply = {.request = RequestId(incoming_.submit().request().id()),
+                             .leg = static_cast<Leg>(leg),
+                             .accepted = false,
+                             .reason = RefuseReason::kInvalid,
+                             .detail = std::string(why.message())};
+  wire::WorkerMessage message;
+  encode(WorkerMessage(reply), message);
+  return send(std::move(message));
 }
 
 void ControlServer::Stream::OnWriteDone(bool ok) {

@@ -29,9 +29,10 @@ class RawStream {
     encode(message, encoded);
     return write(encoded);
   }
+  bool read(wire::WorkerMessage& message) { return stream_->Read(&message); }
   bool read() {
     wire::WorkerMessage message;
-    return stream_->Read(&message);
+    return read(message);
   }
   // Reads what is left, then the status.
   grpc::Status finish() {
@@ -111,11 +112,35 @@ TEST_F(RawStreamTest, AnEmptyMessage) {
   ASSERT_TRUE(turn_until([] {}, [&] { return log.count<CoordinatorClosed>() == 1; }));
 }
 
+// Of a request: that one is refused, with its field, and the stream goes on.
+TEST_F(RawStreamTest, ARequestWithAFieldOutOfRange) {
+  RawStream stream(server->port());
+  stream.write(CoordinatorMessage(hello()));
+  ASSERT_TRUE(stream.read());
+  Submit submit = some_submit(1);
+  submit.request.sampling.top_p = 7;
+  stream.write(CoordinatorMessage(submit));
+  wire::WorkerMessage answer;
+  ASSERT_TRUE(stream.read(answer));
+  const auto decoded = decode(answer);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  const auto& reply = std::get<SubmitReply>(*decoded);
+  EXPECT_EQ(reply.request, submit.request.id);
+  EXPECT_FALSE(reply.accepted);
+  EXPECT_EQ(reply.reason, RefuseReason::kInvalid);
+  EXPECT_THAT(reply.detail, HasSubstr("sampling.top_p"));
+  stream.write(CoordinatorMessage(some_submit(2)));
+  ASSERT_TRUE(turn_until([] {}, [&] { return log.count<CoordinatorSaid>() == 1; }));
+  EXPECT_EQ(log.count<CoordinatorClosed>(), 0u);
+}
+
+// Nobody is named whom an answer could reach.
 TEST_F(RawStreamTest, AFieldOutOfRange) {
   RawStream stream(server->port());
   stream.write(CoordinatorMessage(hello()));
   ASSERT_TRUE(stream.read());
   Submit submit = some_submit(1);
+  submit.request.id = RequestId();
   submit.request.sampling.top_p = 7;
   stream.write(CoordinatorMessage(submit));
   expect_refused(stream, grpc::StatusCode::INVALID_ARGUMENT, "submit.request.sampling.top_p");
