@@ -41,10 +41,10 @@ std::vector<ReadPart> parts_of(std::span<const PoolRun> runs, std::span<const Po
 // A little less than what a group waits for its ranks to end a transfer.
 constexpr auto kReadCap = timers::kTransferCap - timers::kQuarantineBeforeTeardown;
 
-// Until the next read ends: on a link that has become slow they still end one after the other.
+// Until the next read ends; a fabric may serve all that are under way at once, so that they end together.
 Duration allowance(double rate) {
   if (rate <= 0) return kReadCap;
-  return std::min<Duration>(timers::kTransferBase + from_seconds(10 * kPullPieceBytes / rate), kReadCap);
+  return std::min<Duration>(timers::kTransferBase + from_seconds(10 * kPullWindow / rate), kReadCap);
 }
 
 struct alignas(64) Line {  // as pools are aligned
