@@ -4,13 +4,16 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <sstream>
 
 #include "base/cat.h"
+#include "base/units.h"
 #include "cli/cluster/home.h"
 #include "cli/cluster/http_client.h"
 #include "cli/cluster/memory_plan.h"
@@ -50,6 +53,35 @@ constexpr const char* kShownOfWorkers[] = {"state",           "address", "data_a
                                            "metrics_address", "device",  "kv_blocks",    "transfers_open",
                                            "running",         "waiting"};
 
+// `name{rank="1",end="sent"} 5` of a worker's metrics, by rank, all ends together.
+std::map<int, double> by_rank(const std::string& metrics, const std::string& name) {
+  std::map<int, double> out;
+  const std::string head = name + "{";
+  std::istringstream lines(metrics);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with(head)) continue;
+    const size_t rank = line.find("rank=\""), value = line.rfind(' ');
+    if (rank == line.npos || value == line.npos) continue;
+    out[std::atoi(line.c_str() + rank + 6)] += std::atof(line.c_str() + value);
+  }
+  return out;
+}
+
+// What rank 0 of a group says of its ranks; of itself too. Empty for a worker of one rank, or one whose
+// metrics are not to be had from here.
+std::map<int, json::object> ranks_of(const json::object& worker) {
+  std::map<int, json::object> out;
+  const std::string address = text_of(worker, "metrics_address");
+  if (address.empty() || text_of(worker, "device").find(" ranks over ") == std::string::npos) return out;
+  const auto reply = HttpClient(address, std::chrono::seconds(1)).get("/metrics");
+  if (!reply.ok() || reply->status != 200) return out;
+  for (const auto& [key, name] : {std::pair{"steps", "baton_rank_steps_total"},
+                                  {"kv_streams", "baton_rank_kv_streams_total"},
+                                  {"kv_received_bytes", "baton_rank_kv_received_bytes_total"}})
+    for (const auto& [rank, value] : by_rank(reply->body, name)) out[rank][key] = static_cast<int64_t>(value);
+  return out;
+}
+
 // Workers that joined from elsewhere: no process of this machine's supervisor.
 json::array remote_workers(const std::map<std::string, json::object>& workers, const ClusterRecord& record) {
   json::array out;
@@ -71,6 +103,8 @@ json::array process_list(const Home& home, const ClusterRecord& record) {
     const auto reply = HttpClient(record.http_address, std::chrono::seconds(2)).get("/live");
     return reply.ok() && reply->status == 200;
   }();
+  std::map<std::string, std::map<int, json::object>> groups;  // by worker
+  for (const auto& [name, worker] : workers) groups[name] = ranks_of(worker);
   json::array out;
   for (const ProcessRecord& p : record.processes) {
     json::object row{
@@ -81,8 +115,11 @@ json::array process_list(const Home& home, const ClusterRecord& record) {
     if (const auto w = workers.find(p.name); w != workers.end()) {
       for (const char* key : kShownOfWorkers)
         if (const auto* v = w->second.if_contains(key)) row[key] = *v;
+      if (!groups[p.name].empty()) row["counters"] = groups[p.name][0];
     } else if (p.rank > 0) {  // its worker's rank 0 speaks for it
-      const auto zero = workers.find(p.name.substr(0, p.name.rfind('.')));
+      const std::string worker = p.name.substr(0, p.name.rfind('.'));
+      const auto zero = workers.find(worker);
+      if (zero != workers.end() && !groups[worker].empty()) row["counters"] = groups[worker][p.rank];
       row["rank"] = p.rank;
       row["state"] = !alive                  ? "down"
                      : zero == workers.end() ? "starting"
@@ -117,9 +154,15 @@ std::string links_text(const json::object& worker) {
   return out;
 }
 
+// "step 1204, 96 KV streams, 21.5 MiB in"
+std::string rank_text(const json::object& counters) {
+  return cat("step ", number_of(counters, "steps"), ", ", number_of(counters, "kv_streams"), " KV streams, ",
+             format_bytes(static_cast<uint64_t>(number_of(counters, "kv_received_bytes"))), " in");
+}
+
 void print_table(const json::array& rows) {
   std::printf("%-14s %-12s %8s  %-9s %-22s %s\n", "NAME", "ROLE", "PID", "STATE", "ADDRESS",
-              "KV BLOCKS (active/cached/total), TRANSFERS, DEVICE; LANES");
+              "KV BLOCKS (active/cached/total), TRANSFERS, DEVICE; RANK; LANES");
   for (const auto& value : rows) {
     const json::object& r = value.as_object();
     std::string detail;
@@ -127,6 +170,8 @@ void print_table(const json::array& rows) {
       detail = cat(number_of(kv->as_object(), "active"), "/", number_of(kv->as_object(), "cached"), "/",
                    number_of(kv->as_object(), "total"), ", ", number_of(r, "transfers_open"), ", ",
                    text_of(r, "device"));
+    if (const auto* counters = r.if_contains("counters"))
+      detail += cat(detail.empty() ? "" : "; ", rank_text(counters->as_object()));
     if (const std::string links = links_text(r); !links.empty()) detail += cat("; KV: ", links);
     std::printf("%-14s %-12s %8lld  %-9s %-22s %s\n", text_of(r, "name").c_str(), text_of(r, "role").c_str(),
                 static_cast<long long>(number_of(r, "pid")), text_of(r, "state").c_str(),

@@ -62,6 +62,11 @@ void set_ranks(Metrics& m, const worker::RankPulse* pulse) {
     m.raise(Metric::kRankBusySeconds, 1e-9 * static_cast<double>(r.step_nanoseconds - r.link_nanoseconds),
             {label});
     m.raise(Metric::kRankLinkSeconds, 1e-9 * static_cast<double>(r.link_nanoseconds), {label});
+    m.raise(Metric::kRankKvStreams, static_cast<double>(r.kv_landed), {label, "landed"});
+    m.raise(Metric::kRankKvStreams, static_cast<double>(r.kv_sent), {label, "sent"});
+    m.raise(Metric::kRankKvStreams, static_cast<double>(r.kv_failed), {label, "failed"});
+    m.raise(Metric::kRankKvReceivedBytes, static_cast<double>(r.kv_bytes_received), {label});
+    m.raise(Metric::kRankKvRefusedPieces, static_cast<double>(r.kv_refused), {label});
   }
 }
 
@@ -156,6 +161,7 @@ struct WorkerProcess {
   int follow();
   // A rank's pulse, from when all ranks have loaded until this one ends.
   void make_pulse();
+  worker::RankReport own_report() const;
   std::unique_ptr<AgentThread> start_pulse();
   void on_rank_lost(const std::string& why);
   void make_progress(const std::stop_token& stop);
@@ -201,15 +207,28 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
 
 void WorkerProcess::make_pulse() {
   if (parts->group == nullptr) return;
-  pulse = parts->group->make_pulse(parts->clock, [this] {
-    if (parts->follower != nullptr) {
-      const worker::FollowerStatus s = parts->follower->status();
-      return worker::RankReport{s.steps, s.time.steps.count(), s.time.links.count()};
-    }
+  pulse = parts->group->make_pulse(parts->clock, [this] { return own_report(); });
+}
+
+worker::RankReport WorkerProcess::own_report() const {
+  const worker::KvTransferCounters& kv = parts->exchange->counters();
+  worker::RankReport out{.kv_landed = kv.landed,
+                         .kv_sent = kv.sent,
+                         .kv_failed = kv.failed + kv.send_failed,
+                         .kv_bytes_received = kv.bytes_received,
+                         .kv_refused = kv.refused_pieces + kv.corrupt_pieces};
+  if (parts->follower != nullptr) {
+    const worker::FollowerStatus s = parts->follower->status();
+    out.steps = s.steps;
+    out.step_nanoseconds = s.time.steps.count();
+    out.link_nanoseconds = s.time.links.count();
+  } else {
     const worker::EngineStatus s = loop->status();
-    return worker::RankReport{s.counters.steps, from_seconds(s.step_seconds).count(),
-                              from_seconds(s.link_seconds).count()};
-  });
+    out.steps = s.counters.steps;
+    out.step_nanoseconds = from_seconds(s.step_seconds).count();
+    out.link_nanoseconds = from_seconds(s.link_seconds).count();
+  }
+  return out;
 }
 
 std::unique_ptr<AgentThread> WorkerProcess::start_pulse() {

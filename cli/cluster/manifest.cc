@@ -10,6 +10,7 @@
 #include "base/cat.h"
 #include "base/config_file.h"
 #include "cli/cluster/host_address.h"
+#include "cli/cluster/pool_ports.h"
 #include "cli/cluster/rank_place.h"
 #include "kernels/cuda/device_name.h"
 
@@ -201,6 +202,7 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
                 cat("pools ", first.name, " and ", p.name,
                     " differ in parallel.tensor: device reference stores KV by rows, which cannot be "
                     "cut by heads; want the same tensor, or device cpu"));
+  if (const std::string clash = port_clash(out.pools); !clash.empty()) spec.fail("pools", clash);
   if (out.processes() > 64 &&
       std::ranges::all_of(out.pools, [](const PoolManifest& p) { return p.hosts.empty(); }))
     spec.fail("pools", cat(out.processes(), " workers and ranks on one machine; want 64 at most"));

@@ -23,7 +23,8 @@ namespace baton::cli {
 class ClusterOnHosts : public ::testing::Test {
  protected:
   static constexpr const char* kHttp = "127.0.0.1:8000";  // every host has ports of its own
-  static constexpr const char* kHosts[] = {"10.77.0.2", "10.77.1.2", "10.77.2.2"};
+  static constexpr const char* kHosts[] = {"10.77.0.2", "10.77.1.2", "10.77.2.2", "10.77.3.2", "10.77.4.2"};
+  virtual int host_count() const { return 3; }
 
   static std::string model() {
     const char* shared = std::getenv("BATON_SHARED");
@@ -34,7 +35,7 @@ class ClusterOnHosts : public ::testing::Test {
 
   void SetUp() override {
     if (!std::filesystem::exists(model())) GTEST_SKIP() << model() << " is not there";
-    auto made = NetworkHosts::make(3);
+    auto made = NetworkHosts::make(host_count());
     if (!made.ok()) GTEST_SKIP() << made.status();
     hosts_ = *std::move(made);
     ::setenv("BATON_HOME", directory_.path().c_str(), 1);

@@ -26,7 +26,7 @@ rng = random.Random(options.seed)
 
 STORY = options.model == STORIES
 PREFILL, DECODE = ("prefill-0", "prefill-0.1") + (() if STORY else ("prefill-0.2",)), ("decode-0", "decode-0.1")  # tensor 2 or 3; pipeline 2
-TOKENS = 380 if STORY else 64
+TOKENS = 150 if STORY else 64
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 PHASES = ("grant", "transfer", "last_layer", "decode")
 PAUSE = 0.5  # seconds; below every deadline of a hand-over
@@ -111,7 +111,7 @@ def one(cluster, alone, victim, phase, fault, row):
     pause_at("")
     serve_next(cluster, after, want_after, row)
     row.served.append(time.monotonic() - at)
-    stream.join(30)
+    stream.join(200)
     assert not stream.is_alive(), "the stream hangs"
     assert stream.ids == want[:len(stream.ids)], ("other tokens", stream.ids, want)
     assert stream.error or stream.ids == want, "it ended after %d tokens without an error" % len(stream.ids)
@@ -129,14 +129,13 @@ def one(cluster, alone, victim, phase, fault, row):
     row.ended.append(max(0, stream.ended - at))
 
 
-def print_table(rows):
-    print("| fault | victim | phase | runs | in the phase | streams whole / error | ended s, p50 / max | next answer s, p50 / max | longest attempt s | wrong tokens |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for (fault, victim, phase), r in rows.items():
-        if r.runs:
-            print("| %s | %s | %s | %d | %d | %d / %d | %.2f / %.2f | %.2f / %.2f | %.2f | 0 |" % (
-                fault, victim, phase, r.runs, r.hit, r.whole, r.error, statistics.median(r.ended), max(r.ended), statistics.median(r.served), max(r.served),
-                max(r.attempt)), flush=True)
+HEAD = ("| fault | victim | phase | runs | in the phase | streams whole / error | ended s, p50 / max | next answer s, p50 / max | longest attempt s | wrong tokens |\n"
+        "|---|---|---|---|---|---|---|---|---|---|")
+
+
+def table_row(fault, victim, phase, r):
+    return "| %s | %s | %s | %d | %d | %d / %d | %.2f / %.2f | %.2f / %.2f | %.2f | 0 |" % (
+        fault, victim, phase, r.runs, r.hit, r.whole, r.error, statistics.median(r.ended), max(r.ended), statistics.median(r.served), max(r.served), max(r.attempt))
 
 
 parts = pools(PREFILL_DECODE)
@@ -156,13 +155,14 @@ def many(alone, victim, phase, fault, runs):
                     one(c, alone, victim, phase, fault, row)
                 except AssertionError as e:
                     raise AssertionError("%s of %s in %s, run %d: %s" % (fault, victim, phase, row.runs + 1, e)) from e
-    print("passed: %s of %s in %s, %d runs, %d hit it, next answer within %.2f s" % (fault, victim, phase, row.runs, row.hit, max(row.served)), flush=True)
+    print(table_row(fault, victim, phase, row), flush=True)
 
 
+print(HEAD, flush=True)
 with Cluster(options.model, manifest(pools(ANY))) as alone:
     for fault in options.faults.split(","):
         for phase in PHASES:
             for victim in victims if options.runs else (rng.choice(PREFILL), rng.choice(DECODE)):
                 many(alone, victim, phase, fault, max(1, options.runs))
-print_table(rows)
-assert sum(r.hit for r in rows.values()) > 0
+print("passed: %d of %d signals hit their phase" % (sum(r.hit for r in rows.values()), sum(r.runs for r in rows.values())))
+assert any(r.hit for r in rows.values())

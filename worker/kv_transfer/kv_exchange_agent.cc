@@ -238,6 +238,18 @@ void KvExchangeAgent::look_at_rate(const WorkerRef& peer) {
   note(report);
 }
 
+// The same of a worker of several ranks, or towards one: single streams do not say how they get on together.
+void KvExchangeAgent::look_at_paces() {
+  for (const auto& [worker, pace] : source_.paces()) {
+    const double rate = pace.bytes_per_second();
+    ToldPace& told = told_paces_[worker];
+    const bool same = rate < told.bytes_per_second * kRateMoved && rate * kRateMoved > told.bytes_per_second;
+    if (rate == 0 || same || (told.at != Instant{} && now_ - told.at < kRateLook)) continue;
+    told = {.bytes_per_second = rate, .at = now_};
+    note(KvPaceNote{worker, rate});
+  }
+}
+
 void KvExchangeAgent::on_message(const WorkerRef& from, std::span<const std::byte> bytes) {
   if (is_group_message(bytes)) return on_group_message(from, bytes);
   const auto message = decode_message(bytes);
@@ -287,6 +299,7 @@ absl::Status KvExchangeAgent::on_landed(const WorkerRef& from, std::span<const s
 void KvExchangeAgent::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict) {
   source_.on_answer(peer, cookie, verdict, now_);
   look_at_rate(peer);
+  look_at_paces();
 }
 
 }  // namespace baton::worker

@@ -133,6 +133,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   void on_own_rank(int rank, const transport::PeerEvent& event);
   void on_group_message(const WorkerRef& from, std::span<const std::byte> message);
   void look_at_rate(const WorkerRef& peer);
+  void look_at_paces();
   void tell_phase(const KvPieceHeader& piece) const;
 
   // DataPlaneListener
@@ -163,6 +164,11 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
     Instant at{};
   };
   std::map<WorkerRef, Told> told_;  // what was last said about connected peers
+  struct ToldPace {
+    double bytes_per_second = 0;
+    Instant at{};
+  };
+  std::map<WorkerRef, ToldPace> told_paces_;  // of workers
   std::vector<Command> commands_taken_;
   std::vector<LayerReady> layers_taken_;
 

@@ -120,6 +120,8 @@ void KvExchangeAgent::obey(const KvOrder& order) {
     return source_.finish(finish->transfer, finish->first_token, finish->finish, now_);
   const auto& fence = std::get<KvFenceOrder>(order);
   for (int rank = 0; rank < fence.ranks; ++rank) plane_.fence(rank_ref(fence.worker, rank));
+  source_.forget(fence.worker);
+  told_paces_.erase(fence.worker);
 }
 
 void KvExchangeAgent::obey(const KvExpectOrder& order) {

@@ -1,6 +1,7 @@
 #include "worker/kv_transfer/kv_group.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/cat.h"
 #include "base/check.h"
@@ -9,6 +10,7 @@
 namespace baton::worker {
 namespace {
 
+constexpr const char* kMemoryLane = "local";  // from memory to memory on one machine
 constexpr int kUnknownRanks = 32;  // of a worker to fence that was never met: as many as a manifest allows
 
 std::vector<KvPart> own_parts(const KvGroupOptions& options) {
@@ -64,7 +66,10 @@ absl::Status KvGroup::pair_up(const WorkerDescription& from, Peer& peer) const {
     most = std::max(most, share(part, options_.model));
   };
   for (const KvSlice& s : peer.in) note({s.receiver, s.sender}, s.part);
-  for (const KvSlice& s : peer.out) note({s.sender, s.receiver}, s.part);
+  for (const KvSlice& s : peer.out) {
+    note({s.sender, s.receiver}, s.part);
+    peer.sends[s.sender] += share(s.part, options_.model);
+  }
   return absl::OkStatus();
 }
 
@@ -123,18 +128,38 @@ void KvGroup::fence(const WorkerRef& worker) {
   for (const int rank : joined_) ports_.order(rank, KvFenceOrder{.worker = worker, .ranks = ranks});
 }
 
-// What the worker's pairs amount to: a hand-over lasts as long as its slowest stream.
+// How long a byte of a hand-over takes. Measured: ranks send side by side, and the slowest one's part
+// decides. Before that each stream was tested alone: streams of a rank take turns, and those that copy from
+// memory to memory all do, for a machine has one memory.
+double KvGroup::seconds_a_byte(const Peer& peer) const {
+  double out = 0;
+  if (!peer.sends.empty() && peer.paces.size() == peer.sends.size()) {
+    for (const auto& [rank, part] : peer.sends) out = std::max(out, part / peer.paces.at(rank));
+    return out;
+  }
+  std::map<int, double> own, theirs;
+  double copies = 0;
+  for (const auto& [pair, report] : peer.reports) {
+    const double turn = peer.pairs.at(pair) / std::max(report.bytes_per_second, 1.0);
+    own[pair.first] += turn;
+    theirs[pair.second] += turn;
+    if (report.lane == kMemoryLane) copies += turn;
+    out = std::max({out, own[pair.first], theirs[pair.second], copies});
+  }
+  return out;
+}
+
 PeerReport KvGroup::summary(const WorkerRef& worker, const Peer& peer) const {
   PeerReport out{.peer = worker, .connected = true};
   std::set<std::string> lanes, notes;
-  double seconds = 0;  // of a byte
   for (const auto& [pair, report] : peer.reports) {
     lanes.insert(report.lane);
     if (!report.error.empty()) notes.insert(report.error);
-    seconds = std::max(seconds, peer.pairs.at(pair) / std::max(report.bytes_per_second, 1.0));
     out.latency = std::max(out.latency, report.latency);
   }
-  out.bytes_per_second = seconds > 0 ? 1 / seconds : 0;
+  // The sender measures; what the receiver's tests said is then out of date (0: ask the other end).
+  const bool told_by_sender = peer.receives && peer.paces.empty() && peer.pairs.size() > 1;
+  if (!told_by_sender) out.bytes_per_second = 1 / seconds_a_byte(peer);
   out.lane = join(std::vector<std::string>(lanes.begin(), lanes.end()), "+");
   out.error = join(std::vector<std::string>(notes.begin(), notes.end()), "; ");
   return out;
@@ -157,10 +182,23 @@ void KvGroup::on_report(int rank, const PeerReport& report) {
     down.error += peer.hint;
     return ports_.peers(down);
   }
-  peer.reports[pair] = report;
+  const auto [it, fresh] = peer.reports.try_emplace(pair, report);
+  const double tested = it->second.bytes_per_second;
+  it->second = report;
+  // Among several streams the rates of each do not add up: see on_pace().
+  if (!fresh && peer.pairs.size() > 1) it->second.bytes_per_second = tested;
   if (peer.reports.size() < peer.pairs.size()) return;
   peer.connected = true;
   ports_.peers(summary(worker, peer));
+}
+
+void KvGroup::on_pace(int rank, const KvPaceNote& note) {
+  const auto known = peers_.find(note.worker);
+  if (known == peers_.end() || !known->second.sends.contains(rank)) return;
+  Peer& peer = known->second;
+  if (peer.pairs.size() == 1) return;  // the rate of its only stream is that of the pair
+  peer.paces[rank] = note.bytes_per_second;
+  if (peer.connected && peer.paces.size() == peer.sends.size()) ports_.peers(summary(note.worker, peer));
 }
 
 // ---- transfers
@@ -253,6 +291,7 @@ void KvGroup::end_all(Transfers::iterator it, const std::string& why, Instant no
 
 void KvGroup::on_note(int rank, const KvNote& note, Instant now) {
   if (const auto* report = std::get_if<PeerReport>(&note)) return on_report(rank, *report);
+  if (const auto* pace = std::get_if<KvPaceNote>(&note)) return on_pace(rank, *pace);
   on_event(rank, std::get<KvStreamNote>(note), now);
 }
 
@@ -270,10 +309,23 @@ void KvGroup::on_event(int rank, const KvStreamNote& note, Instant now) {
     return end_all(it, failed->reason, now);
   }
   t.open.erase(stream);
-  if (const auto* landed = std::get_if<KvLanded>(&note.event)) on_landed(it, *landed);
+  if (const auto* landed = std::get_if<KvLanded>(&note.event)) {
+    on_landed(it, *landed);
+    note_received(note.peer);
+  }
   const auto* drained = std::get_if<KvDrained>(&note.event);
   if (drained != nullptr && !drained->error.empty()) end_all(it, drained->error, now);
   if (t.open.empty()) close(it);
+}
+
+// From now on the sender says how fast that is.
+void KvGroup::note_received(const WorkerRef& their_rank) {
+  const auto known = ranks_.find(their_rank);
+  if (known == ranks_.end()) return;
+  const WorkerRef& worker = known->second.first;
+  Peer& peer = peers_.at(worker);
+  if (std::exchange(peer.receives, true) || !peer.connected || peer.pairs.size() == 1) return;
+  ports_.peers(summary(worker, peer));
 }
 
 void KvGroup::on_landed(Transfers::iterator it, const KvLanded& landed) {

@@ -72,9 +72,12 @@ class KvGroup {
     KvAddress address;
     std::vector<KvSlice> in, out;  // to and from this worker
     std::map<Pair, double> pairs;  // that must be connected: the largest share of a hand-over it carries
-    std::map<Pair, PeerReport> reports;  // of those that are
+    std::map<Pair, PeerReport> reports;  // of those that are; with the rate of the test transfer
+    std::map<int, double> sends;         // own rank: the share of a hand-over to that worker it sends ...
+    std::map<int, double> paces;         // ... and the rate of it, of ranks that have measured one
     std::string hint;                    // said beside an error: what is likely to cause it
     bool connected = false;
+    bool receives = false;  // a hand-over of it has landed here
   };
   struct Transfer {
     bool as_source = false;
@@ -91,7 +94,10 @@ class KvGroup {
   std::string hint(const WorkerDescription& from, const KvAddress& address) const;
   void order_connect(int rank, const WorkerRef& worker, const Peer& peer);
   void on_report(int rank, const PeerReport& report);
+  void on_pace(int rank, const KvPaceNote& note);
+  void note_received(const WorkerRef& their_rank);
   PeerReport summary(const WorkerRef& worker, const Peer& peer) const;
+  double seconds_a_byte(const Peer& peer) const;
   void start(TransferId id, bool as_source, Instant now);
   std::vector<std::vector<KvLink>> links(const WorkerRef& worker, bool as_source) const;
   void end_all(Transfers::iterator it, const std::string& why, Instant now);

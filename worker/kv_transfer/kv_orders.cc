@@ -20,6 +20,9 @@ using transport::ByteWriter;
 // First bytes. The kinds of KvMessage are small numbers.
 constexpr uint8_t kOrder = 0x40;
 constexpr uint8_t kNote = 0x41;
+// Kinds of notes that are no event.
+constexpr uint8_t kReportNote = std::variant_size_v<KvEvent>;
+constexpr uint8_t kPaceNote = kReportNote + 1;
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxAddress = 4096;
 
@@ -47,6 +50,7 @@ void describe_order(Codec& c, M& m) {
     c.list(m.links, kMaxGroupRanks, kLink);
   } else if constexpr (std::is_same_v<T, KvSendOrder>) {
     describe_duty(c, m.send);
+    describe(c, m.send.destination);
     c.list(m.links, kMaxGroupRanks, kLink);
   } else if constexpr (std::is_same_v<T, KvFinishOrder>) {
     c.id(m.transfer);
@@ -99,6 +103,12 @@ void describe_event(Codec& c, M& m) {
     c.number(m.bytes_per_second);
     describe(c, m.latency);
   }
+}
+
+template <class Codec, class M>
+void describe_pace(Codec& c, M& m) {
+  describe(c, m.worker);
+  c.number(m.bytes_per_second);
 }
 
 // The alternative of number `kind`, read by `each`.
@@ -154,14 +164,16 @@ std::string encode(const KvGroupKey& key, const KvOrder& order) {
 
 std::string encode(const KvGroupKey& key, const KvNote& note) {
   ByteWriter writer = begin(kNote, key);
-  const auto* stream = std::get_if<KvStreamNote>(&note);
-  const size_t kinds = std::variant_size_v<KvEvent>;
-  writer.number(static_cast<uint8_t>(stream != nullptr ? stream->event.index() : kinds));
-  if (stream == nullptr) {
-    describe_event(writer, std::get<PeerReport>(note));
-  } else {
+  if (const auto* stream = std::get_if<KvStreamNote>(&note)) {
+    writer.number(static_cast<uint8_t>(stream->event.index()));
     describe(writer, stream->peer);
     std::visit([&](const auto& m) { describe_event(writer, m); }, stream->event);
+  } else if (const auto* report = std::get_if<PeerReport>(&note)) {
+    writer.number(kReportNote);
+    describe_event(writer, *report);
+  } else {
+    writer.number(kPaceNote);
+    describe_pace(writer, std::get<KvPaceNote>(note));
   }
   return writer.take();
 }
@@ -185,11 +197,17 @@ absl::StatusOr<KvNote> decode_note(const KvGroupKey& key, std::span<const std::b
   if (!opens(reader, kNote, key)) return bad;
   uint8_t kind = 0;
   reader.number(kind);
-  if (kind == std::variant_size_v<KvEvent>) {
+  if (kind == kReportNote) {
     PeerReport report;
     describe_event(reader, report);
     if (!reader.complete()) return bad;
     return report;
+  }
+  if (kind == kPaceNote) {
+    KvPaceNote pace;
+    describe_pace(reader, pace);
+    if (!reader.complete() || !(pace.bytes_per_second > 0)) return bad;
+    return pace;
   }
   KvStreamNote note;
   describe(reader, note.peer);

@@ -57,7 +57,12 @@ struct KvStreamNote {
   WorkerRef peer;
   KvEvent event;
 };
-using KvNote = std::variant<KvStreamNote, PeerReport>;
+// How fast `worker` takes what this rank sends it, all streams together (KvPace).
+struct KvPaceNote {
+  WorkerRef worker;
+  double bytes_per_second = 0;
+};
+using KvNote = std::variant<KvStreamNote, PeerReport, KvPaceNote>;
 
 // Most that fit a message with everything else in it: 1.2 million tokens in blocks of 16.
 inline constexpr size_t kMaxOrderBlocks = 80'000;

@@ -216,6 +216,7 @@ absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now
   const uint64_t bytes = count * block_bytes;
   t.next_block[layer] += static_cast<int32_t>(count);
   window.bytes += bytes;
+  paces_[t.send.destination].offered(now);
   window.pieces[cookie] = {
       .transfer = t.send.transfer,
       .bytes = bytes,
@@ -228,10 +229,12 @@ void KvSource::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Sta
   const auto piece = window.pieces.find(cookie);
   if (piece == window.pieces.end()) return;  // of a transfer that ended
   const TransferId id = piece->second.transfer;
-  window.bytes -= piece->second.bytes;
+  const uint64_t bytes = piece->second.bytes;
+  window.bytes -= bytes;
   window.pieces.erase(piece);
   const auto it = transfers_.find({id, peer});
   if (it == transfers_.end()) return;
+  paces_[it->second.send.destination].answered(bytes, now);
   it->second.lease = std::max(it->second.lease, now + timers::kSourceLease);
   if (!verdict.ok()) end(it, cat("piece refused: ", std::string(verdict.message())), true);
 }
@@ -242,12 +245,16 @@ void KvSource::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Sta
 void KvSource::end(Transfers::iterator it, const std::string& error, bool tell_sink) {
   const auto [id, peer] = it->first;
   const bool known_there = it->second.grant.has_value();
+  const WorkerRef worker = it->second.send.destination;
   transfers_.erase(it);
   remember_ended({id, peer});
   if (const auto window = windows_.find(peer); window != windows_.end()) {
     // What is under way no longer counts; its answers find nothing.
-    for (const auto& [cookie, piece] : window->second.pieces)
-      if (piece.transfer == id) window->second.bytes -= piece.bytes;
+    for (const auto& [cookie, piece] : window->second.pieces) {
+      if (piece.transfer != id) continue;
+      window->second.bytes -= piece.bytes;
+      paces_[worker].dropped();
+    }
     absl::erase_if(window->second.pieces,
                    [id = id](const auto& entry) { return entry.second.transfer == id; });
   }

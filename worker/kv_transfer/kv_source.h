@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "worker/kv_transfer/kv_pace.h"
 #include "worker/kv_transfer/kv_sink.h"
 
 namespace baton::worker {
@@ -40,6 +41,10 @@ class KvSource {
   int on_tick(Instant now);
   Instant next_deadline() const;
   size_t open() const { return transfers_.size(); }
+  // Towards workers, all streams of this rank together.
+  const std::map<WorkerRef, KvPace>& paces() const { return paces_; }
+  // That worker's life is over, and its streams with it.
+  void forget(const WorkerRef& worker) { paces_.erase(worker); }
 
  private:
   struct Transfer {
@@ -92,6 +97,7 @@ class KvSource {
   Transfers transfers_;
   std::map<KvStream, EarlyGrant> early_;  // grants of transfers that were not submitted here yet
   std::map<WorkerRef, Window> windows_;
+  std::map<WorkerRef, KvPace> paces_;
   // The last streams that ended here, so that what crosses an end on the wire is answered at once: a grant
   // after cancel(), a send() after the receiver's abandon.
   std::set<KvStream> ended_;

@@ -16,6 +16,12 @@ struct RankReport {
   uint64_t steps = 0;
   int64_t step_nanoseconds = 0;  // in its part of steps
   int64_t link_nanoseconds = 0;  // part of it: waiting for other ranks, and copying to and from them
+  // Of hand-overs: this rank's streams, and what came with them.
+  uint64_t kv_landed = 0;
+  uint64_t kv_sent = 0;
+  uint64_t kv_failed = 0;  // either way
+  uint64_t kv_bytes_received = 0;
+  uint64_t kv_refused = 0;  // pieces that were forged, late, corrupt or of another generation
 };
 
 // The ranks of a group meet every timers::kRankBeat, step or no step, on a communicator of their own: a rank

@@ -1,5 +1,6 @@
 #include "cli/cluster/manifest.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -135,6 +136,33 @@ TEST(Manifest, WorkersOnOtherMachines) {
   const auto again = parse_manifest("again.yaml", to_yaml(*m));
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+}
+
+TEST(Manifest, EachRankHasAPortOfItsOwn) {
+  const auto parse = [](const std::string& pools) {
+    return parse_manifest(
+        "c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n  control: {listen: \"10.0.0.1:8001\", "
+                      "insecureAllowPlaintextOffLoopback: true}\n  pools: {",
+                      pools, "}\n  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
+  };
+  const auto refused = [&](const std::string& pools, const char* why) {
+    const auto m = parse(pools);
+    ASSERT_FALSE(m.ok()) << pools;
+    EXPECT_THAT(std::string(m.status().message()), ::testing::HasSubstr(why));
+  };
+  const std::string group = "prefill: {replicas: 2, parallel: {tensor: 2}, network: {dataPort: 7300";
+  EXPECT_TRUE(parse(group + ", controlPort: 7200}}, decode: {network: {dataPort: 7300}}").ok())
+      << "7300 to 7303; who is where is not said";
+  refused(
+      group + ", controlPort: 7301}}, decode: {}",
+      "network.dataPort of prefill-0.1 and network.controlPort of prefill-0 are port 7301 of one machine");
+  refused("prefill: {replicas: 4, parallel: {tensor: 2}, network: {dataPort: 65530}}, decode: {}",
+          "network.dataPort of prefill-3 would be 65536");
+  const std::string hosts =
+      "prefill: {hosts: [10.0.0.2], parallel: {tensor: 2}, network: {dataPort: 7300}}, decode: {hosts: [";
+  EXPECT_TRUE(parse(hosts + "10.0.0.3], network: {dataPort: 7301}}").ok());
+  refused(hosts + "10.0.0.2], network: {dataPort: 7301}}",
+          "network.dataPort of decode-0 and network.dataPort of prefill-0.1 are port 7301 of one machine");
 }
 
 TEST(Manifest, WhereTheCoordinatorIsFound) {

@@ -103,13 +103,49 @@ TEST_F(KvGroupTest, APeerIsConnectedWhenEveryPairOfRanksIs) {
   EXPECT_TRUE(reports[0].connected);
   EXPECT_EQ(reports[0].peer, kPeer);
   EXPECT_EQ(reports[0].lane, "am+local");
-  EXPECT_DOUBLE_EQ(reports[0].bytes_per_second, 4e9);  // a quarter at 1 GB/s is the slowest stream
+  // Two quarters at 1 GB/s, one after the other, are the slowest rank's part.
+  EXPECT_DOUBLE_EQ(reports[0].bytes_per_second, 2e9);
   report(0, 1, false);
   ASSERT_THAT(reports, SizeIs(2));
   EXPECT_FALSE(reports[1].connected);
   EXPECT_EQ(reports[1].error, "rank 0 to rank 1 of p-0: broke");
   group.connect(description());  // asked again: it tries, and the other pairs are told again
   EXPECT_EQ(count<KvConnectOrder>(0), 2);
+}
+
+TEST_F(KvGroupTest, TheRateIsThatOfAHandOverNotOfItsStreamsAdded) {
+  group.on_joined(1);
+  group.connect(description());
+  for (const int own : {0, 1})
+    for (const int theirs : {0, 1})
+      group.on_note(
+          own,
+          PeerReport{
+              .peer = rank_ref(kPeer, theirs), .connected = true, .lane = "local", .bytes_per_second = 40e9},
+          now);
+  ASSERT_THAT(reports, SizeIs(1));
+  EXPECT_DOUBLE_EQ(reports[0].bytes_per_second, 40e9) << "four copies, one memory";
+  const auto pace = [&](int rank, double rate) { group.on_note(rank, KvPaceNote{kPeer, rate}, now); };
+  pace(0, 3e9);
+  ASSERT_THAT(reports, SizeIs(1)) << "the other half is not measured yet";
+  pace(1, 5e9);
+  ASSERT_THAT(reports, SizeIs(2));
+  EXPECT_DOUBLE_EQ(reports[1].bytes_per_second, 6e9) << "halves side by side, at 3 and at 5 GB/s";
+  report(0, 0, true, 90e9);  // what one stream says of itself is no news
+  EXPECT_DOUBLE_EQ(reports.back().bytes_per_second, 6e9);
+  group.on_note(0, KvPaceNote{{"p-9", Incarnation(5)}, 1e9}, now);  // nobody we know
+  EXPECT_DOUBLE_EQ(reports.back().bytes_per_second, 6e9);
+}
+
+TEST_F(KvGroupTest, WhoReceivesLeavesTheRateToTheSender) {
+  pair();
+  EXPECT_GT(reports.back().bytes_per_second, 0);
+  expect();
+  for (const int own : {0, 1})
+    for (const int theirs : {0, 1}) landed(own, theirs, 10);
+  EXPECT_TRUE(reports.back().connected);
+  EXPECT_EQ(reports.back().bytes_per_second, 0);
+  ASSERT_THAT(reports, SizeIs(2));
 }
 
 TEST_F(KvGroupTest, AShapeThatTheModelDoesNotTakeIsRefused) {

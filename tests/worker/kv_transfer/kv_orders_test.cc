@@ -27,6 +27,7 @@ std::vector<KvOrder> orders() {
                       .generations = {3, 5}};
   const KvSend send{.transfer = TransferId(1),
                     .request = RequestId(2),
+                    .destination = {"decode-0", Incarnation(7)},
                     .prompt_tokens = 20,
                     .blocks = {BlockId(8), BlockId(1)},
                     .generations = {6, 7}};
@@ -52,7 +53,8 @@ std::vector<KvNote> notes() {
   return {KvStreamNote{kPeer, KvLanded{TransferId(1), {.token = 3}, FinishReason::kNone, report}},
           KvStreamNote{kPeer, KvFailed{TransferId(1), "why", report}},
           KvStreamNote{kPeer, KvDrained{TransferId(1), true, "why"}},
-          PeerReport{.peer = kPeer, .connected = true, .lane = "local", .bytes_per_second = 1e9}};
+          PeerReport{.peer = kPeer, .connected = true, .lane = "local", .bytes_per_second = 1e9},
+          KvPaceNote{.worker = kPeer, .bytes_per_second = 2e9}};
 }
 
 TEST(KvOrders, EveryMessageComesBackAsItWas) {
@@ -76,6 +78,9 @@ TEST(KvOrders, EveryMessageComesBackAsItWas) {
   EXPECT_EQ(expect.grant.first_block, 1);
   EXPECT_THAT(expect.grant.blocks, ElementsAre(BlockId(9), BlockId(4)));
   EXPECT_EQ(expect.links[1], (KvLink{kPeer, {1, 4, 2, 3}}));
+  const auto send = std::get<KvSendOrder>(*decode_order(kKey, as_bytes(encode(kKey, orders()[1]))));
+  EXPECT_EQ(send.send.destination, (WorkerRef{"decode-0", Incarnation(7)}))
+      << "its pace is told by that name";
 }
 
 TEST(KvOrders, AnotherGroupsOrBrokenMessagesAreRefused) {
