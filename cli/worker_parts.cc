@@ -18,6 +18,7 @@
 #include "cli/pause_point.h"
 #include "kernels/cuda/device_name.h"
 #include "kernels/device.h"
+#include "kernels/self_check.h"
 #include "transport/data/device_data_plane.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
@@ -176,11 +177,22 @@ worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const 
           .vocab = file->spec().vocab_size};
 }
 
+// A device of its own kind is asked to compute something small first, by another backend on it.
+absl::Status WorkerParts::check_device() const {
+  if (backend->in_host_memory()) return absl::OkStatus();
+  const kernels::Numerics numerics = parse_numerics(pool.numerics);
+  ASSIGN_OR_RETURN(const auto probe, kernels::make_backend({.device = device(), .numerics = numerics}));
+  return kernels::check_against_reference(*probe, {.head_dim = file->spec().head_dim,
+                                                   .kv = kernels::KvType::kBF16,
+                                                   .batches = numerics != kernels::Numerics::kFastest});
+}
+
 absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks) {
   ASSIGN_OR_RETURN(backend, kernels::make_backend({.device = device(),
                                                    .threads = options.threads,
                                                    .cpus = options.cpus,
                                                    .numerics = parse_numerics(pool.numerics)}));
+  RETURN_IF_ERROR(check_device());
   ASSIGN_OR_RETURN(worker::ModelShard shard, shard_of_rank(place.rank));
   ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
   memory = plan_memory(shard, g);

@@ -72,6 +72,7 @@ struct WorkerParts {
   absl::Status load(const WorkerOptions& options, ExchangeSinks sinks);
   absl::Status form_ranks(const kernels::KvGeometry& geometry);
   absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
+  absl::Status check_device() const;
   absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
   absl::Status make_exchange(const kernels::KvGeometry& geometry, ExchangeSinks sinks);
   absl::Status make_engine();

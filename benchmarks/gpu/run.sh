@@ -12,7 +12,7 @@ export here OUT=${OUT:-$PWD/gpu-out} DEVICE=${DEVICE:-cuda}
 budget=${BUDGET:-570}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-steps=(device:60 tests:240 decode_8b:150 prefill_8b:120 fastest_8b:120 mma_8b:120 serve:60 eager:120 decode_8b_long:150 llama_8b:90
+steps=(device:60 check:90 tests:240 decode_8b:150 prefill_8b:120 overlap_8b:150 fp8_8b:150 fastest_8b:120 mma_8b:120 serve:60 eager:120 decode_8b_long:150 llama_8b:90
   small:60 profile:240 memcheck:400 racecheck:400 initcheck:400)
 
 cuda_libraries() {  # folders with libcublasLt.so.13
@@ -52,11 +52,21 @@ step_device() {
   command -v nvidia-smi >/dev/null || return 0
   nvidia-smi -L && nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.sm,power.limit --format=csv
 }
+step_check() {
+  need_device
+  local failed=0
+  bench --check 600 || failed=1
+  BATON_CUDA_FP8=1 bench --check 600 || failed=1
+  bench --numerics fastest --check 600 || failed=1
+  return $failed
+}
 step_tests() { need_device; "$here/cuda_gpu_test"; }
 step_eager() { need_device; export BATON_CUDA_GRAPHS=0; "$here/cuda_gpu_test" && bench --shape qwen3-8b --batch 1,64 --context 1024; }
 step_decode_8b() { need_device; bench --shape qwen3-8b --batch 1,8,64,256 --context 1024; }
 step_decode_8b_long() { need_device; bench --shape qwen3-8b --batch 1,8,32 --context 8192 && bench --shape qwen3-8b --batch 1 --context 32768; }
 step_prefill_8b() { need_device; for rows in 2048 8192 512; do bench --shape qwen3-8b --prefill $rows --context $rows || return 1; done; }
+step_overlap_8b() { need_device; export BATON_CUDA_PDL=1; "$here/cuda_gpu_test" --gtest_filter='*SameBits*' && bench --shape qwen3-8b --batch 1,8,64,256 --context 1024 && bench --shape smollm2 --batch 1 --context 1024; }
+step_fp8_8b() { need_device; export BATON_CUDA_FP8=1; bench --shape qwen3-8b --batch 1,8,64,256 --context 1024 && bench --shape qwen3-8b --prefill 8192 --context 8192; }
 step_fastest_8b() { need_device; bench --numerics fastest --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
 step_mma_8b() { need_device; export BATON_CUDA_WGMMA=0; bench --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
 step_llama_8b() { need_device; bench --shape llama-8b --batch 1,8,64 --context 1024; }

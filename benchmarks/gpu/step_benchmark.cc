@@ -5,6 +5,8 @@
 // GPU:
 //   gpu_step_benchmark --device cuda --shape qwen3-8b --batch 1,8,64 --context 1024
 //   gpu_step_benchmark --device cuda --shape qwen3-8b --prefill 2048
+//   gpu_step_benchmark --device cuda --check 600     the kernels against the reference, no
+//   times
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,6 +21,7 @@
 #include "base/rng.h"
 #include "kernels/backend.h"
 #include "kernels/float16.h"
+#include "kernels/self_check.h"
 
 namespace baton {
 namespace {
@@ -40,7 +43,7 @@ struct Options {
   std::string device = "cuda", shape = "tiny";
   Numerics numerics = Numerics::kBrainDots;
   std::vector<int> batches;
-  int context = 1024, prefill = 0, repetitions = 7;
+  int context = 1024, prefill = 0, repetitions = 7, check = 0;
 };
 
 class StepModel {
@@ -52,9 +55,9 @@ class StepModel {
     backend_ = *std::move(made);
     const int q = shape_.heads * shape_.head_dim, kv = shape_.kv_heads * shape_.head_dim;
     qkv_ = linear({{q, shape_.hidden}, {kv, shape_.hidden}, {kv, shape_.hidden}});
-    o_ = linear({{shape_.hidden, q}});
+    o_ = linear({{shape_.hidden, q}}, k_shards_for(shape_.kv_heads, q));
     gate_up_ = linear({{shape_.ffn, shape_.hidden}, {shape_.ffn, shape_.hidden}});
-    down_ = linear({{shape_.hidden, shape_.ffn}});
+    down_ = linear({{shape_.hidden, shape_.ffn}}, k_shards_for(shape_.kv_heads, shape_.ffn));
     head_ = linear({{shape_.vocab, shape_.hidden}});
     auto embedding = backend_->make_embedding(table_);
     if (!embedding.ok()) fail(embedding.status());
@@ -88,8 +91,13 @@ class StepModel {
   }
 
   std::string description() const { return backend_->description(); }
+  std::string numerics() const { return backend_->numerics_id(KvType::kBF16); }
   double layer_bytes() const {
     return double(qkv_->bytes()) + o_->bytes() + gate_up_->bytes() + down_->bytes();
+  }
+  double weights() const {
+    const auto cells = [](const Linear& l) { return double(l.rows()) * double(l.cols()); };
+    return (cells(*qkv_) + cells(*o_) + cells(*gate_up_) + cells(*down_)) * shape_.layers + cells(*head_);
   }
   double weight_bytes() const { return layer_bytes() * shape_.layers + head_->bytes(); }
   double kv_bytes(double positions) const {
@@ -102,8 +110,9 @@ class StepModel {
     std::exit(1);
   }
 
-  std::unique_ptr<Linear> linear(const std::vector<std::pair<int, int>>& parts) {
+  std::unique_ptr<Linear> linear(const std::vector<std::pair<int, int>>& parts, int k_shards = 1) {
     LinearSpec spec;
+    spec.k_shards = k_shards;
     for (const auto& [rows, cols] : parts) {
       auto& values = *weights_.emplace_back(std::make_unique<std::vector<uint16_t>>(size_t(rows) * cols));
       Rng random(weights_.size());
@@ -179,18 +188,33 @@ void report(const Options& o, StepModel& model, int sequences, int rows) {
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2],
                bytes = model.weight_bytes() + model.kv_bytes(double(sequences) * o.context);
-  const double operations =
-      model.weight_bytes() * sequences * rows;  // 2 an element of 2 bytes; attention not counted
+  const double operations = 2 * model.weights() * sequences * rows;  // attention not counted
   std::printf(
       "{\"device\": \"%s\", \"shape\": \"%s\", \"numerics\": \"%s\", \"sequences\": %d, \"rows\": %d, "
       "\"context\": %d, "
       "\"median_ms\": %.4f, \"best_ms\": %.4f, \"tok_s\": %.1f, \"step_gb\": %.3f, \"gb_s\": %.1f, "
       "\"tflop_s\": %.2f}\n",
-      model.description().c_str(), o.shape.c_str(), o.numerics == Numerics::kFastest ? "fastest" : "bf16dot",
-      sequences, rows, rows == 1 ? o.context : rows, median * 1e3, seconds[0] * 1e3,
-      sequences * rows / median, bytes / 1e9, rows == 1 ? bytes / median / 1e9 : 0.0,
-      operations / median / 1e12);
+      model.description().c_str(), o.shape.c_str(), model.numerics().c_str(), sequences, rows,
+      rows == 1 ? o.context : rows, median * 1e3, seconds[0] * 1e3, sequences * rows / median, bytes / 1e9,
+      rows == 1 ? bytes / median / 1e9 : 0.0, operations / median / 1e12);
   std::fflush(stdout);
+}
+
+// Each head size that has kernels of its own, and one that has not.
+int check_kernels(const Options& o) {
+  int failed = 0;
+  for (const int head_dim : {64, 128, 48}) {
+    auto made = make_backend({.device = o.device, .threads = 2, .numerics = o.numerics});
+    const absl::Status status =
+        made.ok() ? check_against_reference(
+                        **made, {head_dim, KvType::kBF16, o.numerics != Numerics::kFastest, o.check})
+                  : made.status();
+    if (!status.ok()) ++failed;
+    std::printf("{\"check\": \"head size %d, %s\", \"ok\": %s}\n", head_dim,
+                made.ok() ? (*made)->numerics_id(KvType::kBF16).c_str() : "", status.ok() ? "true" : "false");
+    if (!status.ok()) std::fprintf(stderr, "gpu_step_benchmark: %s\n", std::string(status.message()).c_str());
+  }
+  return failed == 0 ? 0 : 1;
 }
 
 std::vector<int> numbers(const std::string& text) {
@@ -209,11 +233,13 @@ int run(int count, char** arguments) {
     if (key == "--batch") o.batches = numbers(value);
     if (key == "--context") o.context = std::stoi(value);
     if (key == "--prefill") o.prefill = std::stoi(value);
+    if (key == "--check") o.check = std::stoi(value);
     if (key == "--repetitions") o.repetitions = std::stoi(value);
     if (key == "--numerics" && value == "fastest") o.numerics = Numerics::kFastest;
   }
   if (!kShapes.contains(o.shape))
     return std::fprintf(stderr, "gpu_step_benchmark: no shape %s\n", o.shape.c_str()), 2;
+  if (o.check > 0) return check_kernels(o);
   int most = 1;
   for (const int b : o.batches) most = std::max(most, b);
   StepModel model(o, std::max(most, o.prefill), most, std::max(o.context, o.prefill));

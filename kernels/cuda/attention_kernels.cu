@@ -32,7 +32,7 @@ cudaError_t prepare_dim(int processors, AttentionGrid& grid) {
 
 template <int kDim>
 void launch_dim(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
-                cudaStream_t stream) {
+                LaunchStream stream) {
   launch(tile_attention_kernel<kDim, 4>, grid.wide, 128, AttentionShared<kDim, 4>::kBytes, stream, step, a);
   launch(tile_attention_kernel<kDim, 1>, grid.narrow, 32, AttentionShared<kDim, 1>::kBytes, stream, step, a);
 }
@@ -47,19 +47,19 @@ cudaError_t prepare_attention(int head_dim, int processors, AttentionGrid& grid)
   return cudaSuccess;
 }
 
-void launch_plain_attention(const StepTables& step, const AttentionArgs& a, int rows, cudaStream_t stream) {
+void launch_plain_attention(const StepTables& step, const AttentionArgs& a, int rows, LaunchStream stream) {
   const size_t shared = 2 * sizeof(float) * a.kv.head_dim;
   launch(plain_attention_kernel, dim3(rows, a.heads), kPlainThreads, shared, stream, step, a);
 }
 
 void launch_tile_attention(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
-                           cudaStream_t stream) {
+                           LaunchStream stream) {
   a.kv.head_dim == 64 ? launch_dim<64>(step, a, grid, stream) : launch_dim<128>(step, a, grid, stream);
   launch_merge(step, a, grid, stream);
 }
 
 void launch_merge(const StepTables& step, const AttentionArgs& a, const AttentionGrid& grid,
-                  cudaStream_t stream) {
+                  LaunchStream stream) {
   if (a.kv.head_dim == 64) return launch(merge_kernel<64>, grid.merge, kPlainThreads, 0, stream, step, a);
   launch(merge_kernel<128>, grid.merge, kPlainThreads, 0, stream, step, a);
 }

@@ -70,6 +70,7 @@ __device__ inline float sum_of_lanes(const float* lanes) {
 
 // Grid: (rows, heads); shared: 2 * head_dim floats (q, values so far).
 __global__ void plain_attention_kernel(StepTables step, AttentionArgs a) {
+  begin_kernel();
   __shared__ PlainScratch scratch;
   const int64_t row = blockIdx.x;
   if (row >= step.counts[kRows]) return;
@@ -249,6 +250,7 @@ __device__ inline void attend_item(const StepTables& step, const AttentionArgs& 
 // Items of 16 * kWarps packed rows. Grid: any; shared: AttentionShared::kBytes.
 template <int kDim, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps) tile_attention_kernel(StepTables step, AttentionArgs a) {
+  begin_kernel();
   const AttentionItem* items = kWarps == 1 ? step.narrow_items : step.wide_items;
   const int count = step.counts[kWarps == 1 ? kNarrowItems : kWideItems];
   for (int i = blockIdx.x; i < count; i += gridDim.x) attend_item<kDim, kWarps>(step, a, items[i]);
@@ -257,6 +259,7 @@ __global__ void __launch_bounds__(32 * kWarps) tile_attention_kernel(StepTables 
 // Ascending chunks of narrow items become output rows. Grid: any; 128 threads.
 template <int kDim>
 __global__ void merge_kernel(StepTables step, AttentionArgs a) {
+  begin_kernel();
   for (int i = blockIdx.x; i < step.counts[kMergeItems]; i += gridDim.x) {
     const MergeItem item = step.merge_items[i];
     const int rows = item.packed_end - item.packed_begin;

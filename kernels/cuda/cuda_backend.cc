@@ -53,15 +53,22 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::create(const BackendOption
   return backend;
 }
 
+CudaBackend::CudaBackend(const BackendOptions& options)
+    : fastest_(options.numerics == Numerics::kFastest), fp8_(!fastest_ && set_to("BATON_CUDA_FP8", "1")) {}
+
 absl::Status CudaBackend::open(const DeviceName& name) {
   ASSIGN_OR_RETURN(device_, open_device(name));
   RETURN_IF_ERROR(to_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
   outside_.emplace(device_, stream_);
   RETURN_IF_ERROR(matrices_.open(device_));
+  if (fp8_ && !matrices_.wgmma())
+    return absl::InvalidArgumentError(cat("device cuda: BATON_CUDA_FP8=1 wants wgmma, which ", device_.name,
+                                          " does not have (or BATON_CUDA_WGMMA=0 forbids)"));
   if (fastest_) {
     ASSIGN_OR_RETURN(library_, open_library_linear());
   }
   wait_each_ = set_to("BATON_CUDA_SYNC", "1");
+  overlap_ = device_.capability >= 90 && !wait_each_ && set_to("BATON_CUDA_PDL", "1");
   use_graphs_ = !wait_each_ && !set_to("BATON_CUDA_GRAPHS", "0");
   return absl::OkStatus();
 }
@@ -80,23 +87,27 @@ std::string CudaBackend::description() const {
 }
 
 std::string CudaBackend::numerics_id(KvType) const {
-  return cat("cuda-", fastest_ ? "fastest" : "bf16", "-", matrices_.name(), "-v3-sm", device_.capability,
-             "/kv-bf16");
+  return cat("cuda-",
+             fastest_ ? "fastest"
+             : fp8_   ? "fp8"
+                      : "bf16",
+             "-", matrices_.name(), "-v3-sm", device_.capability, "/kv-bf16");
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpec& spec) {
   RETURN_IF_ERROR(check_linear(spec));
-  const PackedShape shape = packed_shape(spec);
+  const PackedShape shape = shape_of(spec);
   if (shape.cols % 8 != 0)
     return absl::InvalidArgumentError(cat("device cuda: ", shape.cols, " columns: want a multiple of 8"));
   graphs_.drop();
   RETURN_IF_ERROR(matrices_.add(shape));
   widest_ = std::max({widest_, shape.ld, shape.interleaved ? shape.strips * 16 : 0});
-  SharedWeights weights = spec.parts.size() == 1 ? shared_weights_[spec.parts[0].data].lock() : nullptr;
+  const bool may_share = spec.parts.size() == 1 && !shape.fp8;
+  SharedWeights weights = may_share ? shared_weights_[spec.parts[0].data].lock() : nullptr;
   if (weights == nullptr) {
     ASSIGN_OR_RETURN(weights, pack_weights(spec, shape));
   }
-  if (spec.parts.size() == 1) shared_weights_[spec.parts[0].data] = weights;
+  if (may_share) shared_weights_[spec.parts[0].data] = weights;
   DeviceBuffer bias;
   if (!spec.bias.empty()) {
     const size_t bytes = spec.bias.size() * sizeof(float);
@@ -207,6 +218,7 @@ absl::Status CudaBackend::grow_tables() {
 absl::Status CudaBackend::grow_scratch() {
   const size_t row = static_cast<size_t>(rows_) * widest_;
   RETURN_IF_ERROR(reserve(normed_, Kind::kDevice, 2 * row, "normed rows"));
+  RETURN_IF_ERROR(reserve(row_scales_, Kind::kDevice, sizeof(float) * rows_, "scales of rows"));
   return fastest_ ? reserve(products_, Kind::kDevice, 4 * row, "gate and up") : absl::OkStatus();
 }
 
@@ -256,21 +268,42 @@ const float* CudaBackend::norm_weights(const NormWeights& norm) {
   return known.device.as<float>();
 }
 
-void CudaBackend::norm_rows(const NormWeights& norm, const float* x, const int32_t* index,
-                            const int32_t* count) {
-  const int width = static_cast<int>(norm.weight.size());
+Fp8Rows CudaBackend::fp8_rows(const Linear& linear) const {
+  return {normed_.as<unsigned char>(), own(linear).shape.ld, row_scales_.as<float>()};
+}
+
+LinearArgs CudaBackend::normed_rows(const NormWeights& norm, const Linear& linear, const Rows& rows) {
+  const PackedShape& shape = own(linear).shape;
   const float* weight = norm_weights(norm);
-  if (!error_.ok()) return;
-  launch_norm({.x = x,
-               .weight = weight,
-               .eps = norm.eps,
-               .width = width,
-               .index = index,
-               .count = count,
-               .out = normed_.as<uint16_t>(),
-               .ld = (width + 63) / 64 * 64},
-              rows_, stream_);
+  const NormArgs args = {.x = rows.x,
+                         .weight = weight,
+                         .eps = norm.eps,
+                         .width = static_cast<int>(norm.weight.size()),
+                         .index = rows.index,
+                         .count = rows.count,
+                         .out = normed_.as<uint16_t>(),
+                         .ld = shape.ld};
+  LinearArgs out = {.x = normed_.as<uint16_t>(), .ldx = shape.ld, .count = rows.count};
+  if (shape.fp8) out.ldx /= 2, out.x_scales = row_scales_.as<float>();
+  if (!error_.ok()) return out;
+  shape.fp8 ? launch_norm_quantise(args, fp8_rows(linear), rows_, launches())
+            : launch_norm(args, rows_, launches());
   launched("norm");
+  return out;
+}
+
+LinearArgs CudaBackend::stored_rows(const Linear& linear, const float* x) {
+  const auto* stored = reinterpret_cast<const uint16_t*>(x);
+  const PackedShape& shape = own(linear).shape;
+  if (!shape.fp8) return {.x = stored, .ldx = 2 * linear.cols(), .count = count()};
+  if (error_.ok()) {
+    launch_quantise({stored, 2 * linear.cols(), shape.cols, count(), fp8_rows(linear)}, rows_, launches());
+    launched("quantise");
+  }
+  return {.x = normed_.as<uint16_t>(),
+          .ldx = shape.ld / 2,
+          .count = count(),
+          .x_scales = row_scales_.as<float>()};
 }
 
 void CudaBackend::multiply(const Linear& linear, LinearArgs args) {
@@ -280,11 +313,12 @@ void CudaBackend::multiply(const Linear& linear, LinearArgs args) {
   args.rows = layer.rows, args.strips = layer.strips, args.cols = layer.cols, args.ld = layer.ld;
   args.interleaved = layer.interleaved;
   args.bias = layer.bias;
+  args.weight_scales = layer.weight_scales;
   if (!error_.ok()) return;
   const bool library =
       fastest_ && args.bias == nullptr && (args.mode == LinearOut::kSilu || !args.interleaved);
   if (library) return multiply_by_library(own_linear, args);
-  note(matrices_.multiply(args, rows_, stream_));
+  note(matrices_.multiply(args, rows_, launches()));
   launched("linear");
 }
 
@@ -306,26 +340,22 @@ void CudaBackend::multiply_by_library(const CudaLinear& linear, const LinearArgs
                .count = args.count,
                .out = static_cast<uint16_t*>(args.out),
                .ldo = args.ldo},
-              rows_, stream_);
+              rows_, launches());
   launched("silu");
 }
 
 void CudaBackend::embed(const Embedding& table, float* out) {
   if (!graphs_.announce(kEmbed, &table, out) || !error_.ok()) return;
   const auto& e = static_cast<const CudaEmbedding&>(table);
-  launch_embed(tables_, {e.table->as<uint16_t>(), e.shape.cols, e.shape.ld, out}, rows_, stream_);
+  launch_embed(tables_, {e.table->as<uint16_t>(), e.shape.cols, e.shape.ld, out}, rows_, launches());
   launched("embed");
 }
 
 void CudaBackend::norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) {
   if (!graphs_.announce(kNormLinear, &linear, out)) return;
-  norm_rows(norm, x, nullptr, count());
-  multiply(linear, {.x = normed_.as<uint16_t>(),
-                    .ldx = own(linear).shape.ld,
-                    .count = count(),
-                    .mode = LinearOut::kStore,
-                    .out = out,
-                    .ldo = linear.rows()});
+  LinearArgs args = normed_rows(norm, linear, {x, nullptr, count()});
+  args.mode = LinearOut::kStore, args.out = out, args.ldo = linear.rows();
+  multiply(linear, args);
 }
 
 void CudaBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {
@@ -343,7 +373,7 @@ void CudaBackend::rope_store(int layer, const NormWeights* q_norm, const NormWei
                      .pairs = static_cast<int>(rope_.inv_freq.size()),
                      .interleaved = rope_.interleaved,
                      .kv = layer_kv(layer)},
-                    rows_, stream_);
+                    rows_, launches());
   launched("rope_store");
   if (tells_layers_ && error_.ok()) note(outside_->note_stored());
 }
@@ -360,11 +390,11 @@ void CudaBackend::attention(int layer, const float* qkv, float* out) {
                               .kv = layer_kv(layer),
                               .partials = partials_.as<float>()};
   if (!has_tile_attention(attention_.head_dim))
-    launch_plain_attention(tables_, args, rows_, stream_);
+    launch_plain_attention(tables_, args, rows_, launches());
   else if (matrices_.wgmma())
     note(attend_by_wgmma(args));
   else
-    launch_tile_attention(tables_, args, attention_grid_, stream_);
+    launch_tile_attention(tables_, args, attention_grid_, launches());
   launched("attention");
 }
 
@@ -372,50 +402,40 @@ absl::Status CudaBackend::attend_by_wgmma(const AttentionArgs& args) {
   const int64_t vectors = geometry_.blocks * 2 * geometry_.kv_heads * geometry_.block_tokens;
   const int box = std::min(geometry_.block_tokens, kTileKeys), dim = geometry_.head_dim;
   ASSIGN_OR_RETURN(const TensorMap pool, make_tensor_map({args.kv.pool, vectors, dim, dim, box}));
-  launch_hopper_attention({pool, tables_, args, attention_grid_}, stream_);
-  launch_merge(tables_, args, attention_grid_, stream_);
+  launch_hopper_attention({pool, tables_, args, attention_grid_}, launches());
+  launch_merge(tables_, args, attention_grid_, launches());
   return absl::OkStatus();
 }
 
 void CudaBackend::linear_add(const Linear& linear, const float* x, float* residual) {
   if (!graphs_.announce(kLinearAdd, &linear, residual)) return;
-  multiply(linear, {.x = reinterpret_cast<const uint16_t*>(x),
-                    .ldx = 2 * linear.cols(),
-                    .count = count(),
-                    .mode = LinearOut::kAdd,
-                    .out = residual,
-                    .ldo = linear.rows()});
+  LinearArgs args = stored_rows(linear, x);
+  args.mode = LinearOut::kAdd, args.out = residual, args.ldo = linear.rows();
+  multiply(linear, args);
 }
 
 void CudaBackend::linear_part(const Linear& linear, const float* x, float* out) {
   joins_outputs_ = true;
   if (!graphs_.announce(kLinearPart, &linear, out)) return;
-  multiply(linear, {.x = reinterpret_cast<const uint16_t*>(x),
-                    .ldx = 2 * linear.cols(),
-                    .count = count(),
-                    .mode = LinearOut::kStore,
-                    .out = out,
-                    .ldo = linear.rows()});
+  LinearArgs args = stored_rows(linear, x);
+  args.mode = LinearOut::kStore, args.out = out, args.ldo = linear.rows();
+  multiply(linear, args);
 }
 
 void CudaBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
   joins_outputs_ = false;
   if (!graphs_.announce(kGateUp, &gate_up, out)) return;
   BATON_CHECK(own(gate_up).shape.interleaved, "gate and up are two equal parts");
-  norm_rows(norm, x, nullptr, count());
-  multiply(gate_up, {.x = normed_.as<uint16_t>(),
-                     .ldx = own(gate_up).shape.ld,
-                     .count = count(),
-                     .mode = LinearOut::kSilu,
-                     .out = out,
-                     .ldo = gate_up.rows()});
+  LinearArgs args = normed_rows(norm, gate_up, {x, nullptr, count()});
+  args.mode = LinearOut::kSilu, args.out = out, args.ldo = gate_up.rows();
+  multiply(gate_up, args);
 }
 
 void CudaBackend::add_rows(const RowSum& sum) {
   const float* bias = sum.bias.empty() ? nullptr : norm_weights({.weight = sum.bias});
   if (!error_.ok() || sum.rows == 0) return;
   launch_add_rows({sum.y, bias, sum.residual, static_cast<int>(sum.width)}, static_cast<int>(sum.rows),
-                  stream_);
+                  launches());
   launched("add_rows");
 }
 
@@ -427,7 +447,7 @@ void CudaBackend::join_rows(const RowParts& parts) {
                     .rows = parts.rows,
                     .width = static_cast<int>(parts.width),
                     .bf16 = !joins_outputs_},
-                   stream_);
+                   launches());
   launched("join_rows");
 }
 
@@ -441,7 +461,7 @@ void CudaBackend::alone(absl::FunctionRef<void()> work) {
 void CudaBackend::keep_logit_rows(std::span<const RowTensor> tensors) {
   for (const RowTensor& tensor : tensors) {
     if (!graphs_.announce(kKeep, tensor.values, nullptr) || !error_.ok()) continue;
-    launch_keep_rows(tables_, tensor.values, static_cast<int>(tensor.width), stream_);
+    launch_keep_rows(tables_, tensor.values, static_cast<int>(tensor.width), launches());
     launched("keep_rows");
   }
   kept_ = true;
@@ -456,17 +476,14 @@ void CudaBackend::head(const NormWeights& norm, const Linear& linear, const floa
     rows_ = static_cast<int32_t>(batch_.logit_rows.size());
   note(reserve(device_logits_, Kind::kDevice, rows_ * vocabulary_ * sizeof(float), "logits"));
   note(reserve(device_drawn_, Kind::kDevice, rows_ * sizeof(DrawnToken), "drawn tokens"));
-  norm_rows(norm, x, kept_ ? nullptr : tables_.logit_rows, tables_.counts + kLogitRows);
-  multiply(linear, {.x = normed_.as<uint16_t>(),
-                    .ldx = own(linear).shape.ld,
-                    .count = tables_.counts + kLogitRows,
-                    .mode = LinearOut::kStore,
-                    .out = device_logits_.data(),
-                    .ldo = vocabulary_});
+  LinearArgs args =
+      normed_rows(norm, linear, {x, kept_ ? nullptr : tables_.logit_rows, tables_.counts + kLogitRows});
+  args.mode = LinearOut::kStore, args.out = device_logits_.data(), args.ldo = vocabulary_;
+  multiply(linear, args);
   if (batch_.draws.empty() || !error_.ok()) return;
   launch_draw(tables_,
               {device_logits_.as<float>(), static_cast<int>(vocabulary_), device_drawn_.as<DrawnToken>()},
-              rows_, stream_);
+              rows_, launches());
   launched("draw");
 }
 

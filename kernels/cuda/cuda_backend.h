@@ -19,8 +19,9 @@ namespace baton::kernels::cuda {
 
 // The backend of an NVIDIA GPU. Operations are enqueued on one stream and return; finish_step() waits once,
 // brings the logits and the first error, which names the kernel. A step's tables go over in one copy before
-// it. Decode steps are replayed as graphs (BATON_CUDA_GRAPHS=0: never). BATON_CUDA_SYNC=1 waits after every
-// kernel, to see which one failed.
+// it. Decode steps are replayed as graphs (BATON_CUDA_GRAPHS=0: never). BATON_CUDA_PDL=1 lets a kernel start
+// while the one before it ends (launch_stream.h). BATON_CUDA_SYNC=1 waits after every kernel, to see which
+// one failed.
 //
 // Memory: weights, KV pool, activations and scratch are the device's. Rows that attention() and gate_up()
 // write hold bf16 in the first half of each row of floats, which is what linear_add() reads; the residual
@@ -30,8 +31,10 @@ namespace baton::kernels::cuda {
 //
 // Tokens are drawn on the device (draw_kernels.cuh); logits come to the host for rows that want them.
 //
-// Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; kFastest = cuBLASLt for
-// the matrices. Thread: the engine's. Errors: as Backend; memory that is used up names what it was for.
+// Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; with BATON_CUDA_FP8=1 (a
+// class of its own, Hopper only) layers of several matrices or several K shards have e4m3 weights and
+// activations, the head has not; kFastest = cuBLASLt for the matrices. Thread: the engine's. Errors: as
+// Backend; memory that is used up names what it was for.
 class CudaBackend final : public DeviceBackend {
  public:
   static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options);
@@ -46,7 +49,7 @@ class CudaBackend final : public DeviceBackend {
   bool splits_inputs() const override { return fastest_; }
 
   absl::StatusOr<std::unique_ptr<Linear>> make_linear(const LinearSpec& spec) override;
-  size_t packed_bytes(const LinearSpec& spec) const override { return packed_shape(spec).bytes(); }
+  size_t packed_bytes(const LinearSpec& spec) const override { return shape_of(spec).bytes(); }
   absl::StatusOr<std::unique_ptr<Embedding>> make_embedding(const WeightView& table) override;
   absl::Status set_attention(const AttentionSpec& attention, const RopeSpec& rope) override;
   absl::Status attach_kv(std::span<std::byte> pool, const KvGeometry& geometry) override;
@@ -77,8 +80,13 @@ class CudaBackend final : public DeviceBackend {
     DeviceBuffer device;
   };
 
-  explicit CudaBackend(const BackendOptions& options) : fastest_(options.numerics == Numerics::kFastest) {}
+  explicit CudaBackend(const BackendOptions& options);
+  PackedShape shape_of(const LinearSpec& spec) const {
+    const bool layer = spec.parts.size() > 1 || spec.k_shards > 1;
+    return packed_shape(spec, fp8_ && layer ? PackedType::kFp8 : PackedType::kBrain);
+  }
   absl::Status open(const DeviceName& name);
+  LaunchStream launches() const { return {stream_, overlap_}; }
   // Keeps the first error of the step.
   void note(const absl::Status& status);
   // After a launch: its error, with the kernel's name.
@@ -94,17 +102,26 @@ class CudaBackend final : public DeviceBackend {
   }
   LayerKv layer_kv(int layer);
   const int32_t* count() const { return tables_.counts + (kept_ ? kLogitRows : kRows); }
-  // normed_ = rms_norm of the step's rows of x, or of those in `index`
-  void norm_rows(const NormWeights& norm, const float* x, const int32_t* index, const int32_t* count);
+  // The step's rows as `linear` reads them: normed (those in `index` when there is one), or stored by another
+  // operation.
+  struct Rows {
+    const float* x;
+    const int32_t* index;
+    const int32_t* count;
+  };
+  LinearArgs normed_rows(const NormWeights& norm, const Linear& linear, const Rows& rows);
+  LinearArgs stored_rows(const Linear& linear, const float* x);
+  Fp8Rows fp8_rows(const Linear& linear) const;
   absl::Status attend_by_wgmma(const AttentionArgs& args);
   void multiply(const Linear& linear, LinearArgs args);
   void fetch_logits();
   void hand_out_logits();
   void multiply_by_library(const CudaLinear& linear, const LinearArgs& args);
 
-  const bool fastest_;
+  const bool fastest_, fp8_;
   bool wait_each_ = false;
   bool use_graphs_ = true;
+  bool overlap_ = false;  // BATON_CUDA_PDL=1
   DeviceProperties device_;
   cudaStream_t stream_ = nullptr;
   std::optional<CudaDevice> outside_;
@@ -119,14 +136,14 @@ class CudaBackend final : public DeviceBackend {
   DeviceBuffer rotations_, partials_;
   AttentionGrid attention_grid_;
   int32_t slots_ = 0;
-  int widest_ = 64;  // columns of the widest row that a norm or an interleaved layer fills
+  int widest_ = 64;  // columns of the widest row that a norm, a quantisation or an interleaved layer fills
 
   StepBatch batch_;
   WorkList work_;
   StepCapacity capacity_;
   DeviceBuffer host_tables_, device_tables_;
   StepTables tables_;
-  DeviceBuffer normed_, products_, device_logits_, host_logits_, device_drawn_, host_drawn_;
+  DeviceBuffer normed_, row_scales_, products_, device_logits_, host_logits_, device_drawn_, host_drawn_;
   StepGraphs graphs_;
   int32_t rows_ = 0;  // that grids are made for: the step's, or its bucket
   bool kept_ = false;

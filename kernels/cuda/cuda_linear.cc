@@ -1,21 +1,25 @@
 #include "kernels/cuda/cuda_linear.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "base/cat.h"
 #include "kernels/dequantize.h"
 #include "kernels/float16.h"
+#include "kernels/float8.h"
 #include "kernels/weight_slice.h"
 
 namespace baton::kernels::cuda {
 
-PackedShape packed_shape(const LinearSpec& spec) {
+PackedShape packed_shape(const LinearSpec& spec, PackedType type) {
   PackedShape shape;
   for (const WeightView& part : spec.parts) shape.rows += static_cast<int>(part.rows);
+  shape.fp8 = type == PackedType::kFp8;
+  const int filled = shape.fp8 ? kFp8Block : 64;
   shape.cols = static_cast<int>(spec.parts[0].cols);
-  shape.ld = (shape.cols + 63) / 64 * 64;
+  shape.ld = (shape.cols + filled - 1) / filled * filled;
   shape.interleaved = spec.parts.size() == 2 && spec.parts[0].rows == spec.parts[1].rows;
   shape.strips = shape.interleaved ? (shape.rows / 2 + 7) / 8 : (shape.rows + 15) / 16;
   return shape;
@@ -27,22 +31,88 @@ int packed_row(const PackedShape& shape, int row) {
   return i / 8 * 16 + i % 8 + (row >= half ? 8 : 0);
 }
 
-absl::StatusOr<SharedWeights> pack_weights(const LinearSpec& spec, const PackedShape& shape) {
-  std::vector<uint16_t> packed(shape.bytes() / 2);
+std::vector<std::byte> pack_brain(const LinearSpec& spec, const PackedShape& shape) {
+  std::vector<std::byte> packed(shape.bytes());
   std::vector<float> opened(shape.cols);
   int row = 0;
-  for (const WeightView& part : spec.parts) {
-    ASSIGN_OR_RETURN(const size_t bytes, row_bytes(part.type, part.cols));
-    const size_t stride = row_stride(part);
+  for (const WeightView& part : spec.parts)
     for (int64_t r = 0; r < part.rows; ++r) {
-      uint16_t* to = packed.data() + static_cast<size_t>(packed_row(shape, row++)) * shape.ld;
+      auto* to = reinterpret_cast<uint16_t*>(packed.data()) +
+                 static_cast<size_t>(packed_row(shape, row++)) * shape.ld;
+      const std::byte* from = part.data + r * row_stride(part);
       if (part.type == DType::kBF16) {
-        std::memcpy(to, part.data + r * stride, bytes);
+        std::memcpy(to, from, 2 * static_cast<size_t>(part.cols));
         continue;
       }
-      dequantize_row(part.type, part.data + r * stride, opened);
+      dequantize_row(part.type, from, opened);
       std::transform(opened.begin(), opened.end(), to, float_to_bfloat16);
     }
+  return packed;
+}
+
+namespace {
+
+// Where the bytes and scales of a layer go.
+struct Fp8Packer {
+  const PackedShape& shape;
+  std::byte* bytes;
+  float* scales;
+
+  void set_scale(int row, int block, float scale) const {
+    const int at = packed_row(shape, row);
+    scales[(static_cast<size_t>(block) * shape.strips + at / 16) * 2 + at % 16 / 8] = scale;
+  }
+  std::byte* row(int row) const { return bytes + static_cast<size_t>(packed_row(shape, row)) * shape.ld; }
+
+  // Rows [first, first + count) of the layer, 128 at most, in floats.
+  void quantise(int first, int count, std::span<const float> values) const {
+    for (int begin = 0; begin < shape.cols; begin += kFp8Block) {
+      const int end = std::min(begin + kFp8Block, shape.cols);
+      float most = 0x1p-64f;
+      for (int r = 0; r < count; ++r)
+        for (int c = begin; c < end; ++c)
+          most = std::max(most, std::abs(values[static_cast<size_t>(r) * shape.cols + c]));
+      const float inverse = kLargestE4m3 / most;
+      for (int r = 0; r < count; ++r) {
+        set_scale(first + r, begin / kFp8Block, most / kLargestE4m3);
+        for (int c = begin; c < end; ++c)
+          row(first + r)[c] =
+              std::byte{float_to_e4m3(values[static_cast<size_t>(r) * shape.cols + c] * inverse)};
+      }
+    }
+  }
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::byte>> pack_fp8(const LinearSpec& spec, const PackedShape& shape) {
+  std::vector<std::byte> packed(shape.bytes());
+  const Fp8Packer packer = {shape, packed.data(),
+                            reinterpret_cast<float*>(packed.data() + shape.matrix_bytes())};
+  std::vector<float> values(static_cast<size_t>(kFp8Block) * shape.cols);
+  int row = 0;
+  for (const WeightView& part : spec.parts) {
+    if (part.rows % 8 != 0)
+      return absl::InvalidArgumentError(
+          cat("device cuda, fp8: a matrix of ", part.rows, " rows: want a multiple of 8"));
+    for (int64_t begin = 0; begin < part.rows; begin += kFp8Block) {
+      const int count = static_cast<int>(std::min<int64_t>(kFp8Block, part.rows - begin));
+      for (int r = 0; r < count; ++r)
+        dequantize_row(part.type, part.data + (begin + r) * row_stride(part),
+                       std::span(values).subspan(static_cast<size_t>(r) * shape.cols, shape.cols));
+      packer.quantise(row, count, values);
+      row += count;
+    }
+  }
+  return packed;
+}
+
+absl::StatusOr<SharedWeights> pack_weights(const LinearSpec& spec, const PackedShape& shape) {
+  std::vector<std::byte> packed;
+  if (shape.fp8) {
+    ASSIGN_OR_RETURN(packed, pack_fp8(spec, shape));
+  } else {
+    packed = pack_brain(spec, shape);
   }
   ASSIGN_OR_RETURN(DeviceBuffer buffer,
                    DeviceBuffer::make(DeviceBuffer::Kind::kDevice, shape.bytes(),
@@ -52,13 +122,16 @@ absl::StatusOr<SharedWeights> pack_weights(const LinearSpec& spec, const PackedS
 }
 
 LinearArgs CudaLinear::arguments() const {
+  const int elements = shape.fp8 ? 2 : 1;  // of what the kernel counts
   return {.weights = weights->as<uint16_t>(),
           .rows = shape.rows,
           .strips = shape.strips,
-          .cols = shape.cols,
-          .ld = shape.ld,
+          .cols = shape.cols / elements,
+          .ld = shape.ld / elements,
           .interleaved = shape.interleaved,
-          .bias = bias.as<float>()};
+          .bias = bias.as<float>(),
+          .weight_scales =
+              shape.fp8 ? reinterpret_cast<const float*>(weights->data() + shape.matrix_bytes()) : nullptr};
 }
 
 }  // namespace baton::kernels::cuda

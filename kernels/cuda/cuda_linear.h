@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device_memory.h"
@@ -8,21 +9,34 @@
 
 namespace baton::kernels::cuda {
 
+inline constexpr int kFp8Block = 128;
+
 // Rows of 16 in strips, every row filled with zeros up to a multiple of 64 columns, all weights rounded to
 // bf16 (from F32, F16, BF16 and the quantised formats). A layer of two equal parts (gate and up) is
 // interleaved: 8 rows of the one, 8 of the other, so that a thread holds both and can finish silu(gate) * up.
 // Example: gate and up of 1,536 x 576 are 192 strips, 3,072 x 576 x 2 B = 3.4 MiB.
+// In fp8 a weight is a byte (e4m3) times the scale of its 128 x 128 block, rows of blocks being counted in
+// each part; rows are filled up to 128 columns, and behind the bytes stand the scales, two for each strip
+// (rows 0-7, 8-15): [ld / 128][strips][2] floats.
 struct PackedShape {
   int rows = 0;
   int cols = 0;
   int strips = 0;
   int ld = 0;
   bool interleaved = false;
-  size_t bytes() const { return size_t{32} * strips * ld; }
+  bool fp8 = false;
+  size_t matrix_bytes() const { return size_t{fp8 ? 16u : 32u} * strips * ld; }
+  size_t bytes() const { return matrix_bytes() + (fp8 ? size_t{8} * strips * (ld / kFp8Block) : 0); }
 };
-PackedShape packed_shape(const LinearSpec& spec);
+enum class PackedType : uint8_t { kBrain, kFp8 };
+PackedShape packed_shape(const LinearSpec& spec, PackedType type = PackedType::kBrain);
 // Row `row` of the parts, taken together, as packed row; the row it becomes.
 int packed_row(const PackedShape& shape, int row);
+
+// What the device is to hold. Weights that are quantised here: scale = m / 448, byte = round(w * (448 / m)),
+// m = the block's largest magnitude (2^-64 at least). Error: parts whose rows are no multiple of 8.
+std::vector<std::byte> pack_brain(const LinearSpec& spec, const PackedShape& shape);
+absl::StatusOr<std::vector<std::byte>> pack_fp8(const LinearSpec& spec, const PackedShape& shape);
 
 // Packed weights in device memory, shared by an embedding and a head of the same table.
 using SharedWeights = std::shared_ptr<const DeviceBuffer>;

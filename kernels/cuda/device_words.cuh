@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <nv/target>
+
+#include "kernels/cuda/launch_stream.h"
 
 // The machine instructions that the kernels use, each behind one word. Kernels (*.cuh) name these and plain
 // CUDA only; tests/kernels/cuda/emulated_device.h gives the same words on the CPU, where the kernels run as
@@ -87,10 +90,35 @@ __device__ inline unsigned char* shared_memory() {
   return baton_shared_memory;
 }
 
+// Programmatic dependent launch (launch_stream.h; PTX ISA 9.7.13.13): nothing where the kernel was launched
+// without. Kernels before this one have ended, and what they wrote is seen.
+__device__ inline void wait_for_kernels() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("griddepcontrol.wait;" :: : "memory");))
+}
+// The next kernel may start as soon as all blocks of this one have come here.
+__device__ inline void let_next_start() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("griddepcontrol.launch_dependents;" :: : "memory");))
+}
+// First in every kernel.
+__device__ inline void begin_kernel() {
+  wait_for_kernels();
+  let_next_start();
+}
+
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, LaunchStream stream,
             const Arguments&... arguments) {
-  kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream.stream;
+  config.attrs = &overlap;
+  config.numAttrs = stream.overlap ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 }
 
 }  // namespace baton::kernels::cuda

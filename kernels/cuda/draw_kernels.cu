@@ -6,7 +6,7 @@
 
 namespace baton::kernels::cuda {
 
-void launch_draw(const StepTables& step, const DrawArgs& a, int rows, cudaStream_t stream) {
+void launch_draw(const StepTables& step, const DrawArgs& a, int rows, LaunchStream stream) {
   launch(draw_kernel, rows, kDrawThreads, sizeof(DrawScratch), stream, step, a);
 }
 

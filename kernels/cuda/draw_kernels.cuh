@@ -257,6 +257,7 @@ __device__ inline int draw_token(DrawScratch& s, const DrawRow& r, DrawnRow& row
 
 // Grid: rows; kDrawThreads; shared: DrawScratch. Changes the logits of the rows it draws from.
 __global__ void __launch_bounds__(kDrawThreads) draw_kernel(StepTables step, DrawArgs a) {
+  begin_kernel();
   const int64_t r = blockIdx.x;
   if (r >= step.counts[kLogitRows]) return;
   DrawnToken& out = a.out[r];

@@ -25,7 +25,7 @@ cudaError_t prepare_head(int processors, AttentionGrid& grid) {
 }
 
 template <int kDim>
-void launch_head(const HopperAttentionLaunch& l, cudaStream_t stream) {
+void launch_head(const HopperAttentionLaunch& l, LaunchStream stream) {
   using Shape = HopperAttention<kDim>;
   launch(hopper_attention_kernel<kDim>, l.grid.wide, Shape::kThreads, Shape::kBytes, stream, l.pool, l.step,
          l.args, false);
@@ -41,7 +41,7 @@ cudaError_t prepare_hopper_attention(int head_dim, int processors, AttentionGrid
   return cudaSuccess;
 }
 
-void launch_hopper_attention(const HopperAttentionLaunch& l, cudaStream_t stream) {
+void launch_hopper_attention(const HopperAttentionLaunch& l, LaunchStream stream) {
   l.args.kv.head_dim == 64 ? launch_head<64>(l, stream) : launch_head<128>(l, stream);
 }
 

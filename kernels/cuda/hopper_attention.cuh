@@ -227,6 +227,7 @@ template <int kDim>
 __global__ void __launch_bounds__(HopperAttention<kDim>::kThreads, HopperAttention<kDim>::kBlocks)
     hopper_attention_kernel(const __grid_constant__ TensorMap pool, StepTables step, AttentionArgs a,
                             bool narrow) {
+  begin_kernel();
   const AttentionItem* items = narrow ? step.narrow_items : step.wide_items;
   const int count = uniform(step.counts[narrow ? kNarrowItems : kWideItems]);
   if (static_cast<int>(blockIdx.x) >= count) return;

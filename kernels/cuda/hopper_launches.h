@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernels/cuda/kernel_arguments.h"
+#include "kernels/cuda/launch_stream.h"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/tensor_map.h"
 
@@ -40,7 +41,11 @@ struct HopperLaunch {
   HopperTileShape tile;
 };
 cudaError_t prepare_hopper_linear();
-void launch_hopper_linear(const HopperLaunch& launch, cudaStream_t stream);
+void launch_hopper_linear(const HopperLaunch& launch, LaunchStream stream);
+
+// Rows for a product with e4m3 weights: normed, or as another kernel stored them.
+void launch_norm_quantise(const NormArgs& a, const Fp8Rows& out, int rows, LaunchStream stream);
+void launch_quantise(const QuantiseArgs& a, int rows, LaunchStream stream);
 
 // Wide and narrow items of a step; launch_merge() collects the partial results.
 struct HopperAttentionLaunch {
@@ -50,6 +55,6 @@ struct HopperAttentionLaunch {
   AttentionGrid grid;
 };
 cudaError_t prepare_hopper_attention(int head_dim, int processors, AttentionGrid& grid);
-void launch_hopper_attention(const HopperAttentionLaunch& launch, cudaStream_t stream);
+void launch_hopper_attention(const HopperAttentionLaunch& launch, LaunchStream stream);
 
 }  // namespace baton::kernels::cuda

@@ -78,58 +78,41 @@ __device__ inline void wgmma_wait() {
 }
 
 #define BATON_D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-__device__ inline void wgmma_bf16(float (&d)[4], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %6, 0;"
-      " wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3"
-      "}, %4, %5, p, 1, 1, 0, 0; }"
-      : BATON_D4(d, 0)
-      : "l"(a), "l"(b), "r"(int(add)));
-}
-__device__ inline void wgmma_bf16(float (&d)[8], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %10, 0;"
-      " wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7"
-      "}, %8, %9, p, 1, 1, 0, 0; }"
-      : BATON_D4(d, 0), BATON_D4(d, 4)
-      : "l"(a), "l"(b), "r"(int(add)));
-}
-__device__ inline void wgmma_bf16(float (&d)[16], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %18, 0;"
-      " wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-      "}, %16, %17, p, 1, 1, 0, 0; }"
-      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12)
-      : "l"(a), "l"(b), "r"(int(add)));
-}
-__device__ inline void wgmma_bf16(float (&d)[32], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %34, 0;"
-      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p, 1, 1, 0, 0; }"
-      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12), BATON_D4(d, 16), BATON_D4(d, 20),
-        BATON_D4(d, 24), BATON_D4(d, 28)
-      : "l"(a), "l"(b), "r"(int(add)));
-}
-__device__ inline void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %66, 0;"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p, 1, 1, 0, 0; }"
-      : BATON_D4(d, 0), BATON_D4(d, 4), BATON_D4(d, 8), BATON_D4(d, 12), BATON_D4(d, 16), BATON_D4(d, 20),
-        BATON_D4(d, 24), BATON_D4(d, 28), BATON_D4(d, 32), BATON_D4(d, 36), BATON_D4(d, 40), BATON_D4(d, 44),
-        BATON_D4(d, 48), BATON_D4(d, 52), BATON_D4(d, 56), BATON_D4(d, 60)
-      : "l"(a), "l"(b), "r"(int(add)));
-}
+#define BATON_D16(d, i) BATON_D4(d, i), BATON_D4(d, i + 4), BATON_D4(d, i + 8), BATON_D4(d, i + 12)
+#define BATON_R16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define BATON_R32 BATON_R16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define BATON_R64                                                                                          \
+  BATON_R32                                                                                                \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+  "%52, "                                                                                                  \
+  "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// `kind`: what follows the columns in the instruction's name; `operands`: descriptors and predicate, then
+// signs and, of 16-bit operands, orders (not transposed).
+#define BATON_WGMMA(name, values, columns, kind, registers, add_at, operands, ...)                         \
+  __device__ inline void name(float(&d)[values], uint64_t a, uint64_t b, bool add) {                       \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" add_at                                                 \
+                 ", 0; wgmma.mma_async.sync.aligned.m64n" columns kind " {" registers "}, " operands "; }" \
+                 : __VA_ARGS__                                                                             \
+                 : "l"(a), "l"(b), "r"(int(add)));                                                         \
+  }
+#define BATON_WGMMAS(name, kind, tail)                                                             \
+  BATON_WGMMA(name, 4, "8", kind, "%0, %1, %2, %3", "6", "%4, %5, p, 1, 1" tail, BATON_D4(d, 0))   \
+  BATON_WGMMA(name, 8, "16", kind, "%0, %1, %2, %3, %4, %5, %6, %7", "10", "%8, %9, p, 1, 1" tail, \
+              BATON_D4(d, 0), BATON_D4(d, 4))                                                      \
+  BATON_WGMMA(name, 16, "32", kind, BATON_R16, "18", "%16, %17, p, 1, 1" tail, BATON_D16(d, 0))    \
+  BATON_WGMMA(name, 32, "64", kind, BATON_R32, "34", "%32, %33, p, 1, 1" tail, BATON_D16(d, 0),    \
+              BATON_D16(d, 16))                                                                    \
+  BATON_WGMMA(name, 64, "128", kind, BATON_R64, "66", "%64, %65, p, 1, 1" tail, BATON_D16(d, 0),   \
+              BATON_D16(d, 16), BATON_D16(d, 32), BATON_D16(d, 48))
+BATON_WGMMAS(wgmma_bf16, "k16.f32.bf16.bf16", ", 0, 0")
+// d[64][N] = (add ? d : 0) + a[64][32] b[N][32]^T of e4m3 numbers.
+BATON_WGMMAS(wgmma_e4m3, "k32.f32.e4m3.e4m3", "")
+#undef BATON_WGMMAS
+#undef BATON_WGMMA
+#undef BATON_R64
+#undef BATON_R32
+#undef BATON_R16
+#undef BATON_D16
 // d[64][64] += a[64][16] b[16][64]: a in registers, the fragment of mma_bf16 for rows 16w .. 16w + 15 of warp
 // w; b N-major (its rows are k).
 __device__ inline void wgmma_bf16_rows(float (&d)[32], MatrixA a, uint64_t b) {
@@ -143,6 +126,17 @@ __device__ inline void wgmma_bf16_rows(float (&d)[32], MatrixA a, uint64_t b) {
       : "r"(a.a0), "r"(a.a1), "r"(a.a2), "r"(a.a3), "l"(b));
 }
 #undef BATON_D4
+
+// Four floats rounded to nearest even, beyond 448 to 448; `a` in the lowest byte (9.7.9.21).
+__device__ inline uint32_t pack_e4m3(float a, float b, float c, float d) {
+  uint32_t out;
+  asm("{ .reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, %2, %1; cvt.rn.satfinite.e4m3x2.f32 high, %4, "
+      "%3; "
+      "mov.b32 %0, {low, high}; }"
+      : "=r"(out)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return out;
+}
 
 // What this thread stored in shared memory is seen by products and tensor loads after the next barrier
 // (9.7.13.4).

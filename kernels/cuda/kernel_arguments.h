@@ -88,9 +88,27 @@ struct LinearArgs {
   LinearOut mode;
   void* out;  // float [count][ldo], or bf16 [count][ldo] for kSilu
   int64_t ldo;
+  // e4m3 operands (hopper_linear.cuh): weights and x are pairs of them, cols and ld count pairs.
+  const float* weight_scales;  // [128 columns][strip][rows 0-7, 8-15]; null: bf16
+  const float* x_scales;       // [count]
 };
 
-// Columns of a chain of products in hopper_linear.cuh.
+// Rows in e4m3, each with a scale of its own: value = byte * scale.
+struct Fp8Rows {
+  unsigned char* rows;  // [..][ld], zeros beyond the width
+  int ld;               // a multiple of 128
+  float* scales;
+};
+
+struct QuantiseArgs {
+  const uint16_t* x;  // [count][ldx] bf16
+  int64_t ldx;
+  int width;
+  const int32_t* count;
+  Fp8Rows out;
+};
+
+// Columns of a chain of products in hopper_linear.cuh: numbers of bf16, or pairs of e4m3.
 inline constexpr int kHopperSegment = 1024;
 
 // How hopper_linear.cuh shares a product out. partials [segment][block][row block * tokens] and arrived

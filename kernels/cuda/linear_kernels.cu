@@ -10,7 +10,7 @@ namespace {
 constexpr int kTileShared = kTileStages * kTileStageBytes;
 
 template <int kTiles>
-void launch_stream(const LinearArgs& a, cudaStream_t stream) {
+void launch_stream(const LinearArgs& a, LaunchStream stream) {
   const size_t shared = kStreamWarps * 128 * kTiles * sizeof(float);
   launch(stream_kernel<kTiles>, a.strips, 32 * kStreamWarps, shared, stream, a);
 }
@@ -21,7 +21,7 @@ cudaError_t prepare_linear() {
   return cudaFuncSetAttribute(tile_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kTileShared);
 }
 
-void launch_linear(const LinearArgs& a, int rows, cudaStream_t stream) {
+void launch_linear(const LinearArgs& a, int rows, LaunchStream stream) {
   if (rows <= 8) return launch_stream<1>(a, stream);
   if (rows <= 16) return launch_stream<2>(a, stream);
   if (rows <= 32) return launch_stream<4>(a, stream);

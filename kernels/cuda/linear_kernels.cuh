@@ -34,6 +34,7 @@ __device__ inline void multiply32(float (&c)[4], Words4 low, Words4 high, Words4
 // floats.
 template <int kTiles>
 __global__ void stream_kernel(LinearArgs a) {
+  begin_kernel();
   constexpr int kValues = 128 * kTiles;  // 16 rows x 8 * kTiles tokens
   float* partial = reinterpret_cast<float*>(shared_memory());
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -136,6 +137,7 @@ __device__ inline void end_segment(float (&total)[2][8][4], float (&acc)[2][8][4
 
 // Grid: (ceil(rows / 128), ceil(M / 64)); shared: kTileStages * kTileStageBytes.
 __global__ void __launch_bounds__(kTileThreads) tile_kernel(LinearArgs a) {
+  begin_kernel();
   unsigned char* shared = shared_memory();
   const int n0 = blockIdx.x * kTileRows;
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * kTileTokens;

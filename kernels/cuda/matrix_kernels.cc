@@ -35,14 +35,15 @@ absl::Status MatrixKernels::open(const DeviceProperties& device) {
 
 absl::Status MatrixKernels::add(const PackedShape& shape) {
   if (!wgmma_) return absl::OkStatus();
-  const LinearArgs a = {.rows = shape.rows, .strips = shape.strips, .cols = shape.cols, .ld = shape.ld};
+  const int ld = shape.fp8 ? shape.ld / 2 : shape.ld;
+  const LinearArgs a = {.rows = shape.rows, .strips = shape.strips, .cols = shape.cols, .ld = ld};
   size_t floats = 0;
   for (int rows = 8; rows <= 512; rows += 8)
     floats = std::max(floats, plan_hopper_linear(a, rows, processors_).partial_floats());
   return floats == 0 ? absl::OkStatus() : make_room(partials_, floats * sizeof(float));
 }
 
-absl::Status MatrixKernels::multiply(const LinearArgs& a, int rows, cudaStream_t stream) {
+absl::Status MatrixKernels::multiply(const LinearArgs& a, int rows, LaunchStream stream) {
   if (!wgmma_) {
     launch_linear(a, rows, stream);
     return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/kernel_arguments.h"
+#include "kernels/cuda/launch_stream.h"
 
 namespace baton::kernels::cuda {
 
@@ -21,7 +22,7 @@ class MatrixKernels {
   // Makes room for products with these weights. Captured graphs that used the room before are void.
   absl::Status add(const PackedShape& shape);
   // Enqueues a.out = x W^T for at most `rows` rows. x may be read up to row `rows` - 1.
-  absl::Status multiply(const LinearArgs& a, int rows, cudaStream_t stream);
+  absl::Status multiply(const LinearArgs& a, int rows, LaunchStream stream);
 
  private:
   bool wgmma_ = false;

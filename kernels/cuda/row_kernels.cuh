@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernel_arguments.h"
+#include "kernels/cuda/row_sums.cuh"
 #include "kernels/cuda/step_tables.h"
 
 // Kernels that work row by row: embedding, norm, rotation and KV write, SiLU x up, moving rows. Memory-bound:
@@ -10,35 +11,22 @@
 // emulation) first.
 namespace baton::kernels::cuda {
 
-inline constexpr int kRowThreads = 256;
-
-// The same sum in every thread: 32 lanes 16, 8, 4, 2, 1 apart, then the warps ascending.
-__device__ inline float block_sum(float value) {
-  __shared__ float warps[kRowThreads / 32];
-  for (int apart = 16; apart >= 1; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
-  __syncthreads();
-  float sum = warps[0];
-  for (int w = 1; w < kRowThreads / 32; ++w) sum += warps[w];
-  return sum;
-}
-
 // Grid: rows.
 __global__ void embed_kernel(StepTables step, EmbedArgs a) {
+  begin_kernel();
   const int64_t row = blockIdx.x;
   if (row >= step.counts[kRows]) return;
   const uint16_t* from = a.table + static_cast<int64_t>(step.tokens[row]) * a.ld;
   for (int i = threadIdx.x; i < a.width; i += kRowThreads) a.out[row * a.width + i] = bf16_to_float(from[i]);
 }
 
-// out = (x / sqrt(mean of squares + eps)) * weight. Grid: rows.
+// out = x * norm_factor * weight. Grid: rows.
 __global__ void norm_kernel(NormArgs a) {
+  begin_kernel();
   const int64_t row = blockIdx.x;
   if (row >= *a.count) return;
   const float* x = a.x + (a.index == nullptr ? row : a.index[row]) * a.width;
-  float squares = 0;
-  for (int i = threadIdx.x; i < a.width; i += kRowThreads) squares = fmaf(x[i], x[i], squares);
-  const float factor = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(a.width) + a.eps);
+  const float factor = norm_factor(x, a.width, a.eps);
   for (int i = threadIdx.x; i < a.ld; i += kRowThreads)
     a.out[row * a.ld + i] = i < a.width ? float_to_bf16((x[i] * factor) * a.weight[i]) : uint16_t{0};
 }
@@ -69,6 +57,7 @@ __device__ inline void rotate_head(float* head, const RopeArgs& a, int position)
 
 // Grid: (rows, ceil((heads + 2 kv_heads) / 4)); shared: 4 * head_dim floats. A warp owns one head of one row.
 __global__ void rope_store_kernel(StepTables step, RopeArgs a) {
+  begin_kernel();
   const int64_t row = blockIdx.x;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int all = a.heads + 2 * a.kv.kv_heads;
@@ -96,6 +85,7 @@ __global__ void rope_store_kernel(StepTables step, RopeArgs a) {
 
 // out[i] = silu(gate i) * up i. Grid: rows.
 __global__ void silu_kernel(SiluArgs a) {
+  begin_kernel();
   const int64_t row = blockIdx.x;
   if (row >= *a.count) return;
   for (int i = threadIdx.x; i < a.width; i += kRowThreads) {
@@ -106,6 +96,7 @@ __global__ void silu_kernel(SiluArgs a) {
 
 // Rows that ranks made together. Grid: rows.
 __global__ void add_rows_kernel(AddRowsArgs a) {
+  begin_kernel();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * a.width;
   for (int i = threadIdx.x; i < a.width; i += kRowThreads) {
     const float y = a.y[first + i];
@@ -115,6 +106,7 @@ __global__ void add_rows_kernel(AddRowsArgs a) {
 
 // Grid: rows, parts.
 __global__ void join_rows_kernel(JoinRowsArgs a) {
+  begin_kernel();
   const int64_t row = blockIdx.x, part = blockIdx.y, from = (part * a.rows + row) * a.width;
   const int64_t to = row * a.parts * a.width;
   for (int i = threadIdx.x; i < a.width; i += kRowThreads) {
@@ -130,6 +122,7 @@ __global__ void join_rows_kernel(JoinRowsArgs a) {
 // moved: logit_rows ascend, and row i's target is never behind a source that is still to come. Grid:
 // ceil(width / 256).
 __global__ void keep_rows_kernel(StepTables step, float* values, int width) {
+  begin_kernel();
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
   if (column >= width) return;
   for (int i = 0; i < step.counts[kLogitRows]; ++i)

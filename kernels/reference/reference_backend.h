@@ -11,7 +11,7 @@ namespace baton::kernels::reference {
 // The slow backend that tells a wrong formula from rounding: weights opened to float32 at load, float32
 // activations, sums carried in double, rotation angles in double. Its logits follow a float64 forward pass to
 // about 1e-4. Thread: one, the caller's. Weights cost 4 bytes each. Errors: as Backend.
-class ReferenceBackend final : public Backend {
+class ReferenceBackend : public Backend {
  public:
   std::string description() const override { return "reference float32, 1 thread"; }
   std::string numerics_id(KvType kv) const override;

@@ -70,7 +70,12 @@ TEST_F(Device, MatrixInstructionsAreANumericsClass) {
     return (*make_backend({.device = "cuda", .numerics = Numerics::kBrainDots}))->numerics_id(KvType::kBF16);
   };
   EXPECT_EQ(id(), "cuda-bf16-wgmma-v3-sm90/kv-bf16");
+  ::setenv("BATON_CUDA_FP8", "1", 1);
+  EXPECT_EQ(id(), "cuda-fp8-wgmma-v3-sm90/kv-bf16");
   ::setenv("BATON_CUDA_WGMMA", "0", 1);
+  const auto fp8 = make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
+  EXPECT_THAT(fp8.status().message(), HasSubstr("BATON_CUDA_FP8=1 wants wgmma"));
+  ::unsetenv("BATON_CUDA_FP8");
   EXPECT_EQ(id(), "cuda-bf16-mma-v3-sm90/kv-bf16");
   ::unsetenv("BATON_CUDA_WGMMA");
 }
@@ -124,6 +129,19 @@ TEST_F(Device, AKvPoolThatDoesNotFitNamesTheKey) {
   EngineSetup setup = cuda_setup();
   setup.blocks = 4096;
   EXPECT_THAT(refusal(setup), HasSubstr("lower kv.memory"));
+}
+
+// A byte a weight and a scale for 8 rows of a block, but for the head.
+TEST_F(Device, Fp8HalvesTheWeightsOfLayersAndLeavesTheHead) {
+  const std::vector<uint16_t> stored(256 * 256, float_to_bfloat16(1.0f));
+  const WeightView view = {DType::kBF16, reinterpret_cast<const std::byte*>(stored.data()), 256, 256};
+  ::setenv("BATON_CUDA_FP8", "1", 1);
+  const auto backend = *make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
+  ::unsetenv("BATON_CUDA_FP8");
+  const LinearSpec layer = {.parts = {view}, .bias = {}, .k_shards = 4}, head = {.parts = {view}, .bias = {}};
+  EXPECT_EQ(backend->packed_bytes(head), 256u * 256 * 2);
+  EXPECT_EQ(backend->packed_bytes(layer), 256u * 256 + 2 * 32 * sizeof(float));
+  EXPECT_EQ((*backend->make_linear(layer))->bytes(), backend->packed_bytes(layer));
 }
 
 // An error of the device ends the worker's life: it must say in which step, and whose.

@@ -66,7 +66,7 @@ void run(const Hopper& h, const LinearArgs& a, int count) {
   const auto x = make_tensor_map({a.x, count, a.cols, a.ldx, h.tile.tokens});
   cudaStream_t stream = nullptr;
   cudaStreamCreateWithFlags(&stream, 0);
-  launch_hopper_linear({*weights, *x, a, plan.grid, plan.splits, h.tile}, stream);
+  launch_hopper_linear({*weights, *x, a, plan.grid, plan.splits, h.tile}, {stream});
   cudaStreamDestroy(stream);
   for (const int32_t left : arrived) EXPECT_EQ(left, 0) << "the next layer finds a count";
 }

@@ -7,6 +7,8 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -53,8 +55,12 @@ struct Block {
   jmp_buf scheduler;
   unsigned current = 0;
   uint64_t progress = 0;  // barriers passed and fibers ended
+  bool waits = false;     // a thread does, for the kernels before
 };
 Block block;
+
+// Kernels that this thread started and that have not run, the oldest first.
+thread_local std::vector<std::function<void()>> started;
 
 // Where dynamic shared memory begins: not at a multiple of what a kernel may need.
 constexpr uint32_t kSharedBegin = 1024 + 128;
@@ -87,7 +93,7 @@ void enter() {
 }
 
 void start(Fiber& fiber) {
-  if (fiber.stack == nullptr) fiber.stack = std::make_unique<unsigned char[]>(kStackBytes);
+  if (fiber.stack == nullptr) fiber.stack = std::make_unique_for_overwrite<unsigned char[]>(kStackBytes);
   fiber.done = fiber.begun = false;
   fiber.copies.assign(1, {});
   getcontext(&fiber.context);
@@ -95,6 +101,19 @@ void start(Fiber& fiber) {
   fiber.context.uc_stack.ss_size = kStackBytes;
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, enter, 0);
+}
+
+// Others run in between: the block and its indices are put aside.
+void run_kernels_before() {
+  Block mine = std::exchange(block, {});
+  const std::array<Index, 3> indices = {thread_index, block_index, grid_size};
+  const std::shared_ptr<void> hopper = put_hopper_block_aside();
+  end_kernels();
+  take_hopper_block_back(hopper);
+  std::tie(thread_index, block_index, grid_size) = std::tie(indices[0], indices[1], indices[2]);
+  block = std::move(mine);
+  block.waits = false;
+  ++block.progress;
 }
 
 void run_block() {
@@ -112,6 +131,7 @@ void run_block() {
       block.current = i;
       thread_index = {i, 0, 0};
       resume(block.fibers[i]);
+      if (block.waits) run_kernels_before();
     }
     BATON_CHECK(!running || block.progress != before,
                 "threads of a block wait for each other in different places");
@@ -123,7 +143,7 @@ void run_block() {
 
 void launch(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel) {
   BATON_CHECK(threads % 32 == 0 && threads <= 1024 && shared_bytes <= 227 * 1024);
-  static std::mutex one_at_a_time;  // ranks of a group are threads
+  static std::recursive_mutex one_at_a_time;  // ranks of a group are threads
   const std::lock_guard lock(one_at_a_time);
   block.kernel = &kernel;
   block.fibers.resize(threads);
@@ -134,6 +154,28 @@ void launch(Index grid, unsigned threads, size_t shared_bytes, const std::functi
       block_index = {x, y, 0};
       run_block();
     }
+}
+
+void start_kernel(bool overlap, std::function<void()> kernel) {
+  constexpr size_t kMostStarted = 5;  // each has the stacks of a block; a device has two
+  if (!overlap || started.size() == kMostStarted) end_kernels();
+  started.push_back(std::move(kernel));
+  if (!overlap) end_kernels();
+}
+
+void end_kernels() {
+  if (started.empty()) return;
+  const std::function<void()> last = std::move(started.back());
+  started.pop_back();
+  last();
+  BATON_CHECK(started.empty(), "a kernel ended without having waited for those before it");
+}
+
+void wait_for_kernels() {
+  while (!started.empty()) {
+    block.waits = true;
+    yield();
+  }
 }
 
 void yield() {

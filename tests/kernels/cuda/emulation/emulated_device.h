@@ -10,6 +10,7 @@
 #include <functional>
 #include <span>
 
+#include "kernels/cuda/launch_stream.h"
 #include "tests/kernels/cuda/emulation/emulated_runtime.h"
 
 // Runs CUDA kernels on the CPU, so that their index arithmetic, barriers and tile edges are tested where
@@ -28,6 +29,12 @@ inline Index thread_index, block_index, grid_size;
 
 // Runs `kernel` for every thread of every block.
 void launch(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel);
+
+// A kernel on a stream: runs now, or with `overlap` as late as is allowed: when the next one waits for it, or
+// when something else is to be done (end_kernels). Ends the test when a kernel has ended that did not wait.
+void start_kernel(bool overlap, std::function<void()> kernel);
+void end_kernels();
+void wait_for_kernels();
 
 void sync_threads();
 void sync_first(unsigned threads);  // threads 0 .. threads - 1 alone
@@ -119,6 +126,10 @@ struct MatrixA {
 void mma_bf16(float (&c)[4], MatrixA a, uint32_t b0, uint32_t b1);
 void load_transposed(uint32_t& b0, uint32_t& b1, const void* row);
 
+inline void wait_for_kernels() { emulated::wait_for_kernels(); }
+inline void let_next_start() {}
+inline void begin_kernel() { wait_for_kernels(); }
+
 inline void copy_async16(void* shared, const void* global, bool valid) {
   emulated::queue_copy(shared, global, valid);
 }
@@ -140,12 +151,14 @@ inline Words4 load_once16(const void* global) { return load16(global); }
 inline unsigned char* shared_memory() { return emulated::shared_memory(); }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, LaunchStream stream,
             const Arguments&... arguments) {
-  emulated::enqueue(stream, [=] {
+  emulated::enqueue(stream.stream, [=] {
     ++std::atomic_ref(emulated::counts().launches);
-    emulated::launch({grid.x, grid.y, 1}, static_cast<unsigned>(threads), shared_bytes,
-                     [&] { kernel(arguments...); });
+    emulated::start_kernel(stream.overlap, [=] {
+      emulated::launch({grid.x, grid.y, 1}, static_cast<unsigned>(threads), shared_bytes,
+                       [&] { kernel(arguments...); });
+    });
   });
 }
 

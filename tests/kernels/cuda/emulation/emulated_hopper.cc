@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -27,6 +28,7 @@ struct Product {
   int columns;
   uint64_t a, b;
   bool add;
+  Numbers numbers = Numbers::kBrain;
   std::vector<MatrixA> rows = {};  // of the warp's lanes, when a is in registers
 };
 struct Products {
@@ -105,27 +107,30 @@ float fragment(const std::vector<MatrixA>& lanes, int row, int k) {
 // Element (row, k) of a K-major operand with the 128-byte swizzle (9.7.15.5.1.2): 8 rows of 128 bytes are one
 // atom, the stride leads to the next one; bits 0-13 start, 16-29 leading offset, 32-45 stride (all / 16),
 // 49-51 base offset, 62-63 swizzle.
-float operand(uint64_t descriptor, int row, int k) {
+float operand(uint64_t descriptor, int row, int k, Numbers numbers) {
   const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
-  return brain_at(swizzled_start(descriptor) + row / 8 * stride + row % 8 * 128 + k * 2);
+  const uint32_t at = swizzled_start(descriptor) + row / 8 * stride + row % 8 * 128;
+  return numbers == Numbers::kBrain ? brain_at(at + k * 2)
+                                    : kernels::e4m3_to_float(*shared_at(swizzled(at + k)));
 }
 
 // 9.7.15.5.1.1, accumulator D of m64nN: this thread's values.
 void multiply(const Product& p, std::vector<float>& d) {
   const int thread = static_cast<int>(thread_index.x % 128), g = thread % 32 / 4, t = thread % 4;
-  float a[2][16], b[16];
+  const int length = p.numbers == Numbers::kBrain ? 16 : 32;
+  float a[2][32], b[32];
   for (int half = 0; half < 2; ++half)
-    for (int k = 0; k < 16; ++k) {
+    for (int k = 0; k < length; ++k) {
       const int row = thread / 32 * 16 + g + half * 8;
-      a[half][k] = p.rows.empty() ? operand(p.a, row, k) : fragment(p.rows, row, k);
+      a[half][k] = p.rows.empty() ? operand(p.a, row, k, p.numbers) : fragment(p.rows, row, k);
     }
   for (int column = 2 * t, v = 0; column < p.columns;
        column += column % 2 == 0 ? 1 : 7, v += v % 2 == 0 ? 1 : 3) {
-    for (int k = 0; k < 16; ++k)
-      b[k] = p.rows.empty() ? operand(p.b, column, k) : transposed_operand(p.b, k, column);
+    for (int k = 0; k < length; ++k)
+      b[k] = p.rows.empty() ? operand(p.b, column, k, p.numbers) : transposed_operand(p.b, k, column);
     for (int half = 0; half < 2; ++half) {
       float sum = p.add ? d[v + 2 * half] : 0.0f;
-      for (int k = 0; k < 16; ++k) sum += a[half][k] * b[k];
+      for (int k = 0; k < length; ++k) sum += a[half][k] * b[k];
       d[v + 2 * half] = sum;
     }
   }
@@ -136,6 +141,10 @@ Products& my_products() { return state.products[thread_index.x]; }
 }  // namespace
 
 void begin_hopper_block() { state = {}; }
+std::shared_ptr<void> put_hopper_block_aside() { return std::make_shared<State>(std::exchange(state, {})); }
+void take_hopper_block_back(const std::shared_ptr<void>& block) {
+  state = std::move(*std::static_pointer_cast<State>(block));
+}
 void end_hopper_block() {
   BATON_CHECK(state.loads.empty(), "a block ended with tensor loads under way");
   for (const auto& [thread, products] : state.products)
@@ -210,7 +219,7 @@ void wgmma_rows(std::span<float> d, const MatrixA& a, uint64_t b) {
   issue(d, product);
 }
 
-void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add) {
+void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add, Numbers numbers) {
   struct Operands {
     uint64_t a, b, add;
   };
@@ -218,7 +227,7 @@ void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add) {
   for (const Deposit& other : warp_exchange(&mine, sizeof mine))
     BATON_CHECK(std::memcmp(other.bytes, &mine, sizeof mine) == 0,
                 "lanes give different operands to a product");
-  issue(d, {d.data(), static_cast<int>(2 * d.size()), a, b, add});
+  issue(d, {d.data(), static_cast<int>(2 * d.size()), a, b, add, numbers});
 }
 
 void wgmma_commit() { my_products().groups.emplace_back(); }

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <memory>
+
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/float8.h"
 #include "tests/kernels/cuda/emulation/emulated_device.h"
 
 // The words of kernels/cuda/hopper_words.cuh on the CPU: what the PTX ISA (8.8) says that barriers
@@ -16,6 +19,9 @@ namespace baton::emulated {
 // A block begins; it has ended.
 void begin_hopper_block();
 void end_hopper_block();
+// Of a block that goes on later.
+std::shared_ptr<void> put_hopper_block_aside();
+void take_hopper_block_back(const std::shared_ptr<void>& block);
 
 struct Barrier64 {
   uint32_t arrivals, left;
@@ -28,7 +34,8 @@ void barrier_init(uint64_t* barrier, uint32_t arrivals);
 void barrier_arrive(uint64_t* barrier, uint32_t bytes);
 void barrier_wait(uint64_t* barrier, uint32_t parity);
 void tensor_load(void* shared, const kernels::cuda::TensorMap& map, int x, int y, uint64_t* barrier);
-void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add);
+enum class Numbers { kBrain, kE4m3 };  // k16 of bf16, k32 of e4m3
+void wgmma(std::span<float> d, uint64_t a, uint64_t b, bool add, Numbers numbers);
 void wgmma_rows(std::span<float> d, const kernels::cuda::MatrixA& a, uint64_t b);
 void wgmma_fence();
 void wgmma_commit();
@@ -63,7 +70,16 @@ void wgmma_wait() {
 }
 template <size_t kValues>
 void wgmma_bf16(float (&d)[kValues], uint64_t a, uint64_t b, bool add) {
-  emulated::wgmma(d, a, b, add);
+  emulated::wgmma(d, a, b, add, emulated::Numbers::kBrain);
+}
+template <size_t kValues>
+void wgmma_e4m3(float (&d)[kValues], uint64_t a, uint64_t b, bool add) {
+  emulated::wgmma(d, a, b, add, emulated::Numbers::kE4m3);
+}
+inline uint32_t pack_e4m3(float a, float b, float c, float d) {
+  uint32_t out = 0;
+  for (const float value : {d, c, b, a}) out = out << 8 | float_to_e4m3(value);
+  return out;
 }
 inline void wgmma_bf16_rows(float (&d)[32], MatrixA a, uint64_t b) { emulated::wgmma_rows(d, a, b); }
 inline void fence_async() {}

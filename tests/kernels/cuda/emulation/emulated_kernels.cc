@@ -3,5 +3,6 @@
 #include "kernels/cuda/draw_kernels.cu"
 #include "kernels/cuda/hopper_attention.cu"
 #include "kernels/cuda/hopper_linear.cu"
+#include "kernels/cuda/hopper_quantise.cu"
 #include "kernels/cuda/linear_kernels.cu"
 #include "kernels/cuda/row_kernels.cu"

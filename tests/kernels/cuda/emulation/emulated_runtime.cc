@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/address_range.h"
+#include "tests/kernels/cuda/emulation/emulated_device.h"
 
 struct EmulatedGraph {
   std::vector<std::function<void()>> work;
@@ -159,7 +160,10 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t stream) {
-  baton::emulated::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  baton::emulated::enqueue(stream, [=] {
+    baton::emulated::end_kernels();
+    std::memcpy(to, from, bytes);
+  });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -167,11 +171,13 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  baton::emulated::end_kernels();
   if (stream != nullptr) return limits().wait_error;
   end_legacy();
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  baton::emulated::end_kernels();
   delete stream;
   return cudaSuccess;
 }
