@@ -51,7 +51,8 @@ def check_served(name, pools_of, path, workers):
         assert s1["paths"] == {path: 2}, s1["paths"]
         assert {p["name"] for p in s1["processes"]} == {"supervisor", "coordinator", *workers}, s1["processes"]
         storm = s6["phases"][0]
-        assert storm["requests"] == storm["dropped"] == 10 and storm["failed"] == 0, storm
+        # Who got the whole answer in its first events has nothing left to drop.
+        assert storm["requests"] == 10 >= storm["dropped"] > 0 and storm["failed"] == 0, storm
         assert set(s6["summary"]) == {"storm_s", "idle_ttft_ms", "next_ttft_ms", "next_over_idle", "cpu_s_in_2_s_after"}
         assert s7["summary"] == {"outputs": 4, "differ_again": 0, "differ_at_once": 0}, s7["summary"]
         for phase in s7["phases"]:
