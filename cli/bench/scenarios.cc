@@ -154,7 +154,12 @@ ScenarioResult shared_prefix(ScenarioWorld& world) {
 Phase storm(ScenarioWorld& world, uint64_t kind, int requests) {
   LoadGroup group =
       group_of(world, "storm", kind, {.count = requests, .at_once = std::min(32, requests)}, {128, 128});
-  for (StreamRequest& r : group.requests) r.drop_after = kStormDrop;
+  for (StreamRequest& r : group.requests) {
+    json::object body = json::parse(r.body).as_object();
+    body["stream_options"].as_object()["continuous_usage_stats"] = true;  // an event may bring several tokens
+    r.body = json::serialize(body);
+    r.drop_after = kStormDrop;
+  }
   return phase_of(run(world, {std::move(group)}), 0);
 }
 

@@ -39,7 +39,7 @@ void Samples::add(const StreamRecord& stream) {
     return;
   }
   dropped += stream.dropped;
-  output_tokens += stream.dropped ? static_cast<int64_t>(stream.texts.size()) : stream.output_tokens;
+  output_tokens += stream.dropped ? stream.tokens_seen() : stream.output_tokens;
   if (!stream.verdict.empty()) ++paths[stream.verdict];
   for (const auto& [stage, ms] : stream.stage_ms) stage_ms[stage].push_back(ms);
   if (stream.texts.empty()) return;

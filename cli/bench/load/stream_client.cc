@@ -173,7 +173,7 @@ void StreamClient::read_some(Connection& connection) {
 void StreamClient::after_bytes(Connection& connection) {
   const StreamRequest& request = connection.request;
   StreamRecord& record = connection.record;
-  if (request.drop_after > 0 && static_cast<int>(record.texts.size()) >= request.drop_after) {
+  if (request.drop_after > 0 && record.tokens_seen() >= request.drop_after) {
     record.dropped = true;
     return end(connection, false);
   }

@@ -13,7 +13,7 @@ namespace baton::load {
 struct StreamRequest {
   std::string path = "/v1/completions";
   std::string body;          // JSON
-  int drop_after = 0;        // hang up after so many text events; 0: read to the end
+  int drop_after = 0;        // hang up once so many tokens are known to have come; 0: read to the end
   bool keep_alive = false;   // use and keep a connection; else one of its own, closed afterwards
   bool keep_events = false;  // StreamRecord::events
   int prompt_tokens = 0;     // what the server must count; 0: not checked

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <string>
@@ -16,13 +17,16 @@ struct StreamRecord {
   std::vector<Instant> texts;  // one for each event that carries text
   Instant ended{};
   int status = 0;
-  int prompt_tokens = 0;  // as the server counted
-  int output_tokens = 0;
+  int prompt_tokens = 0;                   // as the server counted
+  int output_tokens = 0;                   // with continuous_usage_stats: so far
   std::string verdict;                     // x-baton-path
   std::map<std::string, double> stage_ms;  // *_ms of the server's timings
   std::string error;                       // empty: it went well
   std::string events;                      // the data of all events, a line each, when that was asked for
   bool dropped = false;                    // hung up on purpose
+
+  // At least: as the server counted, or one for each event with text.
+  int tokens_seen() const { return std::max(output_tokens, static_cast<int>(texts.size())); }
 };
 
 // Reads one HTTP/1.1 answer as its bytes come: head, chunked or counted body, server-sent events. Looks for a

@@ -60,6 +60,19 @@ TEST(StreamReader, ReadsAStreamHoweverItIsCut) {
   }
 }
 
+TEST(StreamReader, OneEventMayBringSeveralTokens) {
+  StreamReader reader;
+  StreamRecord record;
+  reader.feed(kHead, at(1), record);
+  reader.feed(chunk(text_event("a")), at(2), record);
+  EXPECT_EQ(record.tokens_seen(), 1);  // the server said nothing: one for an event
+  reader.feed(chunk("data: {\"choices\":[{\"index\":0,\"text\":\" b c d e\",\"finish_reason\":null}],"
+                    "\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":5,\"total_tokens\":17}}\n\n"),
+              at(3), record);
+  EXPECT_EQ(record.texts.size(), 2u);
+  EXPECT_EQ(record.tokens_seen(), 5);
+}
+
 TEST(StreamReader, AnEventHasTheTimeOfTheReadThatCompletedIt) {
   StreamReader reader;
   StreamRecord record;
