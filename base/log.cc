@@ -1,15 +1,56 @@
 #include "base/log.h"
 
-#include <spdlog/sinks/basic_file_sink.h>
+#include <fcntl.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <mutex>
 
 namespace baton {
 namespace {
+
+// Appends to whatever has that name now: a file that was rotated or removed is made anew. What cannot be
+// opened is said on stderr.
+class NamedFileSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit NamedFileSink(std::string name) : name_(std::move(name)) { open(); }
+  ~NamedFileSink() override {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  NamedFileSink(const NamedFileSink&) = delete;
+  NamedFileSink& operator=(const NamedFileSink&) = delete;
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (!has_name()) open();
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    (void)!::write(fd_ >= 0 ? fd_ : STDERR_FILENO, line.data(), line.size());
+  }
+  void flush_() override {}
+
+ private:
+  bool has_name() const {
+    struct stat mine{}, there{};
+    return fd_ >= 0 && ::fstat(fd_, &mine) == 0 && ::stat(name_.c_str(), &there) == 0 &&
+           mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+  }
+  void open() {
+    const int fd = ::open(name_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) return;  // the old one, if there is one, goes on
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = fd;
+  }
+
+  const std::string name_;
+  int fd_ = -1;
+};
 
 // Length of the valid UTF-8 character at text[at], or 0.
 size_t utf8_length(std::string_view text, size_t at) {
@@ -92,7 +133,7 @@ void log_open(const LogOptions& options) {
   if (options.file.empty()) {
     logger = spdlog::stderr_logger_mt("baton");
   } else {
-    logger = spdlog::basic_logger_mt("baton", options.file);
+    logger = std::make_shared<spdlog::logger>("baton", std::make_shared<NamedFileSink>(options.file));
   }
   std::string pattern = R"({"ts":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l",)";
   pattern += "\"role\":\"" + json_escaped(options.role) + "\",\"worker\":\"" + json_escaped(options.worker) +

@@ -28,7 +28,7 @@ struct LogField {
 struct LogOptions {
   std::string role;    // coordinator, prefill, decode, any, supervisor
   std::string worker;  // name, or empty
-  std::string file;    // empty = stderr
+  std::string file;    // empty = stderr; moved away or removed, the next line begins a new one
   LogLevel level = LogLevel::kInfo;
 };
 

@@ -1,5 +1,8 @@
 // The one binary. Picks the command; what each does stands in the file of its name (serve.cc,
 // worker_process.cc, ...).
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -218,11 +221,20 @@ void add_process_commands(CLI::App& app, Commands& c) {
   });
 }
 
+// Whoever starts this with one of them closed would find a lock or a pipe of ours in its place.
+void keep_standard_descriptors() {
+  int fd = 0;
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = ::open("/dev/null", O_RDWR);
+  if (fd > STDERR_FILENO) ::close(fd);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_standard_descriptors();
   CLI::App app("Baton serves language models with prefill and decode on separate workers.", "baton");
   app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("baton ") + kVersion);
   Commands commands;
   add_cluster_commands(app, commands);
   add_inspect_commands(app, commands);
@@ -232,7 +244,12 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {  // CLI11 reports bad usage, --help too, by throwing
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    const bool no_command = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError) &&
+                            app.get_subcommands().empty();
+    if (!no_command) return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    std::fprintf(stderr, "baton: %s%s; baton --help lists the commands\n",
+                 argc > 1 ? "there is no command " : "which command", argc > 1 ? argv[1] : "?");
+    return kExitUsage;
   }
   return commands.exit_code;
 }

@@ -80,8 +80,8 @@ std::string banner(const Home& home, const Supervisor& supervisor, const Cluster
 
 // The life of a supervised cluster in this process. `ready_fd` >= 0: a detached start, told there how it
 // went.
-int supervise(const Home& home, const ClusterManifest& manifest, int ready_fd) {
-  Supervisor supervisor(home, manifest);
+int supervise(const Home& home, HomeLock& lock, const ClusterManifest& manifest, int ready_fd) {
+  Supervisor supervisor(home, lock, manifest);
   const absl::Status started = supervisor.start();
   if (!started.ok()) {
     supervisor.stop();
@@ -108,7 +108,7 @@ int supervise(const Home& home, const ClusterManifest& manifest, int ready_fd) {
   return kExitOk;
 }
 
-int serve_detached(const Home& home, const ClusterManifest& manifest) {
+int serve_detached(const Home& home, HomeLock& lock, const ClusterManifest& manifest) {
   int fds[2];
   if (::pipe2(fds, O_CLOEXEC) != 0) return complain(absl::InternalError(std::strerror(errno)), kExitFailed);
   const pid_t pid = ::fork();
@@ -117,7 +117,7 @@ int serve_detached(const Home& home, const ClusterManifest& manifest) {
     const int null = ::open("/dev/null", O_RDWR);
     for (int fd : {0, 1, 2}) ::dup2(null, fd);
     ::close(fds[0]);
-    ::_exit(supervise(home, manifest, fds[1]));
+    ::_exit(supervise(home, lock, manifest, fds[1]));
   }
   ::close(fds[1]);
   std::string told;
@@ -155,12 +155,12 @@ int run_serve(const ServeOptions& options) {
   ClusterRecord::remove(home);  // of a supervisor that was killed
   home.set_aside_logs();
   log_open({.role = "supervisor", .file = home.file("logs/supervisor.log")});
-  if (options.detach) return serve_detached(home, *manifest);
+  if (options.detach) return serve_detached(home, *lock, *manifest);
   const std::vector<int> here = processes_here(*manifest, own_host_names());
   const int count =
       names_hosts(*manifest) ? std::accumulate(here.begin(), here.end(), 0) : manifest->workers();
   std::fprintf(stderr, "starting %d %s\n", count, count == 1 ? "worker" : "workers");
-  return supervise(home, *manifest, -1);
+  return supervise(home, *lock, *manifest, -1);
 }
 
 int run_down() {
@@ -169,6 +169,11 @@ int run_down() {
   if (!record.ok()) {
     std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
     return absl::IsNotFound(record.status()) ? kExitOk : kExitFailed;
+  }
+  if (HomeLock::take(home).ok()) {  // its supervisor was killed, and the pid may be somebody else's by now
+    ClusterRecord::remove(home);
+    std::puts("stopped: the supervisor was gone already, and its processes with it");
+    return kExitOk;
   }
   const int pid = record->processes.front().pid;
   if (::kill(pid, SIGTERM) != 0 && errno != ESRCH)

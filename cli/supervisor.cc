@@ -58,8 +58,9 @@ Duration backoff(int restarts) {
 
 }  // namespace
 
-Supervisor::Supervisor(const Home& home, const ClusterManifest& manifest)
+Supervisor::Supervisor(const Home& home, HomeLock& lock, const ClusterManifest& manifest)
     : home_(home),
+      lock_(lock),
       manifest_(manifest),
       manifest_file_(home.file("manifest.yaml")),
       run_(std::to_string(random_source()())),
@@ -286,8 +287,32 @@ void Supervisor::write_record() {
   for (const Child& c : children_)
     record_.processes.push_back(
         {c.name, c.role, c.pid, c.role == "coordinator" ? record_.http_address : "", c.rank});
-  if (const absl::Status s = record_.write(home_); !s.ok())
-    log_error("process list not written", {{"error", s.ToString()}});
+  if (!lock_.stands(home_)) return;  // keep_files() will
+  const absl::Status written = record_.write(home_);
+  record_written_ = written.ok();
+  if (!written.ok()) log_error("process list not written", {{"error", written.ToString()}});
+}
+
+void Supervisor::keep_files() {
+  if (record_written_ && lock_.stands(home_) && ::access(home_.file("cluster.json").c_str(), F_OK) == 0)
+    return;
+  const absl::Status written = write_files();
+  record_written_ = written.ok();
+  const std::string why(written.message());
+  if (written.ok()) {
+    log_warn("files of the state folder were missing and are written anew", {{"folder", home_.state}});
+  } else if (why != files_error_) {
+    log_error("files of the state folder are missing: ps and down do not find this cluster",
+              {{"pid", ::getpid()}, {"why", why}});
+  }
+  files_error_ = why;
+}
+
+absl::Status Supervisor::write_files() {
+  RETURN_IF_ERROR(home_.make_directories());
+  if (!lock_.stands(home_)) RETURN_IF_ERROR(lock_.take_again(home_));
+  RETURN_IF_ERROR(write_file(manifest_file_, to_yaml(manifest_)));
+  return record_.write(home_);
 }
 
 void Supervisor::reap(Instant at) {
@@ -355,6 +380,7 @@ void Supervisor::watch_until_signal() {
     if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP) return;
     reap(now());
     restart_due(now());
+    keep_files();
   }
 }
 
@@ -386,7 +412,7 @@ void Supervisor::stop() {
     stop_child(c, drains ? deadline : now() + seconds(5));
   }
   children_.clear();
-  ClusterRecord::remove(home_);
+  if (lock_.stands(home_)) ClusterRecord::remove(home_);
 }
 
 }  // namespace baton::cli

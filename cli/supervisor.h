@@ -16,10 +16,11 @@ namespace baton::cli {
 // Starts the processes of a cluster that belong on this machine (all of them, unless pools name hosts),
 // starts a process anew when it dies, and ends them all. A child that dies before the cluster was ever ready
 // ends the start instead: its last words are the reason. Thread: main, and no other thread may exist
-// (children are forked). Owns the children; they get SIGTERM when it dies.
+// (children are forked). Owns the children; they get SIGTERM when it dies. Borrows home and
+// its lock.
 class Supervisor {
  public:
-  Supervisor(const Home& home, const ClusterManifest& manifest);
+  Supervisor(const Home& home, HomeLock& lock, const ClusterManifest& manifest);
   ~Supervisor();
 
   // Starts everything and waits until every worker of this machine is ready; where the coordinator is
@@ -70,6 +71,9 @@ class Supervisor {
   void doom_siblings(const Child& dead, Instant at);
   int next_life(const Child& child) const;
   void write_record();
+  // So that ps and down find the cluster after somebody removed the state folder, or the disk was full.
+  void keep_files();
+  absl::Status write_files();
   void stop_child(Child& child, Instant deadline);
   std::string output_file(const Child& child) const;
   void add_process(const PoolManifest& pool, const ProcessPlace& place, const WorkerCores& cores);
@@ -77,6 +81,9 @@ class Supervisor {
                                             const WorkerCores& cores) const;
 
   const Home& home_;
+  HomeLock& lock_;
+  bool record_written_ = false;
+  std::string files_error_;  // why not
   ClusterManifest manifest_;
   std::string manifest_file_;
   std::string membership_address_;

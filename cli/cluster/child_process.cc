@@ -33,6 +33,10 @@ void pin(const std::vector<int>& cpus) {
   ::sched_setaffinity(0, sizeof set, &set);
 }
 
+// Out of the way of 0 to 3, which the child is about to give away (its parent may have had some of them
+// closed), and not closed by exec.
+int aside(int fd) { return ::fcntl(fd, F_DUPFD, 10); }
+
 // In the child, after the fork.
 [[noreturn]] void execute(const ChildProcess& child, const std::vector<char*>& argv, pid_t parent) {
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -41,9 +45,10 @@ void pin(const std::vector<int>& cpus) {
   sigset_t none;
   sigemptyset(&none);
   ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
-  const int out = ::open(child.output_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  const int null = ::open("/dev/null", O_RDONLY);
-  if (child.report_fd >= 0) ::dup2(child.report_fd, 3);
+  const int report = child.report_fd >= 0 ? aside(child.report_fd) : -1;
+  const int out = aside(::open(child.output_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  const int null = aside(::open("/dev/null", O_RDONLY));
+  if (report >= 0) ::dup2(report, 3);
   ::dup2(null, 0);
   ::dup2(out, 1);
   ::dup2(out, 2);

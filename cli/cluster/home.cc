@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 #include "base/cat.h"
 
@@ -65,7 +67,9 @@ void Home::set_aside_logs() const {
 absl::StatusOr<HomeLock> HomeLock::take(const Home& home) {
   const std::string path = home.file("lock");
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return absl::PermissionDeniedError(cat(path, ": ", std::strerror(errno)));
+  if (fd < 0)
+    return absl::PermissionDeniedError(
+        cat(path, ": ", std::strerror(errno), "; set BATON_HOME to a folder you may write"));
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     ::close(fd);
     const auto record = ClusterRecord::read(home);
@@ -76,6 +80,18 @@ absl::StatusOr<HomeLock> HomeLock::take(const Home& home) {
             "; `baton down` stops it, or set BATON_HOME to another folder"));
   }
   return HomeLock(fd);
+}
+
+bool HomeLock::stands(const Home& home) const {
+  struct stat mine{}, there{};
+  return ::fstat(fd_, &mine) == 0 && ::stat(home.file("lock").c_str(), &there) == 0 &&
+         mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+}
+
+absl::Status HomeLock::take_again(const Home& home) {
+  ASSIGN_OR_RETURN(HomeLock fresh, take(home));
+  std::swap(fd_, fresh.fd_);
+  return absl::OkStatus();
 }
 
 HomeLock::~HomeLock() {
@@ -126,14 +142,15 @@ absl::Status ClusterRecord::write(const Home& home) const {
 }
 
 absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
-  auto text = read_file(home.file("cluster.json"));
+  const std::string path = home.file("cluster.json");
+  if (::access(path.c_str(), R_OK) != 0 && errno == EACCES)
+    return absl::PermissionDeniedError(cat(path, ": another user's: ", std::strerror(errno)));
+  auto text = read_file(path);
   if (!text.ok())
     return absl::NotFoundError(cat("no cluster runs from ", home.state, "; `baton serve` starts one"));
   boost::system::error_code error;
   const boost::json::value v = boost::json::parse(*text, error);
-  const auto damaged = [&] {
-    return absl::DataLossError(cat(home.file("cluster.json"), ": damaged; remove it"));
-  };
+  const auto damaged = [&] { return absl::DataLossError(cat(path, ": damaged; remove it")); };
   if (error || !v.is_object() || !v.as_object().contains("processes")) return damaged();
   try {
     ClusterRecord record;

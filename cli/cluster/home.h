@@ -27,6 +27,10 @@ class HomeLock {
  public:
   // kAlreadyExists when another process has it.
   static absl::StatusOr<HomeLock> take(const Home& home);
+  // The file is still there: nobody removed the state folder.
+  bool stands(const Home& home) const;
+  // Takes it anew after that. kAlreadyExists: another cluster was sooner.
+  absl::Status take_again(const Home& home);
   ~HomeLock();
   HomeLock(HomeLock&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
   HomeLock& operator=(HomeLock&&) = delete;
@@ -53,7 +57,7 @@ struct ClusterRecord {
   std::vector<ProcessRecord> processes;
 
   absl::Status write(const Home& home) const;
-  // kNotFound when no cluster runs here.
+  // kNotFound when no cluster runs here; kPermissionDenied when it is another user's.
   static absl::StatusOr<ClusterRecord> read(const Home& home);
   static void remove(const Home& home);  // and the cluster's hash key
 };

@@ -37,5 +37,31 @@ TEST(Log, WritesOneJsonObjectALine) {
       << line;
 }
 
+TEST(Log, AFileThatWasMovedAwayOrRemovedIsBegunAnew) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / ("baton_log_test.d." + std::to_string(::getpid()));
+  const fs::path file = folder / "x.log", rotated = folder / "x.log.1";
+  fs::create_directories(folder);
+  const auto text = [](const fs::path& path) {
+    std::ostringstream out;
+    out << std::ifstream(path).rdbuf();
+    return out.str();
+  };
+  log_open({.role = "any", .file = file.string()});
+  log_info("first");
+  fs::rename(file, rotated);
+  log_info("second");
+  EXPECT_TRUE(text(rotated).contains("first"));
+  EXPECT_TRUE(text(file).contains("second"));
+  EXPECT_FALSE(text(rotated).contains("second"));
+  fs::remove_all(folder);
+  log_info("nowhere to go, and nobody dies of it");
+  fs::create_directories(folder);
+  log_info("third");
+  EXPECT_TRUE(text(file).contains("third"));
+  log_open({});
+  fs::remove_all(folder);
+}
+
 }  // namespace
 }  // namespace baton

@@ -143,6 +143,51 @@ def test_supervisor_killed_leaves_nothing():
         assert not set(old) & set(c.command("logs").stdout.splitlines()), "logs of the cluster before"
 
 
+def test_state_folder_removed():
+    """ps and down find the cluster again, a process that dies comes back, and logs go on."""
+    with Cluster(STORIES) as c:
+        shutil.rmtree(c.home + "/state")
+        c.wait_until(lambda: len(c.ps()) == 4 and all(r["state"] == "ready" for r in c.ps()), 20, "the files are written anew")
+        decode = c.ps()[3]
+        os.kill(decode["pid"], signal.SIGKILL)
+        c.wait_until(lambda: c.ps()[3]["pid"] != decode["pid"] and all(r["state"] == "ready" for r in c.ps()), 20, "decode-0 comes back")
+        assert len(c.generate("One day", 10)[0]) == 10
+        assert "process started anew" in c.command("logs", "supervisor").stdout
+        assert c.command("serve", STORIES, "--port", "0", "--detach").returncode == 1, "the folder is taken"
+        pids = [r["pid"] for r in c.ps()]
+        assert c.command("down").returncode == 0
+        assert not any(alive(p) for p in pids)
+
+
+def test_record_of_a_killed_supervisor():
+    """down signals nobody whose pid was somebody else's before."""
+    with Cluster(STORIES) as c:
+        pids = [r["pid"] for r in c.ps()]
+        os.kill(pids[0], signal.SIGKILL)
+        c.wait_until(lambda: not any(alive(p) for p in pids), 20, "children end with their supervisor")
+        bystander = subprocess.Popen(["sleep", "60"])
+        record = c.home + "/state/cluster.json"
+        with open(record) as f:
+            text = f.read()
+        with open(record, "w") as f:
+            f.write(text.replace(str(pids[0]), str(bystander.pid)))
+        assert c.command("down").returncode == 0
+        assert bystander.poll() is None
+        bystander.kill()
+        bystander.wait()
+        assert not os.path.exists(record)
+
+
+def test_started_with_nothing_open():
+    c = Cluster(STORIES)
+    p = subprocess.run(["/bin/sh", "-c", 'exec "$0" serve "$1" --port 0 --detach <&- >&- 2>&-', BINARY, STORIES], env=dict(os.environ, BATON_HOME=c.home), timeout=120)
+    assert p.returncode == 0
+    assert c.command("serve", STORIES, "--port", "0", "--detach").returncode == 1, "the lock is held"
+    assert all(r["state"] == "ready" for r in c.ps())
+    assert c.command("down").returncode == 0
+    c.remove()
+
+
 def test_refusals():
     c = Cluster(STORIES)
     for model, code, words in (("/no/such.gguf", 1, "no such model"), (os.path.join(SHARED, "models/README.md"), 3, "README.md"),
@@ -168,7 +213,10 @@ def test_refusals():
     assert c.command("serve", "-f", bad).returncode == 2
     r = c.command("serve", bad)
     assert r.returncode == 2 and "baton serve -f" in r.stderr, r
-    assert c.command("nonsense").returncode == 2 and c.command("serve", "--port", "99999").returncode == 2
+    assert c.command("--version").returncode == 0
+    r = c.command("nonsense")
+    assert r.returncode == 2 and "no command nonsense" in r.stderr, r
+    assert c.command("serve", "--port", "99999").returncode == 2
     assert c.command("down").returncode == 0
     assert not [n for n in os.listdir(c.home + "/state") if n not in ("lock", "logs", "logs.previous", "manifest.yaml")], os.listdir(c.home + "/state")
     c.remove()

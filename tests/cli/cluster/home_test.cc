@@ -38,6 +38,24 @@ TEST_F(HomeTest, OneClusterAtATime) {
   EXPECT_TRUE(HomeLock::take(home_).ok()) << "free again when its holder is gone";
 }
 
+TEST_F(HomeTest, ALockWhoseFileWasRemovedIsTakenAgain) {
+  auto lock = HomeLock::take(home_);
+  ASSERT_TRUE(lock.ok());
+  EXPECT_TRUE(lock->stands(home_));
+  std::filesystem::remove_all(home_.state);
+  EXPECT_FALSE(lock->stands(home_));
+  ASSERT_TRUE(home_.make_directories().ok());
+  {
+    const auto other = HomeLock::take(home_);
+    ASSERT_TRUE(other.ok()) << "the folder is anybody's";
+    EXPECT_FALSE(lock->stands(home_));
+    EXPECT_TRUE(absl::IsAlreadyExists(lock->take_again(home_)));
+  }
+  ASSERT_TRUE(lock->take_again(home_).ok());
+  EXPECT_TRUE(lock->stands(home_));
+  EXPECT_TRUE(absl::IsAlreadyExists(HomeLock::take(home_).status()));
+}
+
 TEST_F(HomeTest, ClusterRecordComesBackAsWritten) {
   EXPECT_TRUE(absl::IsNotFound(ClusterRecord::read(home_).status()));
   const ClusterRecord written{"127.0.0.1:8000",
