@@ -1,6 +1,7 @@
 #include "base/config_file.h"
 
 #include <yaml-cpp/depthguard.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -89,6 +90,35 @@ struct Duplicates {
   }
 };
 
+// Where documents begin.
+class DocumentStarts final : public YAML::EventHandler {
+ public:
+  std::vector<YAML::Mark> marks;
+  void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  }
+  void OnMapEnd() override {}
+};
+
+// Of a second document, which YAML::Load() leaves unread. YAML::LoadAll() would not do: of some malformed
+// texts it reads documents without end.
+std::optional<YAML::Mark> second_document(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  while (starts.marks.size() < 2 && parser.HandleNextDocument(starts)) {
+  }
+  if (starts.marks.size() < 2) return std::nullopt;
+  return starts.marks[1];
+}
+
 // What the library's words do not say.
 std::string explained(const YAML::Exception& error, const std::string& text) {
   if (dynamic_cast<const YAML::DeepRecursion*>(&error) != nullptr) return "nested too deep";
@@ -120,12 +150,10 @@ absl::StatusOr<ConfigFile> ConfigFile::parse(const std::string& name, const std:
   document->name = name;
   if (text.size() > (1u << 20)) return absl::InvalidArgumentError(cat(name, ": larger than 1 MiB"));
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1)
-      return absl::InvalidArgumentError(cat(document->place(documents[1].Mark(), ""),
-                                            "want one document, got ", documents.size(),
-                                            " (separated by ---)"));
-    if (!documents.empty()) document->root = documents[0];
+    document->root = YAML::Load(text);
+    if (const auto second = second_document(text))
+      return absl::InvalidArgumentError(
+          cat(document->place(*second, ""), "want one document, here begins another (separated by ---)"));
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(
         cat(name, ":", e.mark.line + 1, ":", e.mark.column + 1, ": not YAML: ", explained(e, text)));

@@ -73,14 +73,24 @@ std::optional<ApiError> read_message(json::value& message, size_t number) {
   return std::nullopt;
 }
 
-void read_messages(JsonFields& fields, json::object& context) {
+// Newer clients say developer where older ones say system; templates of models that were trained before would
+// write it as a role the model has never seen.
+void rename_developer(json::value& message, const text::ModelText& model) {
+  json::value& role = message.get_object()["role"];
+  if (role != "developer" || model.chat_template == nullptr) return;
+  if (!model.chat_template->source().contains("developer")) role = "system";
+}
+
+void read_messages(JsonFields& fields, const text::ModelText& model, json::object& context) {
   const json::array* given = fields.array("messages", kMaxMessages);
   if (!fields.ok()) return;
   if (!given || given->empty())
     return fields.fail(invalid_value("messages", "`messages` must be a list with at least one message"));
   json::array messages = *given;
-  for (size_t i = 0; i < messages.size(); ++i)
+  for (size_t i = 0; i < messages.size(); ++i) {
     if (auto error = read_message(messages[i], i)) return fields.fail(std::move(*error));
+    rename_developer(messages[i], model);
+  }
   context["messages"] = std::move(messages);
 }
 
@@ -146,10 +156,10 @@ bool read_tools(JsonFields& fields, text::ToolSyntax syntax, json::object& conte
 
 }  // namespace
 
-ChatContext read_chat_context(JsonFields& fields, text::ToolSyntax syntax) {
+ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) {
   json::object context;
-  read_messages(fields, context);
-  const bool tools = read_tools(fields, syntax, context);
+  read_messages(fields, model, context);
+  const bool tools = read_tools(fields, model.tool_syntax, context);
   if (const json::array* documents = fields.array("documents", kMaxMessages))
     context["documents"] = *documents;
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);

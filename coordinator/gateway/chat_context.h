@@ -5,7 +5,7 @@
 #include <string>
 
 #include "coordinator/gateway/json_fields.h"
-#include "text/tool_calls.h"
+#include "text/model_text.h"
 
 namespace baton::coordinator {
 
@@ -15,8 +15,8 @@ struct ChatContext {
 };
 
 // Reads messages, tools, tool_choice, documents, add_generation_prompt and chat_template_kwargs. Text parts
-// become one string, tool call arguments an object, as vLLM does. Tools are refused when the model's
-// template takes none (`syntax`). Errors are in `fields`.
-ChatContext read_chat_context(JsonFields& fields, text::ToolSyntax syntax);
+// become one string, tool call arguments an object, as vLLM does; role developer is system for a template
+// that does not know it. Tools are refused when the model's template takes none. Errors are in `fields`.
+ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model);
 
 }  // namespace baton::coordinator

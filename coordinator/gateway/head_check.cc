@@ -8,6 +8,9 @@
 namespace baton::coordinator {
 namespace {
 
+constexpr std::string_view kBodyTooLarge =
+    "the request body is too large (spec.gateway.limits.body of the manifest says how large it may be)";
+
 constexpr size_t kMethodBytes = 16;
 constexpr size_t kChunkDigits = 16;
 
@@ -210,6 +213,9 @@ void HeadCheck::check_known_field(std::string_view name, std::string_view value)
   } else if (name == "expect") {
     if (!equal_ignoring_case(value, "100-continue")) return reject(400, "unknown expectation");
     expects_continue_ = true;
+  } else if (name == "content-encoding") {
+    if (!equal_ignoring_case(value, "identity"))
+      return reject(415, "Content-Encoding is not supported: send the body as it is");
   }
 }
 
@@ -247,7 +253,7 @@ void HeadCheck::end_head() {
   const bool may_have_body = method_ == "POST" || method_ == "PUT" || method_ == "PATCH";
   if (!may_have_body && (chunked_ || content_length_ > 0)) return reject(400, "this method takes no body");
   if (may_have_body && !chunked_ && !has_length_) return reject(411, "Content-Length is missing");
-  if (content_length_ > limits_.body_bytes) return reject(413, "the request body is too large");
+  if (content_length_ > limits_.body_bytes) return reject(413, kBodyTooLarge);
   left_ = content_length_;
   phase_ = chunked_ ? Phase::kChunkSize : left_ > 0 ? Phase::kFixedBody : Phase::kComplete;
 }
@@ -286,7 +292,7 @@ void HeadCheck::check_chunk_size() {
     return;
   }
   if (++chunks_ > limits_.chunks) return reject(413, "too many chunks");
-  if (size > limits_.body_bytes - body_.size()) return reject(413, "the request body is too large");
+  if (size > limits_.body_bytes - body_.size()) return reject(413, kBodyTooLarge);
   left_ = size;
   phase_ = Phase::kChunkBytes;
 }

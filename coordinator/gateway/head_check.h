@@ -37,7 +37,7 @@ class HeadCheck {
   bool head_complete() const { return phase_ > Phase::kFields; }
   bool complete() const { return phase_ == Phase::kComplete; }
   bool rejected() const { return phase_ == Phase::kRejected; }
-  int status() const { return status_; }  // 400, 411, 413, 414, 431 when rejected
+  int status() const { return status_; }  // 400, 411, 413, 414, 415, 431 when rejected
   std::string_view reason() const { return reason_; }
 
   // ---- once head_complete() and not rejected()

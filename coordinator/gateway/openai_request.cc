@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <limits>
+#include <set>
 
 #include "base/cat.h"
 #include "base/rng.h"
@@ -153,17 +154,31 @@ class GenerationReader {
 
   void read_lengths() {
     max_tokens_ = fields_.integer("max_tokens", 0, kInt32Max);
+    const char* said = "max_tokens";
     if (chat())
-      if (const auto newer = fields_.integer("max_completion_tokens", 0, kInt32Max)) max_tokens_ = newer;
+      if (const auto newer = fields_.integer("max_completion_tokens", 0, kInt32Max)) {
+        max_tokens_ = newer;
+        said = "max_completion_tokens";
+      }
     stop_.min_tokens = static_cast<int32_t>(fields_.integer("min_tokens", 0, kInt32Max).value_or(0));
     plan_.echo = fields_.boolean("echo").value_or(false);
     if (chat() && plan_.echo) fields_.fail(not_supported("echo", "`echo` is not supported in chat"));
     plan_.prompt_only = max_tokens_ == 0 && plan_.echo;
     if (max_tokens_ == 0 && !plan_.prompt_only)
-      fields_.fail(invalid_value("max_tokens", "`max_tokens` must be at least 1"));
+      fields_.fail(invalid_value(said, cat("`", said, "` must be at least 1")));
     if (max_tokens_ && stop_.min_tokens > *max_tokens_)
-      fields_.fail(invalid_value("min_tokens", "`min_tokens` must not be greater than `max_tokens`"));
+      fields_.fail(invalid_value("min_tokens", cat("`min_tokens` must not be greater than `", said, "`")));
+    check_min_tokens();
     plan_.text.min_tokens = stop_.min_tokens;
+  }
+
+  // Until then no token that ends the answer may be drawn: one must be left.
+  void check_min_tokens() {
+    std::set<TokenId> ends(stop_.end_token_ids.begin(), stop_.end_token_ids.end());
+    ends.insert(stop_.stop_token_ids.begin(), stop_.stop_token_ids.end());
+    if (stop_.min_tokens > 0 && ends.size() >= static_cast<size_t>(vocab()))
+      fields_.fail(invalid_value(
+          "stop_token_ids", "`stop_token_ids` holds every token of this model: `min_tokens` cannot be met"));
   }
 
   void set_logprobs(int64_t top) {
@@ -180,12 +195,18 @@ class GenerationReader {
       fields_.fail(invalid_value("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
     if (wanted) set_logprobs(top.value_or(0));
     plan_.parallel_tool_calls = fields_.boolean("parallel_tool_calls").value_or(true);
-    fields_.accept({"metadata", "modalities", "prediction", "prompt_cache_key", "prompt_cache_retention",
+    fields_.accept({"metadata", "prediction", "prompt_cache_key", "prompt_cache_retention",
                     "reasoning_effort", "safety_identifier", "service_tier", "store", "verbosity"});
+    if (const json::array* modalities = fields_.array("modalities", 8))
+      for (const json::value& modality : *modalities)
+        if (modality != "text")
+          fields_.fail(not_supported("modalities", "`modalities`: only text is supported"));
+    if (fields_.any("web_search_options"))
+      fields_.fail(not_supported("web_search_options", "`web_search_options` is not supported"));
     if (fields_.any("functions") || fields_.any("function_call"))
       fields_.fail(not_supported("functions", "`functions` is not supported; use `tools`"));
-    if (fields_.any("audio")) fields_.fail(not_supported("audio", "audio is not supported"));
-    ChatContext chat = read_chat_context(fields_, context_.text.tool_syntax);
+    if (fields_.any("audio")) fields_.fail(not_supported("audio", "`audio` is not supported"));
+    ChatContext chat = read_chat_context(fields_, context_.text);
     chat_context_ = std::move(chat.json);
     if (!chat.tools) return;
     plan_.tools = context_.text.tool_syntax;
@@ -194,7 +215,8 @@ class GenerationReader {
 
   void read_completion_fields() {
     if (const auto top = fields_.integer("logprobs", 0, kMaxTopLogprobs)) set_logprobs(*top);
-    if (fields_.any("suffix")) fields_.fail(not_supported("suffix", "`suffix` is not supported"));
+    if (const json::value* suffix = fields_.any("suffix"); suffix && *suffix != "")
+      fields_.fail(not_supported("suffix", "`suffix` is not supported"));
     if (const auto best = fields_.integer("best_of", 1, kMaxChoicesPerPrompt); best && *best != plan_.n)
       fields_.fail(not_supported("best_of", "`best_of` other than `n` is not supported"));
     add_special_ = fields_.boolean("add_special_tokens").value_or(true);

@@ -53,7 +53,7 @@ Answer tokenize_content(JsonFields& fields, const RequestContext& context) {
 }
 
 absl::StatusOr<std::vector<TokenId>> encode_messages(JsonFields& fields, const RequestContext& context) {
-  const std::string chat = read_chat_context(fields, context.text.tool_syntax).json;
+  const std::string chat = read_chat_context(fields, context.text).json;
   if (!fields.ok()) return absl::InvalidArgumentError(fields.error()->message);
   if (!context.text.chat_template) return absl::InvalidArgumentError("this model has no chat template");
   return context.text.encode_chat(chat);

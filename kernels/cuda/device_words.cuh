@@ -9,8 +9,8 @@
 #include "kernels/cuda/launch_stream.h"
 
 // The machine instructions that the kernels use, each behind one word. Kernels (*.cuh) name these and plain
-// CUDA only; tests/kernels/cuda/emulated_device.h gives the same words on the CPU, where the kernels run as
-// fibers.
+// CUDA only; tests/kernels/cuda/emulation/emulated_device.h gives the same words on the CPU, where the
+// kernels run as fibers.
 namespace baton::kernels::cuda {
 
 __device__ inline float bf16_to_float(uint16_t bits) {

@@ -83,7 +83,9 @@ TEST(ConfigFile, SaysWhatTheLibraryDoesNot) {
   };
   EXPECT_THAT(error("a:\n\tb: 1\n"), testing::HasSubstr("f.yaml:2:"));
   EXPECT_THAT(error("a:\n\tb: 1\n"), testing::HasSubstr("; indentation wants spaces, here is a tab"));
-  EXPECT_EQ(error("a: 1\n---\nb: 2\n"), "f.yaml:3:1: want one document, got 2 (separated by ---)");
+  EXPECT_EQ(error("a: 1\n---\nb: 2\n"),
+            "f.yaml:2:1: want one document, here begins another (separated by ---)");
+  EXPECT_NE(error(std::string("\0,,,,", 6)), "") << "the library reads documents of it without end";
   EXPECT_THAT(error("a: " + std::string(100'000, '[')), testing::HasSubstr("nested too deep"));
   EXPECT_EQ(errors_of("a: [x, {b: c}]\n", [](ConfigObject& r) { r.strings("a"); }),
             "f.yaml:1:1: a: want a list of texts, got a mapping in it");

@@ -510,6 +510,58 @@ TEST_F(GatewayTest, UnknownModelsAndFields) {
   EXPECT_EQ(unknown_fields_, 2);
 }
 
+TEST_F(GatewayTest, RoleDeveloperIsSystemForATemplateThatDoesNotKnowIt) {
+  port_.set_script(ScriptedPort::tokens({'o', 'k'}));
+  start();
+  auto c = client();
+  const auto reply = c.post(
+      "/v1/chat/completions",
+      R"({"messages":[{"role":"developer","content":"brief"},{"role":"user","content":"hi"}],"max_tokens":2})");
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  const auto prompt = model_.encode_chat(
+      R"({"messages":[{"role":"system","content":"brief"},{"role":"user","content":"hi"}],
+          "add_generation_prompt":true})");
+  ASSERT_TRUE(prompt.ok());
+  EXPECT_EQ(port_.last().request.prompt, *prompt);
+}
+
+TEST_F(GatewayTest, WhatWouldChangeTheAnswerIsRefusedByItsName) {
+  port_.set_script(ScriptedPort::tokens({'o', 'k'}));
+  start();
+  auto c = client();
+  const auto chat = [&](const std::string& more) {
+    return c.post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"}],)" + more + "}");
+  };
+  for (const auto& [field, value] : {std::pair{"modalities", R"(["text","audio"])"},
+                                     {"web_search_options", "{}"},
+                                     {"audio", "{}"},
+                                     {"max_completion_tokens", "0"},
+                                     {"functions", "[]"},
+                                     {"response_format", R"({"type":"json_object"})"}}) {
+    const auto reply = chat("\"" + std::string(field) + "\":" + value);
+    EXPECT_EQ(reply.status, 400) << field;
+    EXPECT_EQ(json(reply.body).at("error").at("param"), field);
+    EXPECT_TRUE(reply.body.contains('`' + std::string(field) + '`')) << reply.body;
+  }
+  EXPECT_EQ(chat(R"("modalities":["text"])").status, 200);
+}
+
+TEST_F(GatewayTest, MinTokensNeedsATokenThatDoesNotEndTheAnswer) {
+  port_.set_script(ScriptedPort::tokens({'o', 'k'}));
+  start();
+  auto c = client();
+  std::string ids;
+  for (int id = 0; id < kVocab; ++id) ids += (id > 0 ? "," : "") + std::to_string(id);
+  const auto complete = [&](const std::string& stops, int min_tokens) {
+    return c.post("/v1/completions", R"({"prompt":"a","stop_token_ids":[)" + stops + R"(],"min_tokens":)" +
+                                         std::to_string(min_tokens) + "}");
+  };
+  EXPECT_EQ(complete(ids, 0).status, 200);
+  const auto none_left = complete(ids, 1);
+  EXPECT_EQ(none_left.status, 400);
+  EXPECT_EQ(json(none_left.body).at("error").at("param"), "stop_token_ids");
+}
+
 TEST_F(GatewayTest, DrainingRefusesNewWork) {
   start();
   api_->begin_drain();

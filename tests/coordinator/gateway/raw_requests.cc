@@ -27,6 +27,8 @@ void add_lengths(std::vector<RawRequest>& out) {
       {"CL without blank", post("Content-Length:2\r\n", "{}"), {200}},
       {"CL with tab and trailing blank", post("Content-Length:\t2 \r\n", "{}"), {200}},
       {"CL at the limit", length("8388608", string(8388608, 'x')), {200}},
+      {"Content-Encoding gzip", post("Content-Encoding: gzip\r\nContent-Length: 2\r\n", "{}"), {415}},
+      {"Content-Encoding identity", post("Content-Encoding: identity\r\nContent-Length: 2\r\n", "{}"), {200}},
       {"CL one over the limit", length("8388609", ""), {413}},
       {"CL huge", length("999999999999999999", ""), {413}},
       {"CL 2^63", length("9223372036854775808"), {400}},

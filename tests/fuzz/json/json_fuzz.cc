@@ -28,8 +28,9 @@ void read_fields(const boost::json::object& object) {
   if (!fields.ok()) BATON_CHECK(!fields.error()->message.empty());
 
   JsonFields chat(object);
-  const std::string context =
-      baton::coordinator::read_chat_context(chat, baton::text::ToolSyntax::kTags).json;
+  baton::text::ModelText model;
+  model.tool_syntax = baton::text::ToolSyntax::kTags;
+  const std::string context = baton::coordinator::read_chat_context(chat, model).json;
   boost::json::error_code ec;
   boost::json::parse_options deep;
   deep.max_depth = 3 * baton::coordinator::kJsonDepth;
