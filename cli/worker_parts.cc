@@ -33,6 +33,8 @@ constexpr size_t kMailboxCapacity = 65536;
 // What a step may take of the time between two tokens that was promised: predictions are wrong by a tenth
 // now and then, and the way to the client takes its part.
 constexpr double kStepShareOfItl = 0.85;
+// Of KV memory that an idle engine takes before it is used; at most a quarter of the pool.
+constexpr size_t kAheadBytes = size_t{128} << 20;
 // Ranks of other hosts may be scheduled minutes later, and load as long.
 constexpr auto kRankPatience = std::chrono::seconds(300);
 
@@ -304,6 +306,8 @@ absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::Kv
       .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); },
       .links = group == nullptr ? nullptr : &group->links()};
   ASSIGN_OR_RETURN(model, worker::LlamaModel::create(std::move(shard), *backend, model_options));
+  if (backend->in_host_memory())
+    ahead = std::make_unique<worker::PagesAhead>(pool_bytes, g, std::min(kAheadBytes, g.pool_bytes() / 4));
   return backend->attach_kv(pool_bytes, g);
 }
 

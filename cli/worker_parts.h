@@ -55,6 +55,7 @@ struct WorkerParts {
   std::unique_ptr<worker::EngineMailbox> mailbox;
   std::unique_ptr<worker::KvExchangeAgent> exchange;  // of every rank
   std::unique_ptr<worker::Engine> engine;
+  std::unique_ptr<worker::PagesAhead> ahead;  // of the engine, where the KV is in host memory
   std::unique_ptr<worker::FollowerLoop>
       follower;  // in place of runner, mailbox and engine, on every other rank
 

@@ -178,7 +178,8 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
     make_pulse();
     return absl::OkStatus();
   }
-  worker::EngineLoop::Parts loop_parts{*parts->engine, *parts->runner, *parts->mailbox, parts->clock};
+  worker::EngineLoop::Parts loop_parts{*parts->engine, *parts->runner, *parts->mailbox, parts->clock,
+                                       parts->ahead.get()};
   loop = std::make_unique<worker::EngineLoop>(loop_parts,
                                               [this](std::vector<WorkerMessage>& m) { control->publish(m); });
   make_pulse();

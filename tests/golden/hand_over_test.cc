@@ -48,7 +48,7 @@ class Worker {
     setup.on_layer = [this](int rank, int layer, const worker::BatchRows& rows) {
       for (const auto& send : rows.sends) {
         const auto& s = rows.sequences[send.sequence];
-        agents_[rank]->layer_ready(send.transfer, layer, s.first_position + s.row_count);
+        agents_[rank]->layer_ready(send.transfer, layer, s.first_position + s.row_count, s.row_count);
       }
     };
     auto opened = ModelUnderTest::open(path, setup);
@@ -202,7 +202,7 @@ class Pair {
       const int32_t count = std::min(kChunk, size - at);
       const bool last = at + count == size;
       const auto result = prefill_.engine->run({{&from, at, count, last, false}}, [&](int layer) {
-        prefill_.agent().layer_ready(id, layer, at + count);
+        prefill_.agent().layer_ready(id, layer, at + count, count);
       });
       if (last) note(*prefill_.engine, result, out);
     }

@@ -80,7 +80,7 @@ class FakeKvFabric {
     absl::Status expect(const worker::KvGrant& grant) override { return fabric.expect(*this, grant); }
     void abandon(TransferId id) override { fabric.end(id, "abandoned by the receiver", Told::kDestination); }
     absl::Status send(const worker::KvSend& send) override { return fabric.send(*this, send); }
-    void layer_ready(TransferId id, int layer, int32_t tokens) override {
+    void layer_ready(TransferId id, int layer, int32_t tokens, int32_t) override {
       fabric.layer_ready(id, layer, tokens);
     }
     void finish(TransferId id, const TokenOutput& first, FinishReason finish) override {

@@ -273,7 +273,7 @@ void Engine::on_layer(int layer) {
   for (const PlannedRows& rows : plans_[(oldest_ + running_ - 1) % plans_.size()].rows) {
     const Sequence& sequence = *rows.sequence;
     if (sequence.leg == Leg::kPrefill)
-      exchange_.layer_ready(sequence.transfer, layer, rows.first_position + rows.row_count);
+      exchange_.layer_ready(sequence.transfer, layer, rows.first_position + rows.row_count, rows.row_count);
   }
 }
 

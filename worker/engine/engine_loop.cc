@@ -15,10 +15,14 @@ absl::Status EngineLoop::run(std::stop_token stop) {
   while (!stop.stop_requested() && !parts_.mailbox.closed()) {
     const absl::StatusOr<bool> worked = do_work(parts_.clock.now());
     if (!worked.ok()) return worked.status();
-    if (!*worked)
+    if (!*worked && !take_ahead())
       parts_.mailbox.wait_until(std::min(parts_.engine.next_deadline(), parts_.executor.next_deadline()));
   }
   return absl::OkStatus();
+}
+
+bool EngineLoop::take_ahead() {
+  return parts_.ahead != nullptr && parts_.ahead->take(parts_.engine.cache().pool().used_end());
 }
 
 // A turn starts a plan, or finishes the oldest, or both when no other may run beside the one started.

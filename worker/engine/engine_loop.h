@@ -9,6 +9,7 @@
 #include "base/mailbox.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/latest.h"
+#include "worker/engine/pages_ahead.h"
 #include "worker/schedule/step_plan.h"
 
 namespace baton::worker {
@@ -62,6 +63,7 @@ class EngineLoop {
     StepExecutor& executor;
     EngineMailbox& mailbox;
     const Clock& clock;
+    PagesAhead* ahead = nullptr;  // what to do when there is nothing to do
   };
   EngineLoop(const Parts& parts, Publish publish);
 
@@ -74,6 +76,7 @@ class EngineLoop {
   EngineStatus status() const;
 
  private:
+  bool take_ahead();
   bool drain(Instant now);
   void handle(const EngineCommand& command, Instant now);
   struct Running {

@@ -37,7 +37,8 @@ void FollowerLoop::on_layer(int layer) {
   const BatchRows& rows = plans_.rows();
   for (const BatchRows::Send& send : rows.sends) {
     const kernels::SequenceRows& sequence = rows.sequences[send.sequence];
-    parts_.exchange->layer_ready(send.transfer, layer, sequence.first_position + sequence.row_count);
+    parts_.exchange->layer_ready(send.transfer, layer, sequence.first_position + sequence.row_count,
+                                 sequence.row_count);
   }
 }
 

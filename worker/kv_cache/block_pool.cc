@@ -81,6 +81,7 @@ void BlockPool::take(BlockId id, std::vector<BlockId>& out) {
   enter(block, BlockState::kReserved);
   block.owners = 1;
   ++block.generation;
+  used_end_ = std::max(used_end_, int64_t{id.value()} + 1);
   free_bits_[id.value() / 64] &= ~(uint64_t{1} << (id.value() % 64));
   out.push_back(id);
 }

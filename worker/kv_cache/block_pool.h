@@ -90,7 +90,8 @@ class BlockPool {
   int64_t size() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t count(BlockState state) const { return counts_[static_cast<size_t>(state)]; }
   int64_t free() const { return count(BlockState::kFree); }
-  int64_t idle_count() const { return idle_; }  // part of count(kValid)
+  int64_t idle_count() const { return idle_; }    // part of count(kValid)
+  int64_t used_end() const { return used_end_; }  // one past the highest block that was ever reserved
 
   // Recounts everything; aborts on a difference. O(blocks). For tests and the simulator.
   void check_invariants() const;
@@ -127,6 +128,7 @@ class BlockPool {
   std::array<int64_t, kBlockStates> counts_{};
   int64_t idle_ = 0;
   int64_t lowest_free_ = 0;  // no free block is before it
+  int64_t used_end_ = 0;
   std::map<TransferId, Landing> landings_;
   std::map<TransferId, std::vector<BlockId>> leases_;
 };

@@ -73,9 +73,9 @@ class KvExchange {
 
   // Prefill side. Computing does not wait for the grant; sending does.
   virtual absl::Status send(const KvSend& send) = 0;
-  // KV of prompt positions [0, tokens) of `layer` is complete in the pool. Called inside a step, layer by
-  // layer.
-  virtual void layer_ready(TransferId transfer, int layer, int32_t tokens) = 0;
+  // KV of prompt positions [0, tokens) of `layer` is complete in the pool, `rows` of them by this step.
+  // Called inside a step, layer by layer.
+  virtual void layer_ready(TransferId transfer, int layer, int32_t tokens, int32_t rows) = 0;
   // All layers of the whole prompt were ready and the first token is known.
   virtual void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) = 0;
   virtual void cancel(TransferId transfer) = 0;

@@ -10,7 +10,7 @@ class NoExchange final : public KvExchange {
   absl::Status expect(const KvGrant&) override { return refusal(); }
   void abandon(TransferId) override {}
   absl::Status send(const KvSend&) override { return refusal(); }
-  void layer_ready(TransferId, int, int32_t) override {}
+  void layer_ready(TransferId, int, int32_t, int32_t) override {}
   void finish(TransferId, const TokenOutput&, FinishReason) override {}
   void cancel(TransferId) override {}
   int open_transfers() const override { return 0; }

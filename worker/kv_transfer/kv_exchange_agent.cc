@@ -15,6 +15,7 @@ constexpr size_t kCommandBox = 4 * kMaxOpen + 1024;
 constexpr size_t kLayerBox = 64 * 1024;
 constexpr auto kRateLook = std::chrono::seconds(1);  // a pair's rate is looked at so often at most ...
 constexpr double kRateMoved = 1.5;                   // ... and told when it is so much higher or lower
+constexpr double kMaxWordBytes = 1 << 20;
 
 }  // namespace
 
@@ -125,9 +126,19 @@ absl::Status KvExchangeAgent::send(const KvSend& send) {
   return start(send);
 }
 
-void KvExchangeAgent::layer_ready(TransferId transfer, int layer, int32_t tokens) {
+void KvExchangeAgent::layer_ready(TransferId transfer, int layer, int32_t tokens, int32_t rows) {
+  // A word covers the layers before it.
+  const auto same = std::ranges::find(untold_, transfer, &LayerReady::transfer);
+  LayerReady& word = same == untold_.end() ? untold_.emplace_back() : *same;
+  word = {.transfer = transfer, .layer = layer, .tokens = tokens};
+  untold_bytes_ += static_cast<uint64_t>(rows) * options_.geometry.piece_bytes() /
+                   static_cast<uint64_t>(options_.geometry.block_tokens);
+  const bool last = layer + 1 == options_.geometry.layers;
+  if (!last && untold_bytes_ < word_bytes_.load(std::memory_order_relaxed)) return;
   // Refused when the box is full: see the class comment.
-  (void)layers_.post({transfer, layer, tokens});
+  for (const LayerReady& ready : untold_) (void)layers_.post(ready);
+  untold_.clear();
+  untold_bytes_ = 0;
 }
 
 // These find room because the box is larger than what open transfers can post; were it full after all, the
@@ -223,7 +234,15 @@ void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
   if (connected) told_[event.peer] = {.report = report, .at = now_};
   if (connected) told_[event.peer].report.error.clear();  // is said once
   if (!connected) told_.erase(event.peer);
+  weigh_words();
   note(report);
+}
+
+void KvExchangeAgent::weigh_words() {
+  double bytes = kMaxWordBytes;
+  for (const auto& [peer, told] : told_)
+    bytes = std::min(bytes, told.report.bytes_per_second * to_seconds(options_.word_worth));
+  word_bytes_ = static_cast<uint64_t>(bytes);
 }
 
 // Transfers measure the pair all the time; the coordinator hears of it when it makes a difference.
@@ -235,6 +254,7 @@ void KvExchangeAgent::look_at_rate(const WorkerRef& peer) {
   const double rate = plane_.bytes_per_second(peer);
   if (rate < report.bytes_per_second * kRateMoved && rate * kRateMoved > report.bytes_per_second) return;
   report.bytes_per_second = rate;
+  weigh_words();
   note(report);
 }
 

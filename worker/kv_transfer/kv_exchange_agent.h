@@ -31,6 +31,10 @@ struct KvExchangeOptions {
   // The same, of other workers: asked-for, new and lost connections, and connected again when the rate has
   // moved.
   PeerReportSink peers;
+  // A word to the progress thread costs its wake-up, and a peer's: often a switch of threads on the core that
+  // computes. So it is worth what the slowest peer's link moves in this time, 1 MiB at most: with less,
+  // layers are told together, but for the last of a step. On a slow link every layer is worth one.
+  Duration word_worth = std::chrono::microseconds(100);
 
   // Of a worker of several ranks. The plane's own name is rank_ref(worker, rank).
   WorkerRef worker{};
@@ -52,8 +56,9 @@ struct KvExchangeOptions {
 // and answers for all. The others take orders from rank 0 over the data plane, tell it what became of them,
 // and are called by their own step only: layer_ready().
 //
-// The window per peer bounds what is under way; the mailbox bounds what waits. A lost layer_ready() (box
-// full) costs overlap only: finish() covers all layers. Path: steps 7, 8 and 10, from worker/engine, to
+// The window per peer bounds what is under way; the mailbox bounds what waits. Layers are told together until
+// they are worth a word (KvExchangeOptions::word_worth); a lost word (box full) costs overlap only:
+// finish() covers all layers. Path: steps 7, 8 and 10, from worker/engine, to
 // transport/data and back. Thread: KvExchange methods: engine. connect(), fence(), counters(), wake(): any.
 // do_work(), wait(): progress. Errors: every accepted expect() and send() ends as kv_exchange.h says, within
 // a deadline (design I4).
@@ -67,7 +72,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   absl::Status expect(const KvGrant& grant) override;
   void abandon(TransferId transfer) override;
   absl::Status send(const KvSend& send) override;
-  void layer_ready(TransferId transfer, int layer, int32_t tokens) override;
+  void layer_ready(TransferId transfer, int layer, int32_t tokens, int32_t rows) override;
   void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) override;
   void cancel(TransferId transfer) override;
   int open_transfers() const override { return open_.load(std::memory_order_relaxed); }
@@ -115,6 +120,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   absl::Status check_send(const KvSend& send) const;
   absl::Status check_links(std::span<const KvLink> links) const;
   absl::Status start(Command command);
+  void weigh_words();
   int drain_commands(Instant now);
   void run(Command& command, Instant now);
 
@@ -172,6 +178,9 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   std::vector<Command> commands_taken_;
   std::vector<LayerReady> layers_taken_;
 
+  std::vector<LayerReady> untold_;  // engine thread: layers, the last of each transfer
+  uint64_t untold_bytes_ = 0;
+  std::atomic<uint64_t> word_bytes_{0};  // that a word is worth
   std::atomic<int> open_{0};
   std::mutex peers_mutex_;
   std::set<WorkerRef> connected_;  // workers; guarded by peers_mutex_

@@ -1,5 +1,9 @@
 #include "worker/engine/engine_loop.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
 #include <ctime>
 #include <thread>
@@ -64,6 +68,29 @@ class EngineLoopTest : public EngineFixture {
   std::atomic<int> released_ = 0;
   std::atomic<int> accepted_ = 0;
 };
+
+TEST_F(EngineLoopTest, AnIdleLoopTakesMemoryForTheBlocksThatComeNext) {
+  const kernels::KvGeometry geometry{
+      .layers = 2, .kv_heads = 4, .head_dim = 32, .block_tokens = 16, .blocks = 64};
+  const size_t bytes = geometry.pool_bytes();
+  void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(base, MAP_FAILED);
+  const SteadyClock clock;
+  PagesAhead ahead({static_cast<std::byte*>(base), bytes}, geometry, bytes);
+  EngineLoop loop({engine_, executor_, mailbox_, clock, &ahead}, [](std::vector<WorkerMessage>&) {});
+  std::thread thread([&] { EXPECT_TRUE(loop.run({}).ok()); });
+  const auto all_there = [&] {
+    std::vector<unsigned char> pages(bytes / static_cast<size_t>(::sysconf(_SC_PAGESIZE)));
+    EXPECT_EQ(::mincore(base, bytes, pages.data()), 0);
+    return std::ranges::all_of(pages, [](unsigned char p) { return (p & 1) != 0; });
+  };
+  const Instant end = clock.now() + 20s;
+  while (!all_there() && clock.now() < end) std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(all_there());
+  mailbox_.close();
+  thread.join();
+  ::munmap(base, bytes);
+}
 
 TEST_F(EngineLoopTest, OneTurnDrainsPlansRunsAndPublishes) {
   EngineLoop loop = make_loop(manual_);

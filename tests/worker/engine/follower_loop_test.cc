@@ -36,7 +36,7 @@ class ReadyLayers final : public KvExchange {
   absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("rank 0 does"); }
   void abandon(TransferId) override {}
   absl::Status send(const KvSend&) override { return absl::UnimplementedError("rank 0 does"); }
-  void layer_ready(TransferId transfer, int layer, int32_t tokens) override {
+  void layer_ready(TransferId transfer, int layer, int32_t tokens, int32_t) override {
     ready.push_back({transfer, layer, tokens});
   }
   void finish(TransferId, const TokenOutput&, FinishReason) override {}

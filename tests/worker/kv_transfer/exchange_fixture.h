@@ -58,6 +58,7 @@ class ExchangeSide {
                                          .rank = place_.rank,
                                          .events = [this](KvEvent event) { take(std::move(event)); },
                                          .peers = [this](const PeerReport& r) { reports.push_back(r); },
+                                         .word_worth = word_worth,
                                          .worker = worker,
                                          .key = {1, 2},
                                          .addresses = std::move(addresses),
@@ -104,6 +105,7 @@ class ExchangeSide {
   std::map<TransferId, KvDrained> drains;
   std::vector<PeerReport> reports;
   std::vector<std::string> lost;
+  Duration word_worth{};  // for the next start()
 
  private:
   const RankOf place_;

@@ -104,7 +104,7 @@ TEST_P(ExchangeThreadsTest, ManyTransfersBothWays) {
                               .blocks = from,
                               .generations = {1, 2}})
                       .ok());
-      for (int layer = 0; layer < geometry().layers; ++layer) me.agent->layer_ready(out, layer, 15);
+      for (int layer = 0; layer < geometry().layers; ++layer) me.agent->layer_ready(out, layer, 15, 15);
       i % 5 == 4 ? me.agent->cancel(out) : me.agent->finish(out, {.token = i}, FinishReason::kNone);
       ASSERT_TRUE(me.wait_for([i](auto& w) { return w.landed + w.drained >= 2 * (i - 6); }));
       EXPECT_GE(me.agent->open_transfers(), 0);

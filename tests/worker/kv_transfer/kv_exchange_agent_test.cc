@@ -19,7 +19,7 @@ TEST_P(KvExchangeTest, OnePromptWithItsFirstToken) {
   ASSERT_TRUE(pair->prefill.agent->send(send(id, 20, from)).ok());
   EXPECT_EQ(pair->prefill.agent->open_transfers(), 1);
   for (uint32_t i = 0; i < 3; ++i) pair->prefill.fill(from[i], i);
-  for (int layer = 0; layer < 3; ++layer) pair->prefill.agent->layer_ready(id, layer, 20);
+  for (int layer = 0; layer < 3; ++layer) pair->prefill.agent->layer_ready(id, layer, 20, 20);
   ASSERT_TRUE(pair->until([&] { return pair->decode.agent->counters().bytes_received == 2 * 3 * 1024; }));
   pair->settle();
   // Two whole blocks of three layers have landed; the last, partial one waits for finish().
@@ -39,6 +39,38 @@ TEST_P(KvExchangeTest, OnePromptWithItsFirstToken) {
   EXPECT_EQ(pair->prefill.error(id), "");
   EXPECT_TRUE(pair->prefill.drains.at(id).as_source);
   for (uint32_t i = 0; i < 3; ++i) EXPECT_TRUE(pair->decode.holds(to[i], i));
+  expect_idle();
+}
+
+// Of two prompts in the same steps. What is worth no word waits for the step's last layer, which tells it
+// all.
+TEST_P(KvExchangeTest, LayersAreToldTogether) {
+  pair = std::make_unique<ExchangePair>(GetParam());
+  pair->prefill.word_worth = 1h;
+  pair->prefill.start({});
+  ASSERT_TRUE(pair->join());
+  for (uint32_t i = 0; i < 2; ++i) {
+    const auto from = range(10 * i, 2), to = range(40 + 10 * i, 2);
+    ASSERT_TRUE(pair->decode.agent->expect(grant(TransferId(i + 1), 16, to)).ok());
+    ASSERT_TRUE(pair->prefill.agent->send(send(TransferId(i + 1), 16, from)).ok());
+    for (const BlockId block : from) pair->prefill.fill(block, block.value());
+  }
+  for (const uint64_t blocks : {1, 2})
+    for (int layer = 0; layer < 3; ++layer) {
+      pair->settle();
+      EXPECT_EQ(pair->decode.agent->counters().bytes_received, (blocks - 1) * 2 * 3 * 1024);
+      for (const TransferId id : {TransferId(1), TransferId(2)})
+        pair->prefill.agent->layer_ready(id, layer, static_cast<int32_t>(8 * blocks), 8);
+      if (layer < 2) continue;
+      ASSERT_TRUE(pair->until(
+          [&] { return pair->decode.agent->counters().bytes_received == blocks * 2 * 3 * 1024; }));
+    }
+  for (const TransferId id : {TransferId(1), TransferId(2)}) {
+    pair->prefill.agent->finish(id, token(id), FinishReason::kNone);
+    ASSERT_TRUE(pair->until([&] { return pair->decode.landed(id) && pair->prefill.drained(id); }));
+  }
+  for (uint32_t i = 0; i < 4; ++i)
+    EXPECT_TRUE(pair->decode.holds(BlockId(40 + 10 * (i / 2) + i % 2), 10 * (i / 2) + i % 2));
   expect_idle();
 }
 

@@ -67,7 +67,7 @@ TEST_P(KvLossTest, ASourceWithoutAGrantGivesUp) {
 TEST_P(KvLossTest, AFrozenSourceIsGivenUp) {
   ASSERT_TRUE(pair->decode.agent->expect(grant(TransferId(1), 16, range(0, 2))).ok());
   ASSERT_TRUE(pair->prefill.agent->send(send(TransferId(1), 16, range(0, 2))).ok());
-  pair->prefill.agent->layer_ready(TransferId(1), 0, 16);
+  pair->prefill.agent->layer_ready(TransferId(1), 0, 16, 16);
   pair->settle();
   for (int i = 0; i < 12 && !pair->decode.drained(TransferId(1)); ++i) {
     pair->now += 1s;

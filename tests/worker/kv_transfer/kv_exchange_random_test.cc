@@ -106,7 +106,7 @@ class RandomTransfers {
       for (int32_t block = s.computed / 8; block * 8 < to; ++block)
         pair_.prefill.fill(layer, s.send.blocks[block], s.id.value() * 100 + static_cast<uint64_t>(block));
       if (rng_.below(10) != 0)
-        pair_.prefill.agent->layer_ready(s.id, layer, to);  // a lost one costs overlap only
+        pair_.prefill.agent->layer_ready(s.id, layer, to, to - s.computed);  // a lost one costs overlap only
     }
     s.computed = to;
   }

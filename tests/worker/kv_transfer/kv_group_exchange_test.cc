@@ -72,7 +72,7 @@ class Group {
   void all_layers_ready(TransferId id, int32_t tokens) {
     for (auto& rank : ranks)
       for (int layer = 0; rank && layer < rank->geometry.layers; ++layer)
-        rank->agent->layer_ready(id, layer, tokens);
+        rank->agent->layer_ready(id, layer, tokens, tokens);
   }
 
   std::vector<std::unique_ptr<ExchangeSide>> ranks;
@@ -242,10 +242,11 @@ TEST_P(GroupExchangeTest, LayersGoAsTheyAreComputed) {
   EXPECT_EQ(decode_->bytes_received(), 0u);
   const uint64_t layer = uint64_t{2} * 4 * head_bytes(decode_->leader().geometry);  // two whole blocks
   for (auto& rank : {prefill_->ranks[0].get(), prefill_->ranks[1].get()})  // stage 0 has layers 0 and 1
-    rank->agent->layer_ready(id, 0, kPrompt);
+    rank->agent->layer_ready(id, 0, kPrompt, kPrompt);
   ASSERT_TRUE(until([&] { return decode_->bytes_received() == layer; }));
   // Layer 0 of the pool of stage 1 is layer 2 of the model; a word about a layer stands for those before it.
-  for (auto& rank : prefill_->ranks) rank->agent->layer_ready(id, rank->geometry.layers - 1, kPrompt);
+  for (auto& rank : prefill_->ranks)
+    rank->agent->layer_ready(id, rank->geometry.layers - 1, kPrompt, kPrompt);
   ASSERT_TRUE(until([&] { return decode_->bytes_received() == 3 * layer; }));
   settle();
   EXPECT_FALSE(decode_->leader().landed(id));
@@ -291,7 +292,7 @@ TEST_P(GroupExchangeTest, ADeadRankOfThePeerEndsWhatItHadPartIn) {
   // Rank 1 of the prefill worker dies while its half is on its way.
   ASSERT_TRUE(expect(TransferId(2)).ok());
   ASSERT_TRUE(send(TransferId(2)).ok());
-  prefill_->ranks[0]->agent->layer_ready(TransferId(2), 0, kPrompt);
+  prefill_->ranks[0]->agent->layer_ready(TransferId(2), 0, kPrompt, kPrompt);
   settle();
   prefill_->ranks[1]->agent.reset();
   prefill_->ranks[1].reset();

@@ -83,7 +83,7 @@ class Peer {
       for (uint32_t i = 0; i < kSlotBlocks; ++i)
         fill_piece(plane_.pool().data() + geometry.piece_offset(layer, blocks[i]), geometry.piece_bytes(),
                    id.value(), layer, i);
-      agent_->layer_ready(id, layer, kPrompt);
+      agent_->layer_ready(id, layer, kPrompt, kPrompt);
     }
     agent_->finish(id, {.token = static_cast<TokenId>(id.value())}, FinishReason::kNone);
     return absl::OkStatus();
