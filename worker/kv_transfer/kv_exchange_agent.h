@@ -34,7 +34,7 @@ struct KvExchangeOptions {
   // A word to the progress thread costs its wake-up, and a peer's: often a switch of threads on the core that
   // computes. So it is worth what the slowest peer's link moves in this time, 1 MiB at most: with less,
   // layers are told together, but for the last of a step. On a slow link every layer is worth one.
-  Duration word_worth = std::chrono::microseconds(100);
+  Duration word_worth = std::chrono::milliseconds(1);
 
   // Of a worker of several ranks. The plane's own name is rank_ref(worker, rank).
   WorkerRef worker{};
