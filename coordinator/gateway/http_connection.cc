@@ -19,7 +19,7 @@ namespace http = boost::beast::http;
 using boost::system::error_code;
 
 constexpr auto kLinger = std::chrono::seconds(2);
-constexpr size_t kLingerBytes = 1 << 20;
+constexpr size_t kLingerBytes = 64 << 20;  // a body that was refused for its length comes to its end
 constexpr size_t kFlushBytes = 32 * 1024;  // more than this is written without waiting for more
 
 std::string date_text(int64_t unix_seconds) {

@@ -219,8 +219,8 @@ void RequestFlow::dispatch(ActiveRequest& a, const Route& route, Instant now) {
   } else {
     a.attempt.transfer = TransferId(next_transfer_++);
     a.attempt.unanswered = 2;
-    submit_leg(a, route.decode, Leg::kDecode, now);  // room first, work second
-    submit_leg(a, route.prefill, Leg::kPrefill, now);
+    submit_leg(a, route.prefill, Leg::kPrefill, now);  // the first token waits for it; room is wanted later
+    submit_leg(a, route.decode, Leg::kDecode, now);
   }
   rearm(a);
 }

@@ -55,6 +55,9 @@ def check_lengths(c):
     fits = c.post(TEXT, dict(GOOD, prompt=[5] * 508, max_tokens=4))
     assert fits.status == 200, fits.body
     assert c.post(TEXT, dict(GOOD, prompt=[5] * 509, max_tokens=4)).status == 400
+    for megabytes in (9, 24):  # is told why, although it sends on
+        huge = c.post(TEXT, json.dumps(dict(GOOD, prompt="a" * (megabytes << 20))))
+        assert huge.status == 413 and huge.json()["error"]["message"], (megabytes, huge.status, huge.body[:200])
     unknown = c.post(TEXT, dict(GOOD, no_such_field={"a": 1}))
     assert unknown.status == 200, unknown.body
     assert c.metric("baton_unknown_fields_total") >= 1

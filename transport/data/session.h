@@ -28,7 +28,9 @@ inline bool run_fits(const PoolRun& run, size_t pool_bytes) {
 }
 
 // How fast a peer takes what is offered to it: bytes answered over the time in which any were under way, a
-// sample for each MiB or second, smoothed. Starts from the test transfer of the handshake.
+// sample for each MiB or second, smoothed. Answers come in bursts, and all of a burst waited for its first: a
+// sample takes a millisecond at least, or the rest of a burst would look like the fastest link there is.
+// Starts from the test transfer of the handshake.
 struct OfferRate {
   double bytes_per_second = 0;
   double last_sample = 0;
@@ -51,7 +53,8 @@ struct OfferRate {
     under_way.erase(it);
     busy += now - busy_since;
     busy_since = now;
-    if (busy_bytes < kSampleBytes && busy < kSampleTime) return Answer::kKnown;
+    const bool enough = busy_bytes >= kSampleBytes && busy >= kSampleLeast;
+    if (!enough && busy < kSampleTime) return Answer::kKnown;
     const double sample = static_cast<double>(busy_bytes) / std::max(to_seconds(busy), 1e-9);
     last_sample = sample;
     bytes_per_second += kWeight * (sample - bytes_per_second);
@@ -60,6 +63,7 @@ struct OfferRate {
     return Answer::kSample;
   }
   static constexpr uint64_t kSampleBytes = 1 << 20;
+  static constexpr Duration kSampleLeast = std::chrono::milliseconds(1);
   static constexpr Duration kSampleTime = std::chrono::seconds(1);
   static constexpr double kWeight = 0.2;
 };

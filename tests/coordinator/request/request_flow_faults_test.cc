@@ -20,14 +20,14 @@ TEST_F(FlowTest, PrefillWorkerLostBeforeTheFirstTokenIsReplaced) {
   for (const bool admitted : {false, true}) {
     const uint64_t id = admitted ? 2 : 1;
     RecordingSink& client = submit(id);
-    const std::string first = channel_.submits.back().first.name;
-    const std::string decode = channel_.submits[channel_.submits.size() - 2].first.name;
+    const std::string first = channel_.submits[channel_.submits.size() - 2].first.name;
+    const std::string decode = channel_.submits.back().first.name;
     if (admitted) {
       accept(decode, id, Leg::kDecode);
       accept(first, id, Leg::kPrefill);
     }
     down(first);
-    const auto& [worker, again] = channel_.submits.back();
+    const auto& [worker, again] = channel_.submits[channel_.submits.size() - 2];
     EXPECT_EQ(worker.name, first == "p0" ? "p1" : "p0");
     EXPECT_EQ(again.leg, Leg::kPrefill);
     const std::string other = again.peer->name;
@@ -98,7 +98,7 @@ TEST_F(FlowTest, DecodeWorkerLostBeforeTheFirstTokenIsReplaced) {
   down("d0");
   EXPECT_THAT(channel_.take(), ElementsAre("d1 fence d0 i1", "p0 fence d0 i1", "p0 release r1"));
   released("p0", 1, Leg::kPrefill);
-  EXPECT_THAT(channel_.take(), ElementsAre("d1 submit r1 decode peer=p0", "p0 submit r1 prefill peer=d1"));
+  EXPECT_THAT(channel_.take(), ElementsAre("p0 submit r1 prefill peer=d1", "d1 submit r1 decode peer=p0"));
   EXPECT_EQ(client.text(), "");
 }
 
