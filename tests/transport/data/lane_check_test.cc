@@ -10,6 +10,7 @@
 #include "transport/data/framed_data_plane.h"
 #include "transport/data/lane_watch.h"
 #include "transport/data/loopback_links.h"
+#include "transport/data/session.h"
 
 namespace baton::transport {
 namespace {
@@ -31,6 +32,28 @@ class LaneWatchTest : public testing::Test {
   LaneWatch watch_;
   Instant now_{std::chrono::seconds(100)};
 };
+
+// 64 MiB are answered in one burst, 4 ms after they were offered: 16 GiB/s, and not what lies between
+// answers.
+TEST(OfferRateTest, ABurstOfAnswersWaitedForItsFirst) {
+  constexpr uint64_t kPiece = 1 << 20;
+  OfferRate rate{.bytes_per_second = 16e9};
+  Instant now{std::chrono::seconds(10)};
+  double least = 1e99, most = 0;
+  for (int burst = 0; burst < 50; ++burst) {
+    for (uint64_t i = 0; i < 64; ++i) rate.offered(i, kPiece, now);
+    now += std::chrono::milliseconds(4);
+    for (uint64_t i = 0; i < 64; ++i) {
+      now += std::chrono::nanoseconds(200);
+      if (rate.answered(i, now) != OfferRate::Answer::kSample) continue;
+      least = std::min(least, rate.last_sample);
+      most = std::max(most, rate.last_sample);
+    }
+  }
+  EXPECT_GT(least, 0.2e9);
+  EXPECT_LT(most, 20e9);
+  EXPECT_EQ(rate.answered(7, now), OfferRate::Answer::kUnknown);
+}
 
 TEST_F(LaneWatchTest, AFewSlowTransfersAreNoReason) {
   samples(100, 0.6 * kFast);
