@@ -34,16 +34,19 @@ int64_t number_of(const json::object& o, const char* key) {
   return v && v->is_number() ? v->to_number<int64_t>() : 0;
 }
 
-// The coordinator's view of its workers by name; empty when it does not answer.
-std::map<std::string, json::object> workers_of(const std::string& address) {
-  std::map<std::string, json::object> out;
+using Workers = std::map<std::string, json::object>;
+
+// The coordinator's view of its workers by name.
+absl::StatusOr<Workers> workers_of(const std::string& address) {
+  Workers out;
   if (address.empty()) return out;  // the coordinator is on another machine
   HttpClient client(address, std::chrono::seconds(2));
-  const auto reply = client.get("/admin/v1/workers");
-  if (!reply.ok() || reply->status != 200) return out;
+  ASSIGN_OR_RETURN(const HttpReply reply, client.get("/admin/v1/workers"));
   boost::system::error_code error;
-  const json::value list = json::parse(reply->body, error);
-  if (error || !list.is_array()) return out;
+  const json::value list = json::parse(reply.body, error);
+  if (reply.status != 200 || error || !list.is_array())
+    return absl::UnavailableError(
+        cat(address, ": no coordinator answers there (status ", reply.status, " to /admin/v1/workers)"));
   for (const auto& w : list.as_array())
     if (w.is_object()) out[text_of(w.as_object(), "name")] = w.as_object();
   return out;
@@ -96,8 +99,7 @@ json::array remote_workers(const std::map<std::string, json::object>& workers, c
   return out;
 }
 
-json::array process_list(const Home& home, const ClusterRecord& record) {
-  const auto workers = workers_of(record.http_address);
+json::array process_list(const Home& home, const ClusterRecord& record, const Workers& workers) {
   const bool elsewhere = record.http_address.empty();
   const bool coordinator_answers = !elsewhere && [&] {
     const auto reply = HttpClient(record.http_address, std::chrono::seconds(2)).get("/live");
@@ -193,7 +195,12 @@ int run_ps(const PsOptions& options) {
     std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
     return kExitFailed;
   }
-  const json::array rows = process_list(home, *record);
+  const absl::StatusOr<Workers> workers = workers_of(record->http_address);
+  if (!workers.ok() && !options.url.empty()) {  // of this machine's processes there is more to say
+    std::fprintf(stderr, "baton: %s\n", std::string(workers.status().message()).c_str());
+    return kExitFailed;
+  }
+  const json::array rows = process_list(home, *record, workers.value_or(Workers()));
   if (options.json) {
     std::printf("%s\n", json::serialize(rows).c_str());
   } else {

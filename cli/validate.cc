@@ -66,6 +66,9 @@ int run_validate(const std::string& file) {
   if (!manifest.ok()) return complain("", manifest.status());
   if (const absl::Status s = check_shapes(*manifest); !s.ok()) return complain(cat(file, ": "), s);
   std::string notes;
+  if (const absl::Status s = resolve_model(Home::from_environment(), manifest->model_source).status();
+      !s.ok())
+    notes += cat("; the model is not here (wanted where a process runs): ", manifest->model_source);
   if (const absl::Status s = check_certificates(manifest->control, notes); !s.ok()) return complain("", s);
   const bool groups = manifest->processes() > manifest->workers();
   std::printf("%s: good: %s%s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),

@@ -101,6 +101,8 @@ HomeLock::~HomeLock() {
 absl::StatusOr<std::string> server_address(const std::string& url) {
   if (!url.empty()) return url.starts_with("http://") ? url.substr(7) : url;
   ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(Home::from_environment()));
+  if (record.http_address.empty())
+    return absl::NotFoundError("the coordinator of this cluster is on another machine: --url HOST:PORT");
   return record.http_address;
 }
 

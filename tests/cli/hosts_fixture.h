@@ -30,7 +30,7 @@ class ClusterOnHosts : public ::testing::Test {
     const char* shared = std::getenv("BATON_SHARED");
     const char* source = std::getenv("BATON_SOURCE_DIR");
     const std::string root = shared != nullptr ? shared : cat(source == nullptr ? "." : source, "/../shared");
-    return root + "/models/stories260K-f32.gguf";
+    return std::filesystem::absolute(root + "/models/stories260K-f32.gguf").lexically_normal();
   }
 
   void SetUp() override {

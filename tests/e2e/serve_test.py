@@ -211,9 +211,15 @@ def test_refusals():
     r = c.command("validate", bad)
     assert r.returncode == 2 and "bad.yaml:4:" in r.stderr and "did you mean role?" in r.stderr, r
     assert c.command("serve", "-f", bad).returncode == 2
+    with open(bad, "w") as f:
+        f.write("apiVersion: baton/v1\nkind: Cluster\nspec: {model: {source: /no/such.gguf}}\n")
+    r = c.command("validate", bad)
+    assert r.returncode == 0 and "the model is not here" in r.stdout, r
     r = c.command("serve", bad)
     assert r.returncode == 2 and "baton serve -f" in r.stderr, r
     assert c.command("--version").returncode == 0
+    r = c.command("ps", "--url", "127.0.0.1:1")
+    assert r.returncode == 1 and "127.0.0.1:1" in r.stderr, r
     r = c.command("nonsense")
     assert r.returncode == 2 and "no command nonsense" in r.stderr, r
     assert c.command("serve", "--port", "99999").returncode == 2

@@ -68,6 +68,12 @@ TEST_F(HomeTest, ClusterRecordComesBackAsWritten) {
   EXPECT_EQ(read->processes[1].pid, 13);
 }
 
+TEST_F(HomeTest, AWorkersMachineHasNoServerToTalkTo) {
+  ASSERT_TRUE((ClusterRecord{"", {{"supervisor", "supervisor", 12, ""}}}).write(home_).ok());
+  EXPECT_TRUE(absl::IsNotFound(server_address("").status()));
+  EXPECT_EQ(*server_address("http://a:1"), "a:1");
+}
+
 TEST_F(HomeTest, DamagedRecordsAreRefused) {
   for (const char* bad :
        {"", "{", "[]", "{}", R"({"processes":[]})", R"({"http_address":1,"processes":[{}]})",
