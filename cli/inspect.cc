@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -99,6 +100,15 @@ json::array remote_workers(const std::map<std::string, json::object>& workers, c
   return out;
 }
 
+// Not one that ended and waits for its parent to take notice (in a container without an init nobody does).
+bool is_alive(int pid) {
+  if (pid <= 0 || (::kill(pid, 0) != 0 && errno != EPERM)) return false;
+  const auto stat = read_file(cat("/proc/", pid, "/stat"));  // pid (name) state ...
+  if (!stat.ok()) return false;
+  const size_t name_end = stat->rfind(") ");
+  return name_end == std::string::npos || stat->substr(name_end + 2, 1) != "Z";
+}
+
 json::array process_list(const Home& home, const ClusterRecord& record, const Workers& workers) {
   const bool elsewhere = record.http_address.empty();
   const bool coordinator_answers = !elsewhere && [&] {
@@ -111,7 +121,7 @@ json::array process_list(const Home& home, const ClusterRecord& record, const Wo
   for (const ProcessRecord& p : record.processes) {
     json::object row{
         {"name", p.name}, {"role", p.role}, {"pid", p.pid}, {"state", "down"}, {"address", p.address}};
-    const bool alive = p.pid > 0 && ::kill(p.pid, 0) == 0;
+    const bool alive = is_alive(p.pid);
     if (p.role == "supervisor") row["state"] = alive ? "ready" : "down";
     if (p.role == "coordinator") row["state"] = coordinator_answers ? "ready" : alive ? "starting" : "down";
     if (const auto w = workers.find(p.name); w != workers.end()) {

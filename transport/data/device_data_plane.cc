@@ -55,11 +55,6 @@ void DeviceDataPlane::forget(const WorkerRef& peer) {
   std::erase_if(landing_, [&](const auto& entry) { return entry.first.first == peer; });
 }
 
-void DeviceDataPlane::refuse(const WorkerRef& peer, const std::string& why) {
-  forget(peer);
-  owner_->on_peer({.kind = PeerEvent::Kind::kRefused, .peer = peer, .detail = why});
-}
-
 absl::Status DeviceDataPlane::connect(const WorkerDescription& peer, Instant now) {
   now_ = now;
   return inner_->connect(peer, now);
@@ -93,9 +88,9 @@ void DeviceDataPlane::on_peer(const PeerEvent& event) {
   }
   Peer& peer = peers_[event.peer];
   if (was_ready) return owner_->on_peer(described(event.peer, peer, event));
+  peer.deadline = now_ + kWordsPatience;
   if (peer.met) return;  // the words are on their way
   peer.met = event;
-  peer.deadline = now_ + kWordsPatience;
   CardWord card{.host_id = lanes_.host_id, .device_id = device_.id(), .ipc = lanes_.ipc, .pool = {}};
   if (card.ipc) {
     const absl::StatusOr<kernels::PoolHandle> handle = device_.export_pool();
@@ -267,7 +262,12 @@ int DeviceDataPlane::run_deadlines(Instant now) {
   std::vector<WorkerRef> late;
   for (const auto& [ref, peer] : peers_)
     if (now >= peer.deadline) late.push_back(ref);
-  for (const WorkerRef& ref : late) refuse(ref, "its GPU's lane was not told in time");
+  // Its words are said once: they still count when they come.
+  for (const WorkerRef& ref : late) {
+    peers_[ref].deadline = kNever;
+    owner_->on_peer(
+        {.kind = PeerEvent::Kind::kRefused, .peer = ref, .detail = "its GPU's lane was not told in time"});
+  }
   return static_cast<int>(late.size());
 }
 

@@ -81,7 +81,6 @@ class DeviceDataPlane final : public DataPlane, private DataPlaneListener {
                   const Clock& clock, DeviceCopier copier);
   const Peer* find(const WorkerRef& peer) const;
   void forget(const WorkerRef& peer);
-  void refuse(const WorkerRef& peer, const std::string& why);
   absl::Status say(const WorkerRef& peer, const DeviceWord& word);
   void hear(const WorkerRef& from, const OwnerWord& word);
   void hear(const WorkerRef& from, const CardWord& word);

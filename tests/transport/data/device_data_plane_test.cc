@@ -244,6 +244,20 @@ TEST(DeviceDataPlane, APeerThatDoesNotTellItsLaneIsRefused) {
   EXPECT_FALSE(forger.worker.plane().connected(forger.peer->ref));
 }
 
+// As of a process that was stopped for longer than that.
+TEST(DeviceDataPlane, WordsThatComeLateStillCount) {
+  Forger forger;
+  forger.say(OwnerWord{"too early"});
+  ASSERT_TRUE(forger.until([&] { return forger.worker.recorder->saw(PeerEvent::Kind::kRefused); }, 10s));
+  EXPECT_FALSE(forger.worker.plane().connected(forger.peer->ref));
+  FakeDevice other(forger.machine, kPool);
+  forger.say(
+      CardWord{.host_id = "here", .device_id = "gpu-9", .ipc = true, .pool = other.export_pool().value()});
+  forger.say(LaneWord{.mapped = true});
+  ASSERT_TRUE(forger.until([&] { return forger.worker.plane().connected(forger.peer->ref); }));
+  EXPECT_EQ(forger.worker.recorder->peers.back().kind, PeerEvent::Kind::kConnected);
+}
+
 TEST(DeviceWords, AnyBytesAreReadOrRefused) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE(cat("seed ", seed));
