@@ -136,6 +136,7 @@ def test_supervisor_killed_leaves_nothing():
         old = c.command("logs").stdout.splitlines()
         os.kill(pids[0], signal.SIGKILL)
         c.wait_until(lambda: not any(alive(p) for p in pids), 20, "children end with their supervisor")
+        assert [r["state"] for r in c.ps()] == ["down"] * 4, c.ps()
         assert shared_memory() == before, shared_memory() - before
         again = c.command(*c.serve_arguments())
         assert again.returncode == 0, again.stderr
