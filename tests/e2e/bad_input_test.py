@@ -8,6 +8,10 @@ from cluster import PREFILL_DECODE, STORIES, Cluster, manifest, need
 need(STORIES)
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 GOOD = {"model": "default", "prompt": "Once", "max_tokens": 4}
+# The ends of each field's range.
+ENDS = {"temperature": [0, 1e-300, 1e-38, 2], "top_p": [1e-30, 1], "top_k": [-1, 0, 2**31 - 1], "min_p": [0, 1e-300, 1], "repetition_penalty": [0.01, 100], "presence_penalty": [-2, 2],
+        "frequency_penalty": [-2, 2], "logprobs": [0, 20], "n": [16], "seed": [-2**63, 2**64 - 1], "logit_bias": [{"1": -100}, {str(i): 100 for i in range(512)}],
+        "stop_token_ids": [[1] * 1024], "stop": [["x" * 256] * 16], "cache_salt": ["", "x" * 256], "min_tokens": [4], "prompt": [[0], [511], "\0"], "model": ["default"]}
 
 
 def check_bodies(c):
@@ -39,14 +43,30 @@ def check_fields(c):
 
 def check_extremes(c):
     """What the gateway lets through, the workers take: the ends of each range are answered."""
-    ends = {"temperature": [0, 1e-300, 1e-38, 2], "top_p": [1e-30, 1], "top_k": [-1, 0, 2**31 - 1], "min_p": [0, 1e-300, 1], "repetition_penalty": [0.01, 100], "presence_penalty": [-2, 2],
-            "frequency_penalty": [-2, 2], "logprobs": [0, 20], "n": [16], "seed": [-2**63, 2**64 - 1], "logit_bias": [{"1": -100}, {str(i): 100 for i in range(512)}],
-            "stop_token_ids": [[1] * 1024], "stop": [["x" * 256] * 16], "cache_salt": ["", "x" * 256], "min_tokens": [4], "prompt": [[0], [511], "\0"], "model": ["default"]}
-    for field, values in ends.items():
+    for field, values in ENDS.items():
         for value in values:
             r = c.post(TEXT, dict(GOOD, **{field: value}))
             assert r.status == 200, (field, value, r.status, r.body)
     assert c.post(TEXT, dict(GOOD, repetition_penalty=1e-30)).status == 400
+
+
+def check_combinations(c, seed):
+    """Values that are taken one by one, together: an answer or a clear refusal, and never anything else."""
+    rng = random.Random(seed)
+    print("seed %d" % seed)
+    more = dict(ENDS, prompt=["", "Once", [5] * 500, ["a", [7, 8]], [[1], [2, 3]]], echo=[True], stream=[True], ignore_eos=[True], max_tokens=[1, 8, 10**9], min_tokens=[1, 8],
+                stop_token_ids=[list(range(512)), [2]], stop=["", [" ", "\n"], "e"], n=[1, 16], best_of=[1, 16], return_token_ids=[True], include_stop_str_in_output=[True],
+                skip_special_tokens=[False], stream_options=[{"include_usage": True, "continuous_usage_stats": True}], temperature=[0, 1e-6, 2], top_k=[1, 511, 512, 513])
+    for _ in range(400):
+        body = dict(GOOD, **{field: rng.choice(more[field]) for field in rng.sample(sorted(more), rng.randrange(2, 7))})
+        r = c.post(TEXT, body)
+        assert r.status in (200, 400), (body, r.status, r.body)
+        if r.status == 400:
+            assert r.json()["error"]["message"], (body, r.body)
+        elif body.get("stream"):
+            assert r.body.rstrip().endswith(b"data: [DONE]") and b'"error"' not in r.body, (body, r.body[-300:])
+        else:
+            assert len(r.json()["choices"]) >= 1, (body, r.body)
 
 
 def check_lengths(c):
@@ -106,6 +126,7 @@ with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
     for check in (check_bodies, check_fields, check_extremes, check_lengths, check_framing):
         check(c)
         print("passed %s" % check.__name__, flush=True)
+    check_combinations(c, 6)
     check_noise(c, 5)
     assert pids == {p["name"]: p["pid"] for p in c.ps()}, "a process died"
     assert c.generate("Once", 4)[0]
