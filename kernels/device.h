@@ -60,6 +60,8 @@ class DeviceBackend : public Backend {
   // Whether ranks may each take some inputs of a product and add their sums in any order, because bits are no
   // promise. Else each rank computes some outputs (docs/adr/0015).
   virtual bool splits_inputs() const = 0;
+  // What to set to get plainer kernels, should those in use be wrong on this device; empty: nothing helps.
+  virtual std::string advice() const { return {}; }
 };
 // Null for a backend of the host's memory.
 inline DeviceBackend* device_backend(Backend* backend) { return dynamic_cast<DeviceBackend*>(backend); }

@@ -82,8 +82,15 @@ class StepModel {
         tokens.push_back((s + i) % shape_.vocab), positions.push_back(position + i);
       logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
     }
+    // Greedy tokens where the backend draws, as in serving: logits of 256 rows would be 150 MB to copy.
+    const std::vector<DrawRow> draws(backend_->draws() ? logit_rows.size() : 0, DrawRow{.wanted = 1});
     const auto begun = std::chrono::steady_clock::now();
-    backend_->begin_step({tokens, positions, batch, logit_rows});
+    backend_->begin_step({.tokens = tokens,
+                          .positions = positions,
+                          .sequences = batch,
+                          .logit_rows = logit_rows,
+                          .draws = draws,
+                          .awaits_layers = false});
     backend_->run_together([&] { operations(rows > 1); });
     const absl::Status status = backend_->finish_step();
     if (!status.ok()) fail(status);
@@ -197,7 +204,6 @@ void report(const Options& o, StepModel& model, int sequences, int rows) {
       model.description().c_str(), o.shape.c_str(), model.numerics().c_str(), sequences, rows,
       rows == 1 ? o.context : rows, median * 1e3, seconds[0] * 1e3, sequences * rows / median, bytes / 1e9,
       rows == 1 ? bytes / median / 1e9 : 0.0, operations / median / 1e12);
-  std::fflush(stdout);
 }
 
 // Each head size that has kernels of its own, and one that has not.
@@ -251,4 +257,7 @@ int run(int count, char** arguments) {
 }  // namespace
 }  // namespace baton
 
-int main(int count, char** arguments) { return baton::run(count, arguments); }
+int main(int count, char** arguments) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what a later failure must not take along
+  return baton::run(count, arguments);
+}

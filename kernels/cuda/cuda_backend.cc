@@ -40,6 +40,17 @@ bool set_to(const char* name, std::string_view value) {
   return text != nullptr && value == text;
 }
 
+// How long a step's kernels may take, in seconds.
+Duration patience() {
+  const char* text = std::getenv("BATON_CUDA_DEADLINE");
+  const double seconds = text == nullptr ? 0 : std::strtod(text, nullptr);
+  return from_seconds(seconds > 0 ? seconds : 60.0);
+}
+
+absl::Status in(const std::string& what, const absl::Status& status) {
+  return status.ok() ? status : absl::Status(status.code(), cat(what, ": ", std::string(status.message())));
+}
+
 const CudaLinear& own(const Linear& linear) { return static_cast<const CudaLinear&>(linear); }
 
 }  // namespace
@@ -59,7 +70,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
 absl::Status CudaBackend::open(const DeviceName& name) {
   ASSIGN_OR_RETURN(device_, open_device(name));
   RETURN_IF_ERROR(to_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
-  outside_.emplace(device_, stream_);
+  outside_.emplace(device_, stream_, patience());
   RETURN_IF_ERROR(matrices_.open(device_));
   if (fp8_ && !matrices_.wgmma())
     return absl::InvalidArgumentError(cat("device cuda: BATON_CUDA_FP8=1 wants wgmma, which ", device_.name,
@@ -75,6 +86,9 @@ absl::Status CudaBackend::open(const DeviceName& name) {
 
 CudaBackend::~CudaBackend() {
   if (stream_ == nullptr) return;
+  // Whatever frees memory or streams would wait for the kernel that never ends. The step's error has been
+  // told.
+  if (outside_.has_value() && outside_->hangs()) std::_Exit(1);
   cudaStreamSynchronize(stream_);
   graphs_.drop();
   outside_.reset();
@@ -84,6 +98,19 @@ CudaBackend::~CudaBackend() {
 std::string CudaBackend::description() const {
   return cat("cuda:", device_.index, " ", device_.name, ", ", device_.processors, " SMs, ",
              format_bytes(device_.memory_total));
+}
+
+std::string CudaBackend::advice() const {
+  std::string out;
+  const auto add = [&](bool used, std::string_view what) {
+    if (used) out += cat(out.empty() ? "" : ", ", what);
+  };
+  add(overlap_, "without BATON_CUDA_PDL=1 kernels do not overlap");
+  add(fp8_, "without BATON_CUDA_FP8=1 matrices are bf16");
+  add(use_graphs_, "with BATON_CUDA_GRAPHS=0 there are no graphs");
+  add(matrices_.wgmma(),
+      "with BATON_CUDA_WGMMA=0 matrices and attention use mma.sync in the place of wgmma and TMA");
+  return out;
 }
 
 std::string CudaBackend::numerics_id(KvType) const {
@@ -131,6 +158,7 @@ absl::Status CudaBackend::set_attention(const AttentionSpec& attention, const Ro
   if (attention.head_dim % 8 != 0)
     return absl::InvalidArgumentError(
         cat("device cuda: head_dim ", attention.head_dim, ": want a multiple of 8"));
+  graphs_.drop();  // they point to the angles
   attention_ = attention;
   rope_ = rope;
   // The angles of every position, as the CPU has them: cos, sin of each pair.
@@ -156,6 +184,7 @@ absl::Status CudaBackend::attach_kv(std::span<std::byte> pool, const KvGeometry&
   if (kChunkKeys % geometry.block_tokens != 0 || geometry.block_tokens % 16 != 0)
     return absl::InvalidArgumentError(
         cat("device cuda: kv.blockTokens ", geometry.block_tokens, ": want 16, 32, 64, 128 or 256"));
+  graphs_.drop();  // and to the pool
   size_t total = 0, free = 0;
   RETURN_IF_ERROR(to_status(cudaMemGetInfo(&free, &total), "asking for free memory"));
   const absl::Status memory = outside_->take_pool(geometry.pool_bytes());
@@ -170,9 +199,12 @@ absl::Status CudaBackend::attach_kv(std::span<std::byte> pool, const KvGeometry&
   return reserve(partials_, Kind::kDevice, slots_ * slot, "partial results of attention");
 }
 
+// A graph's bucket may have more rows than the largest step: the copy engine brings them too, so they have to
+// be somewhere.
 float* CudaBackend::allocate(size_t floats) {
+  const size_t idle = static_cast<size_t>(kMostIdleRows) * widest_;
   absl::StatusOr<DeviceBuffer> buffer =
-      DeviceBuffer::make(Kind::kDevice, floats * sizeof(float), "activations");
+      DeviceBuffer::make(Kind::kDevice, (floats + idle) * sizeof(float), "activations");
   BATON_CHECK(buffer.ok(), "device cuda: no memory for activations: lower batch.tokens or kv.memory");
   memory_.push_back(*std::move(buffer));
   return memory_.back().as<float>();
@@ -186,7 +218,7 @@ void CudaBackend::note(const absl::Status& status) {
 void CudaBackend::launched(const char* kernel) {
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) note(to_status(error, cat("kernel ", kernel)));
-  if (wait_each_ && error_.ok()) note(to_status(cudaStreamSynchronize(stream_), cat("kernel ", kernel)));
+  if (wait_each_ && error_.ok()) note(in(cat("kernel ", kernel), outside_->await_kernels()));
 }
 
 absl::Status CudaBackend::reserve(DeviceBuffer& buffer, Kind kind, size_t bytes, const char* what) {
@@ -237,7 +269,7 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   // The library computes every row it is told of: only a full bucket is safe with it.
   if (fastest_ && bucket != batch.rows()) bucket = 0;
   rows_ = bucket > 0 ? bucket : batch.rows();
-  tells_layers_ = bucket == 0;
+  tells_layers_ = bucket == 0 && batch.awaits_layers;
   outside_->begin_step();
   note(grow_tables());
   note(grow_scratch());
@@ -520,9 +552,9 @@ absl::Status CudaBackend::finish_step() {
       graphs_.end_step(stream_);  // also after an error, so that a capture does not stay open
   note(ended);
   if (logits_.values != nullptr && error_.ok()) fetch_logits();
-  const cudaError_t end = cudaStreamSynchronize(stream_);
-  note(to_status(end, cat("one of the step's kernels (BATON_CUDA_SYNC=1 names it), ", batch_.rows(),
-                          " rows of ", batch_.sequences.size(), " sequences")));
+  note(in(cat("one of the step's kernels (BATON_CUDA_SYNC=1 names it), ", batch_.rows(), " rows of ",
+              batch_.sequences.size(), " sequences"),
+          outside_->await_kernels()));
   if (logits_.values != nullptr && error_.ok()) hand_out_logits();
   return error_;
 }

@@ -21,7 +21,8 @@ namespace baton::kernels::cuda {
 // brings the logits and the first error, which names the kernel. A step's tables go over in one copy before
 // it. Decode steps are replayed as graphs (BATON_CUDA_GRAPHS=0: never). BATON_CUDA_PDL=1 lets a kernel start
 // while the one before it ends (launch_stream.h). BATON_CUDA_SYNC=1 waits after every kernel, to see which
-// one failed.
+// one failed. BATON_CUDA_DEADLINE: seconds (60) after which a step that has not ended is an error; the
+// process ends with the backend then.
 //
 // Memory: weights, KV pool, activations and scratch are the device's. Rows that attention() and gate_up()
 // write hold bf16 in the first half of each row of floats, which is what linear_add() reads; the residual
@@ -41,6 +42,7 @@ class CudaBackend final : public DeviceBackend {
   ~CudaBackend() override;
 
   std::string description() const override;
+  std::string advice() const override;
   std::string numerics_id(KvType kv) const override;
   std::string kv_layout_name() const override { return "cuda-kv-heads"; }
   bool in_host_memory() const override { return false; }

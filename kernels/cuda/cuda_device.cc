@@ -26,6 +26,27 @@ absl::Status CudaDevice::take_pool(size_t bytes) {
   return copy_to_device(pool_.data() + bytes, nonce_.data(), sizeof nonce_, "marking the KV pool");
 }
 
+// Also what nobody waited for has passed: its events serve again.
+void CudaDevice::begin_step() {
+  if (!stored_.empty()) (void)steps_.passed(stored_.back());
+  stored_.clear();
+  deadline_ = SteadyClock().now() + patience_;
+}
+
+absl::Status CudaDevice::await_kernels() {
+  const auto stream = static_cast<cudaStream_t>(steps_.handle());
+  const SteadyClock clock;
+  for (;;) {
+    const cudaError_t state = cudaStreamQuery(stream);
+    if (state != cudaErrorNotReady) return to_status(state, "waiting for the kernels");
+    if (clock.now() > deadline_) break;
+    std::this_thread::yield();
+  }
+  hangs_ = true;
+  return absl::DeadlineExceededError(cat("the kernels have not ended for ", to_seconds(patience_),
+                                         " s (BATON_CUDA_DEADLINE): the device hangs, or is far too slow"));
+}
+
 absl::Status CudaDevice::note_stored() {
   ASSIGN_OR_RETURN(const uint64_t mark, steps_.mark());
   stored_.push_back(mark);
@@ -36,12 +57,14 @@ absl::Status CudaDevice::note_stored() {
 // before.
 bool CudaDevice::await_stored(int layer) {
   if (static_cast<size_t>(layer) >= stored_.size()) return false;
-  for (;;) {
+  const SteadyClock clock;
+  while (clock.now() <= deadline_) {
     const absl::StatusOr<bool> passed = steps_.passed(stored_[layer]);
     if (!passed.ok()) return false;  // the end of the step finds the same error
     if (*passed) return true;
     std::this_thread::yield();
   }
+  return false;  // which the end of the step finds too
 }
 
 absl::Status CudaDevice::pin(std::span<std::byte> host) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/device.h"
@@ -16,14 +17,23 @@ namespace baton::kernels::cuda {
 // Borrows the backend's stream and owns the pool. Thread: as Device.
 class CudaDevice final : public Device {
  public:
-  CudaDevice(const DeviceProperties& properties, cudaStream_t steps)
-      : index_(properties.index), id_(properties.uuid), steps_(properties.index, steps) {}
+  // `patience`: how long the kernels of one step may take.
+  CudaDevice(const DeviceProperties& properties, cudaStream_t steps, Duration patience)
+      : index_(properties.index),
+        id_(properties.uuid),
+        patience_(patience),
+        steps_(properties.index, steps) {}
 
   // The pool, and behind it the nonce.
   absl::Status take_pool(size_t bytes);
-  // Of a step: it begins; k and v of the next layer are enqueued. Thread: the engine's.
-  void begin_step() { stored_.clear(); }
+  // Of a step: it begins, the one before has ended; k and v of the next layer are enqueued. Thread: the
+  // engine's.
+  void begin_step();
   absl::Status note_stored();
+  // Waits for what has been enqueued. Errors: a kernel's; kDeadlineExceeded when the step takes too long: a
+  // kernel that never ends cannot be stopped, and what frees its memory waits for it.
+  absl::Status await_kernels();
+  bool hangs() const { return hangs_; }
 
   std::string id() const override { return id_; }
   DeviceStream& step_stream() override { return steps_; }
@@ -42,7 +52,10 @@ class CudaDevice final : public Device {
 
   const int index_;
   const std::string id_;
+  const Duration patience_;
   CudaStream steps_;
+  Instant deadline_ = kNever;  // of the running step
+  bool hangs_ = false;
   std::vector<uint64_t> stored_;  // marks, by layer
   DeviceBuffer pool_;
   size_t pool_bytes_ = 0;

@@ -60,6 +60,7 @@ class StepLayout {
 // Decode steps are captured as graphs for these numbers of rows: 1, 2, 4, 8, 16, then by 8 to 256. 0: none
 // serves.
 inline constexpr int32_t kLargestBucket = 256;
+inline constexpr int32_t kMostIdleRows = 7;  // of a bucket
 int32_t bucket_for(int32_t rows);
 // A step that a graph can serve: one row a sequence, logits of every row.
 bool is_decode_step(const StepBatch& batch);

@@ -168,6 +168,56 @@ TEST_F(Device, AnErrorNamesKernelStepAndSequences) {
   ::unsetenv("BATON_CUDA_SYNC");
 }
 
+// A kernel that never ends: the step does, with an error, and the process with the backend, because nothing
+// that frees memory would return.
+TEST_F(Device, AKernelThatNeverEndsEndsTheProcess) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  const auto hang = [&] {
+    EXPECT_TRUE(RandomModel({}).write_gguf(dir_.file("m.gguf")));
+    ::setenv("BATON_CUDA_DEADLINE", "0.05", 1);
+    auto engine = *ModelUnderTest::open(dir_.file("m.gguf"), cuda_setup());
+    worker::Sequence a = engine->make_sequence({1, 2, 3}, 8);
+    emulated::limits().wait_error = cudaErrorNotReady;
+    worker::StepPlan plan;
+    plan.id = StepId(7), plan.rows = {{&a, 0, 3, true, false}}, plan.total_rows = 3;
+    worker::StepResult result;
+    std::fprintf(stderr, "%s\n", std::string(engine->runner().run(plan, {}, result).message()).c_str());
+    engine.reset();
+    std::exit(0);
+  };
+  EXPECT_EXIT(hang(), ::testing::ExitedWithCode(1), "have not ended for 0.05.*BATON_CUDA_DEADLINE");
+}
+
+// A step of 9 rows is a graph of 16: nothing that it reads lies beyond what was allocated for 9 (the emulated
+// tensor maps look).
+TEST_F(Device, ABucketWithMoreRowsThanTheLargestStepHasRoom) {
+  ASSERT_TRUE(RandomModel({.hidden = 64, .ffn = 4096}).write_gguf(dir_.file("m.gguf")));
+  EngineSetup setup = cuda_setup();
+  setup.max_rows = 9;
+  auto engine = *ModelUnderTest::open(dir_.file("m.gguf"), setup);
+  std::vector<worker::Sequence> sequences;
+  for (int i = 0; i < 9; ++i) sequences.push_back(engine->make_sequence({i + 1}, 8));
+  for (int step = 0; step < 4; ++step) {
+    std::vector<worker::PlannedRows> plan;
+    for (worker::Sequence& s : sequences)
+      plan.push_back({&s, static_cast<int32_t>(s.tokens.size()) - 1, 1, true, false});
+    const worker::StepResult result = engine->run(plan);
+    for (size_t i = 0; i < sequences.size(); ++i)
+      sequences[i].tokens.push_back(result.sampled[i].token.value().token);
+  }
+  EXPECT_EQ(sequences[0].tokens.size(), 5u);
+}
+
+// Layers of a prompt are told of only when somebody waits for them, and their events are used again.
+TEST_F(Device, PromptsLeaveNoEventsBehind) {
+  ASSERT_TRUE(RandomModel({}).write_gguf(dir_.file("m.gguf")));
+  auto engine = *ModelUnderTest::open(dir_.file("m.gguf"), cuda_setup());
+  engine->greedy({1, 2, 3}, 2);
+  const int before = emulated::counts().events_held;
+  for (int i = 0; i < 5; ++i) engine->greedy({1, 2, 3, 4 + i}, 2);
+  EXPECT_EQ(emulated::counts().events_held, before);
+}
+
 // Of a bucket the first step runs, the second is recorded, the others are replayed; a prompt is none.
 TEST_F(Device, DecodeStepsAreReplayedAndMemoryIsGivenBack) {
   const emulated::Counts before = emulated::counts();

@@ -48,7 +48,8 @@ TEST_F(CudaStreamTest, APoolIsFoundByItsHandleAndByNothingElse) {
   cudaStream_t steps = nullptr;
   ASSERT_EQ(cudaStreamCreateWithFlags(&steps, cudaStreamNonBlocking), cudaSuccess);
   {
-    CudaDevice device({.uuid = "a"}, steps), other({.uuid = "b"}, steps);
+    CudaDevice device({.uuid = "a"}, steps, std::chrono::seconds(5)),
+        other({.uuid = "b"}, steps, std::chrono::seconds(5));
     ASSERT_TRUE(device.take_pool(1024).ok());
     const auto handle = device.export_pool();
     ASSERT_TRUE(handle.ok()) << handle.status();

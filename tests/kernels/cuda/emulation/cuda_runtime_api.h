@@ -3,8 +3,10 @@
 #include <cstddef>
 
 // The part of the CUDA runtime that kernels/cuda calls, on host memory (emulated_runtime.cc): a device with
-// two processors whose operations run at once, or are recorded while a stream is captured. Stands before the
-// real header in the include path of the emulated backend, which therefore builds without a toolkit.
+// two processors whose operations run at once, or are recorded while a stream is captured (then the thread
+// may not allocate, free, wait or use the legacy stream, as cudaStreamCaptureModeThreadLocal has it). Stands
+// before the real header in the include path of the emulated backend, which therefore builds without a
+// toolkit.
 using cudaError_t = int;
 enum : int {
   cudaSuccess = 0,
@@ -12,7 +14,8 @@ enum : int {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
-  cudaErrorNotReady = 600
+  cudaErrorNotReady = 600,
+  cudaErrorStreamCaptureUnsupported = 900
 };
 struct EmulatedStream;
 struct EmulatedGraph;
@@ -61,6 +64,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);

@@ -257,6 +257,8 @@ namespace baton::kernels::cuda {
 absl::StatusOr<TensorMap> make_tensor_map(const TensorShape& s) {
   BATON_CHECK(s.box_rows >= 8 && s.box_rows <= 256 && s.rows > 0 && s.cols > 0);
   BATON_CHECK(reinterpret_cast<uintptr_t>(s.base) % 16 == 0 && s.ld * 2 % 16 == 0);
+  BATON_CHECK(s.cols <= s.ld && s.ld * 2 < int64_t{1} << 40 && s.rows <= int64_t{1} << 32);
+  emulated::check_inside_allocation(s.base, static_cast<size_t>((s.rows - 1) * s.ld + s.cols) * 2);
   TensorMap map = {};
   static_assert(sizeof s <= sizeof map.bytes);
   std::memcpy(map.bytes, &s, sizeof s);

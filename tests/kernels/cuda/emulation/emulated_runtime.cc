@@ -29,6 +29,7 @@ namespace {
 std::map<void*, size_t> sizes;
 std::set<void*> pinned;
 thread_local int current_device = 0;
+thread_local int captures = 0;  // begun by this thread
 
 // What was asked of the legacy stream and may not have happened yet. Streams of the program's own do not wait
 // for it: it happens when the host waits for it, and not before.
@@ -58,6 +59,16 @@ void enqueue(cudaStream_t stream, std::function<void()> work) {
     stream->recording->work.push_back(std::move(work));
   else
     work();
+}
+
+void check_inside_allocation(const void* begin, size_t bytes) {
+  const std::lock_guard lock(mutex);
+  const auto* from = static_cast<const std::byte*>(begin);
+  auto after = sizes.upper_bound(const_cast<void*>(begin));
+  if (after == sizes.begin()) return;
+  const auto& [base, size] = *--after;
+  const auto inside = static_cast<size_t>(from - static_cast<const std::byte*>(base));
+  if (inside < size) BATON_CHECK(inside + bytes <= size, "memory beyond an allocation");
 }
 
 Counts& counts() {
@@ -97,13 +108,17 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard lock(mutex);
   if (counts().bytes_held + bytes > limits().memory) return cudaErrorMemoryAllocation;
   counts().bytes_held += bytes;
   return allocate(data, bytes);
 }
-cudaError_t cudaMallocHost(void** data, size_t bytes) { return allocate(data, bytes); }
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  return captures > 0 ? cudaErrorStreamCaptureUnsupported : allocate(data, bytes);
+}
 cudaError_t cudaFree(void* data) {
+  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard lock(mutex);
   end_legacy();
   counts().bytes_held -= sizes.at(data);
@@ -141,12 +156,14 @@ namespace baton::kernels::cuda {
 absl::StatusOr<size_t> bytes_behind(const void* at) { return sizes.at(const_cast<void*>(at)); }
 }  // namespace baton::kernels::cuda
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
+  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard lock(mutex);
   legacy.emplace_back([=] { std::memset(data, value, bytes); });
   return cudaSuccess;
 }
 // From pageable memory: returns when the bytes are read, not when they have arrived.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
+  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard lock(mutex);
   const auto* begin = static_cast<const unsigned char*>(from);
   if (kind == cudaMemcpyHostToDevice) {
@@ -171,10 +188,16 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
   baton::emulated::end_kernels();
   if (stream != nullptr) return limits().wait_error;
   end_legacy();
   return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t) {
+  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  baton::emulated::end_kernels();
+  return limits().wait_error;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   baton::emulated::end_kernels();
@@ -183,6 +206,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new EmulatedEvent;
+  ++counts().events_held;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
@@ -195,14 +219,17 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
+  --counts().events_held;
   return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
   stream->recording = new EmulatedGraph;
+  ++captures;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = std::exchange(stream->recording, nullptr);
+  captures -= *graph != nullptr;
   return *graph == nullptr ? cudaErrorInvalidValue : cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
