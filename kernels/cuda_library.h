@@ -15,7 +15,7 @@ absl::StatusOr<std::unique_ptr<Backend>> load_cuda_backend(const BackendOptions&
 
 // What the shared object exports. The number changes with backend.h or BackendOptions: an object of another
 // build is refused.
-inline constexpr int kCudaInterface = 3;
+inline constexpr int kCudaInterface = 4;
 using CudaInterface = int (*)();
 using MakeCudaBackend = void (*)(const BackendOptions&, absl::StatusOr<std::unique_ptr<Backend>>*);
 inline constexpr const char* kCudaInterfaceSymbol = "baton_cuda_interface";

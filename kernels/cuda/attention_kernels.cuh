@@ -136,9 +136,10 @@ __device__ inline void load_tile(const LayerKv& kv, const int32_t* blocks, int k
     const int r = i / (kDim / 8), c = i % (kDim / 8), position = tile * kTileKeys + r;
     const bool valid = position < length;
     const uint16_t* key = kv_vector(kv, blocks, valid ? position : 0, 0, kv_head) + c * 8;
-    copy_async16(stage + key_chunk<kDim>(r, c), key, valid);
+    const int bytes = valid ? 16 : 0;
+    copy_async16(stage + key_chunk<kDim>(r, c), key, bytes);
     copy_async16(stage + kTileKeys * kDim * 2 + value_chunk<kDim>(r, c),
-                 key + static_cast<int64_t>(kv.kv_heads) * kv.block_tokens * kDim, valid);
+                 key + static_cast<int64_t>(kv.kv_heads) * kv.block_tokens * kDim, bytes);
   }
   copy_async_commit();
 }

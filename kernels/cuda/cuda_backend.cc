@@ -124,8 +124,8 @@ std::string CudaBackend::numerics_id(KvType) const {
 absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpec& spec) {
   RETURN_IF_ERROR(check_linear(spec));
   const PackedShape shape = shape_of(spec);
-  if (shape.cols % 8 != 0)
-    return absl::InvalidArgumentError(cat("device cuda: ", shape.cols, " columns: want a multiple of 8"));
+  if (shape.cols % 4 != 0)  // rows of x start at multiples of 16 bytes
+    return absl::InvalidArgumentError(cat("device cuda: ", shape.cols, " columns: want a multiple of 4"));
   graphs_.drop();
   RETURN_IF_ERROR(matrices_.add(shape));
   widest_ = std::max({widest_, shape.ld, shape.interleaved ? shape.strips * 16 : 0});

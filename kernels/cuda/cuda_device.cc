@@ -39,6 +39,8 @@ absl::Status CudaDevice::await_kernels() {
   for (;;) {
     const cudaError_t state = cudaStreamQuery(stream);
     if (state != cudaErrorNotReady) return to_status(state, "waiting for the kernels");
+    (void)cudaGetLastError();  // CUDA keeps "not ready" as this thread's last error, where the next launch
+                               // would find it
     if (clock.now() > deadline_) break;
     std::this_thread::yield();
   }

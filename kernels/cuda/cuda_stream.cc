@@ -44,7 +44,10 @@ absl::StatusOr<bool> CudaStream::passed(uint64_t mark) {
   RETURN_IF_ERROR(to_status(cudaSetDevice(device_), "choosing the device"));
   while (passed_ < mark && !waiting_.empty()) {
     const cudaError_t state = cudaEventQuery(waiting_.front());
-    if (state == cudaErrorNotReady) return false;
+    if (state == cudaErrorNotReady) {
+      (void)cudaGetLastError();  // kept for the next launch otherwise
+      return false;
+    }
     RETURN_IF_ERROR(to_status(state, "work on a stream"));
     spare_.push_back(waiting_.front());
     waiting_.pop_front();

@@ -9,6 +9,7 @@ namespace baton::kernels::cuda {
 
 absl::Status to_status(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
+  (void)cudaGetLastError();  // told here: a later launch must not find it again
   const std::string text =
       cat(what, ": ", cudaGetErrorString(error), " (CUDA error ", static_cast<int>(error), ")");
   if (error == cudaErrorInsufficientDriver)

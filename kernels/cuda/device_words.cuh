@@ -56,10 +56,9 @@ __device__ inline void load_transposed(uint32_t& b0, uint32_t& b1, const void* r
                : "r"(at));
 }
 
-// 16 bytes to shared memory without waiting; zeros when not `valid` (then nothing is read).
-__device__ inline void copy_async16(void* shared, const void* global, bool valid) {
+// 16 bytes to shared memory without waiting: the first `bytes` from memory, the others zeros.
+__device__ inline void copy_async16(void* shared, const void* global, int bytes) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes) : "memory");
 }
 __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -78,7 +78,7 @@ struct LinearArgs {
   const uint16_t* weights;  // [strips * 16][ld] bf16, zeros where there is no weight
   int rows;                 // N
   int strips;               // of 16 rows
-  int cols;                 // K, a multiple of 8
+  int cols;                 // K, a multiple of 4
   int ld;                   // cols filled up to 64
   bool interleaved;         // strips of 16 rows are 8 of the first half and 8 of the second (gate, up)
   const uint16_t* x;        // [count][ldx] bf16

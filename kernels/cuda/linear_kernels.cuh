@@ -18,9 +18,11 @@ namespace baton::kernels::cuda {
 inline constexpr int kSegmentColumns = 512;
 inline constexpr int kStreamWarps = 8;
 
+// Columns k .. k + 7; zeros beyond the last one, where anything may lie.
 __device__ inline Words4 load_x(const LinearArgs& a, int64_t m, int k) {
   if (m >= *a.count || k >= a.cols) return {0, 0, 0, 0};
-  return load16(a.x + m * a.ldx + k);
+  const Words4 x = load16(a.x + m * a.ldx + k);
+  return k + 8 <= a.cols ? x : Words4{x.x, x.y, 0, 0};
 }
 
 // 32 columns: c += the two products of the rule.
@@ -94,14 +96,17 @@ __device__ inline void load_stage(const LinearArgs& a, unsigned char* stage, int
     const bool valid = k < a.ld && n0 + r < filled;
     const uint16_t* from =
         a.weights + static_cast<int64_t>(valid ? n0 + r : 0) * a.ld + (valid ? k + c * 8 : 0);
-    copy_async16(stage + tile_chunk(r, c), from, valid);
+    copy_async16(stage + tile_chunk(r, c), from, valid ? 16 : 0);
   }
   unsigned char* tokens = stage + kTileRows * kTileColumns * 2;
   const int64_t count = *a.count;
   for (int i = threadIdx.x; i < kTileTokens * 8; i += kTileThreads) {
     const int r = i / 8, c = i % 8;
-    const bool valid = m0 + r < count && k + c * 8 < a.cols;
-    copy_async16(tokens + tile_chunk(r, c), valid ? a.x + (m0 + r) * a.ldx + k + c * 8 : a.x, valid);
+    const int left = m0 + r < count ? 2 * (a.cols - k - c * 8) : 0;
+    copy_async16(tokens + tile_chunk(r, c), left > 0 ? a.x + (m0 + r) * a.ldx + k + c * 8 : a.x,
+                 left < 0    ? 0
+                 : left < 16 ? left
+                             : 16);
   }
   copy_async_commit();
 }

@@ -168,6 +168,18 @@ TEST_F(Device, AnErrorNamesKernelStepAndSequences) {
   ::unsetenv("BATON_CUDA_SYNC");
 }
 
+// CUDA keeps "not ready" as a thread's last error, where the next launch would take it for its own.
+TEST_F(Device, WaitingIsNoErrorOfTheNextLaunch) {
+  ASSERT_TRUE(RandomModel({}).write_gguf(dir_.file("m.gguf")));
+  auto engine = *ModelUnderTest::open(dir_.file("m.gguf"), cuda_setup());
+  emulated::limits().event_queries = 2, emulated::limits().stream_queries = 3;
+  worker::Sequence s = engine->make_sequence({1, 2, 3}, 8);
+  s.leg = Leg::kPrefill;
+  int told = 0;
+  for (int step = 0; step < 2; ++step) engine->run({{&s, 0, 3, true, false}}, [&](int) { ++told; });
+  EXPECT_EQ(told, 4) << "layers";
+}
+
 // A kernel that never ends: the step does, with an error, and the process with the backend, because nothing
 // that frees memory would return.
 TEST_F(Device, AKernelThatNeverEndsEndsTheProcess) {

@@ -22,7 +22,7 @@ constexpr size_t kStackBytes = 128 << 10;
 struct Copy {
   void* to;
   const void* from;
-  bool valid;
+  int bytes;  // the others of 16 are zeros
 };
 
 // A fiber begins by setcontext and goes on by longjmp, which needs no system call.
@@ -229,13 +229,18 @@ unsigned char* shared_memory() {
   return block.shared.data();
 }
 
-void queue_copy(void* shared, const void* global, bool valid) {
+void check_aligned(const void* at, size_t bytes) {
+  BATON_CHECK(reinterpret_cast<uintptr_t>(at) % bytes == 0, "a load that is not aligned");
+}
+
+void queue_copy(void* shared, const void* global, int bytes) {
+  BATON_CHECK(bytes >= 0 && bytes <= 16);
   const auto* at = static_cast<unsigned char*>(shared);
   BATON_CHECK(at >= block.shared.data() && at + 16 <= block.shared.data() + block.shared.size(),
               "a copy outside of shared memory");
   BATON_CHECK(reinterpret_cast<uintptr_t>(global) % 16 == 0 && (at - block.shared.data()) % 16 == 0,
               "a copy of 16 bytes that is not aligned");
-  block.fibers[block.current].copies.back().push_back({shared, global, valid});
+  block.fibers[block.current].copies.back().push_back({shared, global, bytes});
 }
 
 void commit_copies() { block.fibers[block.current].copies.emplace_back(); }
@@ -243,8 +248,10 @@ void commit_copies() { block.fibers[block.current].copies.emplace_back(); }
 void wait_copies(int pending) {
   auto& groups = block.fibers[block.current].copies;
   while (groups.size() > static_cast<size_t>(pending) + 1) {
-    for (const Copy& copy : groups.front())
-      copy.valid ? std::memcpy(copy.to, copy.from, 16) : std::memset(copy.to, 0, 16);
+    for (const Copy& copy : groups.front()) {
+      std::memset(copy.to, 0, 16);
+      std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+    }
     groups.erase(groups.begin());
   }
 }

@@ -52,7 +52,9 @@ unsigned char* shared_at(uint32_t address);
 // (note_progress).
 void yield();
 void note_progress();
-void queue_copy(void* shared, const void* global, bool valid);
+// Ends the test: a load of so many bytes from elsewhere is an error of the device.
+void check_aligned(const void* at, size_t bytes);
+void queue_copy(void* shared, const void* global, int bytes);
 void commit_copies();
 void wait_copies(int pending);
 
@@ -130,8 +132,8 @@ inline void wait_for_kernels() { emulated::wait_for_kernels(); }
 inline void let_next_start() {}
 inline void begin_kernel() { wait_for_kernels(); }
 
-inline void copy_async16(void* shared, const void* global, bool valid) {
-  emulated::queue_copy(shared, global, valid);
+inline void copy_async16(void* shared, const void* global, int bytes) {
+  emulated::queue_copy(shared, global, bytes);
 }
 inline void copy_async_commit() { emulated::commit_copies(); }
 template <int kPending>
@@ -143,6 +145,7 @@ struct Words4 {
   uint32_t x, y, z, w;
 };
 inline Words4 load16(const void* from) {
+  emulated::check_aligned(from, 16);
   Words4 v;
   std::memcpy(&v, from, sizeof v);
   return v;

@@ -30,6 +30,14 @@ std::map<void*, size_t> sizes;
 std::set<void*> pinned;
 thread_local int current_device = 0;
 thread_local int captures = 0;  // begun by this thread
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int stream_queries = 0;  // that found a stream not ready
+
+// CUDA keeps an error for cudaGetLastError(), "not ready" too.
+cudaError_t kept(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
 
 // What was asked of the legacy stream and may not have happened yet. Streams of the program's own do not wait
 // for it: it happens when the host waits for it, and not before.
@@ -89,7 +97,7 @@ using baton::emulated::limits;
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "emulated error";
 }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = limits().count_error == cudaSuccess ? limits().devices : 0;
   return limits().count_error;
@@ -108,17 +116,17 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   const std::lock_guard lock(mutex);
-  if (counts().bytes_held + bytes > limits().memory) return cudaErrorMemoryAllocation;
+  if (counts().bytes_held + bytes > limits().memory) return kept(cudaErrorMemoryAllocation);
   counts().bytes_held += bytes;
   return allocate(data, bytes);
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
-  return captures > 0 ? cudaErrorStreamCaptureUnsupported : allocate(data, bytes);
+  return captures > 0 ? kept(cudaErrorStreamCaptureUnsupported) : allocate(data, bytes);
 }
 cudaError_t cudaFree(void* data) {
-  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   const std::lock_guard lock(mutex);
   end_legacy();
   counts().bytes_held -= sizes.at(data);
@@ -156,14 +164,14 @@ namespace baton::kernels::cuda {
 absl::StatusOr<size_t> bytes_behind(const void* at) { return sizes.at(const_cast<void*>(at)); }
 }  // namespace baton::kernels::cuda
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
-  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   const std::lock_guard lock(mutex);
   legacy.emplace_back([=] { std::memset(data, value, bytes); });
   return cudaSuccess;
 }
 // From pageable memory: returns when the bytes are read, not when they have arrived.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
-  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   const std::lock_guard lock(mutex);
   const auto* begin = static_cast<const unsigned char*>(from);
   if (kind == cudaMemcpyHostToDevice) {
@@ -188,16 +196,18 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   baton::emulated::end_kernels();
   if (stream != nullptr) return limits().wait_error;
   end_legacy();
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t) {
-  if (captures > 0) return cudaErrorStreamCaptureUnsupported;
+  if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   baton::emulated::end_kernels();
-  return limits().wait_error;
+  if (stream_queries++ < limits().stream_queries) return kept(cudaErrorNotReady);
+  stream_queries = 0;
+  return kept(limits().wait_error);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   baton::emulated::end_kernels();
@@ -214,8 +224,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  if (limits().wait_error != cudaSuccess) return limits().wait_error;
-  return event->queries_left-- > 0 ? cudaErrorNotReady : cudaSuccess;
+  if (limits().wait_error != cudaSuccess) return kept(limits().wait_error);
+  return kept(event->queries_left-- > 0 ? cudaErrorNotReady : cudaSuccess);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;

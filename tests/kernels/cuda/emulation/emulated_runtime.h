@@ -28,7 +28,8 @@ struct Limits {
   int devices = 1;
   size_t memory = size_t{8} << 30;
   cudaError_t count_error = cudaSuccess;
-  int event_queries = 0;  // that find an event not ready before one finds it done
+  int stream_queries = 0;  // that find a stream not ready before one finds it done
+  int event_queries = 0;   // that find an event not ready before one finds it done
   cudaError_t wait_error =
       cudaSuccess;  // what waiting for a stream says: cudaErrorNotReady = kernels never end
 };
