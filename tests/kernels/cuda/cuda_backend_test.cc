@@ -203,7 +203,7 @@ TEST_F(Device, AKernelThatNeverEndsEndsTheProcess) {
 // A step of 9 rows is a graph of 16: nothing that it reads lies beyond what was allocated for 9 (the emulated
 // tensor maps look).
 TEST_F(Device, ABucketWithMoreRowsThanTheLargestStepHasRoom) {
-  ASSERT_TRUE(RandomModel({.hidden = 64, .ffn = 4096}).write_gguf(dir_.file("m.gguf")));
+  ASSERT_TRUE(RandomModel({.hidden = 64, .ffn = 512}).write_gguf(dir_.file("m.gguf")));
   EngineSetup setup = cuda_setup();
   setup.max_rows = 9;
   auto engine = *ModelUnderTest::open(dir_.file("m.gguf"), setup);

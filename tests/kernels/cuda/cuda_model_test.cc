@@ -1,5 +1,5 @@
 // Whole models over make_backend("cuda"): close to the reference, the same bits in every batch, chunk and
-// graph. Built twice: for the emulated device (cuda_backend_test, everywhere), and for a real one
+// graph. Built twice: for the emulated device (cuda_model_test, everywhere), and for a real one
 // (cuda_gpu_test, label gpu), where it skips with the reason when there is none.
 #include <gmock/gmock.h>
 
