@@ -161,10 +161,10 @@ absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelSha
 
 MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& g) const {
   // A device's memory is planned by its backend, which refuses what does not fit.
-  if (!backend->in_host_memory()) return {.mapped_file = file->mapped_bytes()};
+  if (!backend->in_host_memory()) return {.weights = file->own_bytes(), .mapped_file = file->mapped_bytes()};
   const int32_t logit_rows = std::min(pool.max_sequences, pool.max_batch_tokens);
   const worker::ModelMemory sizes = worker::model_memory(shard, *backend, pool.max_batch_tokens, logit_rows);
-  return {.weights = sizes.weights,
+  return {.weights = sizes.weights + file->own_bytes(),
           .kv_blocks = static_cast<uint64_t>(g.blocks),
           .kv_block_bytes = g.piece_bytes() * g.layers,
           .activations = sizes.activations,

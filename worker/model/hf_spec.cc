@@ -136,8 +136,6 @@ absl::Status read_flags(const ConfigKeys& keys, const Family& family, ModelSpec&
     RETURN_IF_ERROR(keys.integer(key, experts));
     if (experts > 0) return keys.unsupported(key, "mixture of experts is not supported");
   }
-  if (keys.find("quantization_config") != nullptr)
-    return keys.unsupported("quantization_config", "quantised checkpoints are not supported (use GGUF)");
   double partial = 1.0;
   RETURN_IF_ERROR(keys.number("partial_rotary_factor", partial));
   if (partial != 1.0) return keys.unsupported("partial_rotary_factor", "want 1");
@@ -146,6 +144,25 @@ absl::Status read_flags(const ConfigKeys& keys, const Family& family, ModelSpec&
   RETURN_IF_ERROR(keys.boolean("mlp_bias", spec.mlp_bias));
   spec.qkv_bias = family.qkv_bias || attention_bias;
   spec.o_bias = !family.qkv_bias && attention_bias;  // Qwen2 has no bias on the output projection
+  return absl::OkStatus();
+}
+
+// Only what fp8_checkpoint.h opens.
+absl::Status read_quantisation(const std::string& file, const ConfigKeys& keys) {
+  const json::value* value = keys.find("quantization_config");
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_object()) return keys.refuse("quantization_config", "want an object");
+  const ConfigKeys inner(file, value->get_object(), "quantization_config.");
+  std::string method, format = "e4m3";
+  RETURN_IF_ERROR(inner.text("quant_method", method));
+  RETURN_IF_ERROR(inner.text("fmt", format));
+  if (method != "fp8" || format != "e4m3")
+    return inner.unsupported("quant_method", cat("\"", method.substr(0, 40),
+                                                 "\": of quantised checkpoints only fp8 (e4m3) is supported; "
+                                                 "others: use GGUF"));
+  const json::value* block = inner.find("weight_block_size");
+  if (block == nullptr || !block->is_array() || json::serialize(*block) != "[128,128]")
+    return inner.unsupported("weight_block_size", "want [128, 128]");
   return absl::OkStatus();
 }
 
@@ -262,6 +279,7 @@ absl::StatusOr<ModelSpec> spec_from_config(const std::string& file, std::string_
   spec.qk_norm = family->qk_norm;
   RETURN_IF_ERROR(read_sizes(keys, *family, spec));
   RETURN_IF_ERROR(read_flags(keys, *family, spec));
+  RETURN_IF_ERROR(read_quantisation(file, keys));
   RETURN_IF_ERROR(read_window(keys, *family, spec));
   RETURN_IF_ERROR(read_rope(file, keys, spec));
   RETURN_IF_ERROR(check_spec(file, spec));

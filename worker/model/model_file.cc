@@ -9,6 +9,7 @@
 #include "base/cat.h"
 #include "kernels/dequantize.h"
 #include "kernels/weight_slice.h"
+#include "worker/model/fp8_checkpoint.h"
 #include "worker/model/mapped_file.h"
 
 namespace baton::worker {
@@ -39,6 +40,13 @@ class ContentHash {
  private:
   HashKey key_{0x626174306e6d6f64, 0x656c206861736831};  // any constant
 };
+
+bool is_scale_of_fp8(const SafetensorsFiles& files, const SafetensorsTensor& tensor) {
+  if (!tensor.name.ends_with(kFp8Scales)) return false;
+  const SafetensorsTensor* of =
+      files.find(std::string_view(tensor.name).substr(0, tensor.name.size() - kFp8Scales.size()));
+  return of != nullptr && is_fp8_matrix(*of);
+}
 
 std::string model_hash(const ModelSpec& spec, std::vector<StoredTensor> tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
@@ -84,25 +92,44 @@ absl::Status ModelFile::open_directory() {
   ASSIGN_OR_RETURN(const std::string text, read_text_file(config, kMaxConfigBytes));
   ASSIGN_OR_RETURN(spec_, spec_from_config(config, text));
   ASSIGN_OR_RETURN(safetensors_, SafetensorsFiles::open(path_));
+  ASSIGN_OR_RETURN(std::vector<StoredTensor> tensors, directory_tensors());
+  return finish(WeightNames::kHuggingFace, std::move(tensors));
+}
+
+absl::StatusOr<std::vector<StoredTensor>> ModelFile::directory_tensors() {
   std::vector<StoredTensor> tensors;
   tensors.reserve(safetensors_->tensors().size());
   for (const SafetensorsTensor& tensor : safetensors_->tensors()) {
     StoredTensor stored{tensor.name, tensor.type, tensor.shape, tensor.data, tensor.bytes};
-    // The header may have any length, so data may lie at any address; kernels read whole elements.
-    if (tensor.type && reinterpret_cast<uintptr_t>(tensor.data) % traits_of(*tensor.type).bytes != 0)
-      stored.data = realigned_.emplace_back(tensor.data, tensor.data + tensor.bytes).data();
+    if (is_fp8_matrix(tensor)) {
+      const SafetensorsTensor* scales = safetensors_->find(cat(tensor.name, kFp8Scales));
+      ASSIGN_OR_RETURN(std::vector<std::byte> opened, open_fp8_matrix(path_, tensor, scales));
+      stored.type = DType::kBF16, stored.bytes = opened.size();
+      stored.data = own_.emplace_back(std::move(opened)).data();
+    } else if (is_scale_of_fp8(*safetensors_, tensor)) {
+      continue;
+    } else if (tensor.type && reinterpret_cast<uintptr_t>(tensor.data) % traits_of(*tensor.type).bytes != 0) {
+      // The header may have any length, so data may lie at any address; kernels read whole elements.
+      stored.data = own_.emplace_back(tensor.data, tensor.data + tensor.bytes).data();
+    }
     tensors.push_back(std::move(stored));
   }
-  return finish(WeightNames::kHuggingFace, std::move(tensors));
+  return tensors;
 }
 
 size_t ModelFile::mapped_bytes() const {
   return gguf_ != nullptr ? gguf_->file_bytes() : safetensors_->total_bytes();
 }
 
+size_t ModelFile::own_bytes() const {
+  size_t bytes = 0;
+  for (const auto& memory : own_) bytes += memory.size();
+  return bytes;
+}
+
 void ModelFile::release(const kernels::WeightView& matrix) const {
-  for (const auto& copy : realigned_)
-    if (copy.data() == matrix.data) return;  // memory of our own
+  for (const auto& memory : own_)
+    if (matrix.data >= memory.data() && matrix.data < memory.data() + memory.size()) return;
   const auto bytes = kernels::row_bytes(matrix.type, matrix.cols);
   if (!bytes.ok()) return;
   // Of some columns, what lies between the rows as well: other ranks on this machine have mappings of theirs.

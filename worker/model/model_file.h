@@ -32,6 +32,8 @@ class ModelFile {
   const std::string& hash() const { return hash_; }
   // Bytes of the files, all mapped.
   size_t mapped_bytes() const;
+  // Of memory beside them, as long as this lives: tensors that were moved, matrices opened from fp8.
+  size_t own_bytes() const;
   // The matrix was repacked: its pages leave this process (a look-up brings them back one by one).
   void release(const kernels::WeightView& matrix) const;
   // The container, for who needs more than weights (vocabulary, chat template); nullptr for a directory.
@@ -41,12 +43,15 @@ class ModelFile {
   ModelFile() = default;
   absl::Status open_gguf();
   absl::Status open_directory();
+  absl::StatusOr<std::vector<StoredTensor>> directory_tensors();
   absl::Status finish(WeightNames names, std::vector<StoredTensor> tensors);
 
   std::string path_;
   std::unique_ptr<GgufFile> gguf_;
   std::unique_ptr<SafetensorsFiles> safetensors_;
-  std::vector<std::vector<std::byte>> realigned_;  // tensors that lie at odd addresses in a safetensors file
+  // Of a safetensors file: tensors that lie at odd addresses in it, and fp8 matrices in bf16
+  // (fp8_checkpoint.h).
+  std::vector<std::vector<std::byte>> own_;
   ModelSpec spec_;
   ModelWeights weights_;
   std::string hash_;

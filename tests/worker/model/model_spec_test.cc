@@ -123,6 +123,10 @@ TEST(ConfigSpec, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "num_local_experts": 8)")), HasSubstr("experts"));
   EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "quantization_config": {})")),
               HasSubstr("quantization_config"));
+  EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "quantization_config": {"quant_method": "awq"})")),
+              HasSubstr("only fp8 (e4m3) is supported"));
+  EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "quantization_config": {"quant_method": "fp8"})")),
+              HasSubstr("weight_block_size"));
   EXPECT_THAT(refused(config("LlamaForCausalLM", R"(, "partial_rotary_factor": 0.5)")),
               HasSubstr("partial_rotary"));
 }
