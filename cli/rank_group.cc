@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/cat.h"
+#include "base/log.h"
 #include "cli/cluster/process.h"
 #include "transport/collectives/form_group.h"
 #include "transport/collectives/nccl_communicator.h"
@@ -27,7 +28,18 @@ absl::StatusOr<std::string> meeting_place(const std::string& own_host) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::form(const RankGroupOptions& o) {
-  auto made = std::make_unique<RankGroup>();
+  const Instant deadline = o.clock.now() + o.patience;
+  for (;;) {
+    auto made = std::make_unique<RankGroup>();
+    const absl::Status formed = made->form_once(o);
+    if (formed.ok()) return made;
+    const bool one_left = made->world_ != nullptr && !made->world_->alive().ok();
+    if (!one_left || o.clock.now() >= deadline) return formed;
+    log_warn("a rank left while its group formed", {{"group", o.worker}, {"why", formed.ToString()}});
+  }
+}
+
+absl::Status RankGroup::form_once(const RankGroupOptions& o) {
   ASSIGN_OR_RETURN(Group group, form_group({.group = o.worker,
                                             .build = o.build,
                                             .incarnation = o.place.rank == 0 ? o.incarnation : Incarnation(),
@@ -35,20 +47,17 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::form(const RankGroupOption
                                             .size = o.place.ranks,
                                             .rendezvous = o.place.rendezvous,
                                             .deadline = o.clock.now() + o.patience}));
-  made->world_ = std::move(group.communicator);
-  made->incarnation_ = group.incarnation;
-  made->host_ = group.host;
-  if (o.shape.pipeline > 1) RETURN_IF_ERROR(made->form_pipeline(o));
-  ASSIGN_OR_RETURN(made->pulse_, made->form_part(o, "pulse", 0, o.place.ranks));
-  if (o.device != nullptr) RETURN_IF_ERROR(made->form_on_gpus(o));
-  Communicator& stage = made->gpus_ != nullptr    ? *made->gpus_
-                        : made->stage_ != nullptr ? *made->stage_
-                                                  : *made->world_;
-  made->links_ = std::make_unique<worker::RankLinks>(
-      worker::RankLinks::Parts{*made->world_, stage, o.clock, kStepPatience, made->results_.get(),
-                               made->outbox_.get()},
+  world_ = std::move(group.communicator);
+  incarnation_ = group.incarnation;
+  host_ = group.host;
+  if (o.shape.pipeline > 1) RETURN_IF_ERROR(form_pipeline(o));
+  ASSIGN_OR_RETURN(pulse_, form_part(o, "pulse", 0, o.place.ranks));
+  if (o.device != nullptr) RETURN_IF_ERROR(form_on_gpus(o));
+  Communicator& stage = gpus_ != nullptr ? *gpus_ : stage_ != nullptr ? *stage_ : *world_;
+  links_ = std::make_unique<worker::RankLinks>(
+      worker::RankLinks::Parts{*world_, stage, o.clock, kStepPatience, results_.get(), outbox_.get()},
       o.shape);
-  return made;
+  return absl::OkStatus();
 }
 
 absl::Status RankGroup::form_pipeline(const RankGroupOptions& o) {
@@ -88,7 +97,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> RankGroup::form_part(const RankGro
                                             .rank = o.place.rank - first,
                                             .size = size,
                                             .rendezvous = std::string(&all[kAddressBytes * first]),
-                                            .deadline = deadline}));
+                                            .deadline = deadline,
+                                            .within = world_.get()}));
   return std::move(group.communicator);
 }
 

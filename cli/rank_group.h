@@ -36,6 +36,7 @@ struct RankGroupOptions {
 // is its owner's to start.
 class RankGroup {
  public:
+  // Until all ranks are there. A rank that leaves on the way may come again until then: all begin anew.
   static absl::StatusOr<std::unique_ptr<RankGroup>> form(const RankGroupOptions& options);
 
   worker::RankLinks& links() { return *links_; }
@@ -55,6 +56,7 @@ class RankGroup {
   std::string text() const;
 
  private:
+  absl::Status form_once(const RankGroupOptions& options);
   absl::Status form_pipeline(const RankGroupOptions& options);
   absl::Status form_on_gpus(const RankGroupOptions& options);
   // Some of the ranks (`size` from `first` on), of which this is one, meet again as a group of their own.

@@ -203,19 +203,23 @@ class Cluster:
 
 
 class RunningStream(threading.Thread):
-    """A stream in the background; notes its tokens, how it ended and when. `errors`: what may be raised instead of an error event."""
+    """A stream in the background; notes its tokens, when they came, how it ended and when. `errors`: what may be raised instead of an error event.
+    `progress` is called at the start and with each event."""
 
-    def __init__(self, cluster, prompt="Once upon a time", tokens=450, errors=RuntimeError):
+    def __init__(self, cluster, prompt="Once upon a time", tokens=450, errors=RuntimeError, progress=lambda: None):
         super().__init__()
-        self.cluster, self.prompt, self.most, self.errors = cluster, prompt, tokens, errors
-        self.ids, self.tokens, self.error, self.ended = [], 0, None, None
+        self.cluster, self.prompt, self.most, self.errors, self.progress = cluster, prompt, tokens, errors, progress
+        self.ids, self.tokens, self.times, self.error, self.ended = [], 0, [], None, None
         self.flowing = threading.Event()
         self.start()
 
     def run(self):
         body = {"model": "default", "prompt": self.prompt, "max_tokens": self.most, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
+        self.progress()
         try:
             for _, event in self.cluster.stream("/v1/completions", body):
+                self.times.append(time.monotonic())
+                self.progress()
                 if "error" in event:
                     self.error = event["error"]
                     break

@@ -20,6 +20,10 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Duration kSpin = 50us;
+constexpr Duration kAgain = 20ms;
+constexpr Duration kSlice = 50ms;       // between two looks at who may have left meanwhile
+constexpr Duration kIntroduction = 2s;  // who connects says at once who it is; a stranger may say nothing
+constexpr Duration kConnectSlice = 1s;  // of one attempt to reach a rank that may have left
 
 // Random words that only the ranks of this group know: the proof on connections made later.
 absl::StatusOr<std::string> new_token() {
@@ -45,6 +49,48 @@ Duration spin_of(const GroupOptions& o, int ranks_here) {
 
 bool is_unix(const std::string& address) { return address.starts_with("unix:"); }
 
+// --- Waiting for ranks that may die meanwhile
+
+bool hung_up(int fd) {
+  pollfd entry{.fd = fd, .events = POLLRDHUP, .revents = 0};
+  return ::poll(&entry, 1, 0) > 0;
+}
+
+absl::Status one_left() { return absl::UnavailableError("a rank left while the group formed"); }
+
+absl::Status whole(const GroupOptions& o) {
+  return o.within == nullptr ? absl::OkStatus() : o.within->alive();
+}
+
+// Until somebody is at the listener; kUnavailable when one of `ranks` (connections) leaves meanwhile.
+absl::Status wait_at(const OwnedFd& listener, std::span<const int> ranks, const GroupOptions& o) {
+  for (;;) {
+    const absl::Status came =
+        wait_for(listener.get(), POLLIN, std::min(o.deadline, SteadyClock().now() + kSlice));
+    if (!absl::IsDeadlineExceeded(came)) return came;
+    if (std::ranges::any_of(ranks, hung_up)) return one_left();
+    RETURN_IF_ERROR(whole(o));
+    if (SteadyClock().now() >= o.deadline) return came;
+  }
+}
+
+// To a rank that `zero` has told of, as long as rank 0 is there itself (-1: it is rank 0 that is looked for).
+absl::StatusOr<OwnedFd> reach(const std::string& address, int zero, const GroupOptions& o) {
+  for (;;) {
+    absl::StatusOr<OwnedFd> fd =
+        connect_to(address, std::min(o.deadline, SteadyClock().now() + kConnectSlice));
+    if (fd.ok() || !absl::IsDeadlineExceeded(fd.status())) return fd;
+    if (zero >= 0 && hung_up(zero)) return one_left();
+    RETURN_IF_ERROR(whole(o));
+    if (SteadyClock().now() >= o.deadline) return fd;
+  }
+}
+
+// What a caller says first; an error when it says nothing of use: it is forgotten.
+absl::StatusOr<GroupFrame> introduction(int caller, const GroupOptions& o) {
+  return GroupFrame::read(caller, std::min(o.deadline, SteadyClock().now() + kIntroduction));
+}
+
 // --- Shared memory
 
 absl::StatusOr<ShmSeat> seat_of(const GroupOptions& o, std::shared_ptr<ShmRegion> region, OwnedFd own_line,
@@ -60,9 +106,9 @@ absl::StatusOr<ShmSeat> seat_of(const GroupOptions& o, std::shared_ptr<ShmRegion
 // One rank's visit at rank 0's Unix listener: it proves that it belongs here and leaves its life line.
 absl::Status take_line(const GroupOptions& o, const std::string& token, OwnedFd visitor,
                        std::vector<OwnedFd>& visitors, std::vector<OwnedFd>& lines) {
-  ASSIGN_OR_RETURN(const GroupFrame frame, GroupFrame::read(visitor.get(), o.deadline));
+  const absl::StatusOr<GroupFrame> frame = introduction(visitor.get(), o);
   int rank = 0;
-  const auto& words = frame.words();
+  const auto words = frame.ok() ? frame->words() : std::vector<std::string>();
   if (words.size() != 2 || words[0] != token || !absl::SimpleAtoi(words[1], &rank) || rank < 1 ||
       rank >= o.size || visitors[rank].valid())
     return absl::OkStatus();  // not one of us: forgotten
@@ -84,9 +130,11 @@ absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o
                         .write(guests[r].connection.get(), o.deadline));
   std::vector<OwnedFd> visitors(o.size);
   std::vector<OwnedFd> lines(o.size);
+  std::vector<int> ranks;
+  for (int r = 1; r < o.size; ++r) ranks.push_back(guests[r].connection.get());
   lines[0] = std::move(own.watched);
   while (std::any_of(visitors.begin() + 1, visitors.end(), [](const OwnedFd& v) { return !v.valid(); })) {
-    RETURN_IF_ERROR(wait_for(listener.get(), POLLIN, o.deadline));
+    RETURN_IF_ERROR(wait_at(listener, ranks, o));
     ASSIGN_OR_RETURN(OwnedFd visitor, accept_now(listener.get()));
     if (visitor.valid()) RETURN_IF_ERROR(take_line(o, token, std::move(visitor), visitors, lines));
   }
@@ -98,10 +146,10 @@ absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o
   return shm_communicator(std::move(seat));
 }
 
-absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o,
+absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o, const OwnedFd& to_zero,
                                                          const std::vector<std::string>& words) {
   if (words.size() != 4) return absl::InternalError("rank 0's answer has another form");
-  ASSIGN_OR_RETURN(const OwnedFd visit, connect_to(words[3], o.deadline));
+  ASSIGN_OR_RETURN(const OwnedFd visit, reach(words[3], to_zero.get(), o));
   ASSIGN_OR_RETURN(LifeLine own, LifeLine::make());
   RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(visit.get(), o.deadline));
   const int line = own.watched.get();
@@ -131,7 +179,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> tell_addresses(const GroupOptions&
 
 absl::Status take_caller(const GroupOptions& o, const std::string& token, OwnedFd caller,
                          std::vector<OwnedFd>& sockets) {
-  const absl::StatusOr<GroupFrame> frame = GroupFrame::read(caller.get(), o.deadline);
+  const absl::StatusOr<GroupFrame> frame = introduction(caller.get(), o);
   int rank = 0;
   if (frame.ok() && frame->words().size() == 2 && frame->words()[0] == token &&
       absl::SimpleAtoi(frame->words()[1], &rank) && rank > o.rank && rank < o.size && !sockets[rank].valid())
@@ -145,15 +193,16 @@ absl::StatusOr<std::unique_ptr<Communicator>> connect_pairs(const GroupOptions& 
   constexpr size_t kAddresses = 3;
   if (words.size() != kAddresses + o.size) return absl::InternalError("rank 0's answer has another form");
   std::vector<OwnedFd> sockets(o.size);
+  const int zero = to_zero.get();
   sockets[0] = std::move(to_zero);
   for (int r = 1; r < o.rank; ++r) {
-    ASSIGN_OR_RETURN(sockets[r], connect_to(words[kAddresses + r], o.deadline));
+    ASSIGN_OR_RETURN(sockets[r], reach(words[kAddresses + r], zero, o));
     RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(sockets[r].get(), o.deadline));
   }
   for (;;) {
     if (std::all_of(sockets.begin() + o.rank + 1, sockets.end(), [](const OwnedFd& s) { return s.valid(); }))
       return socket_communicator(o.rank, std::move(sockets), spin_of(o, 1));
-    RETURN_IF_ERROR(wait_for(listener.get(), POLLIN, o.deadline));
+    RETURN_IF_ERROR(wait_at(listener, {&zero, 1}, o));
     ASSIGN_OR_RETURN(OwnedFd caller, accept_now(listener.get()));
     if (caller.valid()) RETURN_IF_ERROR(take_caller(o, words[2], std::move(caller), sockets));
   }
@@ -173,9 +222,8 @@ absl::StatusOr<bool> use_memory(const GroupOptions& o, const std::vector<GroupGu
   return memory;
 }
 
-absl::StatusOr<Group> receive_ranks(const GroupOptions& o) {
-  ASSIGN_OR_RETURN(OwnedFd listener, listen_at(o.rendezvous));
-  GroupDoor door(o, std::move(listener));
+absl::StatusOr<Group> receive_ranks(const GroupOptions& o, const OwnedFd& listener) {
+  GroupDoor door(o, listener);
   ASSIGN_OR_RETURN(std::vector<GroupGuest> guests, door.wait());
   const absl::StatusOr<bool> memory = use_memory(o, guests);
   if (!memory.ok()) {
@@ -192,9 +240,8 @@ absl::StatusOr<Group> receive_ranks(const GroupOptions& o) {
   return group;
 }
 
-// One visit at rank 0. kUnavailable: it went away, come again.
-absl::StatusOr<Group> visit_once(const GroupOptions& o) {
-  ASSIGN_OR_RETURN(OwnedFd to_zero, connect_to(o.rendezvous, o.deadline));
+absl::StatusOr<Group> visit_rank_0(const GroupOptions& o) {
+  ASSIGN_OR_RETURN(OwnedFd to_zero, reach(o.rendezvous, -1, o));
   OwnedFd listener;
   int port = 0;
   if (!is_unix(o.rendezvous)) {
@@ -213,18 +260,16 @@ absl::StatusOr<Group> visit_once(const GroupOptions& o) {
   Group group{.incarnation = Incarnation(incarnation)};
   if (!is_unix(o.rendezvous)) group.host = local_host(to_zero.get());
   ASSIGN_OR_RETURN(group.communicator, words[0] == "shm"
-                                           ? map_memory(o, words)
+                                           ? map_memory(o, to_zero, words)
                                            : connect_pairs(o, std::move(to_zero), listener, words));
   return group;
 }
 
-absl::StatusOr<Group> visit(const GroupOptions& o) {
-  const SteadyClock clock;
-  for (;;) {
-    absl::StatusOr<Group> group = visit_once(o);
-    if (group.ok() || !absl::IsUnavailable(group.status()) || clock.now() + kSpin >= o.deadline) return group;
-    ::poll(nullptr, 0, 20);
-  }
+// kUnavailable: somebody left.
+absl::StatusOr<Group> form_once(const GroupOptions& o, const OwnedFd& listener) {
+  ASSIGN_OR_RETURN(Group group, o.rank == 0 ? receive_ranks(o, listener) : visit_rank_0(o));
+  RETURN_IF_ERROR(group.communicator->barrier(o.deadline));
+  return group;
 }
 
 }  // namespace
@@ -233,9 +278,17 @@ absl::StatusOr<Group> form_group(const GroupOptions& o) {
   if (o.size < 1 || o.size > ShmRegion::kMostRanks - 1 || o.rank < 0 || o.rank >= o.size)
     return absl::InvalidArgumentError(cat("rank ", o.rank, " of ", o.size, ": want 0 <= rank < size < 64"));
   if (o.size == 1) return Group{.communicator = self_communicator(), .incarnation = o.incarnation};
-  ASSIGN_OR_RETURN(Group group, o.rank == 0 ? receive_ranks(o) : visit(o));
-  RETURN_IF_ERROR(group.communicator->barrier(o.deadline));
-  return group;
+  OwnedFd listener;
+  if (o.rank == 0) {
+    ASSIGN_OR_RETURN(listener, listen_at(o.rendezvous));
+  }
+  for (;;) {
+    absl::StatusOr<Group> group = form_once(o, listener);
+    if (group.ok() || !absl::IsUnavailable(group.status())) return group;
+    RETURN_IF_ERROR(whole(o));
+    if (SteadyClock().now() + kAgain >= o.deadline) return group;
+    ::poll(nullptr, 0, static_cast<int>(kAgain / 1ms));  // who left may come again
+  }
 }
 
 }  // namespace baton

@@ -22,6 +22,8 @@ struct GroupOptions {
   std::string rendezvous;  // where rank 0 listens: "host:port", or on one host "unix:@name"
   GroupLane lane = GroupLane::kAuto;
   Instant deadline{};
+  Communicator* within =
+      nullptr;  // of a part of a group: the group; when it has lost a rank, nobody waits for it
   Duration spin = std::chrono::microseconds(-1);  // before a wait sleeps; -1: 50 us, 0 on too few cores
 };
 
@@ -34,7 +36,8 @@ struct Group {
 // Every rank of a group calls this; it returns when all are there and have met once. Rank 0 listens, the
 // others come in any order, again and again until it does. Who has another protocol, build, size, incarnation
 // or a rank that is taken is told so (kFailedPrecondition) and does not disturb the others; who leaves
-// meanwhile may come again. At the deadline rank 0 names the ranks that did not come (kDeadlineExceeded).
+// meanwhile, at whatever point, may come again: the others begin anew. At the deadline rank 0 names the ranks
+// that did not come (kDeadlineExceeded).
 //
 // Plain, unauthenticated sockets: a rendezvous off loopback belongs on a private network. Thread: any.
 absl::StatusOr<Group> form_group(const GroupOptions& options);

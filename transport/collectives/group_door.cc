@@ -74,6 +74,7 @@ absl::StatusOr<std::vector<GroupGuest>> GroupDoor::wait() {
   while (!complete()) {
     const Duration left = options_.deadline - clock.now();
     if (left <= Duration::zero()) return missing();
+    if (options_.within != nullptr) RETURN_IF_ERROR(options_.within->alive());
     std::vector<pollfd> entries{{.fd = listener_.get(), .events = POLLIN, .revents = 0}};
     for (const Stranger& s : strangers_)
       entries.push_back({.fd = s.connection.get(), .events = POLLIN, .revents = 0});

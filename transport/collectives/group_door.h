@@ -19,11 +19,11 @@ struct GroupGuest {
 };
 
 // Rank 0's side of the rendezvous: lets in each other rank once, refuses what does not fit with the reason.
-// Thread: one. Owns listener and connections.
+// Thread: one. Owns the connections, borrows the listener.
 class GroupDoor {
  public:
-  GroupDoor(const GroupOptions& options, OwnedFd listener)
-      : options_(options), listener_(std::move(listener)), guests_(options.size) {}
+  GroupDoor(const GroupOptions& options, const OwnedFd& listener)
+      : options_(options), listener_(listener), guests_(options.size) {}
 
   // All other ranks, by rank (own place empty); at the deadline an error that names who is missing.
   absl::StatusOr<std::vector<GroupGuest>> wait();
@@ -45,7 +45,7 @@ class GroupDoor {
   bool complete() const;
 
   const GroupOptions& options_;
-  OwnedFd listener_;
+  const OwnedFd& listener_;
   std::vector<Stranger> strangers_;
   std::vector<std::optional<GroupGuest>> guests_;
   std::string last_refusal_;

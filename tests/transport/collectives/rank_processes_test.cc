@@ -7,7 +7,10 @@
 
 #include <cstdio>
 
+#include "transport/collectives/group_door.h"
 #include "transport/collectives/rank_sum.h"
+#include "transport/collectives/socket_communicator.h"
+#include "transport/collectives/stream_socket.h"
 
 namespace baton {
 namespace {
@@ -201,6 +204,76 @@ TEST(FormGroup, BytesFromElsewhereDoNotDisturb) {
   RankProcess one([&](const Say& say) { check_sums(options(1, 2, at), say); });
   EXPECT_EQ(one.line(), "shm 77 4");
   EXPECT_EQ(zero.line(), "shm 77 4");
+}
+
+// What a rank does before it is in the group: comes to rank 0 and hears its answer.
+struct HalfWay {
+  OwnedFd to_zero, listener;
+  std::vector<std::string> answer;
+};
+
+HalfWay come_and_hear(const GroupOptions& o, const std::string& own_host) {
+  HalfWay out;
+  out.to_zero = *connect_to(o.rendezvous, o.deadline);
+  out.listener = *listen_at(host_and_port(own_host, 0));
+  if (!group_hello(o, local_port(out.listener.get())).write(out.to_zero.get(), o.deadline).ok()) std::abort();
+  out.answer = GroupFrame::read(out.to_zero.get(), o.deadline)->words();
+  return out;
+}
+
+TEST_P(Lanes, ARankThatDiesWhileTheGroupFormsMayComeAgain) {
+  for (const int victim : {1, 2}) {
+    const std::string at = *free_address();
+    RankProcess half([&](const Say& say) { say(come_and_hear(of(victim, 3, at), "127.0.0.1").answer[0]); });
+    std::vector<std::unique_ptr<RankProcess>> rest;
+    for (const int r : {0, 3 - victim})
+      rest.push_back(
+          std::make_unique<RankProcess>([&, r](const Say& say) { check_sums(of(r, 3, at), say); }));
+    const std::string lane = half.line();
+    ASSERT_EQ(lane, lane_word(GetParam()));
+    ASSERT_EQ(half.line(), "");  // it has ended
+    rest.push_back(
+        std::make_unique<RankProcess>([&](const Say& say) { check_sums(of(victim, 3, at), say); }));
+    for (auto& rank : rest) EXPECT_EQ(rank->line(), lane + " 77 4");
+  }
+}
+
+TEST_P(Lanes, APartOfAGroupIsNotWaitedForWhenTheGroupHasLostARank) {
+  const std::string at = *free_address(), part = *free_address();
+  Processes all(3, [&](int r, const Say& say) {
+    auto world = form_group(of(r, 3, at));
+    if (!world.ok()) return say(world.status().ToString());
+    if (r == 2) return say("leaves");
+    GroupOptions o = of(r, 3, part);
+    o.within = world->communicator.get();
+    say(form_group(o).status().ToString());
+  });
+  EXPECT_EQ(all.ranks[2]->line(), "leaves");
+  for (const int r : {0, 1}) EXPECT_THAT(all.ranks[r]->line(), testing::StartsWith("UNAVAILABLE: rank 2"));
+}
+
+TEST(FormGroup, WhoSaysNothingToARankDoesNotKeepItFromTheGroup) {
+  const std::string at = *free_address();
+  const auto of = [&](int rank) {
+    GroupOptions o = options(rank, 3, at);
+    o.lane = GroupLane::kSocket;
+    return o;
+  };
+  std::vector<std::unique_ptr<RankProcess>> ranks;
+  for (const int r : {0, 1})
+    ranks.push_back(std::make_unique<RankProcess>([&, r](const Say& say) {
+      auto group = form_group(of(r));
+      say(group.ok() ? "formed" : group.status().ToString());
+    }));
+  HalfWay two = come_and_hear(of(2), "127.0.0.1");
+  ASSERT_EQ(two.answer.size(), 6U);
+  const OwnedFd silent = *connect_to(two.answer[4], in(60s));
+  std::vector<OwnedFd> sockets(3);
+  sockets[1] = *connect_to(two.answer[4], in(60s));
+  ASSERT_TRUE(GroupFrame({two.answer[2], "2"}).write(sockets[1].get(), in(60s)).ok());
+  sockets[0] = std::move(two.to_zero);
+  EXPECT_TRUE(socket_communicator(2, std::move(sockets), {})->barrier(in(60s)).ok());
+  for (auto& rank : ranks) EXPECT_EQ(rank->line(), "formed");
 }
 
 TEST(FormGroup, RankZeroNamesTheRanksThatDidNotCome) {

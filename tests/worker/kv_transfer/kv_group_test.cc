@@ -256,6 +256,19 @@ TEST_F(KvGroupTest, ARankThatDoesNotEndItsStreamsIsLost) {
   EXPECT_THAT(events, SizeIs(0));  // its blocks are not drained
 }
 
+TEST_F(KvGroupTest, AfterAPauseOfItsOwnARankHasTimeToEndItsStreams) {
+  pair();
+  expect();
+  group.abandon(id, now);
+  now = group.next_deadline() + timers::kOwnPause + std::chrono::milliseconds(1);
+  group.on_tick(now);
+  EXPECT_THAT(lost, SizeIs(0));
+  EXPECT_EQ(group.next_deadline(), now + timers::kRankSilent);
+  now = group.next_deadline();
+  group.on_tick(now);
+  EXPECT_THAT(lost, SizeIs(1));
+}
+
 TEST_F(KvGroupTest, AFenceGoesToAllRanksAndNamesAllOfThePeers) {
   pair();
   group.fence(kPeer);
