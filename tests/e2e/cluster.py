@@ -19,6 +19,7 @@ BINARY = os.environ.get("BATON_BINARY", os.path.join(SOURCE, "build/release/cli/
 SHARED = os.environ.get("BATON_SHARED", os.path.join(SOURCE, "../shared"))
 SMOLLM2 = os.environ.get("BATON_SMOLLM2", os.path.expanduser("~/.cache/baton/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 STORIES = os.path.join(SHARED, "models/stories260K-f32.gguf")
+LONGEST_TURN = 5  # seconds that a look at a cluster may take; in more this process did not run
 SKIPPED = 77  # ctest's SKIP_RETURN_CODE
 
 
@@ -176,11 +177,13 @@ class Cluster:
         return pid
 
     def wait_until(self, condition, seconds, what):
-        limit = time.monotonic() + seconds
-        while time.monotonic() < limit:
+        """Time in which this process itself was stopped does not count."""
+        while seconds > 0:
+            begun = time.monotonic()
             if condition():
                 return
             time.sleep(0.02)
+            seconds -= min(time.monotonic() - begun, LONGEST_TURN)
         raise AssertionError("not within %s s: %s" % (seconds, what))
 
     def wait_idle(self, seconds=2):
@@ -232,3 +235,11 @@ class RunningStream(threading.Thread):
             self.error = str(e)
         self.ended = time.monotonic()
         self.flowing.set()
+
+    def over(self, seconds):
+        """Whether it ends within so long; time in which this process itself was stopped does not count."""
+        for _ in range(10 * seconds):
+            self.join(0.1)
+            if not self.is_alive():
+                return True
+        return False

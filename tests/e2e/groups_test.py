@@ -57,8 +57,7 @@ with Cluster(STORIES, group(2, 2)) as c:
         assert stream.flowing.wait(20)
         killed = time.monotonic()
         c.kill(victim)
-        stream.join(10)
-        assert not stream.is_alive(), "the stream hangs after %s died" % victim
+        assert stream.over(10), "the stream hangs after %s died" % victim
         if stream.tokens < 450:
             assert stream.error, "the stream ended without an error after %d tokens" % stream.tokens
             print("stream ended %.2f s after kill -9 of %s" % (stream.ended - killed, victim), flush=True)
@@ -76,8 +75,7 @@ with Cluster(STORIES, group(2, 1)) as c:
     before = {n: c.process(n)["pid"] for n in ("any-0", "any-0.1")}
     c.kill("any-0.1", signal.SIGSTOP)
     stream = RunningStream(c, errors=(RuntimeError, OSError))  # needs the rank that is stopped
-    stream.join(30)
-    assert not stream.is_alive(), "the stream hangs while a rank is stopped"
+    assert stream.over(30), "the stream hangs while a rank is stopped"
     # Nothing of it was computed: an error, or all of it from the new life.
     assert stream.tokens == 450 if stream.error is None else stream.tokens == 0, (stream.error, stream.tokens)
     c.wait_until(lambda: all(c.process(n)["pid"] not in (0, before[n]) and c.process(n)["state"] == "ready" for n in before), 20, "a new life")

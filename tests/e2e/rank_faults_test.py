@@ -48,8 +48,7 @@ def one(cluster, names, victim, phase, fault, want):
     cluster.wait_until(new_life, 60, "the group is back after %s of %s in %s" % (fault, victim, phase))
     back = time.monotonic() - at
     if stream is not None:
-        stream.join(30)
-        assert not stream.is_alive(), "the stream hangs after %s of %s in %s" % (fault, victim, phase)
+        assert stream.over(30), "the stream hangs after %s of %s in %s" % (fault, victim, phase)
         assert stream.tokens == stream.most or stream.error, "it ended after %d tokens without an error" % stream.tokens
     assert cluster.process("coordinator")["pid"] == gateway
     assert cluster.generate(SHORT, 20)[0] == want
