@@ -165,6 +165,11 @@ class Cluster:
     def ps(self):
         return json.loads(self.command("ps", "-o", "json").stdout)
 
+    def processes(self):
+        """{name: pid}, as `ps` says, but without a process of its own."""
+        with open(os.path.join(self.home, "state/cluster.json")) as f:
+            return {p["name"]: p["pid"] for p in json.load(f)["processes"]}
+
     def process(self, name):
         return next(p for p in self.ps() if p["name"] == name)
 
@@ -237,9 +242,9 @@ class RunningStream(threading.Thread):
         self.flowing.set()
 
     def over(self, seconds):
-        """Whether it ends within so long; time in which this process itself was stopped does not count."""
-        for _ in range(10 * seconds):
+        """Whether it ends; not if it gets nothing for so long. Time in which this process itself was stopped does not count."""
+        waited, seen = 0.0, 0
+        while self.is_alive() and waited < seconds:
             self.join(0.1)
-            if not self.is_alive():
-                return True
-        return False
+            waited, seen = (waited + 0.1 if len(self.times) == seen else 0.0), len(self.times)
+        return not self.is_alive()

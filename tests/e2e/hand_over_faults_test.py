@@ -9,7 +9,6 @@ The longest pause of each run is the longest that a client had nothing, be it th
 of: without the time that its processes waited for a core or were stopped by somebody else it must be within the design's timers. A run that somebody
 disturbed by stopping processes (not the victim's) is repeated."""
 import argparse
-import json
 import os
 import random
 import signal
@@ -123,12 +122,6 @@ def serve_next(cluster, prompt, want, witness):
             witness.done("the next request")
 
 
-def processes(cluster):
-    """{name: pid}, as `ps` says, but without a process of its own."""
-    with open(os.path.join(cluster.home, "state/cluster.json")) as f:
-        return {p["name"]: p["pid"] for p in json.load(f)["processes"]}
-
-
 def new_lives(cluster, mine, before):
     now = {p["name"]: p for p in cluster.ps()}
     return all(n in now and now[n]["pid"] not in (0, before[n]) and now[n]["state"] == "ready" for n in mine)
@@ -144,14 +137,14 @@ def freeze(pids):
 
 
 def check_stream(stream, want):
-    assert stream.over(200), "the stream hangs"
+    assert stream.over(30), "the stream hangs"
     assert stream.ids == want[:len(stream.ids)], ("other tokens", stream.ids, want)
     assert stream.error or stream.ids == want, "it ended after %d tokens without an error" % len(stream.ids)
 
 
 def check_lives(cluster, mine, before):
     cluster.wait_until(lambda: new_lives(cluster, mine, before), 60, "the group is back")
-    now = processes(cluster)
+    now = cluster.processes()
     assert all(now[n] == before[n] for n in before if n not in mine), ("somebody else died too", before, now)
     cluster.wait_idle(10)
 
@@ -169,7 +162,7 @@ def one(cluster, alone, what, witness):
     prompt, after = fresh_prompt(), fresh_prompt()
     want = alone.generate(prompt, TOKENS, ignore_eos=True)[0]
     want_after = alone.generate(after, 20, ignore_eos=True)[0]
-    before = processes(cluster)
+    before = cluster.processes()
     pause_at("" if phase == "decode" else phase)
     begun = time.monotonic()
     stream = RunningStream(cluster, prompt, TOKENS, errors=(RuntimeError, OSError), progress=lambda: witness.progress("the stream"))
@@ -215,8 +208,8 @@ rows = {}
 
 
 def try_one(cluster, alone, what, row):
-    begun, failure, known = time.monotonic(), None, processes(cluster) if what[2] == "freeze" else (what[0],)
-    with Witness(lambda: processes(cluster)) as witness:
+    begun, failure, known = time.monotonic(), None, cluster.processes() if what[2] == "freeze" else (what[0],)
+    with Witness(cluster.processes) as witness:
         try:
             result = one(cluster, alone, what, witness)
         except AssertionError as e:

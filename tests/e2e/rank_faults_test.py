@@ -9,6 +9,7 @@ import sys
 import time
 
 from cluster import ANY, STORIES, Cluster, RunningStream, manifest, need, pools
+from witness import Witness
 
 MODEL = os.environ.get("BATON_SMOLLM2") or STORIES
 need(MODEL)
@@ -23,21 +24,21 @@ PREFILL_SECONDS = 0.5 if MODEL != STORIES else 0.01
 FAULTS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
-def begin(cluster, phase):
+def begin(cluster, phase, witness):
     """A stream in the wanted phase; none when idle."""
     if phase == "idle":
         return None
-    stream = RunningStream(cluster, LONG if phase == "prefill" else SHORT, errors=(RuntimeError, OSError))
+    stream = RunningStream(cluster, LONG if phase == "prefill" else SHORT, errors=(RuntimeError, OSError), progress=lambda: witness.progress("the stream"))
     if phase == "decode":
         assert stream.flowing.wait(30)
     time.sleep(random.uniform(0, PREFILL_SECONDS))
     return stream
 
 
-def one(cluster, names, victim, phase, fault, want):
+def one(cluster, names, victim, phase, fault, want, witness):
     before = {n: cluster.process(n)["pid"] for n in names}
     gateway = cluster.process("coordinator")["pid"]
-    stream = begin(cluster, phase)
+    stream = begin(cluster, phase, witness)
     at = time.monotonic()
     os.kill(before[victim], FAULTS[fault])
 
@@ -48,7 +49,8 @@ def one(cluster, names, victim, phase, fault, want):
     cluster.wait_until(new_life, 60, "the group is back after %s of %s in %s" % (fault, victim, phase))
     back = time.monotonic() - at
     if stream is not None:
-        assert stream.over(30), "the stream hangs after %s of %s in %s" % (fault, victim, phase)
+        assert stream.over(30), "the stream hangs after %s of %s in %s: %s" % (fault, victim, phase, witness.made_of(at, time.monotonic(), (victim,)))
+        witness.done("the stream")
         assert stream.tokens == stream.most or stream.error, "it ended after %d tokens without an error" % stream.tokens
     assert cluster.process("coordinator")["pid"] == gateway
     assert cluster.generate(SHORT, 20)[0] == want
@@ -63,14 +65,14 @@ TENSOR = 2 if MODEL == STORIES else 3  # what divides its heads
 for tensor, pipeline in ((1, 2), (TENSOR, 1)):
     shape = {"tensor": tensor, "pipeline": pipeline}
     names = ["any-0" if r == 0 else "any-0.%d" % r for r in range(tensor * pipeline)]
-    with Cluster(MODEL, manifest(pools(ANY, parallel=shape))) as c:
+    with Cluster(MODEL, manifest(pools(ANY, parallel=shape))) as c, Witness(c.processes) as witness:
         assert c.generate(SHORT, 20)[0] == want
         for fault in FAULTS:
             ended, back = [], []
             for victim in names if RUNS > 1 else (names[0], names[-1]):
                 for phase in ("idle", "prefill", "decode"):
                     for _ in range(RUNS):
-                        e, b = one(c, names, victim, phase, fault, want)
+                        e, b = one(c, names, victim, phase, fault, want, witness)
                         back.append(b)
                         if e is not None:
                             ended.append(e)

@@ -1,5 +1,5 @@
 """What a pause was made of. Samples every thread of some processes (its state, how long it waited for a core), and writes down where each of them is
-when something has made no progress for STALL seconds. Standard library; gdb when it is there.
+when something has made no progress for STALL seconds. Standard library; with BATON_TEST_GDB=1 also gdb.
 
     with Witness(lambda: {"any-0": pid}) as w:
         w.progress("stream")  # it began, or got something; done("stream") ends it
@@ -7,7 +7,6 @@ when something has made no progress for STALL seconds. Standard library; gdb whe
 """
 import collections
 import os
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -51,7 +50,7 @@ def where(pid):
         at = "/proc/%d/task/%s/" % (pid, i)
         lines.append("%s %s %s wchan %s syscall %s" % (i, read(at + "comm").strip(), read(at + "stat").rsplit(")", 1)[-1][1:2], read(at + "wchan"),
                                                        read(at + "syscall").strip()))
-    if shutil.which("gdb"):
+    if os.environ.get("BATON_TEST_GDB"):  # stops the process for a while, which others take for its death
         try:
             lines.append(subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 14"], capture_output=True, text=True, timeout=60).stdout)
         except subprocess.TimeoutExpired:
