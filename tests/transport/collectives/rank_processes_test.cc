@@ -331,7 +331,9 @@ TEST_F(TwoHosts, ACutLinkEndsTheWaitByItsDeadline) {
   ASSERT_TRUE(hosts->cut(0, 1).ok());
   for (int r = 0; r < 2; ++r) {
     const std::string why = all.ranks[r]->line();
-    EXPECT_THAT(why, testing::HasSubstr(cat("rank ", 1 - r, " of the group")));
+    // What rank 1 says still comes through: whoever is first tells who is missing.
+    EXPECT_THAT(why, testing::AnyOf(testing::HasSubstr(cat("rank ", 1 - r, " of the group")),
+                                    testing::HasSubstr("found by rank 1")));
     std::printf("rank %d: %s after %s s\n", r, why.c_str(), all.ranks[r]->line().c_str());
   }
 }
