@@ -281,6 +281,7 @@ void FramedDataPlane::settle(Session& session) {
 void FramedDataPlane::become_ready(Session& session) {
   session.deadline = kNever;
   session.rate.bytes_per_second = session.handshake->bytes_per_second();
+  session.rate.guessed = session.pulls_lane();  // tested was what I fetch, not what the peer does
   session.watch.start(session.rate.bytes_per_second);
   std::vector<Session*> replaced;
   for (auto& [ref, old] : ready_)

@@ -70,8 +70,10 @@ void FramedDataPlane::pull(Session& session, OfferFrame offer) {
       Pull{session.link, session.peer, ++session.pulls_made, std::move(offer), *std::move(places)});
   if (session.ended) return pulled(*pull, absl::CancelledError("the peer is gone"));
   const uint64_t bytes = pull->offer.bytes;
-  if (session.pulls.empty())
-    session.progress_deadline = now_ + allowance(session.handshake->bytes_per_second());
+  if (session.pull_rate.bytes_per_second <= 0)
+    session.pull_rate.bytes_per_second = session.handshake->bytes_per_second();
+  if (session.pulls.empty()) session.progress_deadline = now_ + allowance(session.pull_rate.bytes_per_second);
+  session.pull_rate.offered(pull->number, bytes, clock_.now());
   session.pulls[pull->number] = {bytes, now_ + kReadCap};
   session.pulled_bytes += bytes;
   const auto parts = parts_of(pull->offer.runs, pull->places, pool_->bytes());
@@ -90,7 +92,8 @@ void FramedDataPlane::pulled(Pull& pull, const absl::Status& read) {
   Session& session = *it->second;
   session.pulls.erase(pull.number);
   session.pulled_bytes -= pull.offer.bytes;
-  session.progress_deadline = now_ + allowance(session.handshake->bytes_per_second());
+  (void)session.pull_rate.answered(pull.number, clock_.now(), read.ok());
+  session.progress_deadline = now_ + allowance(session.pull_rate.bytes_per_second);
   conclude(session, pull.offer, read.ok() ? verify(pull) : read);
   if (!read.ok()) end_session(session, std::string(read.message()));  // no lane any more
 }
