@@ -19,7 +19,15 @@ constexpr int64_t kSerialRows = 2;            // fewer rows of embedding are not
 
 // One thread's: two panel pairs of every row at least.
 constexpr int64_t gate_up_floats(int64_t rows) { return std::max(kGateUpFloats, 4 * kPanelRows * rows); }
+constexpr int64_t kOrderedRows = 3;  // from here on weights are asked for across matrices
+constexpr int kPiecesOfLinear = 16;  // parts, and blocks of gate_up and head: seldom more
+constexpr int kLinesPerRow = 16;     // of weights, with each row that is prepared or activated
 constexpr int kMaxThreads = 1024;
+
+// Rows that another core has written: all their lines at once.
+void fetch(const void* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const std::byte*>(from) + at);
+}
 
 }  // namespace
 
@@ -54,6 +62,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec
   max_cols_ = std::max(max_cols_, linear->cols());
   linear_cost_ += linear->row_cost();
   linear_bytes_ += static_cast<double>(linear->bytes());
+  for (ReadsNext& next : ahead_) next.weights.make_room(kPiecesOfLinear);
   return linear;
 }
 
@@ -125,8 +134,12 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   plan_shares();
   paged_attention_.plan(batch, kv_, shares_);
   keeps_to_itself_ = shares_.by_rows() && shares_.whole_sequences() && !batch.awaits_layers;
-  for (int thread = 0; thread < pool_.size(); ++thread)
-    ahead_[thread].lines = paged_attention_.lines_ahead(thread, 0);
+  // Threads with rows of their own compute longer than memory takes; one or two rows read a plain stream.
+  orders_weights_ = !shares_.by_rows() && rows >= kOrderedRows;
+  for (int thread = 0; thread < pool_.size(); ++thread) {
+    ahead_[thread].kv = paged_attention_.lines_ahead(thread, 0);
+    ahead_[thread].weights.begin_step();
+  }
 }
 
 void CpuBackend::plan_shares() {
@@ -170,11 +183,18 @@ Activations CpuBackend::activations(const PreparedRows& prepared, const RowSourc
   return x;
 }
 
-void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share share,
-                         PreparedRows to) const {
+void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share share, PreparedRows to,
+                         WeightOrder* order) const {
   const int64_t cols = linear.cols();
+  const auto row = [&](int64_t r) {
+    return source.x + (source.index != nullptr ? source.index[r] : r) * cols;
+  };
   for (int64_t r = share.begin; r < share.end; ++r) {
-    const float* x = source.x + (source.index != nullptr ? source.index[r] : r) * cols;
+    const float* x = row(r);
+    if (order != nullptr) {
+      if (r + 1 < share.end) fetch(row(r + 1), cols * int64_t{sizeof(float)});
+      order->ask_more(kLinesPerRow);
+    }
     if (source.norm != nullptr) {
       kernels_.rms_norm({x, source.norm->weight.data(), cols, source.norm->eps, to.values});
       x = to.values;
@@ -200,7 +220,7 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
       const Share rows = shares_.of(thread);
       if (rows.begin == rows.end) return;
       const PreparedRows own = shared_rows_.from(rows.begin, max_cols_);
-      if (!ready) prepare(source, linear, rows, own);
+      if (!ready) prepare(source, linear, rows, own, nullptr);
       work({.thread = thread, .rows = rows}, activations(own, source, linear, rows));
     });
     return;
@@ -211,14 +231,14 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
   if (source.rows <= kPrivateRows || ready) {
     pool_.run([&](int thread) {
       const PreparedRows own = private_rows_[thread].from(0, 0);
-      if (!ready) prepare(source, linear, all, own);
+      if (!ready) prepare(source, linear, all, own, order_of(thread));
       work(part(thread), activations(own, source, linear, all));
     });
     return;
   }
   pool_.run([&](int thread) {
     const Share rows = share_of(source.rows, thread, pool_.size());
-    prepare(source, linear, rows, shared_rows_.from(rows.begin, linear.cols()));
+    prepare(source, linear, rows, shared_rows_.from(rows.begin, linear.cols()), order_of(thread));
   });
   pool_.run(
       [&](int thread) { work(part(thread), activations(shared_rows_.from(0, 0), source, linear, all)); });
@@ -228,6 +248,7 @@ void CpuBackend::multiply(const RowSource& source, const CpuLinear& linear, cons
   with_rows(source, linear, [&](const Part& part, const Activations& x) {
     CpuLinear::Output own = to;
     own.out += part.rows.begin * to.stride;
+    own.order = order_of(part.thread);
     linear.multiply(kernels_, share_of(linear.panels(), part.panels_index, part.panels_of), x, own);
   });
 }
@@ -240,7 +261,8 @@ void CpuBackend::norm_linear(const NormWeights& norm, const Linear& linear, cons
               l.multiply(kernels_, share_of(l.panels(), part.panels_index, part.panels_of), rows,
                          {.out = out + part.rows.begin * l.rows(),
                           .stride = l.rows(),
-                          .ahead = &ahead_[part.thread].lines});
+                          .kv = &ahead_[part.thread].kv,
+                          .order = order_of(part.thread)});
             });
 }
 
@@ -270,20 +292,20 @@ void CpuBackend::head(const NormWeights& norm, const Linear& linear, const float
   with_rows({.x = x, .rows = rows, .norm = &norm, .index = batch_.logit_rows.data()}, l,
             [&](const Part& part, const Activations& normed) {
               const Share blocks = share_of(logit_blocks(l.rows()), part.panels_index, part.panels_of);
-              head_blocks(l, blocks, normed, out.from(part.rows.begin, l.rows()));
+              head_blocks(l, blocks, normed, out.from(part.rows.begin, l.rows()), order_of(part.thread));
             });
 }
 
 // So many blocks at a time that the logits are still in the second cache when the largest are sought.
 void CpuBackend::head_blocks(const CpuLinear& linear, Share blocks, const Activations& x,
-                             const LogitRows& out) const {
+                             const LogitRows& out, WeightOrder* order) const {
   constexpr int64_t kPanels = kLogitBlock / kPanelRows;
   const int64_t vocabulary = linear.rows();
   const int64_t some = std::max<int64_t>(1, kHotLogits / (kLogitBlock * x.rows));
   for (int64_t begin = blocks.begin; begin < blocks.end; begin += some) {
     const int64_t end = std::min(begin + some, blocks.end);
     linear.multiply(kernels_, {begin * kPanels, std::min(end * kPanels, linear.panels())}, x,
-                    {.out = out.values, .stride = vocabulary});
+                    {.out = out.values, .stride = vocabulary, .order = order});
     const int64_t first = begin * kLogitBlock;
     const auto count = static_cast<size_t>(std::min(end * kLogitBlock, vocabulary) - first);
     for (int64_t r = 0; r < x.rows; ++r) {
@@ -302,8 +324,10 @@ CpuBackend::ActivatedRows CpuBackend::ActivatedRows::from(int64_t row, int64_t w
 }
 
 // gate in the first half of the outputs, up in the second; `share` counts panels of one half.
-void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
-                                const ActivatedRows& out) const {
+void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, int thread,
+                                const ActivatedRows& out) {
+  float* scratch = gate_up_scratch_.as<float>() + thread * gate_up_floats(batch_.rows());
+  WeightOrder* order = order_of(thread);
   const int64_t width = linear.rows() / 2;
   const bool two_parts = linear.parts() == 2;
   const int64_t up_offset = two_parts ? 0 : width / kPanelRows;
@@ -311,13 +335,14 @@ void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Acti
   for (int64_t panel = share.begin; panel < share.end; panel += block) {
     const int64_t end = std::min(panel + block, share.end);
     const int64_t half = (end - panel) * kPanelRows, column = panel * kPanelRows;
-    const CpuLinear::Output gate = {.out = scratch, .stride = 2 * half};
-    const CpuLinear::Output up = {.out = scratch + half, .stride = 2 * half};
+    const CpuLinear::Output gate = {.out = scratch, .stride = 2 * half, .order = order};
+    const CpuLinear::Output up = {.out = scratch + half, .stride = 2 * half, .order = order};
     linear.multiply_part(kernels_, 0, {panel, end}, x, gate);
     linear.multiply_part(kernels_, two_parts ? 1 : 0, {panel + up_offset, end + up_offset}, x, up);
     const int64_t count = std::min(half, width - column);
     for (int64_t r = 0; r < x.rows; ++r) {
       float* row = gate.out + r * 2 * half;
+      if (order != nullptr) order->ask_more(kLinesPerRow);
       float* to = out.codes != nullptr ? row : out.values + r * width + column;
       kernels_.silu_multiply(row, row + half, count, to);
       if (out.codes != nullptr)
@@ -336,11 +361,10 @@ void CpuBackend::run_gate_up(const NormWeights& norm, const CpuLinear& linear, c
               "gate_up: want the parts gate and up, or one part of 32 n rows");
   with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, linear,
             [&](const Part& part, const Activations& rows) {
-              float* scratch = gate_up_scratch_.as<float>() + part.thread * gate_up_floats(batch_.rows());
               // Whole groups of 32: two panels.
               const Share pairs = share_of((half_panels + 1) / 2, part.panels_index, part.panels_of);
-              gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows, scratch,
-                             out.from(part.rows.begin, width));
+              gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows,
+                             part.thread, out.from(part.rows.begin, width));
             });
 }
 
@@ -356,15 +380,24 @@ void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, cons
   const ActivatedRows hidden = {.codes = hidden_rows_.codes.as<int8_t>(),
                                 .groups = hidden_rows_.groups.as<ActivationGroup>()};
   run_gate_up(norm, static_cast<const CpuLinear&>(first), residual, hidden);
-  const auto multiply = [&](Share rows, Share panels) {
+  const auto multiply = [&](Share rows, Share panels, int thread) {
     const ActivatedRows own = hidden.from(rows.begin, d.cols());
+    if (order_of(thread) != nullptr) {
+      const int64_t codes = (rows.end - rows.begin) * d.cols();
+      fetch(own.codes, codes);
+      fetch(own.groups, codes / contract::kGroup * int64_t{sizeof(ActivationGroup)});
+    }
     d.multiply(kernels_, panels,
                {.rows = rows.end - rows.begin, .cols = d.cols(), .codes = own.codes, .groups = own.groups},
-               {.out = residual + rows.begin * d.rows(), .stride = d.rows(), .add = true});
+               {.out = residual + rows.begin * d.rows(),
+                .stride = d.rows(),
+                .add = true,
+                .order = order_of(thread)});
   };
   if (shares_.by_rows())
-    return pool_.run_apart([&](int thread) { multiply(shares_.of(thread), {0, d.panels()}); });
-  pool_.run([&](int thread) { multiply({0, batch_.rows()}, share_of(d.panels(), thread, pool_.size())); });
+    return pool_.run_apart([&](int thread) { multiply(shares_.of(thread), {0, d.panels()}, thread); });
+  pool_.run(
+      [&](int thread) { multiply({0, batch_.rows()}, share_of(d.panels(), thread, pool_.size()), thread); });
 }
 
 void CpuBackend::rope_store(int layer, const NormWeights* q_norm, const NormWeights* k_norm, float* qkv) {
@@ -395,12 +428,16 @@ void CpuBackend::rope_attention(const RopeAttention& call, float* qkv, float* ou
                                 absl::FunctionRef<void()> stored) {
   if (!paged_attention_.fuses()) return Backend::rope_attention(call, qkv, out, stored);
   paged_attention_.run(rope_, rope_call(call, qkv), out, stored);
+  expect_kv(call.layer + 1);
 }
 
 void CpuBackend::attention(int layer, const float* qkv, float* out) {
   paged_attention_.run(layer, kv_, qkv, out);
-  pool_.run_apart(
-      [&](int thread) { ahead_[thread].lines = paged_attention_.lines_ahead(thread, layer + 1); });
+  expect_kv(layer + 1);
+}
+
+void CpuBackend::expect_kv(int layer) {
+  pool_.run_apart([&](int thread) { ahead_[thread].kv = paged_attention_.lines_ahead(thread, layer); });
 }
 
 }  // namespace baton::kernels::cpu

@@ -95,8 +95,9 @@ class CpuBackend final : public Backend {
                           Share rows) const;
   void plan_shares();
   Share rows_of(int thread) const;
-  // Norms and quantises rows [share.begin, share.end).
-  void prepare(const RowSource& source, const CpuLinear& linear, Share share, PreparedRows to) const;
+  // Norms and quantises rows [share.begin, share.end). `order`: order_of() the thread.
+  void prepare(const RowSource& source, const CpuLinear& linear, Share share, PreparedRows to,
+               WeightOrder* order) const;
   // Prepares the rows, then calls work(part, activations of the part's rows) on every thread.
   template <class Work>
   void with_rows(const RowSource& source, const CpuLinear& linear, const Work& work);
@@ -110,11 +111,15 @@ class CpuBackend final : public Backend {
   };
   void run_gate_up(const NormWeights& norm, const CpuLinear& linear, const float* x,
                    const ActivatedRows& out);
-  void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, float* scratch,
-                      const ActivatedRows& out) const;
-  void head_blocks(const CpuLinear& linear, Share blocks, const Activations& x, const LogitRows& out) const;
+  void gate_up_panels(const CpuLinear& linear, Share share, const Activations& x, int thread,
+                      const ActivatedRows& out);
+  void head_blocks(const CpuLinear& linear, Share blocks, const Activations& x, const LogitRows& out,
+                   WeightOrder* order) const;
   void store_rows(const RopeStore::Call& call, Share share) const;
   RopeStore::Call rope_call(const RopeAttention& call, float* qkv) const;
+  // The thread's, when it is worth while to ask for weights across matrices, or none.
+  WeightOrder* order_of(int thread) { return orders_weights_ ? &ahead_[thread].weights : nullptr; }
+  void expect_kv(int layer);
 
   const Kernels& kernels_;
   const bool brain_dots_;
@@ -134,11 +139,13 @@ class CpuBackend final : public Backend {
   RowBuffer shared_rows_;
   RowBuffer hidden_rows_;                // of feed_forward, codes only
   std::vector<RowBuffer> private_rows_;  // [threads]
-  // A thread may be layers ahead of another one. Its KV of the next attention, on a line of its own.
-  struct alignas(64) OwnLines {
-    LinesAhead lines;
+  // What a thread reads next; it may be layers ahead of another one. On lines of its own.
+  struct alignas(64) ReadsNext {
+    LinesAhead kv;  // of the next attention
+    WeightOrder weights;
   };
-  std::vector<OwnLines> ahead_;    // [threads]
+  std::vector<ReadsNext> ahead_;  // [threads]
+  bool orders_weights_ = false;
   bool keeps_to_itself_ = false;   // no thread reads KV that another one stores in this step
   AlignedBuffer gate_up_scratch_;  // [threads][gate_up_floats()]
 };

@@ -65,7 +65,10 @@ void CpuLinear::multiply_part(const Kernels& kernels, size_t index, Share panels
   task.out = to.out;
   task.out_stride = to.stride;
   task.add = to.add;
-  task.ahead = to.ahead;
+  task.kv = to.kv;
+  if (to.order != nullptr)
+    task.weights = to.order->enter(task.weight.data + panels.begin * task.weight.panel_bytes,
+                                   (panels.end - panels.begin) * task.weight.panel_bytes);
   if (needs_brain_ && task.weight.type == DType::kBF16) return kernels.linear_brain(task);
   kernels.linear(task);
 }

@@ -6,6 +6,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/panels.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/weight_order.h"
 
 namespace baton::kernels::cpu {
 
@@ -33,7 +34,8 @@ class CpuLinear final : public Linear {
     float* out = nullptr;  // [x.rows][stride], column 0 = the layer's first output
     int64_t stride = 0;
     bool add = false;
-    LinesAhead* ahead = nullptr;  // asked for meanwhile
+    LinesAhead* kv = nullptr;      // asked for meanwhile, or none
+    WeightOrder* order = nullptr;  // of the thread's weights, or none
   };
   // Panels [begin, end) of all parts counted through.
   void multiply(const Kernels& kernels, Share panels, const Activations& x, const Output& to) const;

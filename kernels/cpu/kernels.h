@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/contract.h"
 #include "kernels/cpu/panels.h"
+#include "kernels/cpu/weights_ahead.h"
 
 // The table of loops that one instruction set provides. Plain pointers and sizes: what they compute, bit for
 // bit, stands in contract.h; how the rows are cut, who runs them and where scratch comes from stands in the
@@ -36,14 +37,15 @@ struct Activations {
 
 constexpr int64_t brain_stride(int64_t cols) { return (cols + 1) / 2 * 2; }
 
-// Memory that the thread reads next, in pieces of equal size. A loop over many products asks for a few lines
-// of it with every slab of weights, so that they come meanwhile. One thread's.
+// KV that the thread reads next, in pieces of equal size. A loop over many products asks for a few lines of
+// it with every slab of weights, so that they come meanwhile. One thread's.
 struct LinesAhead {
   const std::byte* const* next = nullptr;  // the pieces to come, up to `end`
   const std::byte* const* end = nullptr;
   int64_t offset = 0;       // from each of them to where it lies
   int64_t piece_bytes = 0;  // of each
   int64_t asked = 0;        // bytes of *next
+  int lines = 0;            // with each slab
 };
 
 // out[row][j] (= or +=) linear(x[row])[16 * panel_begin + j] + bias, for the panels [panel_begin, panel_end).
@@ -56,7 +58,8 @@ struct LinearTask {
   float* out = nullptr;
   int64_t out_stride = 0;
   bool add = false;
-  LinesAhead* ahead = nullptr;  // or none
+  LinesAhead* kv = nullptr;         // asked for meanwhile, or none
+  WeightsAhead* weights = nullptr;  // of the thread, which now reads these panels; or none
 };
 
 // Where the KV of one layer, head and chunk lies: tile t of the chunk (16 tokens) has its keys at keys[t] and

@@ -1,15 +1,13 @@
 #include "kernels/cpu/paged_attention.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace baton::kernels::cpu {
 namespace {
 
 constexpr int kChunkTiles = contract::kChunk / 16;
-// Up to so many work items a thread they are dealt out; more are claimed, some at a time: each claim costs a
-// line from another core, and evens out what the threads get done.
-constexpr int kDealtItems = 4;
-constexpr int kClaims = 8;  // of a thread
+constexpr int kAskedRows = 3;  // fewer rows read a plain stream of weights, which KV would only hold up
 
 }  // namespace
 
@@ -22,23 +20,18 @@ int PagedAttention::first_seen(int position) const {
 void PagedAttention::plan(const StepBatch& batch, const KvPool& kv, const RowShares& shares) {
   batch_ = batch;
   geometry_ = kv.geometry();
+  by_rows_ = shares.by_rows();
   items_.clear();
-  own_items_.clear();
+  groups_.clear();
+  dealt_.clear();
+  own_dealt_.assign(1, 0);
   pieces_.clear();
   own_pieces_.assign(1, 0);
-  groups_.clear();
-  fuses_ = !shares.by_rows() &&
+  fuses_ = !by_rows_ &&
            std::ranges::all_of(batch.sequences, [](const SequenceRows& s) { return s.row_count == 1; });
-  if (shares.by_rows()) {
-    for (int thread = 0; thread < pool_.size(); ++thread) {
-      own_items_.push_back(static_cast<int>(items_.size()));
-      add_own_items(shares.of(thread));
-      add_own_pieces(shares.of(thread), kv);
-    }
-    own_items_.push_back(static_cast<int>(items_.size()));
-  } else {
-    plan_shared();
-  }
+  if (!by_rows_) add_shared_items();
+  for (int thread = 0; thread < pool_.size() && by_rows_; ++thread) add_own_items(shares.of(thread));
+  add_own_pieces(kv);
   size_t partials = 0;
   for (const Item& item : items_)
     if (item.partial >= 0) partials = std::max<size_t>(partials, item.partial + item.rows * share());
@@ -47,15 +40,49 @@ void PagedAttention::plan(const StepBatch& batch, const KvPool& kv, const RowSha
   scratch_.grow(scratch_floats() * pool_.size() * sizeof(float));
 }
 
-// Few rows: anybody's work.
-void PagedAttention::plan_shared() {
+// Few rows.
+void PagedAttention::add_shared_items() {
   add_items(false);
   const bool few = static_cast<int>(items_.size()) < 4 * pool_.size() && pool_.size() > 1;
   if (few && std::ranges::any_of(items_, [](const Item& i) { return i.last_chunk > i.first_chunk; }))
     add_items(true);
-  // The longest first, so that the last item claimed is short.
-  if (groups_.empty())
-    std::ranges::sort(items_, std::greater{}, [](const Item& i) { return i.last_chunk - i.first_chunk; });
+  deal();
+}
+
+// Positions that some row of the item sees.
+Share PagedAttention::seen_by(const Item& item) const {
+  const int position = batch_.sequences[item.sequence].first_position + item.row;
+  return {std::max(first_seen(position), item.first_chunk * contract::kChunk),
+          std::min(position + item.rows, (item.last_chunk + 1) * contract::kChunk)};
+}
+
+int64_t PagedAttention::cost(const Item& item) const {
+  constexpr int64_t kItself = 32;  // positions that cost as much as an item without any
+  const Share seen = seen_by(item);
+  return kItself + seen.end - seen.begin;
+}
+
+// The longest first, each to the thread that has least so far.
+void PagedAttention::deal() {
+  const int count = static_cast<int>(items_.size());
+  longest_.resize(count);
+  std::iota(longest_.begin(), longest_.end(), 0);
+  std::ranges::sort(longest_, [this](int a, int b) {
+    const int64_t first = cost(items_[a]), second = cost(items_[b]);
+    return first != second ? first > second : a < b;
+  });
+  loads_.assign(pool_.size(), 0);
+  dealt_to_.resize(count);
+  for (const int item : longest_) {
+    const auto least = std::ranges::min_element(loads_);
+    *least += cost(items_[item]);
+    dealt_to_[item] = static_cast<int>(least - loads_.begin());
+  }
+  for (int thread = 0; thread < pool_.size(); ++thread) {
+    for (int item = 0; item < count; ++item)
+      if (dealt_to_[item] == thread) dealt_.push_back(item);
+    own_dealt_.push_back(dealt_.size());
+  }
 }
 
 // The tile of rows from `row` of a sequence, which ends before `row_end` at the latest; of KV head 0.
@@ -76,32 +103,44 @@ void PagedAttention::add_own_items(Share rows) {
     const int64_t end = std::min<int64_t>(sequence.row_count, rows.end - sequence.first_row);
     for (int head = 0; head < spec_.kv_heads && begin < end; ++head)
       for (int64_t row = begin; row < end; row += tile_rows()) {
+        dealt_.push_back(static_cast<int>(items_.size()));
         items_.push_back(tile_of(static_cast<int>(s), static_cast<int>(row), end));
         items_.back().kv_head = head;
       }
   }
+  own_dealt_.push_back(dealt_.size());
 }
 
 // As much as its second cache may hold until it is read.
-void PagedAttention::add_own_pieces(Share rows, const KvPool& kv) {
+void PagedAttention::add_own_pieces(const KvPool& kv) {
   constexpr size_t kHeldBytes = 384 * 1024;
-  const size_t most = pieces_.size() + kHeldBytes / geometry_.piece_bytes();
-  for (const SequenceRows& sequence : batch_.sequences) {
-    if (sequence.first_row < rows.begin || sequence.first_row >= rows.end) continue;
-    const int first = first_seen(sequence.first_position) / geometry_.block_tokens;
-    const int last = (sequence.first_position + sequence.row_count - 1) / geometry_.block_tokens;
-    for (int block = first; block <= last && pieces_.size() < most; ++block)
-      pieces_.push_back(kv.first_piece(sequence.blocks[block]));
+  const size_t head_bytes = geometry_.piece_bytes() / geometry_.kv_heads;
+  for (int thread = 0; thread < pool_.size(); ++thread) {
+    const size_t most = pieces_.size() + kHeldBytes / head_bytes;
+    const Item* before = nullptr;
+    for (size_t i = own_dealt_[thread]; i < own_dealt_[thread + 1]; ++i) {
+      const Item& item = items_[dealt_[i]];
+      const bool again = before != nullptr && by_rows_ && before->sequence == item.sequence &&
+                         before->kv_head == item.kv_head;  // the next tile of rows
+      before = &item;
+      const std::span<const BlockId> blocks = batch_.sequences[item.sequence].blocks;
+      const Share seen = seen_by(item);
+      for (int64_t block = seen.begin / geometry_.block_tokens;
+           !again && block * geometry_.block_tokens < seen.end && pieces_.size() < most; ++block)
+        pieces_.push_back(kv.first_piece(blocks[block]) + item.kv_head * head_bytes);
+    }
+    own_pieces_.push_back(pieces_.size());
   }
-  own_pieces_.push_back(pieces_.size());
 }
 
 LinesAhead PagedAttention::lines_ahead(int thread, int layer) const {
-  if (own_items_.empty()) return {};
+  if (batch_.rows() < kAskedRows) return {};
+  // More lines would delay the weights: measured at 32 rows and at 8.
   return {.next = pieces_.data() + own_pieces_[thread],
           .end = pieces_.data() + own_pieces_[thread + 1],
           .offset = static_cast<int64_t>(layer * geometry_.layer_bytes()),
-          .piece_bytes = static_cast<int64_t>(geometry_.piece_bytes())};
+          .piece_bytes = static_cast<int64_t>(geometry_.piece_bytes() / geometry_.kv_heads),
+          .lines = by_rows_ ? 2 : 4};
 }
 
 void PagedAttention::add_items(bool split) {
@@ -153,22 +192,23 @@ const float* PagedAttention::prepare_row(const Item& item, const Call& call, flo
 void PagedAttention::run(const RopeStore& rope, const RopeStore::Call& rope_call, float* out,
                          absl::FunctionRef<void()> stored) {
   const Call call = {rope_call.layer, rope_call.kv, rope_call.qkv, out, &rope, &rope_call};
-  pool_.run([&](int thread) { run_shared(thread, call, scratch_.as<float>() + thread * scratch_floats()); });
+  pool_.run([&](int thread) { run_items(thread, call); });
   if (pool_.leads()) stored();
   merge(call);
 }
 
 void PagedAttention::run(const Call& call) {
-  if (!own_items_.empty()) {
-    pool_.run_apart([&](int thread) {
-      float* scratch = scratch_.as<float>() + thread * scratch_floats();
-      for (int i = own_items_[thread]; i < own_items_[thread + 1]; ++i)
-        run_item(i, std::min(i + 1, own_items_[thread + 1] - 1), call, scratch);
-    });
-    return;
-  }
-  pool_.run([&](int thread) { run_shared(thread, call, scratch_.as<float>() + thread * scratch_floats()); });
+  const auto work = [&](int thread) { run_items(thread, call); };
+  if (by_rows_) return pool_.run_apart(work);
+  pool_.run(work);
   merge(call);
+}
+
+void PagedAttention::run_items(int thread, const Call& call) {
+  float* scratch = scratch_.as<float>() + thread * scratch_floats();
+  const size_t end = own_dealt_[thread + 1];
+  for (size_t i = own_dealt_[thread]; i < end; ++i)
+    run_item(dealt_[i], dealt_[std::min(i + 1, end - 1)], call, scratch);
 }
 
 void PagedAttention::merge(const Call& call) {
@@ -177,21 +217,6 @@ void PagedAttention::merge(const Call& call) {
     const Share share = share_of(static_cast<int64_t>(groups_.size()), thread, pool_.size());
     for (int64_t g = share.begin; g < share.end; ++g) merge_group(groups_[g], call);
   });
-}
-
-void PagedAttention::run_shared(int thread, const Call& call, float* scratch) {
-  const int count = static_cast<int>(items_.size()), threads = pool_.size();
-  const auto run = [&](int i) { run_item(i, std::min(i + threads, count - 1), call, scratch); };
-  if (count <= kDealtItems * threads) {
-    for (int i = thread; i < count; i += threads) run(i);
-    return;
-  }
-  const int step = std::max(1, count / (kClaims * threads));
-  int i = next_.fetch_add(step, std::memory_order_relaxed);
-  for (; i < count; i = next_.fetch_add(step, std::memory_order_relaxed))
-    for (int item = i; item < std::min(i + step, count); ++item) run(item);
-  // The last one to find nothing leaves the counter as it was found.
-  if (i == ((count + step - 1) / step + threads - 1) * step) next_.store(0, std::memory_order_relaxed);
 }
 
 void PagedAttention::find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const {
@@ -234,6 +259,9 @@ void PagedAttention::run_item(int index, int after, const Call& call, float* scr
   task.out = sums;
   task.out_stride = padded;
   task.scratch = scratch + int64_t{pairs} * padded;
+  if (call.rope != nullptr)
+    call.rope->expect_queries(*call.rope_call, batch_.sequences[items_[after].sequence].first_row,
+                              items_[after].kv_head);
   Tiles tiles[2];  // of this chunk and of what is probably next: the next chunk or item
   find_tiles(item, item.first_chunk, call, tiles[0]);
   for (task.chunk = item.first_chunk; task.chunk <= item.last_chunk; ++task.chunk) {

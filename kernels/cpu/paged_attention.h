@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -15,11 +14,11 @@
 
 namespace baton::kernels::cpu {
 
-// Attention of a step: cuts it into work items (sequence, KV head, tile of rows), which are each thread's own
-// when rows are (RowShares), else anybody's; or, when those are too few for the threads, into single chunks
-// whose results are merged in ascending order afterwards. All give the same bits. plan() once per step, run()
-// once per layer; threads with rows of their own leave it one by one. Thread: the backend's caller; run()
-// uses the pool.
+// Attention of a step: cuts it into work items (sequence, KV head, tile of rows), which are those of a
+// thread's own rows (RowShares) or else dealt out; or, when those are too few for the threads, into single
+// chunks whose results are merged in ascending order afterwards. All give the same bits. plan() once per
+// step, run() once per layer; threads with rows of their own leave it one by one. Thread: the backend's
+// caller; run() uses the pool.
 class PagedAttention {
  public:
   PagedAttention(const Kernels& kernels, ThreadPool& pool, bool brain_dots)
@@ -27,7 +26,7 @@ class PagedAttention {
 
   void set_attention(const AttentionSpec& spec) { spec_ = spec; }
   void plan(const StepBatch& batch, const KvPool& kv, const RowShares& shares);
-  // What `thread` will read first of that layer's KV; nothing when items are anybody's.
+  // What `thread` will read first of that layer's KV.
   LinesAhead lines_ahead(int thread, int layer) const;
   // q in qkv[rows][(heads + 2 kv_heads) * head_dim], rotated; out[rows][heads * head_dim]
   void run(int layer, const KvPool& kv, const float* qkv, float* out) { run({layer, &kv, qkv, out}); }
@@ -69,18 +68,21 @@ class PagedAttention {
   int share() const { return spec_.heads / spec_.kv_heads; }
   int first_seen(int position) const;
   Item tile_of(int sequence, int row, int64_t row_end) const;
-  void plan_shared();
   void add_own_items(Share rows);
-  void add_own_pieces(Share rows, const KvPool& kv);
+  void add_own_pieces(const KvPool& kv);
+  void add_shared_items();
   void add_items(bool split);
-  void run_shared(int thread, const Call& call, float* scratch);
+  void deal();
+  Share seen_by(const Item& item) const;
+  int64_t cost(const Item& item) const;
+  void run_items(int thread, const Call& call);
   // The tiles of a chunk that the item sees.
   struct Tiles {
     const std::byte* keys[contract::kChunk / 16];
     const std::byte* values[contract::kChunk / 16];
   };
   void find_tiles(const Item& item, int chunk, const Call& call, Tiles& out) const;
-  // `after`: the item this thread will probably run next
+  // `after`: the item that this thread runs next
   void run_item(int index, int after, const Call& call, float* scratch);
   void merge_group(const Group& group, const Call& call);
   void finish(const Item& item, const Call& call, const ChunkState* states, const float* sums);
@@ -94,15 +96,19 @@ class PagedAttention {
   StepBatch batch_;
   KvGeometry geometry_;
   std::vector<Item> items_;
-  bool fuses_ = false;          // every sequence has one row, and rows are shared
-  std::vector<int> own_items_;  // [threads + 1] where each thread's items begin; empty when they are shared
-  std::vector<const std::byte*> pieces_;  // of layer 0, thread by thread, as own_items_ reads them
+  bool fuses_ = false;                    // every sequence has one row, and rows are shared
+  bool by_rows_ = false;                  // threads run apart
+  std::vector<int> dealt_;                // items, thread by thread
+  std::vector<size_t> own_dealt_;         // [threads + 1] where each thread's begin
+  std::vector<int> longest_;              // of deal(): items
+  std::vector<int> dealt_to_;             // thread of each item
+  std::vector<int64_t> loads_;            // positions, of each thread
+  std::vector<const std::byte*> pieces_;  // of layer 0, thread by thread, in the order of dealt_
   std::vector<size_t> own_pieces_;        // [threads + 1]
   std::vector<Group> groups_;             // empty when items finish by themselves
   std::vector<ChunkState> partial_states_;
   AlignedBuffer partial_sums_;  // [pair results][padded head_dim]
   AlignedBuffer scratch_;       // [threads][scratch_floats()]
-  std::atomic<int> next_{0};
 };
 
 }  // namespace baton::kernels::cpu

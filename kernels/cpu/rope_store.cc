@@ -79,4 +79,13 @@ void RopeStore::store_head(const Call& call, const SequenceRows& sequence, int i
   store(call, sequence, index, kv_head, scratch);
 }
 
+void RopeStore::expect_queries(const Call& call, int64_t row, int kv_head) const {
+  const float* at = call.qkv + row * width();
+  const int share = spec_.heads / spec_.kv_heads, dim = spec_.head_dim;
+  for (int i = 0; i < share * dim; i += 16) __builtin_prefetch(at + kv_head * share * dim + i);
+  for (int i = 0; i < dim; i += 16) __builtin_prefetch(at + (spec_.heads + kv_head) * dim + i);
+  for (int i = 0; i < dim; i += 16)
+    __builtin_prefetch(at + (spec_.heads + spec_.kv_heads + kv_head) * dim + i);
+}
+
 }  // namespace baton::kernels::cpu

@@ -31,6 +31,8 @@ class RopeStore {
   void store_row(const Call& call, const SequenceRows& sequence, int index) const;
   // Queries of one KV head of that row, rotated into q[heads / kv_heads * head_dim].
   void rotate_queries(const Call& call, int64_t row, int kv_head, float* q) const;
+  // Asks for what rotate_queries() and store_head() will read of that row.
+  void expect_queries(const Call& call, int64_t row, int kv_head) const;
   // Key and value of one KV head of that row into the pool; scratch[head_dim].
   void store_head(const Call& call, const SequenceRows& sequence, int index, int kv_head,
                   float* scratch) const;

@@ -13,6 +13,12 @@
 namespace baton::kernels::cpu::simd {
 
 inline constexpr int kAheadLines = 8;  // of float weights that are asked for together
+inline constexpr int kNarrowRows = 2;  // up to here the panels are read as a stream from memory
+
+// What a tile asks for together, of each panel.
+template <DType kType>
+inline constexpr int kLinesOf =
+    panel_format(kType).code_bits == 0 ? kAheadLines : panel_format(kType).slab_bytes() / 64;
 
 // One K shard of weights that are multiplied as they are stored; `x` is the first row of activations, in the
 // dot's query words.
@@ -40,8 +46,7 @@ template <class V, class Dot, int kRows, int kPanels>
     if (s % kAheadSteps == 0) {
       const std::byte* at[kPanels];
       for (int p = 0; p < kPanels; ++p) at[p] = from.panel[p] + s * Dot::kVectorBytes;
-      prefetch_lines<false>(at, from.ahead, kAheadLines);
-      ask_ahead(from.lines);
+      ask_ahead<false>(from, at, kAheadLines);
     }
     each_step<Dot::kSteps>([&](auto step) __attribute__((always_inline)) { add(s, step); });
   }
@@ -121,7 +126,7 @@ template <class V, DType kType, int kRows, int kPanels>
 void linear_tile(const LinearTask& task, int64_t panel, int64_t row, const Ahead& ahead) {
   TileSource<kPanels> from = {};
   from.ahead = ahead;
-  from.lines = task.ahead;
+  from.kv = task.kv;
   for (int p = 0; p < kPanels; ++p) from.panel[p] = task.weight.data + (panel + p) * task.weight.panel_bytes;
   const int64_t cols = task.x.cols;
   from.cols = cols;
@@ -154,16 +159,21 @@ template <class V, DType kType, int kMaxRows>
 constexpr int64_t ahead_distance(int panels, int64_t panel_bytes) {
   constexpr bool kFloat = panel_format(kType).code_bits == 0;
   constexpr int64_t kStretch = kFloat ? V::kFloatPrefetchBytes : V::kPrefetchBytes;
-  const bool narrow = kMaxRows <= 2 && (panels == 1 || panel_bytes >= 2 * kStretch);
+  const bool narrow = kMaxRows <= kNarrowRows && (panels == 1 || panel_bytes >= 2 * kStretch);
   return narrow ? kStretch : panels * panel_bytes;
 }
 
 // All rows [first, first + count) against kPanels panels, in tiles as equal as possible.
 template <class V, DType kType, int kPanels, int kMaxRows>
 void linear_rows(const LinearTask& task, int64_t panel, int64_t first, int64_t count) {
-  const int64_t all = (count + kMaxRows - 1) / kMaxRows;
+  const int64_t all = (count + kMaxRows - 1) / kMaxRows, bytes = kPanels * task.weight.panel_bytes;
   Ahead ahead = {ahead_distance<V, kType, kMaxRows>(kPanels, task.weight.panel_bytes), 0,
                  static_cast<int>(all)};
+  if (kMaxRows > kNarrowRows && task.weights != nullptr && count == task.x.rows) {
+    ahead.weights = task.weights;
+    ahead.lines = task.weights->lines_of_slab(task.weight.data + panel * task.weight.panel_bytes, bytes,
+                                              kPanels * kLinesOf<kType>, static_cast<int>(all));
+  }
   for (int64_t tiles = all; tiles > 0; --tiles, ++ahead.first) {
     const int64_t rows = (count + tiles - 1) / tiles;
     with_constant<kMaxRows>(static_cast<int>(rows),
@@ -183,7 +193,6 @@ constexpr int64_t block_rows(int64_t row_bytes) {
 template <class V, DType kType>
 void linear_typed(const LinearTask& task) {
   constexpr bool kFloat = panel_format(kType).code_bits == 0;
-  constexpr int kNarrowRows = 2;  // up to here the panels are read as a stream from memory
   constexpr int kNarrowPanels = kFloat ? V::kFloatStreams : 1;
   constexpr int kWidePanels = kFloat ? V::kFloatPanels : V::kTilePanels;
   const int64_t bytes = !kFloat ? 1 : task.x.brain != nullptr ? 2 : 4;  // of an activation

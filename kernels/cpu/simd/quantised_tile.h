@@ -29,11 +29,14 @@ struct TileSums {
 
 // Which lines a tile asks for ahead of their use: of every slab (or row of float weights) it reads, the lines
 // first, first + step, ... of the place `distance` bytes on. The tiles that pass over the same weights share
-// the lines, so that memory is asked at an even rate however many rows there are.
+// the lines, so that memory is asked at an even rate however many rows there are. When the order of the
+// thread's weights is known: the next `lines` of them.
 struct Ahead {
   int64_t distance = 0;
   int first = 0;
   int step = 1;
+  WeightsAhead* weights = nullptr;
+  int lines = 0;
 };
 
 // Where a tile reads.
@@ -46,7 +49,7 @@ struct TileSource {
   const uint16_t* brain;
   int64_t cols;
   Ahead ahead;
-  LinesAhead* lines;  // of other memory, or none
+  LinesAhead* kv;  // asked for besides, or none
 };
 
 // kNear: into the first cache, where the line will be used at once; else into the second.
@@ -59,17 +62,25 @@ template <bool kNear, int kPanels>
       __builtin_prefetch(at[p] + ahead.distance + line * 64, 0, kNear ? 3 : 2);
 }
 
-inline constexpr int kLinesPerSlab = 2;  // more would delay the weights: measured at 32 rows
+// The next lines of KV, into the second cache.
+[[gnu::always_inline]] inline void ask_for_kv(LinesAhead* kv) {
+  if (kv == nullptr || kv->next == kv->end) return;
+  const std::byte* from = *kv->next + kv->offset + kv->asked;
+  for (int i = 0; i < kv->lines; ++i) __builtin_prefetch(from + i * 64, 0, 2);
+  kv->asked += kv->lines * 64;
+  if (kv->asked < kv->piece_bytes) return;
+  kv->asked = 0;
+  ++kv->next;
+}
 
-// The next lines of what follows the matrix, into the second cache.
-[[gnu::always_inline]] inline void ask_ahead(LinesAhead* lines) {
-  if (lines == nullptr || lines->next == lines->end) return;
-  const std::byte* from = *lines->next + lines->offset + lines->asked;
-  for (int i = 0; i < kLinesPerSlab; ++i) __builtin_prefetch(from + i * 64, 0, 2);
-  lines->asked += kLinesPerSlab * 64;
-  if (lines->asked < lines->piece_bytes) return;
-  lines->asked = 0;
-  ++lines->next;
+template <bool kNear, int kPanels>
+[[gnu::always_inline]] inline void ask_ahead(const TileSource<kPanels>& from,
+                                             const std::byte* const (&at)[kPanels], int lines) {
+  if (from.ahead.weights != nullptr)
+    from.ahead.weights->ask(from.ahead.lines);
+  else
+    prefetch_lines<kNear>(at, from.ahead, lines);
+  ask_for_kv(from.kv);
 }
 
 // The 16 scales or minima of group `index` of a slab.
@@ -196,8 +207,7 @@ template <class V, DType kType, int kRows, int kPanels>
   const ActivationGroup* scales = from.groups + shard * groups;
   sums.clear();
   for (int64_t pair = 0; pair < groups / 2; ++pair, x += kSlabCols, scales += 2) {
-    prefetch_lines<(kRows <= 2)>(slab, from.ahead, kSlab / 64);
-    ask_ahead(from.lines);
+    ask_ahead<(kRows <= 2)>(from, slab, kSlab / 64);
     add_group<V, kType, kRows, kPanels>(slab, 0, x, scales, from.cols, sums);
     add_group<V, kType, kRows, kPanels>(slab, 1, x + contract::kGroup, scales + 1, from.cols, sums);
     for (int p = 0; p < kPanels; ++p) slab[p] += kSlab;
