@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string_view>
 
 namespace baton {
 
@@ -53,6 +55,13 @@ enum class Metric : uint8_t {
   kPreemptions,
   kKvBlocks,
   kKvEvictions,
+  kKvHostBlocks,
+  kKvHostCopiedBlocks,
+  kKvHostCopiedBytes,
+  kKvHostLostBlocks,
+  kKvHostHitTokens,
+  kKvHostWaitSeconds,
+  kKvHostFetchesFailed,
   kPrefixQueryTokens,
   kPrefixHitTokens,
   kTransfersOpen,
@@ -63,6 +72,20 @@ enum class Metric : uint8_t {
   kRetries,
   kReplayMismatches,
   kCount,
+};
+
+enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
+
+// Which bucket boundaries a histogram has (metrics.cc).
+enum class Buckets : uint8_t { kNone, kLatency, kItl, kStep, kTokens, kBatch };
+
+struct MetricRow {
+  Metric metric;
+  MetricKind kind;
+  std::string_view name;
+  std::string_view help;
+  std::array<std::string_view, 4> labels;  // "" = unused
+  Buckets buckets = Buckets::kNone;
 };
 
 }  // namespace baton

@@ -1,26 +1,8 @@
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <string_view>
-
 #include "base/metric.h"
 
 namespace baton {
-
-enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
-
-// Which bucket boundaries a histogram has (metrics.cc).
-enum class Buckets : uint8_t { kNone, kLatency, kItl, kStep, kTokens, kBatch };
-
-struct MetricRow {
-  Metric metric;
-  MetricKind kind;
-  std::string_view name;
-  std::string_view help;
-  std::array<std::string_view, 4> labels;  // "" = unused
-  Buckets buckets = Buckets::kNone;
-};
 
 // Every metric of every process, declared once. Names end in their base unit; counters in _total. A ctest
 // holds the rows against the enum, promtool checks the rendered text.
@@ -238,6 +220,37 @@ inline constexpr MetricRow kMetricCatalog[] = {
      "baton_kv_block_evictions_total",
      "Cached KV blocks evicted.",
      {}},
+    {Metric::kKvHostBlocks, MetricKind::kGauge, "baton_kv_host_blocks", "KV blocks in host memory.", {}},
+    {Metric::kKvHostCopiedBlocks,
+     MetricKind::kCounter,
+     "baton_kv_host_copied_blocks_total",
+     "KV blocks copied out to host memory and in again.",
+     {"direction"}},
+    {Metric::kKvHostCopiedBytes,
+     MetricKind::kCounter,
+     "baton_kv_host_copied_bytes_total",
+     "Bytes of these blocks.",
+     {"direction"}},
+    {Metric::kKvHostLostBlocks,
+     MetricKind::kCounter,
+     "baton_kv_host_lost_blocks_total",
+     "KV blocks evicted before host memory had a copy.",
+     {}},
+    {Metric::kKvHostHitTokens,
+     MetricKind::kCounter,
+     "baton_kv_host_hit_tokens_total",
+     "Tokens whose KV came from host memory.",
+     {}},
+    {Metric::kKvHostWaitSeconds,
+     MetricKind::kCounter,
+     "baton_kv_host_wait_seconds_total",
+     "Time that sequences waited for KV from host memory.",
+     {}},
+    {Metric::kKvHostFetchesFailed,
+     MetricKind::kCounter,
+     "baton_kv_host_fetches_failed_total",
+     "Sequences that waited in vain and were computed.",
+     {}},
     {Metric::kPrefixQueryTokens,
      MetricKind::kCounter,
      "baton_prefix_cache_query_tokens_total",
@@ -280,12 +293,5 @@ inline constexpr MetricRow kMetricCatalog[] = {
      "Tokens that came out differently when computed again: must stay 0.",
      {}},
 };
-static_assert(std::size(kMetricCatalog) == static_cast<size_t>(Metric::kCount));
-consteval bool catalog_in_order() {
-  for (size_t i = 0; i < std::size(kMetricCatalog); ++i)
-    if (kMetricCatalog[i].metric != static_cast<Metric>(i)) return false;
-  return true;
-}
-static_assert(catalog_in_order());
 
 }  // namespace baton

@@ -15,6 +15,14 @@
 namespace baton {
 namespace {
 
+static_assert(std::size(kMetricCatalog) == static_cast<size_t>(Metric::kCount));
+consteval bool catalog_in_order() {
+  for (size_t i = 0; i < std::size(kMetricCatalog); ++i)
+    if (kMetricCatalog[i].metric != static_cast<Metric>(i)) return false;
+  return true;
+}
+static_assert(catalog_in_order());
+
 const MetricRow& row_of(Metric metric) { return kMetricCatalog[static_cast<size_t>(metric)]; }
 
 prometheus::Histogram::BucketBoundaries boundaries(Buckets buckets) {

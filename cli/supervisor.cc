@@ -83,7 +83,11 @@ std::string Supervisor::plan_text() const {
       if (p.hosts.empty() && !has_coordinator_) continue;
       out += cat("  ", rank_name(cat(p.name, "-", place.index), place.rank), ": ", role_text(p.role), ", ",
                  p.device, ", ", cores_text(split[worker].threads, split[worker].cpus), ", ",
-                 format_bytes(p.kv_memory_bytes), " of KV\n");
+                 format_bytes(p.kv_memory_bytes), " of KV",
+                 p.kv_host_memory_bytes > 0
+                     ? cat(", ", format_bytes(p.kv_host_memory_bytes), " more in host memory")
+                     : "",
+                 "\n");
       threads += split[worker++].threads;
     }
   if (names_hosts(manifest_))

@@ -161,14 +161,26 @@ absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelSha
 
 MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& g) const {
   // A device's memory is planned by its backend, which refuses what does not fit.
-  if (!backend->in_host_memory()) return {.weights = file->own_bytes(), .mapped_file = file->mapped_bytes()};
+  const auto host_blocks = static_cast<uint64_t>(this->host_blocks(g));
+  const uint64_t block_bytes = worker::HostCopier::slot_bytes(g);
+  if (!backend->in_host_memory())
+    return {.weights = file->own_bytes(),
+            .host_blocks = host_blocks,
+            .host_block_bytes = block_bytes,
+            .mapped_file = file->mapped_bytes()};
   const int32_t logit_rows = std::min(pool.max_sequences, pool.max_batch_tokens);
   const worker::ModelMemory sizes = worker::model_memory(shard, *backend, pool.max_batch_tokens, logit_rows);
   return {.weights = sizes.weights + file->own_bytes(),
           .kv_blocks = static_cast<uint64_t>(g.blocks),
-          .kv_block_bytes = g.piece_bytes() * g.layers,
+          .kv_block_bytes = block_bytes,
+          .host_blocks = host_blocks,
+          .host_block_bytes = block_bytes,
           .activations = sizes.activations,
           .mapped_file = file->mapped_bytes()};
+}
+
+int64_t WorkerParts::host_blocks(const kernels::KvGeometry& g) const {
+  return static_cast<int64_t>(pool.kv_host_memory_bytes / worker::HostCopier::slot_bytes(g));
 }
 
 worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const {
@@ -218,6 +230,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
     followers.plans = plans.get();
   }
   runner = std::make_unique<worker::ModelRunner>(*model, clock, followers);
+  RETURN_IF_ERROR(make_host_copier(g));
   return make_engine();
 }
 
@@ -339,8 +352,27 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
   return absl::OkStatus();
 }
 
+absl::Status WorkerParts::make_host_copier(const kernels::KvGeometry& g) {
+  if (pool.kv_host_memory_bytes == 0) return absl::OkStatus();
+  if (host_blocks(g) < 1)
+    return absl::InvalidArgumentError(
+        cat("pool ", pool.name, ": kv.hostMemory ", format_bytes(pool.kv_host_memory_bytes),
+            " does not hold a block of ", format_bytes(worker::HostCopier::slot_bytes(g))));
+  kernels::Device* const device = on_gpu() == nullptr ? nullptr : &on_gpu()->device();
+  ASSIGN_OR_RETURN(host_copier,
+                   worker::HostCopier::make({.geometry = g,
+                                             .pool = device == nullptr ? plane->pool() : device->kv_pool(),
+                                             .slots = host_blocks(g),
+                                             .device = device},
+                                            clock, [this](worker::HostCopied e) {
+                                              BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
+                                            }));
+  return absl::OkStatus();
+}
+
 absl::Status WorkerParts::make_engine() {
   worker::EngineOptions options;
+  if (host_copier != nullptr) options.host = {.slots = host_copier->slots(), .copies = host_copier.get()};
   options.blocks = description.blocks_total;
   options.block_tokens = description.block_tokens;
   options.scheduler.vocab_size = static_cast<int32_t>(file->spec().vocab_size);

@@ -13,6 +13,7 @@
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/engine/follower_loop.h"
+#include "worker/kv_transfer/host_copier.h"
 #include "worker/kv_transfer/kv_exchange_agent.h"
 #include "worker/model/llama_model.h"
 #include "worker/model/model_file.h"
@@ -54,6 +55,7 @@ struct WorkerParts {
   std::unique_ptr<worker::ModelRunner> runner;
   std::unique_ptr<worker::EngineMailbox> mailbox;
   std::unique_ptr<worker::KvExchangeAgent> exchange;  // of every rank
+  std::unique_ptr<worker::HostCopier> host_copier;    // with kv.hostMemory
   std::unique_ptr<worker::Engine> engine;
   std::unique_ptr<worker::PagesAhead> ahead;  // of the engine, where the KV is in host memory
   std::unique_ptr<worker::FollowerLoop>
@@ -76,7 +78,9 @@ struct WorkerParts {
   absl::Status check_device() const;
   absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
   absl::Status make_exchange(const kernels::KvGeometry& geometry, ExchangeSinks sinks);
+  absl::Status make_host_copier(const kernels::KvGeometry& geometry);
   absl::Status make_engine();
+  int64_t host_blocks(const kernels::KvGeometry& geometry) const;
   void describe(const WorkerOptions& options, const kernels::KvGeometry& geometry);
   int32_t context_tokens() const;
   worker::ParallelShape shape() const { return {.tensor = pool.tensor, .pipeline = pool.pipeline}; }

@@ -3,6 +3,7 @@
 //   thread     loop                                   owns
 //   engine     worker/engine/engine_loop              sequences, blocks, the model
 //   progress   worker/kv_transfer/kv_exchange_agent   connections to peers, transfers
+//   copier     worker/kv_transfer/host_copier         KV blocks in host memory
 //   control    worker/control                         which coordinator owns which request
 //   http       coordinator/gateway/http_server        /metrics, /live, /ready of this worker
 //   results    worker/parallel/result_outbox          a pipeline's logits on their way to rank 0
@@ -70,6 +71,21 @@ void set_ranks(Metrics& m, const worker::RankPulse* pulse) {
   }
 }
 
+// KV in host memory.
+void set_host_tier(Metrics& m, const worker::EngineCounters& c, const worker::HostCopier* copier) {
+  if (copier == nullptr) return;
+  const auto block_bytes = static_cast<double>(copier->block_bytes());
+  m.set(Metric::kKvHostBlocks, static_cast<double>(c.host_blocks));
+  m.raise(Metric::kKvHostCopiedBlocks, static_cast<double>(c.host.blocks_out), {"out"});
+  m.raise(Metric::kKvHostCopiedBlocks, static_cast<double>(c.host.blocks_in), {"in"});
+  m.raise(Metric::kKvHostCopiedBytes, block_bytes * static_cast<double>(c.host.blocks_out), {"out"});
+  m.raise(Metric::kKvHostCopiedBytes, block_bytes * static_cast<double>(c.host.blocks_in), {"in"});
+  m.raise(Metric::kKvHostLostBlocks, static_cast<double>(c.host.lost));
+  m.raise(Metric::kKvHostHitTokens, static_cast<double>(c.host_hit_tokens));
+  m.raise(Metric::kKvHostWaitSeconds, c.host_wait_seconds);
+  m.raise(Metric::kKvHostFetchesFailed, static_cast<double>(c.host_fetches_failed));
+}
+
 // Where a worker's /metrics come from.
 struct Counted {
   const WorkerParts& parts;
@@ -98,6 +114,7 @@ std::string metrics_text(Metrics& m, const Counted& counted) {
   m.raise(Metric::kEngineDecodeTokens, c.decode_tokens);
   m.raise(Metric::kPreemptions, c.preemptions);
   m.raise(Metric::kKvEvictions, c.evictions);
+  set_host_tier(m, c, parts.host_copier.get());
   m.raise(Metric::kPrefixQueryTokens, c.prefix_query_tokens);
   m.raise(Metric::kPrefixHitTokens, c.prefix_hit_tokens);
   m.set(Metric::kKvBlocks, load.blocks_free, {name, "free"});
@@ -163,6 +180,7 @@ struct WorkerProcess {
   void make_pulse();
   worker::RankReport own_report() const;
   std::unique_ptr<AgentThread> start_pulse();
+  std::unique_ptr<AgentThread> start_copier();
   void on_rank_lost(const std::string& why);
   void make_progress(const std::stop_token& stop);
   // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
@@ -240,6 +258,12 @@ std::unique_ptr<AgentThread> WorkerProcess::start_pulse() {
   });
 }
 
+std::unique_ptr<AgentThread> WorkerProcess::start_copier() {
+  if (parts->host_copier == nullptr) return nullptr;
+  return std::make_unique<AgentThread>(
+      "copier", [this](const std::stop_token& stop) { parts->host_copier->run(stop); });
+}
+
 // Its blocks cannot be vouched for any more: this life of the worker is over (design I2).
 void WorkerProcess::on_rank_lost(const std::string& why) {
   if (engine_over || rank_lost.exchange(true)) return;
@@ -288,6 +312,7 @@ int WorkerProcess::run(int report_fd) {
                                     {"memory", parts->memory.text(parts->memory_limit)}});
   absl::Status engine_end;
   const auto pulse_thread = start_pulse();
+  auto copier = start_copier();
   AgentThread progress("progress", [this](std::stop_token stop) { make_progress(stop); });
   AgentThread engine("engine", [&](std::stop_token stop) {
     engine_end = loop->run(stop);
@@ -305,6 +330,8 @@ int WorkerProcess::run(int report_fd) {
   engine.request_stop();
   parts->mailbox->close();
   engine.join();
+  if (copier != nullptr) parts->host_copier->close();
+  copier.reset();
   progress.request_stop();
   parts->exchange->wake();
   progress.join();

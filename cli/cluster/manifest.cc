@@ -161,6 +161,11 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   if (cuda && out.pipeline > 1) pool.fail("parallel", "stages on GPUs are not there yet: want pipeline 1");
   ConfigObject kv = pool.object("kv");
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
+  out.kv_host_memory_bytes = kv.bytes("hostMemory", 0, 0, 16 * kTi);
+  if (out.kv_host_memory_bytes > 0 && out.ranks() > 1)
+    kv.fail("hostMemory",
+            "the ranks of a group do not keep KV in host memory: each would have to copy its "
+            "part of every block; want 0, or parallel with one rank");
   out.block_tokens = static_cast<int>(kv.integer("blockTokens", cuda ? 64 : out.block_tokens, 1, 256));
   if (out.block_tokens % 16 != 0) kv.fail("blockTokens", "want a multiple of 16");
   if (cuda && 256 % out.block_tokens != 0) kv.fail("blockTokens", "device cuda wants 16, 32, 64, 128 or 256");
@@ -339,8 +344,9 @@ std::string pool_yaml(const PoolManifest& p) {
              "\n      device: ", p.device, "\n      numerics: ", p.numerics,
              p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p), hosts_yaml(p),
              network_yaml(p.network), "\n      kv: {memory: ", p.kv_memory_bytes,
-             ", blockTokens: ", p.block_tokens, ", dtype: ", p.kv_dtype,
-             "}\n      batch: {tokens: ", p.max_batch_tokens, ", sequences: ", p.max_sequences, "}\n");
+             ", hostMemory: ", p.kv_host_memory_bytes, ", blockTokens: ", p.block_tokens,
+             ", dtype: ", p.kv_dtype, "}\n      batch: {tokens: ", p.max_batch_tokens,
+             ", sequences: ", p.max_sequences, "}\n");
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct PoolManifest {
   std::vector<std::string> hosts;  // of each process, or of each worker; empty: who starts them says
   NetworkManifest network;
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
+  uint64_t kv_host_memory_bytes = 0;        // where blocks are kept that kv_memory_bytes has no room for
   int block_tokens = 16;
   std::string kv_dtype = "bf16";  // f32, bf16, f16, int8
   int max_batch_tokens = 512;     // rows of one engine step

@@ -76,18 +76,27 @@ MemoryLimit read_memory_limit(const std::string& root) {
 
 std::string MemoryPlan::text(const MemoryLimit& limit) const {
   return cat("weights ", format_bytes(weights), " + KV ", format_bytes(kv()), " (", kv_blocks, " blocks of ",
-             format_bytes(kv_block_bytes), ") + activations ", format_bytes(activations), " + program ",
-             format_bytes(kProgram), " = ", format_bytes(total()), "; model file ", format_bytes(mapped_file),
-             ", mapped; limit ", format_bytes(limit.bytes), " (", limit.source, ")");
+             format_bytes(kv_block_bytes), ")",
+             host_blocks > 0
+                 ? cat(" + KV in host memory ", format_bytes(host()), " (", host_blocks, " blocks)")
+                 : "",
+             " + activations ", format_bytes(activations), " + program ", format_bytes(kProgram), " = ",
+             format_bytes(total()), "; model file ", format_bytes(mapped_file), ", mapped; limit ",
+             format_bytes(limit.bytes), " (", limit.source, ")");
 }
 
 absl::Status MemoryPlan::check(const MemoryLimit& limit, const std::string& pool) const {
   if (total() <= limit.bytes) return absl::OkStatus();
-  const uint64_t rest = total() - kv();
-  const std::string change =
-      limit.bytes > rest + 2 * kv_block_bytes
-          ? cat("lower spec.pools.", pool, ".kv.memory to ", format_bytes(limit.bytes - rest), " at most")
-          : "take a smaller model or a larger machine: not even the rest fits without KV";
+  const uint64_t pool_only = total() - host();
+  const uint64_t rest = pool_only - kv();
+  std::string change = "take a smaller model or a larger machine: not even the rest fits without KV";
+  if (pool_only <= limit.bytes) {
+    change = cat("lower spec.pools.", pool, ".kv.hostMemory to ", format_bytes(limit.bytes - pool_only),
+                 " at most");
+  } else if (limit.bytes > rest + 2 * kv_block_bytes) {
+    change = cat("lower spec.pools.", pool, ".kv.memory to ", format_bytes(limit.bytes - rest), " at most",
+                 host_blocks > 0 ? ", without kv.hostMemory" : "");
+  }
   return absl::ResourceExhaustedError(cat("not enough memory: ", text(limit), "; ", change));
 }
 
@@ -103,7 +112,7 @@ absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::ve
   for (size_t i = 0; i < processes.size(); ++i) {
     const PoolManifest& pool = manifest.pools[i];
     // The ranks of a worker share its weights out between them.
-    kv += processes[i] * pool.kv_memory_bytes;
+    kv += processes[i] * (pool.kv_memory_bytes + pool.kv_host_memory_bytes);
     rest += processes[i] * (model / pool.ranks() + MemoryPlan::kProgram);
     all += processes[i];
   }
@@ -112,7 +121,7 @@ absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::ve
       cat("not enough memory: ", all, all == 1 ? " worker wants " : " workers want ", format_bytes(kv),
           " of KV and about ", format_bytes(rest), " for weights and program; the limit is ",
           format_bytes(limit.bytes), " (", limit.source,
-          "): lower kv.memory or replicas in spec.pools, or take a smaller model"));
+          "): lower kv.memory, kv.hostMemory or replicas in spec.pools, or take a smaller model"));
 }
 
 std::string memory_plan_file(const std::string& worker) { return cat("memory-", worker, ".txt"); }

@@ -25,20 +25,24 @@ struct MemoryPlan {
   uint64_t weights = 0;  // packed
   uint64_t kv_blocks = 0;
   uint64_t kv_block_bytes = 0;
+  uint64_t host_blocks = 0;  // of kv.hostMemory, as large as those of the pool
+  uint64_t host_block_bytes = 0;
   uint64_t activations = 0;
   uint64_t mapped_file = 0;  // shared with other workers, leaves memory when it gets scarce: not in the total
 
   uint64_t kv() const { return kv_blocks * kv_block_bytes; }
-  uint64_t total() const { return weights + kv() + activations + kProgram; }
+  uint64_t host() const { return host_blocks * host_block_bytes; }
+  uint64_t total() const { return weights + kv() + host() + activations + kProgram; }
   // "weights 92 MiB + KV 512 MiB (1456 blocks of 360 KiB) + activations 21 MiB + program 64 MiB = 689 MiB;
-  // model file 94 MiB, mapped; limit 23.5 GiB (RAM)"
+  // model file 94 MiB, mapped; limit 23.5 GiB (RAM)"; "+ KV in host memory 2 GiB (5824 blocks)" where asked
+  // for
   std::string text(const MemoryLimit& limit) const;
   // kResourceExhausted when the total is more than the limit, with what to change in pool `pool`.
   absl::Status check(const MemoryLimit& limit, const std::string& pool) const;
 };
 
-// All workers of a manifest on this machine together, before any of them is started: KV pools, and weights as
-// large as the model's files. kResourceExhausted with what to change.
+// All workers of a manifest on this machine together, before any of them is started: KV pools, KV in host
+// memory, and weights as large as the model's files. kResourceExhausted with what to change.
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryLimit& limit);
 // The same when only so many processes of each pool run on this machine.
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::vector<int>& processes,

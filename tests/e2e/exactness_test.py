@@ -7,6 +7,7 @@ import concurrent.futures
 import os
 import random
 import time
+import urllib.request
 
 from cluster import ANY, PREFILL_DECODE, SMOLLM2, STORIES, Cluster, manifest, need, pools
 
@@ -75,6 +76,17 @@ blocks = 60 if small else 190  # too few for all: the youngest are preempted and
 per_block = 16 * (5 * 2 * 4 * 8 * 2 if small else 23040)
 with Cluster(MODEL, manifest(pools(ANY, kv={"memory": max(blocks * per_block, 1 << 18)}))) as c:
     compare("a pool of %d blocks, all at once" % blocks, ask_all(c, 50, 5), baseline, "local")
+# What such a pool has no room for is kept in host memory, and comes back from there.
+with Cluster(MODEL, manifest(pools(ANY, kv={"memory": max(blocks * per_block, 1 << 18), "hostMemory": "1Gi"}))) as c:
+    for order in (5, 6):
+        compare("the same with host memory, all at once", ask_all(c, 50, order), baseline, "local")
+    compare("the same, sampled", ask_all(c, 50, 7, **SAMPLED), sampled, "local")
+    c.wait_idle()
+    text = urllib.request.urlopen("http://%s/metrics" % c.workers()[0]["metrics_address"]).read().decode()
+    said = {name: c.metric("baton_kv_host_%s" % name, text) for name in
+            ("blocks", "copied_blocks_total", "hit_tokens_total", "wait_seconds_total", "lost_blocks_total", "fetches_failed_total")}
+    print("host memory: %s" % said)
+    assert said["blocks"] > blocks and said["hit_tokens_total"] > 0, said
 for transport in ("local", "socket", "am", "get"):
     with Cluster(MODEL, manifest(pools(PREFILL_DECODE, resources={"cpu": 1}), transfer={"transport": transport})) as c:
         compare("prefill and decode apart, lane %s, cold, alone" % transport, ask_all(c, 1, 6), baseline, "remote-prefill")

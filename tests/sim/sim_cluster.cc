@@ -55,6 +55,7 @@ void SimCluster::start(const std::string& name) {
   d.context_tokens = options_.context_tokens;
   d.blocks_total = options_.blocks;
   w.layers = options_.layers;
+  w.host_blocks = options_.host_blocks;
   w.hash_key = options_.control.flow.hash_key;
   w.scheduler.context_tokens = options_.context_tokens;
   w.scheduler.token_budget = 512;

@@ -16,6 +16,7 @@ namespace baton::sim {
 struct SimOptions {
   uint64_t seed = 1;
   int64_t blocks = 128;  // of each worker
+  int64_t host_blocks = 0;
   int32_t block_tokens = 16;
   int32_t context_tokens = 1024;
   int layers = 2;

@@ -265,6 +265,21 @@ TEST(Sim, TinyPoolsMakeProgress) {
   EXPECT_GT(o.preemptions, 0u);
 }
 
+// The same with host memory behind the pools: more is found again.
+TEST(Sim, TinyPoolsWithHostMemory) {
+  Scenario s = steady(g_seed + 6, 1500);
+  s.cluster.blocks = 40;
+  s.cluster.context_tokens = 600;
+  const Outcome without = Simulation(s).go();
+  s.cluster.host_blocks = 2000;
+  const Outcome o = Simulation(s).go();
+  print("tiny, with host memory", o);
+  nothing_impossible(o);
+  EXPECT_EQ(o.finished + o.left + o.exhausted, 1500);
+  EXPECT_GT(o.cached_tokens, without.cached_tokens * 5 / 4);
+  EXPECT_EQ(Simulation(s).go().hash, o.hash);
+}
+
 Scenario killing(uint64_t seed, bool drains) {
   Scenario s = steady(seed, 2000);
   s.between = milliseconds(15);
@@ -272,6 +287,7 @@ Scenario killing(uint64_t seed, bool drains) {
   s.cluster.transfer_fault = 0.02;
   s.cluster.stall = 0.0005;
   s.cluster.drains_after_death = drains;
+  if (!drains) s.cluster.host_blocks = 500;
   return s;
 }
 
@@ -317,6 +333,7 @@ TEST(Sim, ManySmallSeeds) {
     s.requests = 100;
     s.cluster.blocks = 40 + static_cast<int64_t>(i % 3) * 30;
     s.cluster.context_tokens = 640;
+    s.cluster.host_blocks = static_cast<int64_t>(i % 4) * 100;
     if (i % 4 == 1) s.cluster.workers = {"p0", "d0"};
     if (i % 4 == 2) s.cluster.workers = {"p0", "d0", "d1"};
     if (i % 5 == 3) s.cluster.control.flow.on_prefill_failure = coordinator::PrefillFailure::kError;

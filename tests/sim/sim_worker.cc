@@ -12,10 +12,12 @@ SimWorker::SimWorker(const SimWorkerOptions& options, support::FakeKvFabric& fab
       schedule_(std::move(schedule)),
       publish_(std::move(publish)),
       pool_(options.layers, options.description.blocks_total, options.description.block_tokens),
-      executor_(pool_, options.model) {
+      executor_(pool_, options.model),
+      host_(pool_, clock, {}, [this](worker::HostCopied event) { take(std::move(event)); }) {
   auto& exchange = fabric.join(ref(), pool_, [this](worker::KvEvent event) { take(std::move(event)); });
   const worker::EngineOptions engine{.blocks = options.description.blocks_total,
                                      .block_tokens = options.description.block_tokens,
+                                     .host = {.slots = options.host_blocks, .copies = &host_},
                                      .scheduler = options.scheduler};
   engine_ = std::make_unique<worker::Engine>(engine, exchange);
   engine_->set_hash_key(options.hash_key);
@@ -36,6 +38,8 @@ void SimWorker::wake() {
 void SimWorker::handle(const Input& input) {
   if (const auto* event = std::get_if<worker::KvEvent>(&input)) {
     engine_->on_kv_event(*event, clock_.now());
+  } else if (const auto* copied = std::get_if<worker::HostCopied>(&input)) {
+    engine_->on_host_copied(*copied, clock_.now());
   } else {
     engine_->on_message(std::get<CoordinatorMessage>(input), clock_.now());
   }
@@ -55,6 +59,18 @@ void SimWorker::turn() {
     schedule_(clock_.now() + result_.duration, [this] { step_done(); });
   }
   publish();
+  copy();
+}
+
+void SimWorker::copy() {
+  if (copies_scheduled_ || host_.next_event() == kNever) return;
+  copies_scheduled_ = true;
+  schedule_(host_.next_event(), [this] {
+    copies_scheduled_ = false;
+    if (!alive_) return;
+    host_.run_due();
+    copy();
+  });
 }
 
 void SimWorker::step_done() {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/sim/event_log.h"
+#include "tests/support/fake_host_copies.h"
 #include "tests/support/fake_kv_exchange.h"
 #include "tests/support/kvhash_executor.h"
 #include "worker/engine/engine.h"
@@ -21,6 +22,7 @@ struct SimWorkerOptions {
   worker::SchedulerOptions scheduler;
   HashKey hash_key;
   int layers = 2;
+  int64_t host_blocks = 0;
 };
 
 // One life of a worker: the real engine, scheduler and block pool, with a model whose tokens are a hash of
@@ -47,12 +49,13 @@ class SimWorker {
   void check(bool poison);
 
  private:
-  using Input = std::variant<CoordinatorMessage, worker::KvEvent>;
+  using Input = std::variant<CoordinatorMessage, worker::KvEvent, worker::HostCopied>;
   void take(Input input);
   void turn();
   void handle(const Input& input);
   void step_done();
   void publish();
+  void copy();  // what host memory is due to do, when it is due
 
   const SimWorkerOptions options_;
   const Clock& clock_;
@@ -61,11 +64,13 @@ class SimWorker {
   const Publish publish_;
   support::KvHashPool pool_;
   support::KvHashExecutor executor_;
+  support::FakeHostCopies host_;
   std::unique_ptr<worker::Engine> engine_;
   std::vector<Input> inbox_;
   std::vector<WorkerMessage> outgoing_;
   worker::StepResult result_;
   bool step_runs_ = false;
+  bool copies_scheduled_ = false;
   bool alive_ = true;
 };
 

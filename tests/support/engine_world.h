@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/fake_host_copies.h"
 #include "tests/support/fake_kv_exchange.h"
 #include "tests/support/kvhash_executor.h"
 #include "worker/engine/engine.h"
@@ -20,6 +21,7 @@ struct EngineWorldOptions {
   worker::EngineOptions engine;
   KvHashOptions model;
   FakeKvOptions kv;
+  FakeHostOptions host;  // with engine.host.slots
   bool check_every_step = true;
 };
 
@@ -74,10 +76,11 @@ class EngineWorld {
   // more, or nothing before `limit`.
   bool turn(Instant limit = kNever) {
     bool did = fabric_.run_due();
+    for (auto& worker : workers_) did |= worker->alive && worker->host.run_due();
     for (auto& worker : workers_) did |= worker->alive && worker->turn();
     if (did) return true;
     Instant next = fabric_.next_event();
-    for (auto& worker : workers_) next = std::min(next, worker->next());
+    for (auto& worker : workers_) next = std::min({next, worker->next(), worker->next_copy()});
     if (next == kNever || next > limit) return false;
     BATON_CHECK(next > clock_.now(), "time stands still");
     clock_.set(next);
@@ -102,6 +105,7 @@ class EngineWorld {
   }
   worker::Engine& engine(size_t at) { return workers_[at]->engine; }
   KvHashExecutor& executor(size_t at) { return workers_[at]->executor; }
+  FakeHostCopies& host(size_t at) { return workers_[at]->host; }
   FakeKvFabric& fabric() { return fabric_; }
   ManualClock& clock() { return clock_; }
   uint64_t events() const { return events_; }
@@ -115,7 +119,8 @@ class EngineWorld {
       if (!worker.alive) continue;
       EXPECT_TRUE(worker.engine.idle()) << worker.ref.name;
       worker.engine.check_invariants();
-      EXPECT_EQ(static_cast<int64_t>(worker.router_index.size()), worker.engine.cache().index().size());
+      EXPECT_EQ(static_cast<int64_t>(worker.router_index.size()), worker.engine.cache().findable());
+      EXPECT_EQ(worker.host.stale_reads(), 0u);
       const LoadSnapshot load = worker.engine.load();
       EXPECT_EQ(load.blocks_free + load.blocks_cached, worker.engine.cache().pool().size());
       EXPECT_EQ(load.running + load.waiting + load.transfers_open, 0);
@@ -140,10 +145,17 @@ class EngineWorld {
           index(w.workers_.size()),
           pool(w.options_.kv.layers, w.options_.engine.blocks, w.options_.engine.block_tokens),
           executor(pool, w.options_.model),
-          engine(w.options_.engine,
+          host(pool, w.clock_, w.options_.host,
+               [this](worker::HostCopied e) { copied.push_back(std::move(e)); }),
+          engine(with_host(w.options_.engine, host),
                  w.fabric_.join(ref, pool, [this](worker::KvEvent e) { events.push_back(std::move(e)); })) {
       engine.set_hash_key({1, 2});
     }
+    static worker::EngineOptions with_host(worker::EngineOptions options, FakeHostCopies& host) {
+      options.host.copies = &host;
+      return options;
+    }
+    Instant next_copy() const { return alive ? host.next_event() : kNever; }
     Instant next() const {
       if (!alive) return kNever;
       return busy ? until : engine.next_deadline();
@@ -154,9 +166,10 @@ class EngineWorld {
       if (busy && now < until) return false;
       busy = false;
       if (finishes) return finish();
-      const bool told = !inbox.empty() || !events.empty();
+      const bool told = !inbox.empty() || !events.empty() || !copied.empty();
       for (const auto& message : std::exchange(inbox, {})) engine.on_message(message, now);
       for (const auto& event : std::exchange(events, {})) engine.on_kv_event(event, now);
+      for (const auto& event : std::exchange(copied, {})) engine.on_host_copied(event, now);
       engine.on_tick(now);
       if (world.options_.check_every_step) engine.check_invariants();
       pool.poison_free(engine.cache().pool());
@@ -209,6 +222,8 @@ class EngineWorld {
     KvHashExecutor executor;
     std::vector<CoordinatorMessage> inbox;
     std::vector<worker::KvEvent> events;
+    std::vector<worker::HostCopied> copied;
+    FakeHostCopies host;
     worker::Engine engine;
     struct Running {
       worker::StepResult result;

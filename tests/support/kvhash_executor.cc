@@ -89,6 +89,19 @@ void KvHashPool::poison(BlockId block) {
     for (int32_t slot = 0; slot < block_tokens_; ++slot) at(layer, block, slot) = kPoison;
 }
 
+std::vector<uint64_t> KvHashPool::content(BlockId block) const {
+  std::vector<uint64_t> values;
+  for (int layer = 0; layer < layers_; ++layer)
+    for (int32_t slot = 0; slot < block_tokens_; ++slot) values.push_back(at(layer, block, slot));
+  return values;
+}
+
+void KvHashPool::set_content(BlockId block, const std::vector<uint64_t>& values) {
+  size_t i = 0;
+  for (int layer = 0; layer < layers_; ++layer)
+    for (int32_t slot = 0; slot < block_tokens_; ++slot) at(layer, block, slot) = values.at(i++);
+}
+
 void KvHashPool::poison_free(const worker::BlockPool& pool) {
   for (int64_t i = 0; i < blocks_; ++i) {
     const BlockId block(static_cast<uint32_t>(i));

@@ -22,6 +22,9 @@ class KvHashPool {
   void poison(BlockId block);
   bool poisoned(int layer, BlockId block, int32_t slot) const;
   void poison_free(const worker::BlockPool& pool);  // every FREE block
+  // All layers of a block, as another memory keeps it.
+  std::vector<uint64_t> content(BlockId block) const;
+  void set_content(BlockId block, const std::vector<uint64_t>& values);
 
   int layers() const { return layers_; }
   int32_t block_tokens() const { return block_tokens_; }

@@ -7,6 +7,20 @@
 
 namespace baton::transport {
 
+absl::Status await_copies(kernels::DeviceStream& stream, const Clock& clock, Duration look) {
+  ASSIGN_OR_RETURN(const uint64_t mark, stream.mark());
+  for (const Instant deadline = clock.now() + kCopyPatience;;) {
+    ASSIGN_OR_RETURN(const bool passed, stream.passed(mark));
+    if (passed) return absl::OkStatus();
+    BATON_CHECK(clock.now() < deadline, "a copy of KV on the GPU does not end");
+    if (look > Duration::zero()) {
+      std::this_thread::sleep_for(look);
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
 absl::StatusOr<DeviceCopier> DeviceCopier::make(kernels::Device& device, const Clock& clock) {
   ASSIGN_OR_RETURN(std::unique_ptr<kernels::DeviceStream> stream, device.make_stream());
   return DeviceCopier(std::move(stream), clock);
@@ -29,16 +43,7 @@ absl::Status DeviceCopier::enqueue(std::byte* to, std::span<const PoolRun> place
   return absl::OkStatus();
 }
 
-absl::Status DeviceCopier::finish() {
-  ASSIGN_OR_RETURN(const uint64_t mark, stream_->mark());
-  const Instant deadline = clock_->now() + kPatience;
-  for (;;) {
-    ASSIGN_OR_RETURN(const bool passed, stream_->passed(mark));
-    if (passed) return absl::OkStatus();
-    BATON_CHECK(clock_->now() < deadline, "a copy of KV on the GPU does not end");
-    std::this_thread::yield();
-  }
-}
+absl::Status DeviceCopier::finish() { return await_copies(*stream_, *clock_, Duration::zero()); }
 
 // What was enqueued is waited for even when the rest of it could not be.
 absl::Status DeviceCopier::copy(std::byte* to, std::span<const PoolRun> places, const std::byte* from,

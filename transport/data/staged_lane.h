@@ -1,9 +1,9 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include "transport/data/device_copier.h"
+#include "transport/data/pinned_slabs.h"
 
 namespace baton::transport {
 
@@ -15,12 +15,8 @@ namespace baton::transport {
 // (kInternal).
 class StagedLane {
  public:
-  static constexpr size_t kSlabBytes = size_t{16} << 20;
-
-  StagedLane(kernels::Device& device, DeviceCopier& copier, std::span<std::byte> host);
-  ~StagedLane();
-  StagedLane(const StagedLane&) = delete;
-  StagedLane& operator=(const StagedLane&) = delete;
+  StagedLane(kernels::Device& device, DeviceCopier& copier, std::span<std::byte> host)
+      : device_(device), copier_(copier), host_(host), pinned_(device, host) {}
 
   // Before these runs are offered: from the device to the host. After they landed: the other way.
   absl::Status bring_out(std::span<const PoolRun> runs);
@@ -28,12 +24,11 @@ class StagedLane {
 
  private:
   absl::Status pin(std::span<const PoolRun> runs);
-  std::span<std::byte> slab(size_t index) const;
 
   kernels::Device& device_;
   DeviceCopier& copier_;
   const std::span<std::byte> host_;
-  std::vector<bool> pinned_;  // by slab
+  PinnedSlabs pinned_;
 };
 
 }  // namespace baton::transport

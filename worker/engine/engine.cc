@@ -10,7 +10,7 @@ namespace baton::worker {
 
 Engine::Engine(const EngineOptions& options, KvExchange& exchange)
     : exchange_(exchange),
-      cache_(options.blocks, options.block_tokens),
+      cache_(options.blocks, options.block_tokens, options.host),
       scheduler_(options.scheduler, cache_),
       plans_(static_cast<size_t>(std::max(options.scheduler.plans_in_flight, 1))) {}
 
@@ -106,6 +106,7 @@ void Engine::break_off(const std::string& why) {
 // ---- time ----------------------------------------------------------------------------------------
 
 void Engine::on_tick(Instant now) {
+  cache_.copy_out();
   if (now < earliest_deadline_) return;
   earliest_deadline_ = kNever;
   for (auto it = scheduler_.sequences().begin(); it != scheduler_.sequences().end();) {
@@ -130,6 +131,11 @@ void Engine::on_kv_event(const KvEvent& event, Instant) {
   if (const auto* landed = std::get_if<KvLanded>(&event)) on_landed(*landed);
   if (const auto* failed = std::get_if<KvFailed>(&event)) on_failed(*failed);
   if (const auto* drained = std::get_if<KvDrained>(&event)) on_drained(*drained);
+}
+
+void Engine::on_host_copied(const HostCopied& event, Instant now) {
+  const bool well = cache_.copied(event);
+  scheduler_.fetched(event.id, well, now);
 }
 
 void Engine::on_landed(const KvLanded& event) {
@@ -480,6 +486,11 @@ EngineCounters Engine::counters() const {
   counters.prefix_query_tokens = scheduler_.prefix_query_tokens();
   counters.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
   counters.evictions = cache_.evictions();
+  counters.host = cache_.host().counters();
+  counters.host_blocks = cache_.host().index().size();
+  counters.host_hit_tokens = scheduler_.host_hit_tokens();
+  counters.host_fetches_failed = scheduler_.fetches_failed();
+  counters.host_wait_seconds = to_seconds(scheduler_.fetch_time());
   const StepTime& model = scheduler_.step_time();
   counters.predicted_seconds = model.predicted_total();
   counters.last_predicted_seconds = model.predicted_seconds();
@@ -490,7 +501,8 @@ EngineCounters Engine::counters() const {
 }
 
 bool Engine::idle() const {
-  return scheduler_.sequences().empty() && transfers_.empty() && cache_.blocks_active() == 0;
+  return scheduler_.sequences().empty() && transfers_.empty() && cache_.blocks_active() == 0 &&
+         cache_.pool().copying_count() == 0;
 }
 
 void Engine::check_invariants() const {

@@ -17,6 +17,7 @@ namespace baton::worker {
 struct EngineOptions {
   int64_t blocks = 0;
   int32_t block_tokens = 16;
+  HostTierOptions host;
   SchedulerOptions scheduler;
 };
 
@@ -24,7 +25,8 @@ struct EngineOptions {
 // halves of KV hand-over, without clock, thread or socket. Production drives it with EngineLoop, the
 // simulator with its heap of events:
 //
-//   engine.on_message(m, now); engine.on_kv_event(e, now); engine.on_tick(now);       any order
+//   engine.on_message(m, now); engine.on_kv_event(e, now); engine.on_host_copied(e, now);   any order
+//   engine.on_tick(now);
 //   if (const StepPlan* plan = engine.plan(now)) {
 //     executor.start(*plan, [&](int layer) { engine.on_layer(layer); }, result);
 //   } else if (const StepPlan* plan = engine.oldest()) {
@@ -58,6 +60,7 @@ class Engine final : private AdmissionListener {
   // ignored.
   void on_message(const CoordinatorMessage& message, Instant now);
   void on_kv_event(const KvEvent& event, Instant now);
+  void on_host_copied(const HostCopied& event, Instant now);
   void on_tick(Instant now);
   // Ends every request with kError and `why`. Transfers are abandoned or cancelled.
   void fail_all(const std::string& why);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "worker/kv_cache/host_tier.h"
 #include "worker/schedule/step_time.h"
 
 namespace baton::worker {
@@ -26,6 +27,11 @@ struct EngineCounters {
   uint64_t prefix_query_tokens = 0;  // prompt tokens of admitted sequences
   uint64_t prefix_hit_tokens = 0;
   uint64_t evictions = 0;  // cached blocks given up for room
+  HostTierCounters host;
+  int64_t host_blocks = 0;           // in host memory now
+  uint64_t host_hit_tokens = 0;      // whose KV came from there
+  uint64_t host_fetches_failed = 0;  // too late, or not at all: computed
+  double host_wait_seconds = 0;      // that sequences waited for it
   uint64_t accepted = 0;
   uint64_t refused = 0;
   uint64_t finished = 0;          // ended by themselves

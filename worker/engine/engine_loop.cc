@@ -77,6 +77,7 @@ void EngineLoop::handle(const EngineCommand& command, Instant now) {
   Engine& engine = parts_.engine;
   if (const auto* message = std::get_if<CoordinatorMessage>(&command)) engine.on_message(*message, now);
   if (const auto* event = std::get_if<KvEvent>(&command)) engine.on_kv_event(*event, now);
+  if (const auto* copied = std::get_if<HostCopied>(&command)) engine.on_host_copied(*copied, now);
   if (const auto* key = std::get_if<SetHashKey>(&command)) engine.set_hash_key(key->key);
   if (const auto* draining = std::get_if<SetDraining>(&command)) engine.set_draining(draining->draining);
   if (const auto* fail = std::get_if<FailAll>(&command)) engine.fail_all(fail->why);

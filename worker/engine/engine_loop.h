@@ -25,7 +25,7 @@ struct SetDraining {
 struct FailAll {
   std::string why;
 };
-using EngineCommand = std::variant<CoordinatorMessage, KvEvent, SetHashKey, SetDraining, FailAll>;
+using EngineCommand = std::variant<CoordinatorMessage, KvEvent, HostCopied, SetHashKey, SetDraining, FailAll>;
 using EngineMailbox = Mailbox<EngineCommand>;
 
 // A copy made between steps, for other threads.

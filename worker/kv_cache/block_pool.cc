@@ -33,7 +33,7 @@ void BlockPool::enter(Block& block, BlockState state) {
 
 void BlockPool::set_free(BlockId id) {
   Block& block = at(id);
-  BATON_CHECK(block.owners == 0 && block.leases == 0);
+  BATON_CHECK(block.owners == 0 && block.leases == 0 && !block.copying);
   enter(block, BlockState::kFree);
   block.keep = false;
   block.incoming = TransferId();
@@ -121,14 +121,14 @@ bool BlockPool::reserve(int32_t count, BlockId after, std::vector<BlockId>& out)
 
 void BlockPool::make_valid(BlockId id) {
   Block& block = at(id);
-  BATON_CHECK(block.state == BlockState::kReserved);
+  BATON_CHECK(block.state == BlockState::kReserved && !block.copying);
   enter(block, BlockState::kValid);
 }
 
 void BlockPool::add_owner(BlockId id) {
   Block& block = at(id);
   BATON_CHECK(block.state == BlockState::kValid);
-  if (idle(id)) --idle_;
+  if (idle(id)) count_idle(block, -1);
   ++block.owners;
 }
 
@@ -144,19 +144,25 @@ void BlockPool::settle(BlockId id) {
   if (block.owners > 0 || block.leases > 0) return;
   switch (block.state) {
     case BlockState::kReserved:
-      return set_free(id);
+      return free_or_copy(id);
     case BlockState::kValid:
-      if (block.keep) {
-        ++idle_;
-        return;
-      }
-      return set_free(id);
+      if (block.keep) return count_idle(block, 1);
+      return free_or_copy(id);
     case BlockState::kInflight:
     case BlockState::kQuarantine:
       return;  // the incoming transfer holds it
     case BlockState::kFree:
       BATON_CHECK(false, "a free block had a holder");
   }
+}
+
+void BlockPool::free_or_copy(BlockId id) {
+  if (!at(id).copying) set_free(id);
+}
+
+void BlockPool::count_idle(const Block& block, int64_t change) {
+  idle_ += change;
+  if (block.copying) idle_copying_ += change;
 }
 
 bool BlockPool::idle(BlockId id) const {
@@ -172,8 +178,30 @@ void BlockPool::keep_idle(BlockId id) {
 
 void BlockPool::release_idle(BlockId id) {
   BATON_CHECK(idle(id));
-  --idle_;
-  set_free(id);
+  Block& block = at(id);
+  count_idle(block, -1);
+  block.keep = false;
+  free_or_copy(id);
+}
+
+// ---- copies to and from host memory --------------------------------------------------------------
+
+void BlockPool::begin_copy(BlockId id) {
+  Block& block = at(id);
+  BATON_CHECK(block.state == BlockState::kReserved || block.state == BlockState::kValid);
+  BATON_CHECK(!block.copying, "one copy at a time");
+  block.copying = true;
+  ++copying_;
+  if (idle(id)) ++idle_copying_;
+}
+
+void BlockPool::end_copy(BlockId id) {
+  Block& block = at(id);
+  BATON_CHECK(block.copying);
+  if (idle(id)) --idle_copying_;
+  block.copying = false;
+  --copying_;
+  if (block.owners == 0 && block.leases == 0 && !block.keep) set_free(id);
 }
 
 // ---- outgoing transfers --------------------------------------------------------------------------
@@ -221,6 +249,7 @@ void BlockPool::begin_landing(TransferId transfer, const WorkerRef& peer, std::s
   for (BlockId id : blocks) {
     Block& block = at(id);
     BATON_CHECK(block.state == BlockState::kReserved && block.owners == 1 && block.leases == 0);
+    BATON_CHECK(!block.copying);
     enter(block, BlockState::kInflight);
     block.incoming = transfer;
   }
@@ -283,20 +312,23 @@ void BlockPool::check_invariants() const {
       BATON_CHECK(at(id).state == (landing.aborted ? BlockState::kQuarantine : BlockState::kInflight));
     }
   }
-  int64_t idle_blocks = 0;
+  int64_t idle_blocks = 0, idle_copying = 0, copying = 0;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     ++counts[static_cast<size_t>(block.state)];
     idle_blocks += idle(BlockId(static_cast<uint32_t>(i)));
+    idle_copying += block.copying && idle(BlockId(static_cast<uint32_t>(i)));
+    copying += block.copying;
     BATON_CHECK(block.leases == leases[i]);
     const bool lands = block.state == BlockState::kInflight || block.state == BlockState::kQuarantine;
     BATON_CHECK(incoming[i] == (lands ? 1u : 0u));
     BATON_CHECK(is_free(static_cast<int64_t>(i)) == (block.state == BlockState::kFree));
-    if (block.state == BlockState::kFree) BATON_CHECK(block.owners == 0 && block.leases == 0);
-    if (block.state == BlockState::kReserved) BATON_CHECK(block.owners + block.leases > 0);
+    if (block.state == BlockState::kFree) BATON_CHECK(block.owners + block.leases == 0 && !block.copying);
+    if (block.state == BlockState::kReserved) BATON_CHECK(block.owners + block.leases > 0 || block.copying);
+    if (lands) BATON_CHECK(!block.copying);
   }
   BATON_CHECK(counts == counts_);
-  BATON_CHECK(idle_blocks == idle_);
+  BATON_CHECK(idle_blocks == idle_ && idle_copying == idle_copying_ && copying == copying_);
 }
 
 }  // namespace baton::worker

@@ -35,6 +35,10 @@ inline constexpr int kBlockStates = 5;
 // any time, the block stays. Each reservation of a block gives it a new generation, which grants and offers
 // carry.
 //
+// Copies to and from host memory are a holder of their own kind (begin_copy): they work on VALID blocks, out
+// of them, or on RESERVED ones, into them. Owners may leave and the index may let the block go meanwhile; it
+// keeps its state, and is FREE no sooner than the copy ends.
+//
 // Example: 2 landing blocks, the request is released while bytes move: drop_owner x2 (still INFLIGHT),
 // abort(t) (QUARANTINE), drained(t) (FREE).
 //
@@ -60,6 +64,11 @@ class BlockPool {
   // release_idle.
   void keep_idle(BlockId block);
   void release_idle(BlockId block);  // VALID, kept, no holder -> FREE
+
+  // RESERVED or VALID, and no copy works on it already.
+  void begin_copy(BlockId block);
+  void end_copy(BlockId block);
+  bool copying(BlockId block) const { return at(block).copying; }
 
   // Outgoing transfers: the blocks can be read by the transfer until unlease(). RESERVED or VALID blocks, in
   // prompt order.
@@ -90,7 +99,9 @@ class BlockPool {
   int64_t size() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t count(BlockState state) const { return counts_[static_cast<size_t>(state)]; }
   int64_t free() const { return count(BlockState::kFree); }
-  int64_t idle_count() const { return idle_; }    // part of count(kValid)
+  int64_t idle_count() const { return idle_; }            // part of count(kValid)
+  int64_t idle_copying() const { return idle_copying_; }  // part of that: release_idle() does not free these
+  int64_t copying_count() const { return copying_; }
   int64_t used_end() const { return used_end_; }  // one past the highest block that was ever reserved
 
   // Recounts everything; aborts on a difference. O(blocks). For tests and the simulator.
@@ -100,6 +111,7 @@ class BlockPool {
   struct Block {
     BlockState state = BlockState::kFree;
     bool keep = false;
+    bool copying = false;
     uint32_t owners = 0;
     uint32_t leases = 0;
     uint32_t generation = 0;
@@ -114,8 +126,10 @@ class BlockPool {
   Block& at(BlockId block);
   const Block& at(BlockId block) const;
   void enter(Block& block, BlockState state);
+  void count_idle(const Block& block, int64_t change);
   void set_free(BlockId id);
-  void settle(BlockId id);  // after a holder left
+  void settle(BlockId id);        // after a holder left
+  void free_or_copy(BlockId id);  // nobody holds it, but for a copy perhaps
   void take(BlockId id, std::vector<BlockId>& out);
   int32_t take_run(int64_t first, int32_t limit, std::vector<BlockId>& out);
   bool is_free(int64_t index) const { return free_bits_[index / 64] >> (index % 64) & 1; }
@@ -127,6 +141,8 @@ class BlockPool {
   std::vector<uint64_t> free_bits_;
   std::array<int64_t, kBlockStates> counts_{};
   int64_t idle_ = 0;
+  int64_t idle_copying_ = 0;
+  int64_t copying_ = 0;
   int64_t lowest_free_ = 0;  // no free block is before it
   int64_t used_end_ = 0;
   std::map<TransferId, Landing> landings_;

@@ -5,17 +5,20 @@
 #include <vector>
 
 #include "worker/kv_cache/block_pool.h"
+#include "worker/kv_cache/host_tier.h"
 #include "worker/kv_cache/prefix_index.h"
 
 namespace baton::worker {
 
 // The blocks of one worker as the scheduler sees them: a pool of states plus the prefix index, kept in step.
-// Blocks that were published and that nobody holds stay findable until their room is needed.
+// Blocks that were published and that nobody holds stay findable until their room is needed, and longer with
+// a host tier: every published block is copied to host memory soon, where match_host() finds it when the pool
+// has given it up (docs/adr/0017). Nobody waits for a copy out: who needs room evicts what has no copy, too.
 //
-// Thread: engine. Owns both parts. Errors: none; what does not fit is answered with false.
+// Thread: engine. Owns all parts. Errors: none; what does not fit is answered with false.
 class KvCache {
  public:
-  KvCache(int64_t blocks, int32_t block_tokens);
+  KvCache(int64_t blocks, int32_t block_tokens, const HostTierOptions& host = {});
 
   // The blocks of the longest cached prefix, at most `limit`; takes no hold of them.
   void match(std::span<const BlockHash> hashes, std::span<const TokenId> tokens, int32_t limit,
@@ -38,6 +41,24 @@ class KvCache {
                std::span<const TokenId> block_tokens, TransferId lease);
   // The request lets go of all of its table, last block first. Clears it.
   void release(std::vector<BlockId>& table);
+
+  // ---- host tier
+  // The copies of the blocks that follow the first `from` (a result of match), up to block `limit`.
+  void match_host(std::span<const BlockHash> hashes, std::span<const TokenId> tokens, int32_t from,
+                  int32_t limit, std::vector<HostSlot>& out) const;
+  // Copies them into `blocks`, which the caller has just allocated. Whoever lets go of them meanwhile, they
+  // are free no sooner than the copy has ended.
+  HostCopyId fetch(std::span<const BlockId> blocks, std::span<const HostSlot> slots);
+  void give_up_fetch(HostCopyId id) { host_.give_up(id); }
+  // These blocks were used now, wherever they lie.
+  void touch_host(std::span<const BlockHash> chain) { host_.index().touch(chain); }
+  // Begins copies of published blocks. To be called now and then; does nothing when enough are under way.
+  void copy_out();
+  // A copy, out or in, has ended. False: its bytes cannot be used.
+  bool copied(const HostCopied& event);
+  const HostTier& host() const { return host_; }
+  // Hashes that are found in the pool or in host memory. O(slots).
+  int64_t findable() const;
 
   // Transfers: see BlockPool.
   void lease(TransferId transfer, std::span<const BlockId> blocks) { pool_.lease(transfer, blocks); }
@@ -69,12 +90,15 @@ class KvCache {
 
  private:
   void evict_one();
+  void note_gone(const BlockHash& hash, bool stored_now);
+  bool on_host(const BlockHash& hash) const { return host_.index().contains(hash); }
   void drop(BlockId block);
   void note_idle(BlockId block);
 
   const int32_t block_tokens_;
   BlockPool pool_;
   PrefixIndex index_;
+  HostTier host_;
   std::vector<BlockHash> stored_;
   std::vector<BlockHash> evicted_;
   std::vector<uint64_t> stored_window_;  // by block: the take_changes() window in which it was stored

@@ -40,7 +40,12 @@ class PrefixIndex {
   // Childless blocks only. The block is not in the idle order any more.
   BlockHash erase(BlockId block);
   bool contains(BlockId block) const { return nodes_[block.value()].present; }
+  bool contains(const BlockHash& hash) const { return by_hash_.contains(hash); }
   const BlockHash& hash(BlockId block) const { return nodes_[block.value()].hash; }
+  BlockId parent(BlockId block) const { return nodes_[block.value()].parent; }
+  std::span<const TokenId> tokens(BlockId block) const {
+    return std::span(tokens_).subspan(size_t{block.value()} * block_tokens_, block_tokens_);
+  }
   uint32_t children(BlockId block) const { return nodes_[block.value()].children; }
 
   void push_idle(BlockId block);    // now the last to be evicted

@@ -108,7 +108,7 @@ Sequence& Scheduler::add(const Submit& submit, Instant now) {
 
 int32_t Scheduler::cached_tokens(const Sequence& sequence) {
   match(sequence);
-  return static_cast<int32_t>(matched_.size()) * cache_.block_tokens();
+  return (static_cast<int32_t>(matched_.size()) + match_host(sequence)) * cache_.block_tokens();
 }
 
 bool Scheduler::remove(Sequence& sequence) {
@@ -116,6 +116,7 @@ bool Scheduler::remove(Sequence& sequence) {
   erase_from(running_, sequence);
   erase_from(waiting_, sequence);
   erase_from(reserving_, sequence);
+  erase_from(fetching_, sequence);
   if (sequence.state == SequenceState::kLanding) {
     --landing_;
     if (cache_.pool().has_landing(sequence.transfer)) cache_.abort(sequence.transfer);
@@ -176,6 +177,7 @@ void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
     plan_decodes(listener);
     plan_prefills(last_);
   }
+  end_fetches(now, listener);
   if (!room_wanted_) admit(now, listener);
   expire_grants(now, listener);
   if (!last_.plan.rows.empty()) launch(now);
@@ -363,7 +365,7 @@ void Scheduler::add_chunk(Sequence& sequence, int32_t first, int32_t count, Draf
 
 void Scheduler::admit(Instant now, AdmissionListener& listener) {
   bool compute_left = true;
-  while (static_cast<int32_t>(running_.size()) + landing_ < options_.max_running) {
+  while (static_cast<int32_t>(running_.size() + fetching_.size()) + landing_ < options_.max_running) {
     Sequence* next = reserving_.empty() ? nullptr : reserving_.front();
     if (compute_left && !waiting_.empty() && (next == nullptr || older(waiting_.front(), next)))
       next = waiting_.front();
@@ -374,7 +376,9 @@ void Scheduler::admit(Instant now, AdmissionListener& listener) {
       continue;
     }
     if (!take_blocks(*next)) return;  // whoever is younger must not take what this one waits for
-    if (next->wants_grant()) {
+    if (match_host(*next) > 0) {
+      begin_fetch(*next, now);
+    } else if (next->wants_grant()) {
       admit_decode_leg(*next, now, listener);
     } else {
       admit_prefill(*next, listener);
@@ -383,7 +387,8 @@ void Scheduler::admit(Instant now, AdmissionListener& listener) {
 }
 
 // The next block that it does not find is one that a running prefill is about to publish: with budget left
-// that is in this step or the next, so nobody waits for long, and nothing is computed twice.
+// that is in this step or the next, so nobody waits for long, and nothing is computed twice. Or one that is
+// on its way from host memory, which has its deadline.
 bool Scheduler::is_being_computed(Sequence& sequence) {
   if (sequence.wants_prompt_logits()) return false;
   const int32_t usable = (static_cast<int32_t>(sequence.tokens.size()) - 1) / cache_.block_tokens();
@@ -391,10 +396,18 @@ bool Scheduler::is_being_computed(Sequence& sequence) {
   match(sequence);
   const size_t missing = matched_.size();
   if (static_cast<int32_t>(missing) >= usable) return false;
-  return std::ranges::any_of(running_, [&](const Sequence* other) {
-    return other->state == SequenceState::kPrefilling && other->publishes && !other->wants_prompt_logits() &&
-           other->hashes.size() > missing && other->hashes[missing] == sequence.hashes[missing];
-  });
+  const auto has_it = [&](const Sequence* other) {
+    return other->publishes && other->hashes.size() > missing &&
+           other->hashes[missing] == sequence.hashes[missing];
+  };
+  return std::ranges::any_of(running_,
+                             [&](const Sequence* other) {
+                               return other->state == SequenceState::kPrefilling &&
+                                      !other->wants_prompt_logits() && has_it(other);
+                             }) ||
+         std::ranges::any_of(fetching_, [&](const Sequence* other) {
+           return !other->fetched && other->fetch_end > static_cast<int32_t>(missing) && has_it(other);
+         });
 }
 
 void Scheduler::match(const Sequence& sequence) {
@@ -423,16 +436,96 @@ bool Scheduler::take_blocks(Sequence& sequence) {
   BATON_CHECK(cache_.allocate(fresh, sequence.blocks));
   sequence.published = static_cast<int32_t>(matched_.size());
   sequence.computed = sequence.published * cache_.block_tokens();
-  if (sequence.preemptions == 0) {
-    sequence.cached_tokens = sequence.computed;
-    prefix_query_tokens_ += sequence.prompt_tokens;
-    prefix_hit_tokens_ += sequence.cached_tokens;
-  }
+  if (cache_.host().open()) cache_.touch_host(sequence.hashes);
   return true;
 }
 
+void Scheduler::count_cached(Sequence& sequence) {
+  if (sequence.preemptions > 0) return;
+  sequence.cached_tokens = sequence.computed;
+  prefix_query_tokens_ += sequence.prompt_tokens;
+  prefix_hit_tokens_ += sequence.cached_tokens;
+}
+
+// ---- host memory ---------------------------------------------------------------------------------
+
+// Behind what match() or take_blocks() found in the pool.
+int32_t Scheduler::match_host(const Sequence& sequence) {
+  slots_.clear();
+  if (!cache_.host().usable() || !sequence.may_fetch || sequence.wants_prompt_logits()) return 0;
+  const auto limit = (static_cast<int32_t>(sequence.tokens.size()) - 1) / cache_.block_tokens();
+  const auto from = static_cast<int32_t>(matched_.size());
+  cache_.match_host(sequence.hashes, sequence.tokens, from, limit, slots_);
+  const auto found = static_cast<int32_t>(slots_.size());
+  return found * cache_.block_tokens() < options_.least_fetch ? 0 : found;
+}
+
+// Of a sequence that has its table.
+void Scheduler::begin_fetch(Sequence& sequence, Instant now) {
+  sequence.fetch_begun = now;
+  sequence.fetch_deadline =
+      sequence.wants_grant() ? sequence.arrived + options_.grant_wait : now + options_.fetch_wait;
+  erase_from(waiting_, sequence);
+  erase_from(reserving_, sequence);
+  insert_by_age(fetching_, sequence);
+  sequence.state = SequenceState::kFetching;
+  sequence.fetched = false;
+  sequence.fetch_end = sequence.published + static_cast<int32_t>(slots_.size());
+  const auto blocks = std::span<const BlockId>(sequence.blocks).subspan(sequence.published, slots_.size());
+  sequence.fetch = cache_.fetch(blocks, slots_);
+}
+
+void Scheduler::fetched(HostCopyId fetch, bool well, Instant now) {
+  const auto found = std::ranges::find(fetching_, fetch, [](const Sequence* s) { return s->fetch; });
+  if (found == fetching_.end()) return;  // it left, or waits no more
+  Sequence& sequence = **found;
+  if (!well) return fetch_failed(sequence, now);
+  fetch_time_ += now - sequence.fetch_begun;
+  host_hit_tokens_ +=
+      static_cast<uint64_t>((sequence.fetch_end - sequence.published) * cache_.block_tokens());
+  sequence.fetched = true;
+  sequence.computed = sequence.fetch_end * cache_.block_tokens();
+  publish(sequence);
+}
+
+// Back into the queue; what the pool does not have will be computed.
+void Scheduler::fetch_failed(Sequence& sequence, Instant now) {
+  fetch_time_ += now - sequence.fetch_begun;
+  ++fetches_failed_;
+  erase_from(fetching_, sequence);
+  cache_.release(sequence.blocks);
+  sequence.state = SequenceState::kWaiting;
+  sequence.may_fetch = false;
+  sequence.computed = 0;
+  sequence.published = 0;
+  insert_by_age(sequence.wants_grant() ? reserving_ : waiting_, sequence);
+}
+
+// Those whose blocks came go on, those whose time is over do without.
+void Scheduler::end_fetches(Instant now, AdmissionListener& listener) {
+  for (size_t i = 0; i < fetching_.size();) {
+    Sequence& sequence = *fetching_[i];
+    if (sequence.fetched) {
+      erase_from(fetching_, sequence);
+      if (sequence.wants_grant()) {
+        admit_decode_leg(sequence, now, listener);
+      } else {
+        admit_prefill(sequence, listener);
+      }
+    } else if (sequence.fetch_deadline <= now) {
+      cache_.give_up_fetch(sequence.fetch);
+      fetch_failed(sequence, now);
+    } else {
+      ++i;
+    }
+  }
+}
+
+// ---- admission of one ----------------------------------------------------------------------------
+
 void Scheduler::admit_decode_leg(Sequence& sequence, Instant now, AdmissionListener& listener) {
   erase_from(reserving_, sequence);
+  count_cached(sequence);
   sequence.first_scheduled = now;
   sequence.state = SequenceState::kLanding;
   ++landing_;
@@ -449,6 +542,7 @@ void Scheduler::admit_decode_leg(Sequence& sequence, Instant now, AdmissionListe
 
 void Scheduler::admit_prefill(Sequence& sequence, AdmissionListener& listener) {
   erase_from(waiting_, sequence);
+  count_cached(sequence);
   sequence.state = SequenceState::kPrefilling;
   insert_by_age(running_, sequence);
   if (sequence.leg == Leg::kPrefill) cache_.lease(sequence.transfer, sequence.blocks);
@@ -538,12 +632,15 @@ void Scheduler::publish(Sequence& sequence) {
 // ---- questions -----------------------------------------------------------------------------------
 
 Instant Scheduler::next_deadline() const {
-  return reserving_.empty() ? kNever : reserving_.front()->arrived + options_.grant_wait;
+  Instant next = reserving_.empty() ? kNever : reserving_.front()->arrived + options_.grant_wait;
+  for (const Sequence* sequence : fetching_)
+    if (!sequence->fetched) next = std::min(next, sequence->fetch_deadline);
+  return next;
 }
 
 void Scheduler::fill(LoadSnapshot& load) const {
   load.running = 0;
-  load.waiting = static_cast<int32_t>(waiting_.size());
+  load.waiting = static_cast<int32_t>(waiting_.size() + fetching_.size());
   load.waiting_prompt_tokens = 0;
   for (const Sequence* sequence : running_) {
     const bool decodes = sequence->state == SequenceState::kDecoding;
@@ -554,6 +651,9 @@ void Scheduler::fill(LoadSnapshot& load) const {
   }
   for (const Sequence* sequence : waiting_)
     load.waiting_prompt_tokens += static_cast<int64_t>(sequence->tokens.size());
+  for (const Sequence* sequence : fetching_)
+    load.waiting_prompt_tokens +=
+        static_cast<int64_t>(sequence->tokens.size()) - int64_t{sequence->fetch_end} * cache_.block_tokens();
   load.step_base_seconds = step_time_.base_seconds();
   load.prefill_seconds_per_token = step_time_.prefill_seconds_per_token();
   load.decode_seconds_per_sequence = step_time_.decode_seconds_per_sequence();
@@ -580,8 +680,8 @@ void Scheduler::check_invariants() const {
     BATON_CHECK(s.computed <= static_cast<int32_t>(s.blocks.size()) * cache_.block_tokens());
   }
   BATON_CHECK(landing == landing_);
-  BATON_CHECK(listed == running_.size() + waiting_.size() + reserving_.size());
-  for (const auto* list : {&running_, &waiting_, &reserving_})
+  BATON_CHECK(listed == running_.size() + waiting_.size() + reserving_.size() + fetching_.size());
+  for (const auto* list : {&running_, &waiting_, &reserving_, &fetching_})
     BATON_CHECK(std::ranges::is_sorted(*list, older));
   // Every owner is a sequence: nothing leaks.
   for (size_t i = 0; i < owners.size(); ++i)

@@ -32,6 +32,10 @@ struct SchedulerOptions {
   Duration itl_objective = std::chrono::milliseconds(50);    // of a step with decodes in it, or landing
   Duration step_objective = std::chrono::milliseconds(100);  // of a step without: messages wait that long
   Duration grant_wait = std::chrono::milliseconds(500);  // a decode leg that cannot reserve is refused after
+  // A sequence whose KV comes from host memory computes it after that long; and does not ask for less than
+  // `least_fetch` tokens, which are as soon computed.
+  Duration fetch_wait = std::chrono::milliseconds(500);
+  int32_t least_fetch = 32;
   PreemptionPolicy preemption = PreemptionPolicy::kRecompute;
   StepTimeOptions step_time;
 };
@@ -59,6 +63,10 @@ class AdmissionListener {
 // Decode legs reserve all prompt blocks and head-room at once (kLanding) and join the batch when landed() is
 // called. A younger sequence never takes blocks for which an older one waits. Sequence ids grow with arrival.
 //
+// What the prefix cache has in host memory only comes back first: the sequence takes its whole table and is
+// kFetching, in no step, while copies run beside the steps; then it goes on as if it had been cached. It
+// waits `fetch_wait` at most (a decode leg `grant_wait`), then it computes everything the pool does not have.
+//
 // Several plans may run at once (`plans_in_flight`, the stages of a pipeline): then a plan takes the oldest
 // decoding sequences that are in no other one, at most their share, so that decode sets of equal size follow
 // each other through the stages, and chunks of one prompt may be in several plans. Steps end in the order in
@@ -68,6 +76,7 @@ class AdmissionListener {
 //
 // Life: add -> kWaiting -> plan: kPrefilling -> complete: kDecoding (or kSending) -> finish.
 //                        \-> plan: kLanding -> landed: kDecoding      preempted: back to kWaiting
+//     kWaiting -> plan: kFetching -> fetched, plan: kPrefilling or kLanding    too late: back to kWaiting
 //
 // Thread: engine. Owns the sequences; borrows the cache. Errors: the caller validates requests; a wrong call
 // aborts. Planning does not allocate once the vectors have grown.
@@ -102,6 +111,8 @@ class Scheduler {
   void abandon_steps();
   // The KV of a decode leg came, with its first token: kDecoding.
   void landed(Sequence& sequence, TokenId first_token);
+  // That copy in has ended, well or not.
+  void fetched(HostCopyId fetch, bool well, Instant now);
   void observe_step(double seconds) {
     step_time_.observe(done_.load, seconds);
   }  // how long the plan took whose rows were computed last
@@ -115,12 +126,17 @@ class Scheduler {
 
   // When plan() must be called again although nothing happened (a decode leg has waited long enough).
   Instant next_deadline() const;
-  bool has_work() const { return !running_.empty() || !waiting_.empty() || !reserving_.empty(); }
+  bool has_work() const {
+    return !running_.empty() || !waiting_.empty() || !reserving_.empty() || !fetching_.empty();
+  }
   size_t waiting() const { return waiting_.size() + reserving_.size(); }
   void fill(LoadSnapshot& load) const;
   uint64_t preemptions() const { return preemptions_; }
   uint64_t prefix_query_tokens() const { return prefix_query_tokens_; }
   uint64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }
+  uint64_t host_hit_tokens() const { return host_hit_tokens_; }
+  uint64_t fetches_failed() const { return fetches_failed_; }
+  Duration fetch_time() const { return fetch_time_; }
   const StepTime& step_time() const { return step_time_; }
   const SchedulerOptions& options() const { return options_; }
   void check_invariants() const;
@@ -161,6 +177,11 @@ class Scheduler {
   void admit(Instant now, AdmissionListener& listener);
   void match(const Sequence& sequence);  // into matched_
   bool take_blocks(Sequence& sequence);
+  int32_t match_host(const Sequence& sequence);  // into slots_; how many
+  void begin_fetch(Sequence& sequence, Instant now);
+  void end_fetches(Instant now, AdmissionListener& listener);
+  void fetch_failed(Sequence& sequence, Instant now);
+  void count_cached(Sequence& sequence);
   void admit_decode_leg(Sequence& sequence, Instant now, AdmissionListener& listener);
   void admit_prefill(Sequence& sequence, AdmissionListener& listener);
   void expire_grants(Instant now, AdmissionListener& listener);
@@ -177,6 +198,7 @@ class Scheduler {
   std::vector<Sequence*> running_;                            // kPrefilling, kDecoding
   std::vector<Sequence*> waiting_;                            // kWaiting, to be computed here
   std::vector<Sequence*> reserving_;                          // kWaiting, decode legs without blocks
+  std::vector<Sequence*> fetching_;                           // kFetching
   int32_t landing_ = 0;                                       // sequences in kLanding
   std::map<SequenceId, std::unique_ptr<Sequence>> finished_;  // kFinished
   Draft last_;                   // of the last plan; its rows lie with the caller
@@ -189,11 +211,15 @@ class Scheduler {
   int32_t decoding_elsewhere_ = 0;  // ... and those of them in other plans
   bool room_wanted_ = false;        // a decode row waits for a running plan to end: nobody is admitted
   std::vector<BlockId> matched_;    // scratch
+  std::vector<HostSlot> slots_;     // scratch
   uint64_t next_sequence_ = 1;
   uint64_t next_step_ = 1;
   uint64_t preemptions_ = 0;
   uint64_t prefix_query_tokens_ = 0;
   uint64_t prefix_hit_tokens_ = 0;
+  uint64_t host_hit_tokens_ = 0;  // part of it, over host memory
+  uint64_t fetches_failed_ = 0;
+  Duration fetch_time_{};         // that sequences waited
   SequenceId blocked_;            // this one did not fit ...
   uint64_t blocked_version_ = 0;  // ... into the cache at this version
 };

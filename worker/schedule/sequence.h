@@ -6,12 +6,14 @@
 
 #include "base/block_hash.h"
 #include "transport/messages/messages.h"
+#include "worker/kv_cache/host_copies.h"
 
 namespace baton::worker {
 
 enum class SequenceState : uint8_t {
   kWaiting,     // has no blocks yet (new, or preempted)
   kPrefilling,  // has blocks; computed < tokens.size() - 1 or the first token is not sampled yet
+  kFetching,    // has its whole block table; KV of a part of it comes from host memory, then it goes on
   kLanding,     // decode leg: blocks reserved, KV on its way
   kDecoding,    // one token a step
   kSending,     // prefill leg: first token sampled, transfer not yet drained
@@ -47,8 +49,19 @@ struct Sequence {
   bool landed = false;            // decode leg: the KV came; from now on it is computed here like any other
   bool reported = false;          // a SequenceTokens with a token was made
 
+  // kFetching: blocks [published, fetch_end) of the table come from host memory ...
+  HostCopyId fetch;
+  int32_t fetch_end = 0;
+  Instant fetch_begun{};
+  Instant fetch_deadline = kNever;  // ... until then; afterwards they are computed
+  bool fetched = false;             // they are there
+  bool may_fetch = true;            // false after a fetch that failed or came too late
+
   // A decode leg that has not reserved its blocks yet: the coordinator waits for the reply.
-  bool wants_grant() const { return leg == Leg::kDecode && !landed && state == SequenceState::kWaiting; }
+  bool wants_grant() const {
+    return leg == Leg::kDecode && !landed &&
+           (state == SequenceState::kWaiting || state == SequenceState::kFetching);
+  }
   // Prompt logits must be computed, so nothing can be taken from the prefix cache.
   bool wants_prompt_logits() const { return request.sampling.prompt_logprobs >= 0 && generated() == 0; }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }

@@ -103,6 +103,22 @@ TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
             std::string::npos);
 }
 
+TEST(Manifest, KvInHostMemory) {
+  const auto m = parse_manifest("c.yaml",
+                                "apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: a}\nspec:\n"
+                                "  pools: {any: {kv: {memory: 1Gi, hostMemory: 4Gi}}, none: {}}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->pools[0].kv_host_memory_bytes, uint64_t{4} << 30);
+  EXPECT_EQ(m->pools[1].kv_host_memory_bytes, 0u);
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->pools[0].kv_host_memory_bytes, uint64_t{4} << 30);
+  EXPECT_NE(errors_of("  pools: {any: {kv: {hostMemory: 1Gi}, parallel: {tensor: 2}}}\n")
+                .find("kv.hostMemory: the ranks of a group"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {kv: {hostMemory: 4}}}\n"), "") << "4 bytes, or what?";
+}
+
 TEST(Manifest, StaysOnLoopbackUnlessTold) {
   EXPECT_NE(errors_of("  gateway: {listen: \"0.0.0.0:8000\"}\n").find("reachable from other machines"),
             std::string::npos);

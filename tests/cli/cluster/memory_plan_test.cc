@@ -72,11 +72,28 @@ TEST(MemoryPlan, RefusesMoreThanThereIsWithWhatToChange) {
               HasSubstr("a smaller model"));
 }
 
+TEST(MemoryPlan, CountsKvInHostMemory) {
+  MemoryPlan plan = small_plan();
+  plan.host_blocks = 2912;
+  plan.host_block_bytes = plan.kv_block_bytes;
+  EXPECT_THAT(plan.text({uint64_t{2} << 30, "RAM"}),
+              HasSubstr("+ KV in host memory 1024 MiB (2912 blocks) + activations"));
+  EXPECT_TRUE(plan.check({uint64_t{2} << 30, "RAM"}, "any").ok());
+  EXPECT_THAT(std::string(plan.check({788 * kMi, "RAM"}, "any").message()),
+              HasSubstr("lower spec.pools.any.kv.hostMemory to 100 MiB at most"));
+  EXPECT_THAT(std::string(plan.check({300 * kMi, "RAM"}, "any").message()),
+              HasSubstr("any.kv.memory to 124 MiB at most, without kv.hostMemory"));
+}
+
 TEST(MemoryPlan, CountsAllWorkersOfAMachine) {
   ClusterManifest manifest;
   manifest.model_source = "/none";
   manifest.pools = {{.name = "any", .replicas = 3, .kv_memory_bytes = 512 * kMi}};
   EXPECT_TRUE(check_cluster_memory(manifest, {1728 * kMi, "RAM"}).ok());
+  manifest.pools[0].kv_host_memory_bytes = 10 * kMi;
+  EXPECT_FALSE(check_cluster_memory(manifest, {1728 * kMi, "RAM"}).ok());
+  EXPECT_TRUE(check_cluster_memory(manifest, {1758 * kMi, "RAM"}).ok());
+  manifest.pools[0].kv_host_memory_bytes = 0;
   const absl::Status over = check_cluster_memory(manifest, {1700 * kMi, "RAM"});
   EXPECT_TRUE(absl::IsResourceExhausted(over));
   EXPECT_THAT(std::string(over.message()),

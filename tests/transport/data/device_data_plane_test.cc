@@ -110,13 +110,13 @@ TEST(DeviceDataPlane, OtherwiseBytesAreStagedInHostMemory) {
     EXPECT_THAT(pair.a.recorder->peers.at(0).detail, HasSubstr("ipc: "));
     EXPECT_TRUE(pair.machine.mapped.empty());
     pair.a.fill(128, 192, 'x');
-    const size_t far = StagedLane::kSlabBytes - 64;  // into the second slab
+    const size_t far = PinnedSlabs::kSlabBytes - 64;  // into the second slab
     pair.b.recorder->places = {{far, 192}};
     ASSERT_TRUE(pair.transfer({{128, 192}}).ok());
     EXPECT_EQ(pair.b.word(far, 192), std::string(192, 'x'));
     EXPECT_THAT(pair.a.device.pinned, ElementsAre(pair.a.host.data()));
     EXPECT_THAT(pair.b.device.pinned,
-                ElementsAre(pair.b.host.data(), pair.b.host.data() + StagedLane::kSlabBytes));
+                ElementsAre(pair.b.host.data(), pair.b.host.data() + PinnedSlabs::kSlabBytes));
   }
 }
 

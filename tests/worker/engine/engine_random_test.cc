@@ -4,7 +4,8 @@
 #include "tests/worker/engine/engine_fixture.h"
 
 // Three engines of any role, small pools, random legs, lengths, releases, deadlines, transfer faults and
-// jitter: every leg ends, every finished request has its tokens, and nothing is left behind.
+// jitter, most of them with a host tier of random size and speed: every leg ends, every finished request has
+// its tokens, and nothing is left behind.
 namespace baton::worker {
 namespace {
 
@@ -33,6 +34,12 @@ class EngineRandomTest : public EngineFixture {
     options.kv.jitter = [&rng](Duration d) { return d * (1 + static_cast<int>(rng.below(8))) / 2; };
     options.kv.drain_delay = 2ms;
     const uint64_t faulty = rng.below(3);
+    options.engine.host.slots = rng.below(4) == 0 ? 0 : 1 + static_cast<int64_t>(rng.below(200));
+    options.engine.scheduler.fetch_wait = std::chrono::microseconds(500 + rng.below(20'000));
+    options.engine.scheduler.least_fetch = static_cast<int32_t>(rng.below(12));
+    options.host.block_delay = std::chrono::microseconds(1 + rng.below(400));
+    options.host.jitter = options.kv.jitter;
+    if (rng.below(4) == 0) options.host.fails = [&rng](const HostCopy&) { return rng.below(100) == 0; };
     if (faulty > 0) options.kv.fails = [&rng, faulty](TransferId, int) { return rng.below(60) < faulty; };
     make(options, 3);
   }
@@ -84,7 +91,15 @@ class EngineRandomTest : public EngineFixture {
     EXPECT_EQ(first.prompt_tokens, support::kvhash_prompt_reference(r, options_.kv.layers));
   }
   void check_seeds(int plans_in_flight);
+  void count() {
+    for (size_t i = 0; i < 3; ++i) {
+      const EngineCounters counters = world().engine(i).counters();
+      blocks_in_ += counters.host.blocks_in;
+      fetches_failed_ += counters.host_fetches_failed;
+    }
+  }
   int complete_ = 0;
+  uint64_t blocks_in_ = 0, fetches_failed_ = 0;
   bool pipeline_ = false;
 };
 
@@ -116,9 +131,13 @@ void EngineRandomTest::check_seeds(int plans_in_flight) {
     world().run_for(60s);
     world().expect_clean();
     for (const Placed& p : placed) check(p);
+    count();
     if (HasFailure()) return;
   }
   EXPECT_GT(complete_, requests / 2) << "most must go through, or the test says little";
+  if (given != nullptr) return;
+  EXPECT_GT(blocks_in_, 1000u) << "host memory must be of use, or the test says little";
+  EXPECT_GT(fetches_failed_, 10u);
 }
 
 TEST_F(EngineRandomTest, EveryLegEndsAndEveryTokenIsRight) { check_seeds(1); }

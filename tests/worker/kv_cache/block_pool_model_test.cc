@@ -17,14 +17,15 @@ struct ModelBlock {
   std::set<uint64_t> leases;
   bool valid = false;
   bool kept = false;
+  bool copying = false;
   uint64_t incoming = 0;  // transfer that lands here
   bool aborted = false;
   uint32_t generation = 0;
 
   BlockState state() const {
     if (incoming != 0) return aborted ? BlockState::kQuarantine : BlockState::kInflight;
-    if (valid && (owners > 0 || !leases.empty() || kept)) return BlockState::kValid;
-    return owners > 0 || !leases.empty() ? BlockState::kReserved : BlockState::kFree;
+    if (valid && (owners > 0 || !leases.empty() || kept || copying)) return BlockState::kValid;
+    return owners > 0 || !leases.empty() || copying ? BlockState::kReserved : BlockState::kFree;
   }
 };
 
@@ -34,13 +35,13 @@ class Model {
       : pool_(blocks), blocks_(static_cast<size_t>(blocks)), rng_(seed) {}
 
   void step() {
-    switch (rng_.below(12)) {
+    switch (rng_.below(14)) {
       case 0:
       case 1:
         return reserve();
       case 2:
         return each_owned([&](BlockId id, ModelBlock& m) {
-          if (m.state() != BlockState::kReserved) return;
+          if (m.state() != BlockState::kReserved || m.copying) return;
           pool_.make_valid(id);
           m.valid = true;
         });
@@ -67,6 +68,10 @@ class Model {
         return lease();
       case 10:
         return unlease();
+      case 12:
+        return begin_copy();
+      case 13:
+        return end_copy();
       case 11:
         return rng_.below(20) == 0 ? fence() : release_idle();
     }
@@ -82,6 +87,7 @@ class Model {
       ASSERT_EQ(pool_.owners(id), static_cast<uint32_t>(m.owners));
       ASSERT_EQ(pool_.leases(id), m.leases.size());
       ASSERT_EQ(pool_.generation(id), m.generation);
+      ASSERT_EQ(pool_.copying(id), m.copying);
     }
     for (int s = 0; s < kBlockStates; ++s)
       ASSERT_EQ(pool_.count(static_cast<BlockState>(s)), counts[static_cast<BlockState>(s)]);
@@ -97,6 +103,8 @@ class Model {
       pool_.drained(TransferId(id));
     }
     for (uint64_t id : leases_) pool_.unlease(TransferId(id));
+    for (size_t i = 0; i < blocks_.size(); ++i)
+      if (blocks_[i].copying) pool_.end_copy(BlockId(static_cast<uint32_t>(i)));
     for (size_t i = 0; i < blocks_.size(); ++i)
       if (pool_.idle(BlockId(static_cast<uint32_t>(i))))
         pool_.release_idle(BlockId(static_cast<uint32_t>(i)));
@@ -146,7 +154,8 @@ class Model {
   void begin_landing() {
     std::vector<BlockId> blocks;
     each_owned([&](BlockId id, ModelBlock& m) {
-      if (m.state() == BlockState::kReserved && m.owners == 1 && m.leases.empty()) blocks.push_back(id);
+      if (m.state() == BlockState::kReserved && m.owners == 1 && m.leases.empty() && !m.copying)
+        blocks.push_back(id);
     });
     const uint64_t id = next_++;
     const uint64_t from = 1 + rng_.below(3);
@@ -231,7 +240,23 @@ class Model {
     ASSERT_EQ(pool_.idle(id), idle);
     if (!idle) return;
     pool_.release_idle(id);
-    m = ModelBlock{.generation = m.generation};
+    m.kept = false;
+    forget_if_free(m);
+  }
+  void begin_copy() {
+    const size_t i = any();
+    ModelBlock& m = blocks_[i];
+    const bool held = m.owners > 0 || !m.leases.empty() || m.kept;
+    if (m.incoming != 0 || m.copying || !held) return;
+    pool_.begin_copy(BlockId(static_cast<uint32_t>(i)));
+    m.copying = true;
+  }
+  void end_copy() {
+    const size_t i = any();
+    if (!blocks_[i].copying) return;
+    pool_.end_copy(BlockId(static_cast<uint32_t>(i)));
+    blocks_[i].copying = false;
+    forget_if_free(blocks_[i]);
   }
 
   BlockPool pool_;
