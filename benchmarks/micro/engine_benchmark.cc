@@ -6,7 +6,8 @@
 
 // The host's part of a step: EngineLoop with an executor that takes no time. Time per iteration is what one
 // turn (drain, plan, publish, account) costs beside the arithmetic; plan_us is planning alone. And what a
-// prompt costs that the prefix cache holds.
+// prompt costs that the prefix cache holds. With `host` every complete block is copied to host memory, by
+// copies that take no time either: what the tier adds to a turn.
 namespace baton::benchmarks {
 namespace {
 
@@ -33,8 +34,19 @@ class Instantaneous final : public StepExecutor {
   }
 };
 
-EngineOptions engine_options(int64_t blocks) {
+// Copies are done when they are ordered; the engine hears of it in its next turn.
+class CopiedAtOnce final : public HostCopies {
+ public:
+  explicit CopiedAtOnce(EngineMailbox& mailbox) : mailbox_(mailbox) {}
+  void copy(HostCopy copy) override { BATON_CHECK(mailbox_.post(HostCopied{.id = copy.id, .error = ""})); }
+
+ private:
+  EngineMailbox& mailbox_;
+};
+
+EngineOptions engine_options(int64_t blocks, int64_t host_blocks, HostCopies& copies) {
   EngineOptions options{.blocks = blocks, .block_tokens = kBlock};
+  options.host = {.slots = host_blocks, .copies = &copies};
   options.scheduler.context_tokens = 1 << 24;
   options.scheduler.token_budget = 1 << 16;
   options.scheduler.max_running = 512;
@@ -45,8 +57,9 @@ EngineOptions engine_options(int64_t blocks) {
 
 class Turns {
  public:
-  explicit Turns(int64_t blocks)
-      : engine_(engine_options(blocks), exchange_),
+  explicit Turns(int64_t blocks, int64_t host_blocks = 0)
+      : copies_(mailbox_),
+        engine_(engine_options(blocks, host_blocks, copies_), exchange_),
         loop_({engine_, executor_, mailbox_, clock_}, [](std::vector<WorkerMessage>&) {}) {
     post(SetHashKey{{1, 2}});
   }
@@ -78,14 +91,15 @@ class Turns {
   NoExchange exchange_;
   Instantaneous executor_;
   EngineMailbox mailbox_{1000};
+  CopiedAtOnce copies_;
   Engine engine_;
   EngineLoop loop_;
   uint64_t requests_ = 0;
 };
 
-// args: sequences that decode, cached blocks beside them
+// args: sequences that decode, cached blocks beside them, blocks of host memory
 void decode_turn(benchmark::State& state) {
-  Turns turns(250'000);
+  Turns turns(250'000, state.range(2));
   turns.fill_cache(state.range(1));
   for (int i = 0; i < state.range(0); ++i) turns.submit(kPrompt, 4096);
   for (int i = 0; i < 64; ++i) turns.turn();
@@ -97,8 +111,8 @@ void decode_turn(benchmark::State& state) {
   state.counters["cached"] = static_cast<double>(turns.engine().cache().blocks_cached());
 }
 BENCHMARK(decode_turn)
-    ->ArgNames({"sequences", "cached"})
-    ->ArgsProduct({{1, 8, 64, 256}, {0, 100'000}})
+    ->ArgNames({"sequences", "cached", "host"})
+    ->ArgsProduct({{1, 8, 64, 256}, {0, 100'000}, {0, 500'000}})
     ->Iterations(2000)
     ->Unit(benchmark::kMicrosecond);
 

@@ -74,12 +74,11 @@ SyntheticModel::SyntheticModel(const Shape& shape, int threads, int max_rows)
     rope.inv_freq.push_back(std::pow(1e5, -2.0 * i / shape.head_dim));
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   BATON_CHECK(backend_->set_attention({shape.heads, shape.kv_heads, shape.head_dim, scale, 0}, rope).ok());
-  const kernels::KvGeometry geometry = {shape.layers,           shape.kv_heads,
-                                        shape.head_dim,         kBlockTokens,
-                                        kernels::KvType::kBF16, kMaxSequences * kContext / kBlockTokens};
-  pool_ = std::make_unique_for_overwrite<std::byte[]>(geometry.pool_bytes());
-  BATON_CHECK(backend_->attach_kv({pool_.get(), geometry.pool_bytes()}, geometry).ok());
-  for (uint32_t b = 0; b < geometry.blocks; ++b) blocks_.push_back(BlockId(b));
+  geometry_ = {shape.layers, shape.kv_heads,         shape.head_dim,
+               kBlockTokens, kernels::KvType::kBF16, kMaxSequences * kContext / kBlockTokens};
+  pool_ = std::make_unique_for_overwrite<std::byte[]>(geometry_.pool_bytes());
+  BATON_CHECK(backend_->attach_kv(pool(), geometry_).ok());
+  for (uint32_t b = 0; b < geometry_.blocks; ++b) blocks_.push_back(BlockId(b));
   x_ = backend_->allocate(max_rows * shape.hidden);
   qkv_ = backend_->allocate(max_rows * (shape.heads + 2 * shape.kv_heads) * shape.head_dim);
   attended_ = backend_->allocate(max_rows * shape.heads * shape.head_dim);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -43,6 +44,8 @@ class SyntheticModel {
   void step(int sequences, int rows, int first_position);
 
   kernels::Backend& backend() { return *backend_; }
+  const kernels::KvGeometry& geometry() const { return geometry_; }
+  std::span<std::byte> pool() const { return {pool_.get(), geometry_.pool_bytes()}; }
   size_t layer_bytes() const;  // of the linears of all layers
   size_t head_bytes() const { return head_->bytes(); }
   // Multiply and add counted apart.
@@ -69,6 +72,7 @@ class SyntheticModel {
   std::unique_ptr<kernels::Embedding> embedding_;
   std::vector<std::byte> table_;
   std::vector<float> norm_;
+  kernels::KvGeometry geometry_;
   std::unique_ptr<std::byte[]> pool_;
   float *x_, *qkv_, *attended_, *hidden_, *logits_;
   std::vector<BlockId> blocks_;

@@ -204,10 +204,12 @@ TEST_F(EngineHostTest, ADecodeLegWhoseCopyIsLateTakesEverything) {
   world().submit_split(0, 1, request(4, 40, 8));
   world().run_for(100ms);
   const support::LegRecord& leg = world().leg(1, RequestId(4), Leg::kDecode);
-  EXPECT_TRUE(leg.replied) << "the coordinator waits for the reply";
+  EXPECT_TRUE(leg.accepted) << "the coordinator waits for the reply";
   EXPECT_LT(world().clock().now() - begun, 200ms);
-  if (!leg.accepted) world().release(0, RequestId(4));
+  EXPECT_EQ(leg.cached_tokens, 0);
+  EXPECT_EQ(counters(1).host_fetches_failed, 1u);
   world().run();
+  EXPECT_EQ(world().split_tokens(0, 1, RequestId(4)), reference(request(4, 40, 8)));
   world().expect_clean();
 }
 
