@@ -162,6 +162,8 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   ConfigObject kv = pool.object("kv");
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
   out.kv_host_memory_bytes = kv.bytes("hostMemory", 0, 0, 16 * kTi);
+  if (out.kv_host_memory_bytes > 0 && out.kv_host_memory_bytes < kMi / 4)
+    kv.fail("hostMemory", "want 0 (nothing is kept there), or 256Ki at least");
   if (out.kv_host_memory_bytes > 0 && out.ranks() > 1)
     kv.fail("hostMemory",
             "the ranks of a group do not keep KV in host memory: each would have to copy its "

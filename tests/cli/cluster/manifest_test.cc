@@ -116,7 +116,8 @@ TEST(Manifest, KvInHostMemory) {
   EXPECT_NE(errors_of("  pools: {any: {kv: {hostMemory: 1Gi}, parallel: {tensor: 2}}}\n")
                 .find("kv.hostMemory: the ranks of a group"),
             std::string::npos);
-  EXPECT_NE(errors_of("  pools: {any: {kv: {hostMemory: 4}}}\n"), "") << "4 bytes, or what?";
+  EXPECT_NE(errors_of("  pools: {any: {kv: {hostMemory: 4}}}\n").find("256Ki at least"), std::string::npos);
+  EXPECT_EQ(errors_of("  pools: {any: {kv: {hostMemory: 0}}}\n"), "");
 }
 
 TEST(Manifest, StaysOnLoopbackUnlessTold) {
