@@ -44,10 +44,11 @@ bool PagesAhead::take(int64_t used) {
 
 // Whole pages around the bytes; the pool's memory is the process's own, to the end of its last page.
 bool PagesAhead::populate(size_t offset, size_t bytes) {
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t first = reinterpret_cast<uintptr_t>(pool_.data() + offset) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(pool_.data() + offset + bytes + page - 1) / page * page;
-  return ::madvise(reinterpret_cast<void*>(first), end - first, MADV_POPULATE_WRITE) == 0;
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  std::byte* from = pool_.data() + offset;
+  const size_t before = reinterpret_cast<uintptr_t>(from) % page;
+  const size_t pages = (before + bytes + page - 1) / page;
+  return ::madvise(from - before, pages * page, MADV_POPULATE_WRITE) == 0;
 }
 
 }  // namespace baton::worker
