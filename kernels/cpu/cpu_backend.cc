@@ -392,6 +392,7 @@ void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, cons
                {.out = residual + rows.begin * d.rows(),
                 .stride = d.rows(),
                 .add = true,
+                .kv = &ahead_[thread].kv,  // of the next layer, whose queries come next
                 .order = order_of(thread)});
   };
   if (shares_.by_rows())
