@@ -138,6 +138,9 @@ TEST_P(BetweenHostsTest, FiftyMegabits) {
 // A link that was fast when the pair met: what does not arrive in time fails by its deadline, nothing hangs,
 // and the sender learns the new rate.
 TEST_P(BetweenHostsTest, AFastLinkBecomesSlow) {
+  if (std::string(GetParam()) == "get")
+    GTEST_SKIP() << "get: UCX 1.13 crashes when an endpoint is closed whose answers wait for a slow TCP link "
+                    "(docs/operations.md)";
   on_host_0([&] {
     const auto survivor = this->survivor(false);
     const auto peer = victim("sink");
