@@ -6,6 +6,7 @@ namespace baton::kernels::cpu {
 
 void WeightOrder::begin_step() {
   next_ = 0;
+  ahead_.pieces = pieces_.data();  // make_room() moves them
   ahead_.reading = ahead_.asking = 0;
   ahead_.asked = ahead_.read_end = 0;
 }

@@ -11,7 +11,7 @@ namespace baton::kernels::cpu {
 // that costs time when it is wrong and nothing else. One thread's, on lines of its own.
 class alignas(64) WeightOrder {
  public:
-  // Room for so many more pieces: a step allocates nothing.
+  // Room for so many more pieces: a step allocates nothing. Between steps.
   void make_room(size_t pieces) { pieces_.reserve(pieces_.capacity() + pieces); }
   void begin_step();
   // The thread reads these weights now. Good until the next call; none when there is no room.

@@ -107,6 +107,22 @@ TEST(WeightOrder, AMatrixIsAheadByWhatFollowsAtLeast) {
   EXPECT_EQ(ahead->lines_of_slab(weights->at(2), pair, 18, 2), 6);
 }
 
+TEST(WeightOrder, KeepsWhatItLearntWhenRoomIsMade) {
+  const auto weights = std::make_unique<Weights>();
+  WeightOrder order;
+  order.make_room(2);
+  order.begin_step();
+  weights->enter(order, 0);
+  weights->enter(order, 1);
+  order.make_room(1000);
+  order.begin_step();
+  order.ask_more(16);
+  const WeightsAhead* ahead = weights->enter(order, 0);
+  EXPECT_EQ(ahead->count, 2);
+  EXPECT_EQ(ahead->asked, 16 * 64);
+  EXPECT_EQ(ahead->pieces[1].begin, weights->at(1));
+}
+
 TEST(WeightOrder, LearnsNoMoreThanItHasRoomFor) {
   const auto weights = std::make_unique<Weights>();
   WeightOrder order;
