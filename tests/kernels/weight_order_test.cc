@@ -13,7 +13,13 @@ constexpr int64_t kKiB = 1024;
 // Three stretches of weights, in a step's order.
 class Weights {
  public:
-  WeightsAhead* enter(WeightOrder& order, int piece) { return order.enter(at(piece), bytes(piece)); }
+  // A step that reads all three, and the beginning of the next one.
+  void learn(WeightOrder& order) const {
+    order.begin_step();
+    for (int piece = 0; piece < 3; ++piece) enter(order, piece);
+    order.begin_step();
+  }
+  WeightsAhead* enter(WeightOrder& order, int piece) const { return order.enter(at(piece), bytes(piece)); }
   static WeightOrder with_room() {
     WeightOrder order;
     order.make_room(16);
@@ -50,9 +56,7 @@ TEST(WeightOrder, KnowsWhatFollowsFromTheStepBefore) {
 TEST(WeightOrder, LearnsAnotherOrder) {
   const auto weights = std::make_unique<Weights>();
   WeightOrder order = Weights::with_room();
-  order.begin_step();
-  for (int piece = 0; piece < 3; ++piece) weights->enter(order, piece);
-  order.begin_step();
+  weights->learn(order);
   weights->enter(order, 0)->ask_more(100'000);  // as far as the second
   const WeightsAhead* ahead = weights->enter(order, 2);
   EXPECT_EQ(ahead->count, 2);
@@ -67,9 +71,7 @@ TEST(WeightOrder, AsksForNoMoreThanTheCacheHolds) {
   const auto weights = std::make_unique<Weights>();
   WeightOrder order = Weights::with_room();
   order.ask_more(16);  // before anything is known
-  order.begin_step();
-  for (int piece = 0; piece < 3; ++piece) weights->enter(order, piece);
-  order.begin_step();
+  weights->learn(order);
   const WeightsAhead* ahead = weights->enter(order, 0);
   for (int i = 0; i < 10'000; ++i) order.ask_more(16);
   EXPECT_EQ(ahead->asking, 2);
@@ -86,9 +88,7 @@ TEST(WeightOrder, AsksForNoMoreThanTheCacheHolds) {
 TEST(WeightOrder, AMatrixIsAheadByWhatFollowsAtLeast) {
   const auto weights = std::make_unique<Weights>();
   WeightOrder order = Weights::with_room();
-  order.begin_step();
-  for (int piece = 0; piece < 3; ++piece) weights->enter(order, piece);
-  order.begin_step();
+  weights->learn(order);
   WeightsAhead* ahead = weights->enter(order, 0);
   const int64_t pair = 8 * kKiB;
   // Two tiles share the lines of a slab; one line more than it reads until it is far enough ahead.
