@@ -148,10 +148,10 @@ void Membership::take_decisions(std::vector<MembershipDecision>& out) {
 }
 
 void Membership::set_state(WorkerView& view, WorkerState state) {
-  const bool took = view.state == WorkerState::kReady;
+  if (view.state == state) return;
   view.state = state;
-  if (took != (state == WorkerState::kReady))
-    decisions_.push_back(WorkerTakesRequests{view.description.ref, state == WorkerState::kReady});
+  decisions_.push_back(WorkerTakesRequests{view.description.ref, state == WorkerState::kReady,
+                                           state == WorkerState::kSuspect});
 }
 
 void Membership::lose(const std::string& name, const std::string& why) {

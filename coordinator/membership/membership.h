@@ -43,6 +43,7 @@ struct WorkerUp {
 struct WorkerTakesRequests {
   WorkerRef worker;
   bool takes = false;
+  bool silent = false;  // suspect: it soon speaks or is lost
 };
 // That life is over; nothing of it is listened to any more. Only after WorkerUp.
 struct WorkerLost {

@@ -74,7 +74,7 @@ void ControlCore::apply(const StartStream& decision, Instant) {
 void ControlCore::apply(const StopStream& decision, Instant) { streams_.disconnect(decision.worker); }
 void ControlCore::apply(const WorkerUp& decision, Instant now) { flow_.on_worker_up(decision.worker, now); }
 void ControlCore::apply(const WorkerTakesRequests& decision, Instant now) {
-  flow_.on_worker_takes_requests(decision.worker, decision.takes, now);
+  flow_.on_worker_takes_requests(decision.worker, decision.takes, decision.silent, now);
 }
 void ControlCore::apply(const WorkerLost& decision, Instant now) {
   flow_.on_worker_lost(decision.worker, now);

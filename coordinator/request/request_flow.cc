@@ -107,11 +107,12 @@ void RequestFlow::ask_to_connect(const WorkerRef& one, const WorkerRef& two) {
   channel_.send(two, ConnectPeer{a->description});
 }
 
-void RequestFlow::on_worker_takes_requests(const WorkerRef& worker, bool takes, Instant now) {
+void RequestFlow::on_worker_takes_requests(const WorkerRef& worker, bool takes, bool silent, Instant now) {
   Worker* const w = live(worker);
-  if (w == nullptr || w->takes_requests == takes) return;
+  if (w == nullptr || (w->takes_requests == takes && w->silent == silent)) return;
   w->takes_requests = takes;
-  if (takes) pump(now);
+  w->silent = silent;
+  if (!silent) pump(now);  // also when it drains: nobody waits for it any more
 }
 
 void RequestFlow::on_worker_lost(const WorkerRef& worker, Instant now) {
@@ -150,16 +151,17 @@ void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const WorkerRef& worker
 
 // ---- queue and dispatch -------------------------------------------------------------------------
 
-std::vector<RoutableWorker> RequestFlow::routable() const {
+std::vector<RoutableWorker> RequestFlow::routable(bool silent_too) const {
   std::vector<RoutableWorker> workers;
   for (const auto& [name, worker] : workers_)
-    if (worker.takes_requests) workers.push_back({&worker.description, worker.load});
+    if (worker.takes_requests || (worker.silent && silent_too))
+      workers.push_back({&worker.description, worker.load, worker.silent});
   return workers;
 }
 
 void RequestFlow::pump(Instant now) {
   if (queue_.empty()) return;
-  const std::vector<RoutableWorker> workers = routable();
+  const std::vector<RoutableWorker> workers = routable(true);
   for (auto it = queue_.begin(); it != queue_.end();) {
     ActiveRequest& a = *active(it->second);
     ++it;  // dispatching or failing takes the entry out
@@ -235,8 +237,12 @@ void RequestFlow::submit_leg(const ActiveRequest& a, const WorkerRef& worker, Le
 
 absl::Status RequestFlow::can_generate() const {
   const RouteRequest smallest{.prompt_tokens = 1, .max_tokens = 1};
-  const auto route = router_.route(smallest, routable(), links_);
+  const auto route = router_.route(smallest, routable(false), links_);
   return absl::IsResourceExhausted(route.status()) ? absl::OkStatus() : route.status();
+}
+
+bool RequestFlow::connecting() const {
+  return links_.any_pending() || std::ranges::any_of(workers_, [](const auto& w) { return w.second.silent; });
 }
 
 // ---- deadlines ----------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ class RequestFlow {
   void on_cancel(RequestId request, Instant now);
 
   void on_worker_up(const WorkerDescription& worker, Instant now);
-  // Suspect and draining workers keep what they have and get nothing new.
-  void on_worker_takes_requests(const WorkerRef& worker, bool takes, Instant now);
+  // Suspect (silent) and draining workers keep what they have and get nothing new.
+  void on_worker_takes_requests(const WorkerRef& worker, bool takes, bool silent, Instant now);
   void on_worker_lost(const WorkerRef& worker, Instant now);
   void on_worker_message(const WorkerRef& worker, const WorkerMessage& message, Instant now);
 
@@ -80,8 +80,8 @@ class RequestFlow {
   size_t queued() const { return queue_.size(); }
   // Whether a one-token prompt would find a worker now, room aside.
   absl::Status can_generate() const;
-  // Workers are being connected: who waits in the queue now does not wait in vain.
-  bool connecting() const { return links_.any_pending(); }
+  // Workers are being connected, or one is silent for now: who waits in the queue does not wait in vain.
+  bool connecting() const;
   // Nothing is held or awaited for any request.
   bool idle() const { return active_.empty() && ledger_.empty(); }
   void check_invariants() const;
@@ -91,6 +91,7 @@ class RequestFlow {
     WorkerDescription description;
     LoadSnapshot load;
     bool takes_requests = true;
+    bool silent = false;
   };
   struct PendingRelease {
     Instant due;
@@ -100,7 +101,7 @@ class RequestFlow {
   };
 
   // queue and dispatch
-  std::vector<RoutableWorker> routable() const;
+  std::vector<RoutableWorker> routable(bool silent_too) const;
   void pump(Instant now);
   absl::Status try_dispatch(ActiveRequest& a, const std::vector<RoutableWorker>& workers, Instant now);
   void dispatch(ActiveRequest& a, const Route& route, Instant now);

@@ -27,6 +27,10 @@ bool has_snapshot(const LoadSnapshot& load) {
 
 bool has_step_model(const LoadSnapshot& load) { return load.prefill_seconds_per_token > 0; }
 
+absl::Status silent(const std::string& name) {
+  return absl::UnavailableError(absl::StrCat(name, " is silent, and nobody else does what it does"));
+}
+
 // What the caller should do when nobody can take it: the nearest obstacle decides.
 absl::Status nobody(const std::vector<CandidateTerms>& candidates) {
   Rejection nearest = Rejection::kTooLong;
@@ -95,6 +99,7 @@ struct Router::WorkerTerms {
   int64_t blocks_available = 0;
   bool too_long = false;
   bool busy = false;
+  bool silent = false;
 };
 
 double Router::prefill_seconds(const WorkerTerms& w, int64_t tokens) const {
@@ -127,6 +132,7 @@ Router::WorkerTerms Router::worker_terms(const RouteRequest& request, const Rout
   const int64_t longest = int64_t{request.prompt_tokens} + request.max_tokens;
   w.too_long = blocks > d.blocks_total || (d.context_tokens > 0 && longest > d.context_tokens);
   w.busy = contains(request.busy, d.ref);
+  w.silent = worker.silent;
   return w;
 }
 
@@ -208,11 +214,15 @@ absl::StatusOr<Route> Router::route_among(const RouteRequest& request,
                                           const std::vector<WorkerTerms>& workers,
                                           const PeerLinks& links) const {
   std::vector<size_t> prefills, decodes;
+  std::string silent_prefill, silent_decode;  // names
   for (size_t i = 0; i < workers.size(); ++i) {
-    if (can_prefill(*workers[i].description)) prefills.push_back(i);
-    if (can_decode(*workers[i].description)) decodes.push_back(i);
+    const WorkerDescription& d = *workers[i].description;
+    if (can_prefill(d) && workers[i].silent) silent_prefill = d.ref.name;
+    if (can_prefill(d) && !workers[i].silent) prefills.push_back(i);
+    if (can_decode(d) && workers[i].silent) silent_decode = d.ref.name;
+    if (can_decode(d) && !workers[i].silent) decodes.push_back(i);
   }
-  if (workers.empty()) return absl::UnavailableError("no worker is ready");
+  if (prefills.empty() && decodes.empty()) return absl::UnavailableError("no worker is ready");
   const auto whole_on = [&](const std::vector<size_t>& who, std::string path) {
     Plan plan{.pairs = {}, .whole_path = std::move(path)};
     for (const size_t w : who) plan.pairs.emplace_back(w, w);
@@ -220,6 +230,8 @@ absl::StatusOr<Route> Router::route_among(const RouteRequest& request,
   };
   if (!request.whole_because.empty())
     return whole_on(decodes.empty() ? prefills : decodes, absl::StrCat("fallback:", request.whole_because));
+  if (prefills.empty() && !silent_prefill.empty()) return silent(silent_prefill);
+  if (decodes.empty() && !silent_decode.empty()) return silent(silent_decode);
   if (prefills.empty()) return whole_on(decodes, "fallback:no-prefill-worker");
   if (decodes.empty()) return whole_on(prefills, "fallback:no-decode-worker");
   if (request.prompt_tokens < options_.min_prompt_tokens) return whole_on(decodes, "local");

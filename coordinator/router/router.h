@@ -29,10 +29,12 @@ struct RouteRequest {
   std::string whole_because;         // not empty: one worker does it all, path "fallback:<this>"
 };
 
-// A worker that takes requests (ready, not suspect, not draining).
+// A worker that takes requests (ready, not draining), or a silent one: suspect, which takes none, and which
+// soon speaks or is lost.
 struct RoutableWorker {
   const WorkerDescription* description = nullptr;  // never null; borrowed for the call
   LoadSnapshot load;
+  bool silent = false;
 };
 
 // Why a candidate cannot be taken now. In the order of how close it is to being possible.
@@ -91,16 +93,16 @@ struct RouterOptions {
 // Chooses prefill and decode worker of a request together: the pair with the least predicted completion among
 // those whose decode step stays within the inter-token objective. Roles are policy: `prefill` workers
 // prefill, `decode` workers decode, `any` do both, alone ("local") or in a pair. With one kind missing the
-// other does it all
-// ("fallback:no-prefill-worker"). Only workers of equal model, KV layout and numerics are paired. Ties go to
-// the smaller (prefill, decode) name. A pure function of its inputs and of what was reported to it. Thread:
-// control.
+// other does it all ("fallback:no-prefill-worker"); when all of a kind are silent the request waits for what
+// becomes of them, because on a starved machine most speak again. Only workers of equal model, KV layout and
+// numerics are paired. Ties go to the smaller (prefill, decode) name. A pure function of its inputs and of
+// what was reported to it. Thread: control.
 //
 // Example: prompt 1000 tokens, 0.2 ms a token, nothing cached at p0 with 500 tokens waiting; 800 cached at p1
 // with 2000 waiting: p0 = 0.1 + 0.2 = 0.3 s, p1 = 0.4 + 0.04 = 0.44 s: p0, cache or not.
 //
-// Errors: kUnavailable (nobody to take it, or peers are still connecting), kResourceExhausted (no room now),
-// kAborted (only workers in `busy`), kInvalidArgument (fits no worker, ever).
+// Errors: kUnavailable (nobody to take it, or silent ones, or peers are still connecting), kResourceExhausted
+// (no room now), kAborted (only workers in `busy`), kInvalidArgument (fits no worker, ever).
 class Router {
  public:
   explicit Router(RouterOptions options) : options_(options) {}

@@ -61,7 +61,8 @@ class Reply:
 class Cluster:
     """with Cluster(model, manifest_text) as c: c.post("/v1/completions", {...})"""
 
-    def __init__(self, model, manifest_text=None, home=None, ready=True):
+    def __init__(self, model, manifest_text=None, home=None, ready=True, binary=BINARY):
+        self.binary = binary
         self.model = model
         self.manifest_text = manifest_text
         self.home = home or tempfile.mkdtemp(prefix="baton-e2e-")
@@ -70,7 +71,7 @@ class Cluster:
         self.address = None
 
     def command(self, *arguments, timeout=120):
-        return subprocess.run([BINARY, *arguments], env=dict(os.environ, BATON_HOME=self.home), capture_output=True, text=True, timeout=timeout,
+        return subprocess.run([self.binary, *arguments], env=dict(os.environ, BATON_HOME=self.home), capture_output=True, text=True, timeout=timeout,
                               stdin=subprocess.DEVNULL)
 
     def serve_arguments(self):

@@ -32,6 +32,7 @@ def ask(c, case):
 
 
 def check(case, ids, logprobs):
+    assert len(logprobs) >= sum(t != 2 for t in ids) > 0, (case["name"], len(logprobs), ids)
     worst = 0.0
     for i, (token, step) in enumerate(zip(ids, case["steps"])):
         want = [logit - step["logsumexp"] for _, logit in step["top5"]]

@@ -1,8 +1,8 @@
 """Workers of several ranks (tensor, pipeline): the tokens of one process, through HTTP; kill -9 of any rank ends the life of the whole group,
 which is back as a new one."""
+import concurrent.futures
 import os
 import signal
-import threading
 import time
 import urllib.request
 
@@ -21,17 +21,8 @@ def answers(cluster):
     """Greedy and seeded, alone and together."""
     got = [cluster.generate(p, 40)[0] for p in PROMPTS]
     got += [cluster.generate(p, 30, temperature=0.9, seed=5, logprobs=2)[0] for p in PROMPTS]
-    together = [None] * len(PROMPTS)
-
-    def ask(i):
-        together[i] = cluster.generate(PROMPTS[i], 40)[0]
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(PROMPTS))]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return got + together
+    with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+        return got + list(pool.map(lambda p: cluster.generate(p, 40)[0], PROMPTS))
 
 
 with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 from cluster import ANY, BINARY, PREFILL_DECODE, SHARED, STORIES, Cluster, manifest, need
@@ -227,6 +228,22 @@ def test_refusals():
     assert c.command("down").returncode == 0
     assert not [n for n in os.listdir(c.home + "/state") if n not in ("lock", "logs", "logs.previous", "manifest.yaml")], os.listdir(c.home + "/state")
     c.remove()
+
+
+def test_a_new_build_under_a_running_cluster():
+    """Who dies after it comes back as what runs, not as what lies there now."""
+    folder = tempfile.mkdtemp(prefix="baton-build-")
+    binary = os.path.join(folder, "baton")
+    shutil.copy(BINARY, binary)
+    with Cluster(STORIES, manifest(ANY), binary=binary) as c:
+        want, _ = c.generate("One day", 10)
+        before = c.process("any-0")["pid"]
+        os.remove(binary)
+        shutil.copy(BINARY, binary)
+        os.kill(before, signal.SIGKILL)
+        c.wait_until(lambda: c.process("any-0")["pid"] not in (0, before) and c.process("any-0")["state"] == "ready", 20, "the worker is back")
+        assert c.generate("One day", 10)[0] == want
+    shutil.rmtree(folder)
 
 
 def test_two_clusters_side_by_side():

@@ -1,5 +1,6 @@
 """Prefill and decode workers of several ranks: every shape hands its KV to every other, and the tokens are those of one process.
 kill -9 of any rank in any phase: the other worker lives, all blocks come back, the next request is exact."""
+import concurrent.futures
 import os
 import random
 import threading
@@ -28,17 +29,8 @@ def answers(cluster, remote=True):
             assert not remote or reply.headers["x-baton-path"] == "remote-prefill", reply.headers
             top = [e for c in reply.json()["choices"] for e in ((c.get("logprobs") or {}).get("token_logprobs") or [])]
             got.append((ids, top))
-    together = [None] * len(PROMPTS)
-
-    def ask(i):
-        together[i] = cluster.generate(PROMPTS[i], 40)[0]
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(PROMPTS))]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return got + together
+    with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+        return got + list(pool.map(lambda p: cluster.generate(p, 40)[0], PROMPTS))
 
 
 def shape_name(shape):

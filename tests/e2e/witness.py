@@ -103,8 +103,12 @@ class Witness(threading.Thread):
 
     def made_of(self, begin, end, but=()):
         """`but`: names of processes whose being stopped is known."""
-        inside = [s for s in list(self.samples) if begin - EVERY <= s[0] <= end + EVERY]
-        waited, stopped, late = collections.Counter(), collections.Counter(), 0.0
+        samples = list(self.samples)  # from the last one before it to the first one after it: these may lie far apart
+        first = max([s[0] for s in samples if s[0] <= begin], default=begin)
+        last = min([s[0] for s in samples if s[0] >= end], default=end)
+        inside = [s for s in samples if first <= s[0] <= last]
+        late = max(0.0, end - (inside[-1][0] if inside else begin) - EVERY)
+        waited, stopped = collections.Counter(), collections.Counter()
         for (before, old), (now, new) in zip(inside, inside[1:]):
             late = max(late, now - before - EVERY)
             for who, threads in new.items():

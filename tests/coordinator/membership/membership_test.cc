@@ -29,7 +29,7 @@ std::string text(const MembershipDecision& decision) {
   if (const auto* d = std::get_if<StopStream>(&decision)) return cat("stop ", ref(d->worker));
   if (const auto* d = std::get_if<WorkerUp>(&decision)) return cat("up ", ref(d->worker.ref));
   if (const auto* d = std::get_if<WorkerTakesRequests>(&decision)) {
-    return cat(d->takes ? "takes " : "pauses ", ref(d->worker));
+    return cat(d->takes ? "takes " : d->silent ? "silent " : "pauses ", ref(d->worker));
   }
   return cat("lost ", ref(std::get<WorkerLost>(decision).worker));
 }
@@ -90,13 +90,13 @@ TEST_F(MembershipTest, SilenceIsSuspectThenDeath) {
   pass(timers::kSuspect - 1ns);
   EXPECT_THAT(decisions(), IsEmpty());
   pass(1ns);
-  EXPECT_THAT(decisions(), ElementsAre("pauses a/7"));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7"));
   EXPECT_EQ(state(a), WorkerState::kSuspect);
   EXPECT_TRUE(membership.heard(a.ref, Released{}, now));
   EXPECT_THAT(decisions(), ElementsAre("takes a/7"));
 
   pass(timers::kDead - 1ns);
-  EXPECT_THAT(decisions(), ElementsAre("pauses a/7"));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7"));
   pass(1ns);
   EXPECT_THAT(decisions(), ElementsAre("stop a/7", "lost a/7"));
   EXPECT_EQ(membership.find(a.ref), nullptr);
@@ -116,12 +116,12 @@ TEST_F(MembershipTest, ALateTickIsNotTheWorkersSilence) {
   decisions();
   now += 10s;  // this process was stopped; what the workers said lies unread
   membership.on_tick(now);
-  EXPECT_THAT(decisions(), ElementsAre("pauses a/7"));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7"));
   EXPECT_TRUE(membership.heard(a.ref, Pong{}, now));
   EXPECT_THAT(decisions(), ElementsAre("takes a/7"));
   EXPECT_NE(membership.find(b.ref), nullptr);
   pass(timers::kDead);  // while it listens, silence counts
-  EXPECT_THAT(decisions(), ElementsAre("pauses a/7", "stop a/7", "lost a/7"));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7", "stop a/7", "lost a/7"));
 }
 
 TEST_F(MembershipTest, ANewLifeEndsTheOldOneAtOnce) {
@@ -214,6 +214,13 @@ TEST_F(MembershipTest, ADrainingSuspectStaysDraining) {
   EXPECT_TRUE(membership.heard(a.ref, Pong{.draining = true}, now));
   EXPECT_EQ(state(a), WorkerState::kDraining);
   EXPECT_EQ(decisions().back(), "pauses a/7");
+
+  const WorkerDescription b = worker("b", 1);
+  const uint64_t lease = bring_up(b);
+  pass(timers::kSuspect);
+  EXPECT_TRUE(membership.renew(b.ref, lease, now).ok());
+  EXPECT_TRUE(membership.leave(b.ref, lease, now).ok());  // nobody needs to wait for it any more
+  EXPECT_THAT(decisions(), ElementsAre("silent b/1", "pauses b/1"));
 }
 
 TEST_F(MembershipTest, AWorkerWithoutNameOrAddressIsRefused) {
@@ -298,11 +305,13 @@ class Chaos {
       EXPECT_EQ(streams_.erase(d->worker), 1u);
       over_.insert(d->worker);
     } else if (const auto* d = std::get_if<WorkerUp>(&decision)) {
-      EXPECT_TRUE(up_.emplace(d->worker.ref, true).second && streams_.contains(d->worker.ref));
+      EXPECT_TRUE(up_.emplace(d->worker.ref, State{true, false}).second && streams_.contains(d->worker.ref));
     } else if (const auto* d = std::get_if<WorkerTakesRequests>(&decision)) {
       ASSERT_TRUE(up_.contains(d->worker));
-      EXPECT_NE(up_[d->worker], d->takes);
-      up_[d->worker] = d->takes;
+      const State said{d->takes, d->silent};
+      EXPECT_NE(up_[d->worker], said);
+      EXPECT_FALSE(d->takes && d->silent);
+      up_[d->worker] = said;
     } else {
       EXPECT_EQ(up_.erase(std::get<WorkerLost>(decision).worker), 1u);
     }
@@ -313,7 +322,8 @@ class Chaos {
   Instant now_{};
   std::map<WorkerRef, uint64_t> leases_;
   std::set<WorkerRef> streams_, over_;
-  std::map<WorkerRef, bool> up_;  // -> takes requests
+  using State = std::pair<bool, bool>;  // takes requests, is silent
+  std::map<WorkerRef, State> up_;
   std::vector<std::string> log_;
 };
 

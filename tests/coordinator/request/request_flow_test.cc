@@ -229,11 +229,40 @@ TEST_F(FlowTest, WaitingForRoomTooLongIs429) {
 
 TEST_F(FlowTest, SuspectWorkersGetNothingNew) {
   up("a0");
-  flow_.on_worker_takes_requests(refs_["a0"], false, now_);
+  flow_.on_worker_takes_requests(refs_["a0"], false, true, now_);
+  EXPECT_FALSE(flow_.can_generate().ok());
+  EXPECT_TRUE(flow_.connecting());  // the gateway lets requests in
   submit(1);
   EXPECT_THAT(channel_.take(), IsEmpty());
-  flow_.on_worker_takes_requests(refs_["a0"], true, now_);
+  flow_.on_worker_takes_requests(refs_["a0"], true, false, now_);
   EXPECT_THAT(channel_.take(), ElementsAre("a0 submit r1 whole"));
+  EXPECT_FALSE(flow_.connecting());
+}
+
+// A silent prefill worker is lost or back within half a second: the prompt waits for that.
+TEST_F(FlowTest, ASuspectPrefillWorkerIsWaitedFor) {
+  pair_up();
+  flow_.on_worker_takes_requests(refs_["p0"], false, true, now_);
+  submit(1);
+  EXPECT_THAT(channel_.take(), IsEmpty());
+  EXPECT_TRUE(flow_.can_generate().ok());  // without it the decode worker would do
+  flow_.on_worker_takes_requests(refs_["p0"], true, false, now_);
+  EXPECT_THAT(channel_.take(), ElementsAre("p0 submit r1 prefill peer=d0", "d0 submit r1 decode peer=p0"));
+  flow_.on_worker_takes_requests(refs_["p0"], false, true, now_);
+  submit(2);
+  EXPECT_THAT(channel_.take(), IsEmpty());
+  flow_.on_worker_takes_requests(refs_["p0"], false, false, now_);  // it drains
+  EXPECT_THAT(channel_.take(), ElementsAre("d0 submit r2 whole"));
+}
+
+TEST_F(FlowTest, ASuspectPrefillWorkerThatIsLostIsDoneWithout) {
+  pair_up();
+  flow_.on_worker_takes_requests(refs_["p0"], false, true, now_);
+  submit(1);
+  EXPECT_THAT(channel_.take(), IsEmpty());
+  down("p0");
+  EXPECT_THAT(channel_.take(), ElementsAre("d0 fence p0 i1", "d0 submit r1 whole"));
+  EXPECT_FALSE(flow_.connecting());
 }
 
 class SmallQueueTest : public FlowTest {
@@ -410,13 +439,14 @@ TEST_F(FlowTest, TheRequestsOwnTimeEndsItInEveryState) {
     if (state == 3) to_decoding(id);
     if (state == 0) {
       accept("d0", id, Leg::kDecode);
-      flow_.on_worker_takes_requests(refs_["p0"], false, now_);  // it never answers, nobody else is there
-      flow_.on_worker_takes_requests(refs_["d0"], false, now_);
+      flow_.on_worker_takes_requests(refs_["p0"], false, false,
+                                     now_);  // it never answers, nobody else is there
+      flow_.on_worker_takes_requests(refs_["d0"], false, false, now_);
     }
     wait(timers::kRequestTotal);
     EXPECT_THAT(client.text(), HasSubstr(state == 0 ? "failed(" : "failed(DEADLINE_EXCEEDED)"));
-    flow_.on_worker_takes_requests(refs_["p0"], true, now_);
-    flow_.on_worker_takes_requests(refs_["d0"], true, now_);
+    flow_.on_worker_takes_requests(refs_["p0"], true, false, now_);
+    flow_.on_worker_takes_requests(refs_["d0"], true, false, now_);
     released("p0", id, Leg::kPrefill);
     released("d0", id, Leg::kDecode);
     EXPECT_TRUE(flow_.idle());

@@ -248,6 +248,27 @@ TEST_F(RouterTest, BusyWorkersWaitAvoidedOnesAreTheLastChoice) {
   EXPECT_EQ(where(r), "p0 d0 remote-prefill");
 }
 
+TEST_F(RouterTest, SilentWorkersGetNothingAndAreWaitedForWhenNobodyElseDoesWhatTheyDo) {
+  worker("p0");
+  worker("p1");
+  worker("d0");
+  std::vector<RoutableWorker> workers;
+  for (size_t i = 0; i < descriptions_.size(); ++i) workers.push_back({&descriptions_[i], loads_[i]});
+  workers[0].silent = true;
+  EXPECT_EQ(router_.route(prompt(100), workers, links_)->prefill.name, "p1");
+  workers[1].silent = true;
+  const auto none = router_.route(prompt(100), workers, links_).status();
+  EXPECT_TRUE(absl::IsUnavailable(none));
+  EXPECT_THAT(std::string(none.message()), HasSubstr("is silent"));
+  workers[1].silent = false;
+  workers[2].silent = true;
+  EXPECT_TRUE(absl::IsUnavailable(router_.route(prompt(100), workers, links_).status()));
+  RouteRequest whole = prompt(100);
+  whole.whole_because = "transfer-failed";
+  EXPECT_EQ(router_.route(whole, workers, links_)->path, "fallback:transfer-failed");
+  EXPECT_EQ(router_.route(whole, workers, links_)->decode.name, "p1");
+}
+
 TEST_F(RouterTest, WholeOnRequest) {
   worker("p0");
   worker("d0");
