@@ -248,6 +248,7 @@ void CpuBackend::multiply(const RowSource& source, const CpuLinear& linear, cons
   with_rows(source, linear, [&](const Part& part, const Activations& x) {
     CpuLinear::Output own = to;
     own.out += part.rows.begin * to.stride;
+    own.kv = early_kv(part.thread);
     own.order = order_of(part.thread);
     linear.multiply(kernels_, share_of(linear.panels(), part.panels_index, part.panels_of), x, own);
   });
@@ -335,8 +336,10 @@ void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Acti
   for (int64_t panel = share.begin; panel < share.end; panel += block) {
     const int64_t end = std::min(panel + block, share.end);
     const int64_t half = (end - panel) * kPanelRows, column = panel * kPanelRows;
-    const CpuLinear::Output gate = {.out = scratch, .stride = 2 * half, .order = order};
-    const CpuLinear::Output up = {.out = scratch + half, .stride = 2 * half, .order = order};
+    const CpuLinear::Output gate = {
+        .out = scratch, .stride = 2 * half, .kv = early_kv(thread), .order = order};
+    CpuLinear::Output up = gate;
+    up.out += half;
     linear.multiply_part(kernels_, 0, {panel, end}, x, gate);
     linear.multiply_part(kernels_, two_parts ? 1 : 0, {panel + up_offset, end + up_offset}, x, up);
     const int64_t count = std::min(half, width - column);

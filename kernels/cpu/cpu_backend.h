@@ -119,6 +119,9 @@ class CpuBackend final : public Backend {
   RopeStore::Call rope_call(const RopeAttention& call, float* qkv) const;
   // The thread's, when it is worth while to ask for weights across matrices, or none.
   WeightOrder* order_of(int thread) { return orders_weights_ ? &ahead_[thread].weights : nullptr; }
+  // What matrices far from attention ask for besides: the KV that comes next, of a thread with rows of its
+  // own, which has much of it and time in every matrix; or none.
+  LinesAhead* early_kv(int thread) { return shares_.by_rows() ? &ahead_[thread].kv : nullptr; }
   void expect_kv(int layer);
 
   const Kernels& kernels_;

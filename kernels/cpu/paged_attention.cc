@@ -111,12 +111,12 @@ void PagedAttention::add_own_items(Share rows) {
   own_dealt_.push_back(dealt_.size());
 }
 
-// As much as its second cache may hold until it is read.
+// As much as the caches may hold until it is read: the second one; with the third when all matrices ask.
 void PagedAttention::add_own_pieces(const KvPool& kv) {
-  constexpr size_t kHeldBytes = 384 * 1024;
+  const size_t held_bytes = (by_rows_ ? 1024 : 384) * size_t{1024};
   const size_t head_bytes = geometry_.piece_bytes() / geometry_.kv_heads;
   for (int thread = 0; thread < pool_.size(); ++thread) {
-    const size_t most = pieces_.size() + kHeldBytes / head_bytes;
+    const size_t most = pieces_.size() + held_bytes / head_bytes;
     const Item* before = nullptr;
     for (size_t i = own_dealt_[thread]; i < own_dealt_[thread + 1]; ++i) {
       const Item& item = items_[dealt_[i]];
@@ -134,13 +134,13 @@ void PagedAttention::add_own_pieces(const KvPool& kv) {
 }
 
 LinesAhead PagedAttention::lines_ahead(int thread, int layer) const {
-  if (batch_.rows() < kAskedRows) return {};
-  // More lines would delay the weights: measured at 32 rows and at 8.
+  constexpr int kLines = 4;  // more would delay the weights: measured at 32 rows and at 8
+  if (batch_.rows() < kAskedRows || layer >= geometry_.layers) return {};
   return {.next = pieces_.data() + own_pieces_[thread],
           .end = pieces_.data() + own_pieces_[thread + 1],
           .offset = static_cast<int64_t>(layer * geometry_.layer_bytes()),
           .piece_bytes = static_cast<int64_t>(geometry_.piece_bytes() / geometry_.kv_heads),
-          .lines = by_rows_ ? 2 : 4};
+          .lines = kLines};
 }
 
 void PagedAttention::add_items(bool split) {
