@@ -76,7 +76,7 @@ class Flow {
     Flight& flight = flights_[oldest_];
     oldest_ = (oldest_ + 1) % flights_.size();
     --running_;
-    BATON_CHECK(engine_.runner().finish(flight.plan, flight.result).ok());
+    BATON_CHECK(engine_.runner().finish(flight.plan, nullptr, flight.result).ok());
     for (const worker::SampledRow& row : flight.result.sampled)
       const_cast<Sequence*>(flight.plan.rows[row.planned].sequence)
           ->tokens.push_back(row.token.value().token);

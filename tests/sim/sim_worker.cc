@@ -53,7 +53,8 @@ void SimWorker::turn() {
   const worker::StepPlan* const plan = engine_->plan(clock_.now());
   if (plan != nullptr) {
     step_runs_ = true;
-    const absl::Status ran = executor_.run(*plan, [this](int layer) { engine_->on_layer(layer); }, result_);
+    const absl::Status ran =
+        executor_.run(*plan, [this, plan](int layer) { engine_->on_layer(*plan, layer); }, result_);
     engine_->prepare();                             // as EngineLoop does
     BATON_CHECK(ran.ok(), ran.ToString().c_str());  // somebody else's bytes in a block
     schedule_(clock_.now() + result_.duration, [this] { step_done(); });

@@ -180,14 +180,16 @@ class EngineWorld {
       if (finishes) be_busy(running.front().ends);
       return told || plan != nullptr || finishes;
     }
-    // Each stage takes an equal part of the step, one plan after the other.
+    // Each stage takes an equal part of the step, one plan after the other. A device that feeds tokens back
+    // has the whole step, and the thread is free soon.
     void start(const worker::StepPlan& plan) {
       Running& step = running.emplace_back();
-      const absl::Status status = executor.start(plan, [this](int l) { engine.on_layer(l); }, step.result);
+      const absl::Status status = executor.start(plan, [&](int l) { engine.on_layer(plan, l); }, step.result);
       EXPECT_TRUE(status.ok()) << status.message();
       BATON_CHECK(status.ok(), "the model read KV that is not its own");
       if (plan.id.value() % 4 != 0) engine.prepare();  // both orders, and changes from one to the other
-      const int stages = world.options_.engine.scheduler.plans_in_flight;
+      const int stages =
+          world.options_.model.feeds_back ? 16 : world.options_.engine.scheduler.plans_in_flight;
       const Duration stage = step.result.duration / stages;
       be_busy(world.clock_.now() + stage);
       step.ends = std::max(until, last_end) + step.result.duration - stage;
@@ -195,7 +197,8 @@ class EngineWorld {
     }
     bool finish() {
       const worker::StepPlan& plan = *engine.oldest();
-      const absl::Status status = executor.finish(plan, running.front().result);
+      const absl::Status status =
+          executor.finish(plan, [&](int l) { engine.on_layer(plan, l); }, running.front().result);
       EXPECT_TRUE(status.ok()) << status.message();
       BATON_CHECK(status.ok(), "the model read KV that is not its own");
       engine.on_step_done(running.front().result, world.clock_.now());

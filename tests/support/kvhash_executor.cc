@@ -112,86 +112,125 @@ void KvHashPool::poison_free(const worker::BlockPool& pool) {
 KvHashExecutor::KvHashExecutor(KvHashPool& pool, const KvHashOptions& options)
     : pool_(pool), options_(options) {}
 
-absl::Status KvHashExecutor::run_layer(int layer, const worker::PlannedRows& rows, Fold& fold) {
-  const worker::Sequence& sequence = *rows.sequence;
-  const int32_t size = pool_.block_tokens();
-  uint64_t expected = first_value(sequence.request, layer);
+absl::Status KvHashExecutor::run_layer(int layer, Fold& fold) {
+  const GenerateRequest& request = fold.rows.sequence->request;
+  const int32_t size = pool_.block_tokens(), first = fold.rows.first_position;
+  uint64_t expected = first_value(request, layer);
   uint64_t value = expected;
   uint64_t sum = 0;
-  for (int32_t p = 0; p < rows.first_position + rows.row_count; ++p) {
+  for (int32_t p = 0; p < first + fold.rows.row_count; ++p) {
     const auto i = static_cast<size_t>(p);
-    BATON_CHECK(i < sequence.tokens.size() && i / size < fold.blocks.size(),
-                "a row without a token or block");
-    expected = next_value(expected, sequence.tokens[i], p);
+    BATON_CHECK(i < fold.tokens.size() && i / size < fold.blocks.size(), "a row without a token or block");
+    expected = next_value(expected, fold.tokens[i], p);
     uint64_t& slot = pool_.at(layer, fold.blocks[i / size], p % size);
-    if (p >= rows.first_position) slot = next_value(value, sequence.tokens[i], p);
+    if (p >= first) slot = next_value(value, fold.tokens[i], p);
     value = slot;
     if (value != expected)
-      return absl::InternalError(cat("foreign or stale KV: ", to_string(sequence.request.id), " position ", p,
+      return absl::InternalError(cat("foreign or stale KV: ", to_string(request.id), " position ", p,
                                      " layer ", layer, " ", to_string(fold.blocks[i / size])));
     sum = mix(sum, value);
-    if (p >= rows.first_position) {
-      uint64_t& out = fold.at[static_cast<size_t>(p - rows.first_position)];
+    if (p >= first) {
+      uint64_t& out = fold.at[static_cast<size_t>(p - first)];
       out = mix(out, sum);
     }
   }
   return absl::OkStatus();
 }
 
+absl::Status KvHashExecutor::run_to(int layer, Started& plan) {
+  if (plan.layers_run == 0) feed(plan);
+  for (; plan.layers_run < layer; ++plan.layers_run)
+    for (Fold& fold : plan.folds) RETURN_IF_ERROR(run_layer(plan.layers_run, fold));
+  if (plan.layers_run < pool_.layers()) return absl::OkStatus();
+  for (Fold& fold : plan.folds) draw(fold);
+  before_ = plan.folds;
+  return absl::OkStatus();
+}
+
+absl::Status KvHashExecutor::run_all() {
+  for (Started& plan : started_)
+    if (plan.layers_run < pool_.layers()) RETURN_IF_ERROR(run_to(pool_.layers(), plan));
+  return absl::OkStatus();
+}
+
+// What the plan before drew for a row that failed is nobody's token; something has to be computed with.
+void KvHashExecutor::feed(Started& plan) const {
+  for (Fold& fold : plan.folds)
+    if (fold.rows.fed_by >= 0) {
+      const Fold& from = before_.at(static_cast<size_t>(fold.rows.fed_by));
+      BATON_CHECK(from.rows.sequence == fold.rows.sequence && from.rows.sample, "fed by a stranger");
+      fold.tokens.push_back(from.sick ? 0 : from.drawn.token);
+    }
+}
+
+void KvHashExecutor::draw(Fold& fold) const {
+  if (!fold.rows.sample) return;
+  const worker::Sequence& sequence = *fold.rows.sequence;
+  const int32_t generated = fold.rows.first_position + fold.rows.row_count - sequence.prompt_tokens;
+  fold.drawn = choose(sequence.request, fold.at.back(), generated, options_.vocab_size);
+  fold.sick = sequence.request.id == options_.sick && generated >= options_.sick_at;
+}
+
 absl::Status KvHashExecutor::start(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
                                    worker::StepResult& result) {
-  std::vector<Fold>& folds = started_.emplace_back(plan.rows.size());
+  Started& started = started_.emplace_back();
   worker::StepLoad load;
-  for (size_t i = 0; i < plan.rows.size(); ++i) {
-    const worker::PlannedRows& rows = plan.rows[i];
-    folds[i].blocks = rows.sequence->blocks;
-    folds[i].at.assign(static_cast<size_t>(rows.row_count), 0);
+  for (const worker::PlannedRows& rows : plan.rows) {
+    Fold& fold = started.folds.emplace_back();
+    const worker::Sequence& sequence = *rows.sequence;
+    const bool decodes = sequence.state == worker::SequenceState::kDecoding || rows.fed_by >= 0;
+    fold.rows = rows;
+    fold.blocks = sequence.blocks;
+    const int32_t known = rows.first_position + rows.row_count - (rows.fed_by >= 0);
+    BATON_CHECK(static_cast<size_t>(known) <= sequence.tokens.size(), "a row without a token");
+    fold.tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + known);
+    fold.at.assign(static_cast<size_t>(rows.row_count), 0);
     rows_run_ += static_cast<uint64_t>(rows.row_count);
-    const bool decodes = rows.sequence->state == worker::SequenceState::kDecoding;
+    rows_fed_ += rows.fed_by >= 0;
     load.decode_rows += decodes ? rows.row_count : 0;
     load.prefill_tokens += decodes ? 0 : rows.row_count;
     load.attended += decodes ? 0 : worker::attended_pairs(rows.first_position, rows.row_count);
-  }
-  for (int layer = 0; layer < pool_.layers() - options_.late_layers; ++layer) {
-    for (size_t i = 0; i < plan.rows.size(); ++i) RETURN_IF_ERROR(run_layer(layer, plan.rows[i], folds[i]));
-    if (on_layer) on_layer(layer);
   }
   result.id = plan.id;
   result.duration = from_seconds(
       options_.base_seconds + options_.seconds_per_prefill_token * load.prefill_tokens +
       options_.seconds_per_attended * load.attended + options_.seconds_per_decode_row * load.decode_rows);
+  if (options_.feeds_back) return plan.id.value() % 3 == 0 ? run_all() : absl::OkStatus();
+  for (int layer = 0; layer < pool_.layers() - options_.late_layers; ++layer) {
+    RETURN_IF_ERROR(run_to(layer + 1, started));
+    if (on_layer) on_layer(layer);
+  }
   return absl::OkStatus();
 }
 
-absl::Status KvHashExecutor::finish(const worker::StepPlan& plan, worker::StepResult& result) {
-  BATON_CHECK(!started_.empty() && started_.front().size() == plan.rows.size());
-  std::vector<Fold> folds = std::move(started_.front());
-  started_.pop_front();
-  for (int layer = pool_.layers() - options_.late_layers; layer < pool_.layers(); ++layer)
-    for (size_t i = 0; i < plan.rows.size(); ++i) RETURN_IF_ERROR(run_layer(layer, plan.rows[i], folds[i]));
+absl::Status KvHashExecutor::finish(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
+                                    worker::StepResult& result) {
+  BATON_CHECK(!started_.empty() && started_.front().folds.size() == plan.rows.size());
+  Started& started = started_.front();
+  if (started.layers_run < pool_.layers()) RETURN_IF_ERROR(run_to(pool_.layers(), started));
+  for (int layer = 0; options_.feeds_back && on_layer && layer < pool_.layers(); ++layer) on_layer(layer);
   result.sampled.clear();
   for (size_t i = 0; i < plan.rows.size(); ++i) {
-    if (auto row = sample(plan.rows[i], folds[i])) {
+    if (auto row = sample(started.folds[i])) {
       row->planned = i;
       result.sampled.push_back(std::move(*row));
     }
   }
+  started_.pop_front();
   return absl::OkStatus();
 }
 
-std::optional<worker::SampledRow> KvHashExecutor::sample(const worker::PlannedRows& rows,
-                                                         const Fold& fold) const {
-  const worker::Sequence& sequence = *rows.sequence;
+std::optional<worker::SampledRow> KvHashExecutor::sample(const Fold& fold) const {
+  const worker::PlannedRows& rows = fold.rows;
+  const std::vector<TokenId>& prompt = rows.sequence->request.prompt;
   worker::SampledRow row;
   for (int32_t r = 0; rows.prompt_logits && r < rows.row_count; ++r) {
     const auto next = static_cast<size_t>(rows.first_position + r + 1);
-    if (next < sequence.tokens.size())
-      row.prompt_tokens.push_back(prompt_output(sequence.tokens[next], fold.at[static_cast<size_t>(r)]));
+    if (next < prompt.size())
+      row.prompt_tokens.push_back(prompt_output(prompt[next], fold.at[static_cast<size_t>(r)]));
   }
-  if (rows.sample)
-    row.token = choose(sequence.request, fold.at.back(), sequence.generated(), options_.vocab_size);
-  if (row.token && sequence.request.id == options_.sick && sequence.generated() >= options_.sick_at) {
-    row.token.reset();
+  if (rows.sample && !fold.sick) row.token = fold.drawn;
+  if (rows.sample && fold.sick) {
     row.error = absl::InternalError("logits are not finite");
     return row;
   }

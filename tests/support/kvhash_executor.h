@@ -50,6 +50,10 @@ struct KvHashOptions {
   // Of a pipeline: the last so many layers are computed when the plan is finished, with the block tables it
   // was started with, as later stages do. on_layer hears of the others only.
   int late_layers = 0;
+  // A device with a queue, which feeds tokens back: a plan is computed when it is finished, or, one in three,
+  // at once with all before it; with the tables and tokens it was started with, and those that the plan
+  // before drew. on_layer hears of all layers when the plan is finished.
+  bool feeds_back = false;
 };
 
 // A fake model: the next token is a hash of ALL the KV it can see, read through the block table. One stale,
@@ -61,23 +65,38 @@ class KvHashExecutor final : public worker::StepExecutor {
   KvHashExecutor(KvHashPool& pool, const KvHashOptions& options);
   absl::Status start(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
                      worker::StepResult& result) override;
-  absl::Status finish(const worker::StepPlan& plan, worker::StepResult& result) override;
+  absl::Status finish(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
+                      worker::StepResult& result) override;
   uint64_t rows_run() const { return rows_run_; }
+  uint64_t rows_fed() const { return rows_fed_; }
 
  private:
-  // A planned row group under way: its block table, and by row the hashes of all KV up to it, over the layers
-  // so far.
+  // A planned row group under way: its block table, its tokens, and by row the hashes of all KV up to it,
+  // over the layers so far. Nothing of the sequence is read later but its request.
   struct Fold {
+    worker::PlannedRows rows;
     std::vector<BlockId> blocks;
+    std::vector<TokenId> tokens;
     std::vector<uint64_t> at;
+    TokenOutput drawn;
+    bool sick = false;
   };
-  absl::Status run_layer(int layer, const worker::PlannedRows& rows, Fold& fold);
-  std::optional<worker::SampledRow> sample(const worker::PlannedRows& rows, const Fold& fold) const;
+  struct Started {
+    std::vector<Fold> folds;
+    int layers_run = 0;
+  };
+  absl::Status run_layer(int layer, Fold& fold);
+  absl::Status run_to(int layer, Started& plan);
+  absl::Status run_all();
+  void feed(Started& plan) const;
+  void draw(Fold& fold) const;
+  std::optional<worker::SampledRow> sample(const Fold& fold) const;
 
   KvHashPool& pool_;
   const KvHashOptions options_;
-  std::deque<std::vector<Fold>> started_;  // by plan
-  uint64_t rows_run_ = 0;
+  std::deque<Started> started_;  // by plan
+  std::vector<Fold> before_;     // of the plan that was computed last
+  uint64_t rows_run_ = 0, rows_fed_ = 0;
 };
 
 // The tokens an undisturbed run of `request` gives, computed without any pool.

@@ -274,11 +274,12 @@ void Engine::prepare() {
   scheduler_.prepare();
 }
 
-void Engine::on_layer(int layer) {
+void Engine::on_layer(const StepPlan& plan, int layer) {
   BATON_CHECK(running_ > 0);
-  for (const PlannedRows& rows : plans_[(oldest_ + running_ - 1) % plans_.size()].rows) {
+  for (const PlannedRows& rows : plan.rows) {
     const Sequence& sequence = *rows.sequence;
-    if (sequence.leg == Leg::kPrefill)
+    // Of a leg that ended since the plan was made nobody wants it.
+    if (sequence.leg == Leg::kPrefill && sequence.state != SequenceState::kFinished)
       exchange_.layer_ready(sequence.transfer, layer, rows.first_position + rows.row_count, rows.row_count);
   }
 }

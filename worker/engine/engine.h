@@ -28,13 +28,14 @@ struct EngineOptions {
 //   engine.on_message(m, now); engine.on_kv_event(e, now); engine.on_host_copied(e, now);   any order
 //   engine.on_tick(now);
 //   if (const StepPlan* plan = engine.plan(now)) {
-//     executor.start(*plan, [&](int layer) { engine.on_layer(layer); }, result);
+//     executor.start(*plan, [&](int layer) { engine.on_layer(*plan, layer); }, result);
 //   } else if (const StepPlan* plan = engine.oldest()) {
 //     executor.finish(*plan, result); engine.on_step_done(result, now);
 //   } else { sleep until engine.next_deadline() or the next event }
 //   engine.drain_messages(out);
 //
-// As many plans run at once as scheduler.plans_in_flight says, one unless the worker is a pipeline.
+// As many plans run at once as scheduler.plans_in_flight says: one unless the worker is a pipeline, or its
+// device feeds tokens back.
 //
 // What it promises the coordinator about each accepted leg: its tokens in order, exactly one SequenceTokens
 // with a finish unless it was released first (kPrefill: none when it ends well), and exactly one Released,
@@ -77,8 +78,8 @@ class Engine final : private AdmissionListener {
   // changes what the time between two steps is spent on, nothing else. With several plans in flight there is
   // nothing to prepare: they are made while others run.
   void prepare();
-  // Of the newest plan, inside the executor's start().
-  void on_layer(int layer);
+  // Of a running plan, inside the executor's start() or finish() of it.
+  void on_layer(const StepPlan& plan, int layer);
   // Of the oldest plan.
   void on_step_done(const StepResult& result, Instant now);
   // The earliest time at which on_tick and plan must be called although nothing happened.

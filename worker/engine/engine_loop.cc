@@ -57,7 +57,7 @@ const StepPlan* EngineLoop::plan(Instant now) {
 }
 
 void EngineLoop::on_layer(int layer) {
-  parts_.engine.on_layer(layer);
+  parts_.engine.on_layer(*told_, layer);
   if (layer > 0) return;
   const Instant begun = parts_.clock.now();
   parts_.engine.prepare();
@@ -99,6 +99,7 @@ absl::Status EngineLoop::start(const StepPlan& plan) {
   result.compute = Duration::zero();
   result.links = Duration::zero();
   running.begun = parts_.clock.now();
+  told_ = &plan;
   absl::Status status = parts_.executor.start(plan, listener_, result);
   computed_ += result.compute;
   links_ += result.links;
@@ -108,9 +109,10 @@ absl::Status EngineLoop::start(const StepPlan& plan) {
 absl::Status EngineLoop::finish(const StepPlan& plan) {
   Running& running = running_of(plan);
   StepResult& result = running.result;
+  told_ = &plan;
   computed_ -= result.compute;
   links_ -= result.links;
-  RETURN_IF_ERROR(parts_.executor.finish(plan, result));
+  RETURN_IF_ERROR(parts_.executor.finish(plan, listener_, result));
   computed_ += result.compute;
   links_ += result.links;
   const Instant done = parts_.clock.now();

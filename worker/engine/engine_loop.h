@@ -100,6 +100,7 @@ class EngineLoop {
   std::vector<EngineCommand> commands_;  // scratch
   std::vector<WorkerMessage> messages_;  // scratch
   std::vector<Running> results_;         // of running plans
+  const StepPlan* told_ = nullptr;       // whose layers the executor tells
   const LayerListener listener_;
   Duration host_{};
   Duration active_{};

@@ -61,18 +61,21 @@ void KvCache::note_gone(const BlockHash& hash, bool stored_now) {
   }
 }
 
-bool KvCache::publish(std::span<BlockId> table, size_t position, const BlockHash& hash,
-                      std::span<const TokenId> block_tokens, TransferId lease) {
-  BATON_CHECK(position < table.size());
-  const BlockId own = table[position];
-  const BlockId parent = position == 0 ? PrefixIndex::none : table[position - 1];
+bool KvCache::publish(const TableBlock& block, const BlockHash& hash, std::span<const TokenId> block_tokens) {
+  BATON_CHECK(block.position < block.table.size());
+  const BlockId own = block.table[block.position];
+  const BlockId parent = block.position == 0 ? PrefixIndex::none : block.table[block.position - 1];
   if (pool_.state(own) == BlockState::kReserved) pool_.make_valid(own);
   const BlockId known = index_.find(hash, block_tokens, parent);
   if (known != PrefixIndex::none) {
     hold({&known, 1});
-    if (pool_.has_lease(lease)) pool_.lease_also(lease, own, known);
-    table[position] = known;
-    drop(own);
+    if (pool_.has_lease(block.lease)) pool_.lease_also(block.lease, own, known);
+    block.table[block.position] = known;
+    if (block.replaced != nullptr) {
+      block.replaced->push_back(own);
+    } else {
+      drop(own);
+    }
     ++version_;
     return true;
   }

@@ -32,13 +32,19 @@ class KvCache {
   // nothing.
   bool allocate(int32_t count, std::vector<BlockId>& out);
 
-  // Block `position` of the table is complete: makes it VALID and findable under `hash`. When an equal block
-  // is findable already, the table takes that one and gives its own back: equal tokens have equal bits here
-  // (design I1). The blocks before it must have been published by this table. `lease`: the outgoing transfer
-  // of the table, if any. False when two prefixes share the hash: the block stays the table's own, and
-  // nothing after it can be published.
-  bool publish(std::span<BlockId> table, size_t position, const BlockHash& hash,
-               std::span<const TokenId> block_tokens, TransferId lease);
+  // One block of a table. `lease`: the outgoing transfer of the table, if any.
+  struct TableBlock {
+    std::span<BlockId> table;
+    size_t position = 0;
+    TransferId lease;
+    // Gets a block that the table gives back, and holds it on: somebody still reads it. Null: nobody does.
+    std::vector<BlockId>* replaced = nullptr;
+  };
+  // The block is complete: makes it VALID and findable under `hash`. When an equal block is findable already,
+  // the table takes that one and gives its own back: equal tokens have equal bits here (design I1). The
+  // blocks before it must have been published by this table. False when two prefixes share the hash: the
+  // block stays the table's own, and nothing after it can be published.
+  bool publish(const TableBlock& block, const BlockHash& hash, std::span<const TokenId> block_tokens);
   // The request lets go of all of its table, last block first. Clears it.
   void release(std::vector<BlockId>& table);
 

@@ -77,7 +77,8 @@ absl::Status ModelRunner::start(const StepPlan& plan, const LayerListener& on_la
   return absl::OkStatus();
 }
 
-absl::Status ModelRunner::finish(const StepPlan& plan, StepResult& result) {
+absl::Status ModelRunner::finish(const StepPlan& plan, const LayerListener& /*on_layer*/,
+                                 StepResult& result) {
   BATON_CHECK(running_ > 0 && result.id == plan.id);
   const Flight& flight = flights_[oldest_];
   oldest_ = (oldest_ + 1) % kMostPlans;

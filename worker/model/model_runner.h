@@ -42,7 +42,7 @@ class ModelRunner final : public StepExecutor {
   ModelRunner(LlamaModel& model, const Clock& clock, const Group& group);
 
   absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
-  absl::Status finish(const StepPlan& plan, StepResult& result) override;
+  absl::Status finish(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
 
   absl::Status on_tick(Instant now) override;
   Instant next_deadline() const override;

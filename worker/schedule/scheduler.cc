@@ -38,6 +38,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, KvCache& cache)
   for (auto* list : {&last_.sequences, &next_.sequences, &done_.sequences})
     list->reserve(options.max_running);
   for (Flight& flight : flights_) flight.sequences.reserve(options.max_running);
+  BATON_CHECK(options.feeds_back == nullptr || options.plans_in_flight == 2);
 }
 
 Scheduler::~Scheduler() = default;
@@ -92,6 +93,7 @@ Sequence& Scheduler::add(const Submit& submit, Instant now) {
   sequence.peer = submit.peer;
   sequence.tokens = submit.request.prompt;
   sequence.prompt_tokens = static_cast<int32_t>(submit.request.prompt.size());
+  sequence.fed_back = options_.feeds_back != nullptr && options_.feeds_back(submit.request);
   sequence.arrived = now;
   const Duration left = std::max(submit.request.time_left, Duration::zero());
   sequence.deadline = left >= kNever - now ? kNever : now + left;
@@ -139,6 +141,7 @@ void Scheduler::bury(Sequence& sequence) {
 
 void Scheduler::abandon_steps() {
   running_plans_ = 0;
+  for (Flight& flight : flights_) cache_.release(flight.replaced);
   for (auto& [id, sequence] : sequences_) sequence->rows_running = 0;
   for (auto& [id, sequence] : finished_) sequence->rows_running = 0;
 }
@@ -202,6 +205,7 @@ void Scheduler::launch(Instant now) {
   for (size_t i = 0; i < flight.sequences.size(); ++i) {
     Sequence& sequence = *flight.sequences[i];
     sequence.rows_running += last_.plan.rows[i].row_count;
+    sequence.planned_row = static_cast<int32_t>(i);
     if (sequence.first_scheduled == kNever) sequence.first_scheduled = now;
   }
 }
@@ -211,13 +215,22 @@ bool Scheduler::yields(const Sequence& sequence) {
   return sequence.computed + sequence.rows_running == static_cast<int32_t>(sequence.tokens.size());
 }
 
+// Behind the token that the running step draws, if it is not one that ends it.
+bool Scheduler::goes_on(const Sequence& sequence) {
+  return sequence.leg != Leg::kPrefill && sequence.generated() + 1 < sequence.request.stop.max_tokens;
+}
+
+// Decodes, and its next token is known or will be when the plan at hand needs it.
+bool Scheduler::wants_row(const Sequence& sequence) {
+  if (sequence.rows_running == 0) return sequence.state == SequenceState::kDecoding;
+  return sequence.fed_back && yields(sequence) && goes_on(sequence);
+}
+
 void Scheduler::prepare() {
   if (flights_.size() > 1) return;
   next_.clear();
   for (Sequence* sequence : running_) {
-    if (!yields(*sequence)) continue;
-    if (sequence->leg == Leg::kPrefill) continue;  // done when its token is known
-    if (sequence->generated() + 1 >= sequence->request.stop.max_tokens) continue;
+    if (!yields(*sequence) || !goes_on(*sequence)) continue;
     const int32_t position = sequence->computed + sequence->rows_running;
     const auto wanted = static_cast<size_t>(position / cache_.block_tokens()) + 1;
     // Who must give way is decided between steps.
@@ -247,13 +260,14 @@ void Scheduler::unprepare(const Sequence& sequence) {
   next_.sequences.erase(found);
 }
 
-// The oldest that are in no running plan, at most this plan's share.
+// The oldest that are in no running plan, at most this plan's share; everyone where tokens are fed back.
 void Scheduler::plan_decodes(AdmissionListener& listener) {
   const auto plans = static_cast<int32_t>(flights_.size());
-  const int32_t share = (decoding_ + plans - 1) / plans;
+  const int32_t share =
+      options_.feeds_back != nullptr ? options_.max_running : (decoding_ + plans - 1) / plans;
   for (size_t i = 0; i < running_.size() && last_.plan.total_rows < share;) {
     Sequence& sequence = *running_[i];
-    if (sequence.state != SequenceState::kDecoding || sequence.rows_running > 0) {
+    if (!wants_row(sequence)) {
       ++i;
       continue;
     }
@@ -261,7 +275,8 @@ void Scheduler::plan_decodes(AdmissionListener& listener) {
       if (room_wanted_) return;
       continue;  // running_[i] is the next one now
     }
-    add_decode(sequence, sequence.computed, last_);
+    add_decode(sequence, sequence.computed + sequence.rows_running, last_);
+    if (sequence.rows_running > 0) last_.plan.rows.back().fed_by = sequence.planned_row;
     ++i;
   }
 }
@@ -269,8 +284,9 @@ void Scheduler::plan_decodes(AdmissionListener& listener) {
 // Room for one more position of running_[index]. False when it was preempted itself, or when it has to wait
 // for the end of a running plan (room_wanted_).
 bool Scheduler::grow(Sequence& sequence, size_t index, AdmissionListener& listener) {
-  BATON_CHECK(sequence.computed + 1 == static_cast<int32_t>(sequence.tokens.size()));
-  const size_t wanted = static_cast<size_t>(sequence.computed / cache_.block_tokens()) + 1;
+  const int32_t position = sequence.computed + sequence.rows_running;
+  BATON_CHECK(position + (sequence.rows_running == 0) == static_cast<int32_t>(sequence.tokens.size()));
+  const size_t wanted = static_cast<size_t>(position / cache_.block_tokens()) + 1;
   while (sequence.blocks.size() < wanted) {
     if (cache_.allocate(1, sequence.blocks)) continue;
     const Sequence* gone = give_up_youngest(index, listener);
@@ -569,6 +585,7 @@ void Scheduler::end_oldest(const StepPlan& plan) {
   std::swap(done_, flights_[oldest_]);
   oldest_ = (oldest_ + 1) % flights_.size();
   --running_plans_;
+  if (!done_.replaced.empty()) cache_.release(done_.replaced);
 }
 
 Sequence& Scheduler::computed(const StepPlan& plan, size_t index) {
@@ -581,8 +598,7 @@ Sequence& Scheduler::computed(const StepPlan& plan, size_t index) {
   BATON_CHECK(rows.first_position == sequence.computed);
   sequence.computed += rows.row_count;
   BATON_CHECK(sequence.computed <= static_cast<int32_t>(sequence.tokens.size()));
-  // A chunk behind it may still be computed with the table as it is: publishing can change the table.
-  if (sequence.rows_running == 0) publish(sequence);
+  publish(sequence);
   if (rows.sample) {
     sequence.state = sequence.leg == Leg::kPrefill ? SequenceState::kSending : SequenceState::kDecoding;
     if (sequence.leg == Leg::kPrefill) erase_from(running_, sequence);
@@ -614,17 +630,19 @@ void Scheduler::extend_hashes(Sequence& sequence, int32_t blocks) {
   }
 }
 
-// Only full blocks, only computed positions.
+// Only full blocks, only computed positions. The table may change; a running plan computes with it as it was.
 void Scheduler::publish(Sequence& sequence) {
   const auto size = static_cast<size_t>(cache_.block_tokens());
   const int32_t full = sequence.computed / cache_.block_tokens();
   if (!sequence.publishes || sequence.published >= full) return;
   extend_hashes(sequence, full);
   const std::span<const TokenId> tokens(sequence.tokens);
+  Flight& newest = flights_[(oldest_ + running_plans_ + flights_.size() - 1) % flights_.size()];
+  std::vector<BlockId>* const replaced = sequence.rows_running > 0 ? &newest.replaced : nullptr;
   while (sequence.published < full && sequence.publishes) {
     const auto i = static_cast<size_t>(sequence.published);
-    sequence.publishes = cache_.publish(sequence.blocks, i, sequence.hashes[i],
-                                        tokens.subspan(i * size, size), sequence.transfer);
+    sequence.publishes = cache_.publish({sequence.blocks, i, sequence.transfer, replaced}, sequence.hashes[i],
+                                        tokens.subspan(i * size, size));
     sequence.published += sequence.publishes;
   }
 }
@@ -668,6 +686,10 @@ void Scheduler::check_invariants() const {
   for (const auto& [id, s] : finished_) {
     BATON_CHECK(s->state == SequenceState::kFinished && s->rows_running > 0 && running_plans_ > 0);
     for (BlockId block : s->blocks) ++owners[block.value()];
+  }
+  for (const Flight& flight : flights_) {
+    BATON_CHECK(running_plans_ > 0 || flight.replaced.empty());
+    for (BlockId block : flight.replaced) ++owners[block.value()];
   }
   for (const auto& [id, owned] : sequences_) {
     const Sequence& s = *owned;

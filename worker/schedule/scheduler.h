@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,9 +27,12 @@ struct SchedulerOptions {
   int32_t token_budget = 2048;    // rows of a step; >= max_running
   int32_t max_running = 256;      // sequences that hold blocks and compute
   int plans_in_flight = 1;        // of a pipeline: one for each stage, so that all of them are busy
-  int32_t max_waiting = 1024;     // submitted and not begun; more are refused
-  int32_t min_chunk = 16;         // the oldest prefill gets this much even when the objective is missed
-  int32_t headroom_tokens = 64;   // room for output that must fit at admission beside the whole prompt
+  // Of a device that feeds drawn tokens back to the next step: whose it can. Then plans_in_flight is 2, and
+  // the second plan runs behind the first. Null: no tokens are fed back.
+  std::function<bool(const GenerateRequest&)> feeds_back = nullptr;
+  int32_t max_waiting = 1024;    // submitted and not begun; more are refused
+  int32_t min_chunk = 16;        // the oldest prefill gets this much even when the objective is missed
+  int32_t headroom_tokens = 64;  // room for output that must fit at admission beside the whole prompt
   Duration itl_objective = std::chrono::milliseconds(50);    // of a step with decodes in it, or landing
   Duration step_objective = std::chrono::milliseconds(100);  // of a step without: messages wait that long
   Duration grant_wait = std::chrono::milliseconds(500);  // a decode leg that cannot reserve is refused after
@@ -73,6 +77,10 @@ class AdmissionListener {
 // which they were planned. Nobody who is in a running plan loses a block: who should give way is waited for,
 // and who is removed keeps its blocks until its last step is done (kFinished). Example: 5 decoding sequences,
 // 2 plans: {1 2 3}, {4 5}, and when the first is done {1 2 3} again.
+//
+// With `feeds_back` a plan made while another runs has the next row of everyone whose token that one draws
+// (docs/adr/0018): it is launched before the host sees the token. Who turns out to have stopped becomes
+// kFinished, and its row is thrown away.
 //
 // Life: add -> kWaiting -> plan: kPrefilling -> complete: kDecoding (or kSending) -> finish.
 //                        \-> plan: kLanding -> landed: kDecoding      preempted: back to kWaiting
@@ -156,6 +164,8 @@ class Scheduler {
     StepId id;
     std::vector<Sequence*> sequences;  // by row
     StepLoad load;
+    // Blocks that publish() took out of tables this plan may compute with: held until it is done.
+    std::vector<BlockId> replaced;
   };
 
   bool is_being_computed(Sequence& sequence);
@@ -165,6 +175,8 @@ class Scheduler {
   int32_t blocks_for(int32_t tokens) const;
   int32_t blocks_wanted(const Sequence& sequence) const;
   static bool yields(const Sequence& sequence);
+  static bool goes_on(const Sequence& sequence);
+  static bool wants_row(const Sequence& sequence);
   void unprepare(const Sequence& sequence);
   void plan_decodes(AdmissionListener& listener);
   static void add_decode(Sequence& sequence, int32_t position, Draft& draft);

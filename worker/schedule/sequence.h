@@ -35,6 +35,8 @@ struct Sequence {
   int32_t prompt_tokens = 0;    // request.prompt.size()
   int32_t computed = 0;         // positions [0, computed) have valid KV in `blocks`
   int32_t rows_running = 0;     // positions that the running steps add to them
+  int32_t planned_row = -1;     // its row in the newest plan that has one
+  bool fed_back = false;        // its tokens need not be known to compute on (SchedulerOptions::feeds_back)
   std::vector<BlockId> blocks;  // block table
   int32_t cached_tokens = 0;    // taken from the prefix cache at first admission
 

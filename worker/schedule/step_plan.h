@@ -15,6 +15,9 @@ struct PlannedRows {
   int32_t row_count = 0;
   bool sample = false;         // the last row yields a token (position first_position + row_count)
   bool prompt_logits = false;  // every row's logits are wanted (prompt_logprobs)
+  // The one row's token is not known yet: the plan before, which still runs, draws it for its row of this
+  // index (SchedulerOptions::feeds_back). -1: it stands in the sequence.
+  int32_t fed_by = -1;
 };
 
 // What one engine step computes: prefill chunks and decode rows in one batch. Reused from step to step, so
@@ -45,24 +48,28 @@ struct StepResult {
   Duration links{};    // part of compute: waiting for other ranks of the group, copying to and from them
 };
 
-// Called on the engine thread after each layer of a step: the KV of all the plan's rows is in the pool for
-// `layer`.
+// Called on the engine thread after each layer of a step, inside start() or finish() of its plan: the KV of
+// all the plan's rows is in the pool for `layer`.
 using LayerListener = std::function<void(int layer)>;
 
 // Runs plans, in order. Several may be under way: start() returns when this process has done its part of the
-// plan, later stages of a pipeline may still compute; finish() waits for them and gives the tokens of the
-// oldest plan that was started and not finished. Both get the same plan and result, which stay where they
-// are meanwhile. Implementations: worker/model ModelRunner; tests (a fake whose tokens are a hash of the KV).
+// plan, later stages of a pipeline or a device may still compute; finish() waits for them and gives the
+// tokens of the oldest plan that was started and not finished. Both get the same plan and result, which stay
+// where they are meanwhile. A layer is told once, by either. Implementations: worker/model ModelRunner; tests
+// (a fake whose tokens are a hash of the KV).
 // Thread: engine.
 class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
   virtual absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) = 0;
   // Of the oldest plan. By default start() has done everything.
-  virtual absl::Status finish(const StepPlan& /*plan*/, StepResult& /*result*/) { return absl::OkStatus(); }
+  virtual absl::Status finish(const StepPlan& /*plan*/, const LayerListener& /*on_layer*/,
+                              StepResult& /*result*/) {
+    return absl::OkStatus();
+  }
   absl::Status run(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
     RETURN_IF_ERROR(start(plan, on_layer, result));
-    return finish(plan, result);
+    return finish(plan, on_layer, result);
   }
   // Between steps: for an executor that has to say something although there is nothing to compute.
   virtual absl::Status on_tick(Instant /*now*/) { return absl::OkStatus(); }

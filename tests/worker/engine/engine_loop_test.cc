@@ -23,8 +23,8 @@ class Breakable final : public StepExecutor {
     if (--steps_left == 0) return absl::InternalError("device lost");
     return inner_.start(plan, on_layer, result);
   }
-  absl::Status finish(const StepPlan& plan, StepResult& result) override {
-    return inner_.finish(plan, result);
+  absl::Status finish(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
+    return inner_.finish(plan, on_layer, result);
   }
   int steps_left = -1;
 

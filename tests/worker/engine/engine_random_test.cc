@@ -5,7 +5,8 @@
 
 // Three engines of any role, small pools, random legs, lengths, releases, deadlines, transfer faults and
 // jitter, most of them with a host tier of random size and speed: every leg ends, every finished request has
-// its tokens, and nothing is left behind.
+// its tokens, and nothing is left behind. With one plan at a time, with those of a pipeline, and on a device
+// that feeds tokens back.
 namespace baton::worker {
 namespace {
 
@@ -18,14 +19,22 @@ struct Placed {
   size_t decode = 0;
 };
 
+enum class Kind { kPlain, kPipeline, kFedBack };
+
 class EngineRandomTest : public EngineFixture {
  protected:
   // Of a pipeline the later stages' layers are computed late; KV is handed over by whole workers only.
-  void build(Rng& rng, int plans_in_flight = 1) {
+  void build(Rng& rng, Kind kind = Kind::kPlain, int plans_in_flight = 1) {
     auto options = defaults();
-    pipeline_ = plans_in_flight > 1;
+    pipeline_ = kind == Kind::kPipeline;
     options.engine.scheduler.plans_in_flight = plans_in_flight;
     options.model.late_layers = pipeline_ ? 1 : 0;
+    if (kind == Kind::kFedBack) {
+      options.model.feeds_back = true;
+      options.model.sick = RequestId(17);  // the second of its tokens is fed before anybody knows
+      options.model.sick_at = 1;
+      options.engine.scheduler.feeds_back = [](const GenerateRequest& r) { return r.id.value() % 7 != 0; };
+    }
     options.engine.blocks = 8 + static_cast<int64_t>(rng.below(40));
     options.engine.scheduler.token_budget = 32;
     options.engine.scheduler.headroom_tokens = static_cast<int32_t>(rng.below(12));
@@ -90,27 +99,30 @@ class EngineRandomTest : public EngineFixture {
     const auto& first = world().leg(placed.prefill, r.id, placed.split ? Leg::kPrefill : Leg::kWhole);
     EXPECT_EQ(first.prompt_tokens, support::kvhash_prompt_reference(r, options_.kv.layers));
   }
-  void check_seeds(int plans_in_flight);
+  void check_seeds(Kind kind, int plans_in_flight);
   void count() {
     for (size_t i = 0; i < 3; ++i) {
       const EngineCounters counters = world().engine(i).counters();
       blocks_in_ += counters.host.blocks_in;
       fetches_failed_ += counters.host_fetches_failed;
+      preemptions_ += counters.preemptions;
+      rows_fed_ += world().executor(i).rows_fed();
+      rows_ += world().executor(i).rows_run();
     }
   }
   int complete_ = 0;
-  uint64_t blocks_in_ = 0, fetches_failed_ = 0;
+  uint64_t blocks_in_ = 0, fetches_failed_ = 0, preemptions_ = 0, rows_fed_ = 0, rows_ = 0;
   bool pipeline_ = false;
 };
 
-void EngineRandomTest::check_seeds(int plans_in_flight) {
+void EngineRandomTest::check_seeds(Kind kind, int plans_in_flight) {
   const char* given = std::getenv("BATON_TEST_SEED");
   const uint64_t first = given != nullptr ? std::strtoull(given, nullptr, 10) : 1;
   int requests = 0;
   for (uint64_t seed = first; seed < first + (given != nullptr ? 1 : 60); ++seed) {
     SCOPED_TRACE(testing::Message() << "BATON_TEST_SEED=" << seed);
     Rng rng(seed);
-    build(rng, plans_in_flight);
+    build(rng, kind, plans_in_flight);
     std::vector<Placed> placed;
     for (uint64_t id = 1; id <= 60; ++id) {
       placed.push_back(random_request(rng, id));
@@ -138,11 +150,16 @@ void EngineRandomTest::check_seeds(int plans_in_flight) {
   if (given != nullptr) return;
   EXPECT_GT(blocks_in_, 1000u) << "host memory must be of use, or the test says little";
   EXPECT_GT(fetches_failed_, 10u);
+  EXPECT_GT(preemptions_, 100u);
+  if (kind == Kind::kFedBack) {
+    EXPECT_GT(rows_fed_, 10'000u) << "of " << rows_ << " rows";
+  }
 }
 
-TEST_F(EngineRandomTest, EveryLegEndsAndEveryTokenIsRight) { check_seeds(1); }
-TEST_F(EngineRandomTest, WithTwoPlansInFlight) { check_seeds(2); }
-TEST_F(EngineRandomTest, WithFourPlansInFlight) { check_seeds(4); }
+TEST_F(EngineRandomTest, EveryLegEndsAndEveryTokenIsRight) { check_seeds(Kind::kPlain, 1); }
+TEST_F(EngineRandomTest, WithTwoPlansInFlight) { check_seeds(Kind::kPipeline, 2); }
+TEST_F(EngineRandomTest, WithFourPlansInFlight) { check_seeds(Kind::kPipeline, 4); }
+TEST_F(EngineRandomTest, WithTokensFedBack) { check_seeds(Kind::kFedBack, 2); }
 
 TEST_F(EngineRandomTest, ReplaysByteForByte) {
   const auto run = [&](uint64_t seed) {

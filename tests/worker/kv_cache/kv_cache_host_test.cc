@@ -28,7 +28,7 @@ class KvCacheHostTest : public testing::Test, private HostCopies {
     std::vector<BlockId> table;
     EXPECT_TRUE(cache_->allocate(static_cast<int32_t>(hashes.size()), table));
     for (size_t i = 0; i < hashes.size(); ++i)
-      cache_->publish(table, i, hashes[i], std::span(tokens).subspan(i * kBlock, kBlock), {});
+      cache_->publish({table, i, {}}, hashes[i], std::span(tokens).subspan(i * kBlock, kBlock));
     return table;
   }
   std::vector<HostSlot> on_host(const std::vector<TokenId>& tokens) {

@@ -44,7 +44,7 @@ struct Holder {
   void publish() {
     const auto hashes = chain_hashes(kKey, "", tokens, kBlock);
     for (size_t i = hits; i < hashes.size(); ++i)
-      EXPECT_TRUE(cache.publish(table, i, hashes[i], std::span(tokens).subspan(i * kBlock, kBlock), lease));
+      EXPECT_TRUE(cache.publish({table, i, lease}, hashes[i], std::span(tokens).subspan(i * kBlock, kBlock)));
   }
   void leave() { cache.release(table); }
 };
@@ -161,8 +161,8 @@ TEST(KvCache, ACollisionEndsPublishing) {
   ASSERT_TRUE(a.admit());
   ASSERT_TRUE(b.admit());
   const BlockHash same{1, 1};
-  EXPECT_TRUE(cache.publish(a.table, 0, same, std::span(a.tokens).first(kBlock), {}));
-  EXPECT_FALSE(cache.publish(b.table, 0, same, std::span(b.tokens).first(kBlock), {}));
+  EXPECT_TRUE(cache.publish({.table = a.table}, same, std::span(a.tokens).first(kBlock)));
+  EXPECT_FALSE(cache.publish({.table = b.table}, same, std::span(b.tokens).first(kBlock)));
   a.leave();
   b.leave();
   cache.check_invariants();
