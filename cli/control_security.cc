@@ -38,6 +38,10 @@ transport::RpcSecurity security_of(const ControlManifest& control, ControlSide s
   return out;
 }
 
+const std::string& certificate_path(const ControlManifest& control, ControlSide side) {
+  return own_side(*control.tls, side).certificate.path;
+}
+
 bool has_files(const ControlManifest& control, ControlSide side) {
   if (!control.tls) return false;
   const TlsSide& own = own_side(*control.tls, side);

@@ -14,6 +14,7 @@ const char* side_name(ControlSide side);
 // What the manifest says about the control connection, for one of its ends.
 transport::RpcSecurity security_of(const ControlManifest& control, ControlSide side);
 
+const std::string& certificate_path(const ControlManifest& control, ControlSide side);  // there is TLS
 // This side's certificate and key are on this machine (a worker's machine need not have the coordinator's).
 bool has_files(const ControlManifest& control, ControlSide side);
 // Every mistake in the CA and in this side's files, each with its place in the manifest. OK without TLS.

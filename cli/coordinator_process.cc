@@ -5,7 +5,7 @@
 //             coordinator/request/control_loop     requests, router, membership, ledger: turns on the same
 //             loop
 //   text      coordinator/gateway/text_pool        chat templates and tokenising (as many threads as a
-//                                                  quarter of the cores)
+//                                                  quarter of the cores, two at least)
 //   (gRPC's own threads decode and post to the control loop)
 #include <sys/stat.h>
 #include <unistd.h>
@@ -276,7 +276,8 @@ std::string CoordinatorProcess::metrics_text() {
 
 int CoordinatorProcess::run(int report_fd) {
   std::vector<std::unique_ptr<AgentThread>> text_threads;
-  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency() / 4); ++i)
+  // Two at least: one of them does not take long texts.
+  for (unsigned i = 0; i < std::max(2u, std::thread::hardware_concurrency() / 4); ++i)
     text_threads.push_back(
         std::make_unique<AgentThread>("text", [this](std::stop_token stop) { text_pool->run(stop); }));
   AgentThread http_thread("http", [this](std::stop_token) { http->run(); });

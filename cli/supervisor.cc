@@ -334,7 +334,8 @@ void Supervisor::reap(Instant at) {
                               {"signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0},
                               {"code", WIFEXITED(status) ? WEXITSTATUS(status) : 0},
                               {"restart_ms", std::chrono::duration_cast<milliseconds>(pause).count()},
-                              {"last_words", last_words(output_file(c))}});
+                              {"last_words", last_words(output_file(c))},
+                              {"means", WIFSIGNALED(status) ? signal_text(WTERMSIG(status)) : ""}});
     c.pid = 0;
     c.restart_at = at + pause;
     doom_siblings(c, at);

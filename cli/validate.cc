@@ -33,22 +33,20 @@ absl::Status check_shapes(const ClusterManifest& manifest) {
   return absl::OkStatus();
 }
 
-// The certificates that are on this machine: one that runs workers only has no coordinator's. `notes` tells
-// which were not looked at.
+// The certificates that are on this machine: one that runs workers only has no coordinator's, and where a
+// file is written there may be none. `notes` tells which were not looked at; who needs them refuses to start.
 absl::Status check_certificates(const ControlManifest& control, std::string& notes) {
   if (!control.tls) return absl::OkStatus();
   const int64_t now = unix_time_source()();
   std::vector<std::string> mistakes;
-  int sides = 0;
   for (const ControlSide side : {ControlSide::kCoordinator, ControlSide::kWorker}) {
     if (!has_files(control, side)) {
-      notes += cat("; no certificate of the ", side_name(side), " here (wanted where one runs)");
+      notes += cat("; no certificate of the ", side_name(side),
+                   " here (wanted where one runs): ", certificate_path(control, side));
       continue;
     }
-    ++sides;
     if (const absl::Status s = check_files(control, side, now); !s.ok()) mistakes.emplace_back(s.message());
   }
-  if (sides == 0) return check_files(control, ControlSide::kWorker, now);
   return mistakes.empty() ? absl::OkStatus() : absl::InvalidArgumentError(join(mistakes, "\n"));
 }
 

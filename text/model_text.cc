@@ -15,15 +15,24 @@ void add_end_token(ModelText& model, int64_t id) {
     model.end_token_ids.push_back(token);
 }
 
-absl::StatusOr<std::vector<TokenId>> ModelText::encode_chat(std::string_view context_json) const {
+absl::Status check_vocabulary(const Tokenizer& tokenizer, int64_t rows) {
+  if (rows <= 0 || tokenizer.vocab_size() <= rows) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "the tokenizer has " + std::to_string(tokenizer.vocab_size()) + " ids and the model's embedding " +
+      std::to_string(rows) + " rows: use the tokenizer that the weights were made with (id " +
+      std::to_string(rows) + " is `" + tokenizer.token_piece(static_cast<TokenId>(rows)) + "`)");
+}
+
+absl::StatusOr<std::vector<TokenId>> ModelText::encode_chat(std::string_view context_json,
+                                                            size_t most_tokens) const {
   if (chat_template == nullptr) return absl::FailedPreconditionError("the model has no chat template");
   const auto* rust_template = dynamic_cast<const RustChatTemplate*>(chat_template.get());
   const auto* rust_tokenizer = dynamic_cast<const RustTokenizer*>(tokenizer.get());
   if (rust_template != nullptr && rust_tokenizer != nullptr)
-    return rust_template->encode(*rust_tokenizer, context_json);
+    return rust_template->encode(*rust_tokenizer, context_json, most_tokens);
   // Another implementation cannot tell whose text is whose: nothing becomes a special token.
   ASSIGN_OR_RETURN(const std::string text, chat_template->render(context_json));
-  return tokenizer->encode(text, {.add_special = false, .parse_special = false});
+  return tokenizer->encode(text, {.add_special = false, .parse_special = false, .most_tokens = most_tokens});
 }
 
 namespace {

@@ -26,7 +26,9 @@ struct ModelText {
   // contents may not (a user who writes <|im_end|> gets ordinary text). The rule and its limits:
   // text/rust/src/marks.rs. kFailedPrecondition when the model has no template. As in transformers, BOS comes
   // from the template or not at all.
-  absl::StatusOr<std::vector<TokenId>> encode_chat(std::string_view context_json) const;
+  // most_tokens as in Tokenizer::EncodeOptions.
+  absl::StatusOr<std::vector<TokenId>> encode_chat(std::string_view context_json,
+                                                   size_t most_tokens = 0) const;
 };
 
 // `path`: a GGUF file, or a Hugging Face directory (tokenizer.json, tokenizer_config.json, config.json,

@@ -4,7 +4,8 @@
 #include <cstdint>
 
 // The C ABI of the Rust static library in text/rust (src/lib.rs is the other side; field orders must agree).
-// Functions that can fail return 0, or a code (1 invalid, 2 internal: a caught panic, 3 a bound was reached)
+// Functions that can fail return 0, or a code (1 invalid, 2 internal: a caught panic, 3 a bound was reached,
+// 4 more than `most_tokens` tokens, as far as that was seen beforehand)
 // with the text in *error, which the caller frees. Handles: tokenizers, templates and vocabularies are
 // immutable and may be used from any thread; a matcher belongs to one thread at a time. Only text/*.cc
 // include this.
@@ -44,9 +45,9 @@ int32_t baton_tokenizer_from_gguf(const BatonGgufSpec* spec, BatonTokenizer** ou
 void baton_tokenizer_free(BatonTokenizer* tokenizer);
 // Per token: u8 special, u32 length, piece, u32 length, bytes.
 int32_t baton_tokenizer_entries(const BatonTokenizer* tokenizer, BatonBuffer* out, BatonBuffer* error);
-// flags: 1 add_special, 2 parse_special.
-int32_t baton_tokenizer_encode(const BatonTokenizer* tokenizer, BatonBytes text, uint32_t flags,
-                               BatonBuffer* ids, BatonBuffer* error);
+// flags: 1 add_special, 2 parse_special. most_tokens: 0 for any number.
+int32_t baton_encode_text(const BatonTokenizer* tokenizer, BatonBytes text, uint32_t flags,
+                          size_t most_tokens, BatonBuffer* ids, BatonBuffer* error);
 
 struct BatonTemplate;
 // special: a JSON object of bos_token, eos_token and so on.
@@ -55,8 +56,9 @@ void baton_template_free(BatonTemplate* chat_template);
 // now: seconds since 1970, for strftime_now.
 int32_t baton_template_render(const BatonTemplate* chat_template, BatonBytes context, int64_t now,
                               BatonBuffer* out, BatonBuffer* error);
-int32_t baton_template_encode(const BatonTemplate* chat_template, const BatonTokenizer* tokenizer,
-                              BatonBytes context, int64_t now, BatonBuffer* ids, BatonBuffer* error);
+int32_t baton_encode_chat(const BatonTemplate* chat_template, const BatonTokenizer* tokenizer,
+                          BatonBytes context, int64_t now, size_t most_tokens, BatonBuffer* ids,
+                          BatonBuffer* error);
 
 struct BatonVocabulary;
 struct BatonMatcher;

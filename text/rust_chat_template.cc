@@ -31,11 +31,12 @@ absl::StatusOr<std::string> RustChatTemplate::render(std::string_view context_js
 }
 
 absl::StatusOr<std::vector<TokenId>> RustChatTemplate::encode(const RustTokenizer& tokenizer,
-                                                              std::string_view context_json) const {
+                                                              std::string_view context_json,
+                                                              size_t most_tokens) const {
   BufferGuard ids;
   RETURN_IF_ERROR(rust_call([&](BatonBuffer* error) {
-    return baton_template_encode(handle_.get(), tokenizer.handle(), to_bytes(context_json), unix_seconds(),
-                                 &ids.buffer, error);
+    return baton_encode_chat(handle_.get(), tokenizer.handle(), to_bytes(context_json), unix_seconds(),
+                             most_tokens, &ids.buffer, error);
   }));
   return to_ids(ids.view());
 }

@@ -20,8 +20,8 @@ class RustChatTemplate final : public ChatTemplate {
   const std::string& source() const override { return source_; }
   // Renders and tokenises so that special tokens come from the template only (text/rust/src/marks.rs has the
   // rule).
-  absl::StatusOr<std::vector<TokenId>> encode(const RustTokenizer& tokenizer,
-                                              std::string_view context_json) const;
+  absl::StatusOr<std::vector<TokenId>> encode(const RustTokenizer& tokenizer, std::string_view context_json,
+                                              size_t most_tokens) const;
 
  private:
   RustChatTemplate(TemplateHandle handle, std::string_view source)

@@ -35,6 +35,7 @@ absl::Status rust_call(Call call) {
   if (code == 0) return absl::OkStatus();
   const auto kind = code == 1   ? absl::StatusCode::kInvalidArgument
                     : code == 3 ? absl::StatusCode::kResourceExhausted
+                    : code == 4 ? absl::StatusCode::kOutOfRange
                                 : absl::StatusCode::kInternal;
   return absl::Status(kind, std::string(error.view()));
 }

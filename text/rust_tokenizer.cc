@@ -138,7 +138,7 @@ absl::StatusOr<std::vector<TokenId>> RustTokenizer::encode(std::string_view text
       (options.add_special ? kAddSpecial : 0) | (options.parse_special ? kParseSpecial : 0);
   BufferGuard ids;
   RETURN_IF_ERROR(rust_call([&](BatonBuffer* error) {
-    return baton_tokenizer_encode(handle_.get(), to_bytes(text), flags, &ids.buffer, error);
+    return baton_encode_text(handle_.get(), to_bytes(text), flags, options.most_tokens, &ids.buffer, error);
   }));
   return to_ids(ids.view());
 }

@@ -18,10 +18,13 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   // Special tokens written in `text` are ordinary text when `parse_special` is false (user text); with true
   // the spellings of special tokens become their ids (rendered templates). add_special puts BOS/EOS as the
-  // model asks.
+  // model asks. A text that is seen to have more than most_tokens (0: any number) before it is tokenised,
+  // which would take seconds for megabytes, is kOutOfRange, with "at least N tokens" as the message; one that
+  // turns out to have more is encoded: the caller counts.
   struct EncodeOptions {
     bool add_special = true;
     bool parse_special = false;
+    size_t most_tokens = 0;
   };
   virtual absl::StatusOr<std::vector<TokenId>> encode(std::string_view text, EncodeOptions options) const = 0;
   // The tokens' bytes as text; what is no UTF-8 becomes U+FFFD. skip_special drops control tokens. The ids

@@ -111,6 +111,19 @@ absl::StatusOr<CoordinatorReport> start_coordinator(ChildProcess child, Duration
   return absl::UnavailableError(cat("the coordinator did not start: ", last_words(child.output_file)));
 }
 
+const char* signal_text(int signal) {
+  switch (signal) {
+    case SIGKILL:
+      return "somebody's kill -9, or the kernel was out of memory (dmesg says which)";
+    case SIGBUS:
+      return "a mapped file was shortened (the model?), or there was no memory for a shared page";
+    case SIGILL:
+      return "an instruction that this CPU does not have";
+    default:
+      return "";
+  }
+}
+
 std::string last_words(const std::string& output_file) {
   std::ifstream in(output_file);
   std::string words;

@@ -30,6 +30,8 @@ struct CoordinatorReport {
 };
 absl::StatusOr<CoordinatorReport> start_coordinator(ChildProcess child, Duration limit);
 
+// What a signal that leaves a process no last words usually means; empty when it says enough itself.
+const char* signal_text(int signal);
 // The last line of a child's output file that says something.
 std::string last_words(const std::string& output_file);
 

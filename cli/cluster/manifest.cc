@@ -44,19 +44,21 @@ std::string folder_of(const std::string& file) {
 
 void read_listen(ConfigObject& gateway, GatewayManifest& out) {
   const std::string listen = gateway.string("listen", cat(out.host, ":", out.port));
-  if (const auto at = split_host_port(listen)) {
-    out.host = at->host;
-    out.port = static_cast<uint16_t>(at->port);
-  } else {
-    gateway.fail("listen", cat("want address:port, got '", listen, "'"));
-  }
+  const auto at = split_host_port(listen);
+  if (!at) return gateway.fail("listen", cat("want address:port, got '", listen, "'"));
+  out.host = at->host == "localhost" ? "127.0.0.1" : at->host;
+  out.port = static_cast<uint16_t>(at->port);
+  if (!is_numeric_host(out.host))
+    gateway.fail("listen", cat("'", out.host,
+                               "' is a name; want an IP address: 127.0.0.1 for this machine only, 0.0.0.0 or "
+                               "[::] for all of its networks"));
 }
 
 GatewayManifest read_gateway(ConfigObject gateway) {
   GatewayManifest out;
   read_listen(gateway, out);
   out.insecure_plaintext = gateway.boolean("insecureAllowPlaintextOffLoopback", false);
-  if (!is_loopback_host(out.host) && !out.insecure_plaintext)
+  if (is_numeric_host(out.host) && !is_loopback_host(out.host) && !out.insecure_plaintext)
     gateway.fail("listen",
                  cat("'", out.host,
                      "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "

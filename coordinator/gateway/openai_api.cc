@@ -122,7 +122,7 @@ std::shared_ptr<OpenAiApi::Job> OpenAiApi::make_job(Ex exchange, std::string end
 
 void OpenAiApi::submit(const std::shared_ptr<Job>& job, std::function<void()> work) {
   if (job->body.size() <= kShortBody && deps_.status()->requests_in_flight < kFewRequests) return work();
-  if (!deps_.pool->submit(std::move(work)))
+  if (!deps_.pool->submit(job->body.size(), std::move(work)))
     refuse(job, overloaded("too many requests wait to be read; try again later", kRetrySoon));
 }
 

@@ -248,8 +248,8 @@ class GenerationReader {
     if (!context_.text.chat_template)
       return fields_.fail(not_supported("messages", "this model has no chat template; use /v1/completions"));
     if (cancelled()) return fields_.fail({.status = 499, .message = "the client left"});
-    auto tokens = context_.text.encode_chat(chat_context_);
-    if (!tokens.ok()) return fields_.fail(invalid_value("messages", std::string(tokens.status().message())));
+    auto tokens = context_.text.encode_chat(chat_context_, static_cast<size_t>(context_limit()));
+    if (!tokens.ok()) return fail_to_encode(tokens.status(), "messages");
     plan_.prompts.push_back({.text = "", .tokens = *std::move(tokens)});
   }
 
@@ -284,8 +284,10 @@ class GenerationReader {
     if (cancelled()) return fields_.fail({.status = 499, .message = "the client left"});
     const std::string_view text = item.get_string();
     auto tokens =
-        context_.text.tokenizer->encode(text, {.add_special = add_special_, .parse_special = false});
-    if (!tokens.ok()) return fields_.fail(invalid_value("prompt", std::string(tokens.status().message())));
+        context_.text.tokenizer->encode(text, {.add_special = add_special_,
+                                               .parse_special = false,
+                                               .most_tokens = static_cast<size_t>(context_limit())});
+    if (!tokens.ok()) return fail_to_encode(tokens.status(), "prompt");
     plan_.prompts.push_back({.text = std::string(text), .tokens = *std::move(tokens)});
   }
 
@@ -299,7 +301,7 @@ class GenerationReader {
 
   // The tokens this prompt may be answered with; nullopt after an error.
   std::optional<int32_t> room_for(size_t prompt_tokens) {
-    const int64_t limit = context_.context_tokens > 0 ? context_.context_tokens : kContextWhenUnknown;
+    const int64_t limit = context_limit();
     const int64_t room = limit - static_cast<int64_t>(prompt_tokens);
     const int64_t wanted =
         plan_.prompt_only
@@ -308,13 +310,26 @@ class GenerationReader {
     if (wanted >= 1 && wanted <= room) return static_cast<int32_t>(std::min(wanted, kInt32Max));
     const std::string asked =
         max_tokens_ && room >= 1 ? cat(" and ", *max_tokens_, " for the answer") : std::string();
-    fields_.fail(
-        {.status = 400,
-         .message = cat("This model's maximum context length is ", limit, " tokens. However, you requested ",
-                        prompt_tokens, " tokens in the prompt", asked, "."),
-         .param = chat() ? "messages" : "prompt",
-         .code = "context_length_exceeded"});
+    too_long(cat(prompt_tokens, " tokens in the prompt", asked));
     return std::nullopt;
+  }
+
+  int64_t context_limit() const {
+    return context_.context_tokens > 0 ? context_.context_tokens : kContextWhenUnknown;
+  }
+
+  void too_long(const std::string& requested) {
+    fields_.fail({.status = 400,
+                  .message = cat("This model's maximum context length is ", context_limit(),
+                                 " tokens. However, you requested ", requested, "."),
+                  .param = chat() ? "messages" : "prompt",
+                  .code = "context_length_exceeded"});
+  }
+
+  void fail_to_encode(const absl::Status& status, const char* param) {
+    const std::string message(status.message());
+    if (absl::IsOutOfRange(status)) return too_long(cat(message, " in the prompt"));
+    fields_.fail(invalid_value(param, message));
   }
 
   void make_requests() {

@@ -75,6 +75,9 @@ def check_lengths(c):
     fits = c.post(TEXT, dict(GOOD, prompt=[5] * 508, max_tokens=4))
     assert fits.status == 200, fits.body
     assert c.post(TEXT, dict(GOOD, prompt=[5] * 509, max_tokens=4)).status == 400
+    for piece in ("7", "\u6f22", "<s>"):
+        r = c.post(TEXT, dict(GOOD, prompt=piece * 1000000))
+        assert r.status == 400 and "at least" in r.json()["error"]["message"], (piece, r.status, r.body[:300])
     for megabytes in (9, 24):  # is told why, although it sends on
         huge = c.post(TEXT, json.dumps(dict(GOOD, prompt="a" * (megabytes << 20))))
         assert huge.status == 413 and huge.json()["error"]["message"], (megabytes, huge.status, huge.body[:200])

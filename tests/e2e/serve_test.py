@@ -154,7 +154,8 @@ def test_state_folder_removed():
         os.kill(decode["pid"], signal.SIGKILL)
         c.wait_until(lambda: c.ps()[3]["pid"] != decode["pid"] and all(r["state"] == "ready" for r in c.ps()), 20, "decode-0 comes back")
         assert len(c.generate("One day", 10)[0]) == 10
-        assert "process started anew" in c.command("logs", "supervisor").stdout
+        log = c.command("logs", "supervisor").stdout
+        assert "process started anew" in log and "out of memory" in log, log
         assert c.command("serve", STORIES, "--port", "0", "--detach").returncode == 1, "the folder is taken"
         pids = [r["pid"] for r in c.ps()]
         assert c.command("down").returncode == 0

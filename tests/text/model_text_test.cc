@@ -67,6 +67,20 @@ TEST_F(ModelTextFile, ReadsEveryKeyOfAGguf) {
       << "user-defined tokens are found in any text";
 }
 
+TEST_F(ModelTextFile, ATokenizerWithMoreIdsThanTheEmbeddingHasRowsIsRefused) {
+  const auto with_rows = [&](uint64_t rows) {
+    auto writer = SmallBpe().writer();
+    const std::vector<float> weights(2 * rows);
+    writer.add_floats("token_embd.weight", {2, rows}, weights);
+    return error_of(save(writer));
+  };
+  EXPECT_EQ(with_rows(9), "loaded");
+  EXPECT_EQ(with_rows(16), "loaded") << "padded";
+  EXPECT_THAT(with_rows(8),
+              HasSubstr("small.gguf: the tokenizer has 9 ids and the model's embedding 8 rows"));
+  EXPECT_THAT(with_rows(8), HasSubstr("(id 8 is `<tool>`)"));
+}
+
 TEST_F(ModelTextFile, NamesWhatIsWrongInAGguf) {
   const auto with = [&](auto edit) {
     auto writer = SmallBpe().writer();

@@ -192,6 +192,55 @@ TEST(Tokenizer, SpecialTokensInUserTextAreText) {
   }
 }
 
+// Texts of every kind, alone and many times over, against the number of tokens that they have.
+TEST(Tokenizer, RefusesAtLeastSoManyTokensOnlyWhereThereAreMore) {
+  SKIP_WITHOUT_SHARED_MODELS();
+  const auto inputs = golden_inputs(shared_models() + "/ggml-vocab/all.inp");
+  ASSERT_GT(inputs.size(), 10u);
+  int refused = 0;
+  for (const char* name :
+       {"smollm2", "minimind2-small", "stories260K-f32.gguf", "ggml-vocab/ggml-vocab-llama-spm.gguf",
+        "ggml-vocab/ggml-vocab-gpt-2.gguf", "ggml-vocab/ggml-vocab-starcoder.gguf"}) {
+    SCOPED_TRACE(name);
+    auto model = load_model_text(shared_models() + "/" + name);
+    ASSERT_TRUE(model.ok()) << model.status();
+    for (const std::string& input : inputs) {
+      for (const int times : {1, 40}) {
+        std::string text;
+        for (int i = 0; i < times; ++i) text += input;
+        Tokenizer::EncodeOptions options{.add_special = false, .parse_special = times == 1};
+        const auto ids = model->tokenizer->encode(text, options);
+        ASSERT_TRUE(ids.ok()) << ids.status();
+        options.most_tokens = std::max<size_t>(ids->size(), 1);
+        EXPECT_EQ(model->tokenizer->encode(text, options).status(), absl::OkStatus()) << text;
+        options.most_tokens = std::max<size_t>(ids->size() / 8, 1);
+        refused += absl::IsOutOfRange(model->tokenizer->encode(text, options).status());
+      }
+    }
+  }
+  EXPECT_GT(refused, 100);
+}
+
+TEST(Tokenizer, MegabytesThatCannotFitAreRefusedBeforeTheyAreTokenised) {
+  SKIP_WITHOUT_SHARED_MODELS();
+  auto model = load_model_text(shared_models() + "/smollm2");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const Tokenizer::EncodeOptions options{.add_special = true, .parse_special = false, .most_tokens = 8192};
+  for (const auto& [piece, least] : {std::pair("7", 4194304), {"<|im_end|>", 100000}, {"漢字", 400000}}) {
+    std::string text;
+    while (text.size() < 4194304) text += piece;
+    const auto ids = model->tokenizer->encode(text, options);
+    ASSERT_EQ(ids.status().code(), absl::StatusCode::kOutOfRange) << piece;
+    int said = 0;
+    ASSERT_EQ(sscanf(std::string(ids.status().message()).c_str(), "at least %d tokens", &said), 1);
+    EXPECT_GE(said, least) << piece;
+    const std::string context = R"({"messages": [{"role": "user", "content": ")" + text + R"("}]})";
+    EXPECT_EQ(model->encode_chat(context, 8192).status().code(), absl::StatusCode::kOutOfRange) << piece;
+  }
+  // A text that might fit is tokenised: the caller counts.
+  EXPECT_GT(model->tokenizer->encode(std::string(12000, 'x'), options)->size(), 0u);
+}
+
 TEST(Tokenizer, BosAndEosAsTheFileSays) {
   SKIP_WITHOUT_SHARED_MODELS();
   auto spm = load_model_text(shared_models() + "/ggml-vocab/ggml-vocab-llama-spm.gguf");

@@ -126,6 +126,9 @@ TEST(Manifest, StaysOnLoopbackUnlessTold) {
   EXPECT_EQ(errors_of("  gateway: {listen: \"0.0.0.0:8000\", insecureAllowPlaintextOffLoopback: true}\n"),
             "");
   EXPECT_EQ(errors_of("  gateway: {listen: \"[::1]:8000\"}\n"), "");
+  EXPECT_EQ(errors_of("  gateway: {listen: \"localhost:8000\"}\n"), "");
+  EXPECT_NE(errors_of("  gateway: {listen: \"gpu-box:8000\"}\n").find("'gpu-box' is a name; want an IP"),
+            std::string::npos);
 }
 
 // A control section with TLS; `more` stands beside it.

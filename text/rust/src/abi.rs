@@ -77,6 +77,7 @@ pub enum Code {
     Invalid = 1,
     Internal = 2,
     Exhausted = 3,
+    TooLong = 4,
 }
 
 #[derive(Debug)]
@@ -91,6 +92,9 @@ impl Failure {
     }
     pub fn exhausted(message: impl Into<String>) -> Self {
         Failure { code: Code::Exhausted, message: message.into() }
+    }
+    pub fn too_long(message: impl Into<String>) -> Self {
+        Failure { code: Code::TooLong, message: message.into() }
     }
 }
 

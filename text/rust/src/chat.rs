@@ -78,11 +78,21 @@ impl ChatTemplate {
     }
 
     /// The request as token ids: special tokens of the template are parsed, those that users wrote are text.
-    pub fn encode(&self, tokenizer: &TextTokenizer, context: &str, now: i64) -> Result<Vec<u32>, Failure> {
+    pub fn encode(
+        &self,
+        tokenizer: &TextTokenizer,
+        context: &str,
+        now: i64,
+        most_tokens: usize,
+    ) -> Result<Vec<u32>, Failure> {
         let mut context = parse(context)?;
         let marks = Marks::put(&mut context, &self.source, &tokenizer.special)?;
         let text = self.render_value(context, now)?;
-        tokenizer.encode(&text, &EncodeOptions { add_special: false, parse_special: true }, &marks)
+        tokenizer.encode(
+            &text,
+            &EncodeOptions { add_special: false, parse_special: true, most_tokens },
+            &marks,
+        )
     }
 }
 

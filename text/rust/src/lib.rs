@@ -6,6 +6,7 @@
 mod abi;
 mod chat;
 mod grammar;
+mod least;
 mod marks;
 mod pieces;
 mod pre_tokenizer;
@@ -138,15 +139,17 @@ pub unsafe extern "C" fn baton_tokenizer_entries(
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_tokenizer_encode(
+pub unsafe extern "C" fn baton_encode_text(
     tokenizer: *const TextTokenizer,
     text: Bytes,
     flags: u32,
+    most_tokens: usize,
     ids: *mut Buffer,
     error: *mut Buffer,
 ) -> i32 {
     guarded(error, || {
-        let options = EncodeOptions { add_special: flags & 1 != 0, parse_special: flags & 2 != 0 };
+        let options =
+            EncodeOptions { add_special: flags & 1 != 0, parse_special: flags & 2 != 0, most_tokens };
         *ids = Buffer::from_ids(&(*tokenizer).encode(text.text("text")?, &options, &Marks::default())?);
         Ok(())
     })
@@ -192,16 +195,18 @@ pub unsafe extern "C" fn baton_template_render(
 /// # Safety
 /// See `baton_buffer_free`.
 #[no_mangle]
-pub unsafe extern "C" fn baton_template_encode(
+pub unsafe extern "C" fn baton_encode_chat(
     template: *const ChatTemplate,
     tokenizer: *const TextTokenizer,
     context: Bytes,
     now: i64,
+    most_tokens: usize,
     ids: *mut Buffer,
     error: *mut Buffer,
 ) -> i32 {
     guarded(error, || {
-        *ids = Buffer::from_ids(&(*template).encode(&*tokenizer, context.text("chat request")?, now)?);
+        let context = context.text("chat request")?;
+        *ids = Buffer::from_ids(&(*template).encode(&*tokenizer, context, now, most_tokens)?);
         Ok(())
     })
 }

@@ -10,6 +10,7 @@ use tokenizers::tokenizer::{AddedVocabulary, Model, OffsetReferential, OffsetTyp
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::abi::Failure;
+use crate::least::{changes_of, Changes, LeastTokens};
 use crate::marks::{Marks, SpecialSpellings};
 use crate::pieces::{alphabet_bytes, PieceDecoder};
 use crate::pre_tokenizer::pre_kind;
@@ -29,11 +30,23 @@ pub struct Entry {
     pub special: bool,
 }
 
+impl Entry {
+    /// What it stands for in a text.
+    fn spelling(&self) -> &[u8] {
+        if self.bytes.is_empty() {
+            self.piece.as_bytes()
+        } else {
+            &self.bytes
+        }
+    }
+}
+
 pub struct TextTokenizer {
     engine: Engine,
     pub entries: Vec<Entry>,
     pub special: SpecialSpellings,
-    bos: Option<u32>, // put by us, not by a post-processor
+    least: Option<LeastTokens>, // none: not known of such a tokenizer
+    bos: Option<u32>,           // put by us, not by a post-processor
     eos: Option<u32>,
 }
 
@@ -74,6 +87,7 @@ impl Finder {
 pub struct EncodeOptions {
     pub add_special: bool,
     pub parse_special: bool,
+    pub most_tokens: usize, // a text with more is refused; 0: any number
 }
 
 /// A GGUF file's tokenizer keys, lengths checked by the caller.
@@ -132,7 +146,7 @@ impl TextTokenizer {
             entries[id as usize] = Entry { piece, bytes, special };
         }
         let engine = Engine::Crate(Box::new(CrateEngine::new(tokenizer)));
-        Self::finish(engine, entries, None, None)
+        Self::finish(engine, entries, changes_of(&config), None, None)
     }
 
     pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self, Failure> {
@@ -183,6 +197,7 @@ impl TextTokenizer {
         Self::finish(
             engine,
             entries,
+            Some(Changes { nfc: kind.normalizer().is_some(), spaces: false }),
             required(v.bos, add_bos, "bos")?,
             required(v.eos, v.add_eos == Some(true), "eos")?,
         )
@@ -241,6 +256,7 @@ impl TextTokenizer {
         Self::finish(
             engine,
             entries,
+            bytes.iter().all(Option::is_some).then_some(Changes { nfc: false, spaces: true }),
             required(v.bos, add_bos, "bos")?,
             required(v.eos, v.add_eos == Some(true), "eos")?,
         )
@@ -249,6 +265,7 @@ impl TextTokenizer {
     fn finish(
         engine: Engine,
         entries: Vec<Entry>,
+        changes: Option<Changes>,
         bos: Option<u32>,
         eos: Option<u32>,
     ) -> Result<Self, Failure> {
@@ -258,11 +275,14 @@ impl TextTokenizer {
             .filter(|e| e.special && !e.piece.is_empty() && seen.insert(&e.piece))
             .map(|e| e.piece.clone())
             .collect();
-        Ok(TextTokenizer { engine, special: SpecialSpellings::new(spellings)?, entries, bos, eos })
+        // Control tokens have no bytes of their own and are found by their spelling.
+        let least = changes.map(|changes| LeastTokens::new(entries.iter().map(Entry::spelling), changes));
+        Ok(TextTokenizer { engine, special: SpecialSpellings::new(spellings)?, entries, least, bos, eos })
     }
 
     /// `marks`: taken out of the ordinary text after special tokens have been looked for (see marks.rs).
     pub fn encode(&self, text: &str, options: &EncodeOptions, marks: &Marks) -> Result<Vec<u32>, Failure> {
+        self.refuse_too_long(text, options.most_tokens, marks)?;
         let mut ids = Vec::new();
         if options.add_special {
             ids.extend(self.bos);
@@ -275,6 +295,22 @@ impl TextTokenizer {
             ids.extend(self.eos);
         }
         Ok(ids)
+    }
+
+    /// A text has as many tokens as bytes at most, or nearly: a short one is not looked at.
+    fn refuse_too_long(&self, text: &str, most: usize, marks: &Marks) -> Result<(), Failure> {
+        let Some(least) = self.least.as_ref().filter(|_| most > 0 && text.len() > most) else {
+            return Ok(());
+        };
+        let tokens = if marks.any() {
+            least.count(&text.chars().filter_map(|c| marks.original(c)).collect::<String>())
+        } else {
+            least.count(text)
+        };
+        if tokens > most {
+            return Err(Failure::too_long(format!("at least {tokens} tokens")));
+        }
+        Ok(())
     }
 }
 
