@@ -124,7 +124,7 @@ absl::Status check(const BenchTransferOptions& options) {
     return absl::InvalidArgumentError("bench transfer: no pieces or no lanes");
   for (const std::string& lane : options.lanes)
     if (lane == "auto" || !transport::parse_lanes(lane).ok())
-      return absl::InvalidArgumentError(cat("lane: want local, socket, am or get, got ", lane));
+      return absl::InvalidArgumentError(cat("lane: want local, socket, am, get or get-emulated, got ", lane));
   return absl::OkStatus();
 }
 

@@ -87,7 +87,7 @@ with Cluster(MODEL, manifest(pools(ANY, kv={"memory": max(blocks * per_block, 1 
             ("blocks", "copied_blocks_total", "hit_tokens_total", "wait_seconds_total", "lost_blocks_total", "fetches_failed_total")}
     print("host memory: %s" % said)
     assert said["blocks"] > blocks and said["hit_tokens_total"] > 0, said
-for transport in ("local", "socket", "am", "get"):
+for transport in ("local", "socket", "am"):
     with Cluster(MODEL, manifest(pools(PREFILL_DECODE, resources={"cpu": 1}), transfer={"transport": transport})) as c:
         compare("prefill and decode apart, lane %s, cold, alone" % transport, ask_all(c, 1, 6), baseline, "remote-prefill")
         compare("prefill and decode apart, lane %s, warm, 16 at a time" % transport, ask_all(c, 16, 7), baseline, "remote-prefill")

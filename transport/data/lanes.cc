@@ -10,6 +10,8 @@ absl::StatusOr<AllowedLanes> parse_lanes(std::string_view name) {
   if (name == "socket") return AllowedLanes{.local = false, .stream = true};
   if (name == "am") return AllowedLanes{.local = false, .stream = true, .fabric = StreamFabric::kAm};
   if (name == "get") return AllowedLanes{.local = false, .stream = false, .get = true};
+  if (name == "get-emulated")
+    return AllowedLanes{.local = false, .stream = false, .get = true, .emulate_get = true};
   return absl::InvalidArgumentError(cat("lane: want auto, local, socket, am or get, got ", name));
 }
 

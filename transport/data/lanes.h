@@ -25,6 +25,7 @@ struct AllowedLanes {
   bool stream = true;
   bool get = false;
   bool get_if_rdma = false;  // allows get where the data address belongs to an RDMA device
+  bool emulate_get = false;  // get without a NIC's reads, for tests and benchmarks (docs/adr/0016)
   StreamFabric fabric = StreamFabric::kSocket;
   uint8_t mask() const {
     return static_cast<uint8_t>((local ? static_cast<int>(Lane::kLocal) : 0) |
@@ -34,8 +35,9 @@ struct AllowedLanes {
   friend bool operator==(const AllowedLanes&, const AllowedLanes&) = default;
 };
 
-// "auto" (local, else get where there is RDMA, else socket), "local", "socket", "am" or "get". UCX over TCP
-// runs only when `am` or `get` is asked for: it obeys PUT and GET of anybody who can connect.
+// "auto" (local, else get where there is RDMA, else socket), "local", "socket", "am", "get" or, which no
+// manifest can ask for, "get-emulated". UCX over TCP runs for the last and for `am` only: it obeys PUT and
+// GET of anybody who can connect.
 absl::StatusOr<AllowedLanes> parse_lanes(std::string_view name);
 // "local socket" of a mask, for messages.
 std::string lane_names(uint8_t mask, std::string_view stream_lane);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/cat.h"
 #include "transport/data/framed_data_plane.h"
 #include "transport/data/socket_links.h"
 #include "transport/data/ucx_get_lane.h"
@@ -20,14 +21,16 @@ absl::StatusOr<std::unique_ptr<DataPlane>> make_get_data_plane(const DataPlaneOp
   RETURN_IF_ERROR(check_identity(options.identity));
   ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port));
   ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
-  auto get = UcxGetLane::create({.host = options.listen_host, .rdma_only = !options.lanes.get}, pool->file());
+  auto get =
+      UcxGetLane::create({.host = options.listen_host, .emulate = options.lanes.emulate_get}, pool->file());
   DataPlaneOptions with = options;
   PullLanes pulls;
   if (get.ok()) {
     with.lanes.get = true;
     pulls.lanes.push_back(*std::move(get));
   } else if (options.lanes.get) {
-    return get.status();
+    return absl::UnavailableError(
+        cat(get.status().message(), "; nothing else is safe on lane get: use auto or socket"));
   } else {
     pulls.missing = std::string(get.status().message());
   }

@@ -11,8 +11,8 @@ namespace baton::transport {
 // memory.
 absl::StatusOr<std::unique_ptr<DataPlane>> make_ucx_data_plane(const DataPlaneOptions& options);
 
-// Messages over our own TCP stream, and lane `get` beside it. options.lanes.get: as good as UCX has it, or an
-// error; else where there is RDMA, and each pairing is told when that could not be started.
+// Messages over our own TCP stream, and lane `get` beside it. options.lanes.get: an error where there is no
+// RDMA (unless emulated); else each pairing is told when it could not be started.
 absl::StatusOr<std::unique_ptr<DataPlane>> make_get_data_plane(const DataPlaneOptions& options);
 
 }  // namespace baton::transport

@@ -64,13 +64,12 @@ absl::StatusOr<std::unique_ptr<UcxGetLane>> UcxGetLane::create(const Options& op
 
 absl::Status UcxGetLane::start(const Options& options, std::span<std::byte> file) {
   ASSIGN_OR_RETURN(const std::string interface, interface_of(options.host));
-  std::vector<std::string> devices = rdma_devices(interface);
-  if (options.rdma_only && devices.empty())
-    return absl::UnavailableError(cat("get: interface ", interface, " has no RDMA device"));
-  std::string transports = options.rdma_only ? "rc" : devices.empty() ? "tcp,cma" : "rc,tcp,cma";
-  if (!options.rdma_only) devices.push_back(interface);
+  const std::vector<std::string> devices = options.emulate ? std::vector{interface} : rdma_devices(interface);
+  if (devices.empty())
+    return absl::UnavailableError(
+        cat("get: interface ", interface, " (address ", options.host, ") has no RDMA device"));
   ASSIGN_OR_RETURN(context_, start_ucx({.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
-                                        .transports = std::move(transports),
+                                        .transports = options.emulate ? "tcp,cma" : "rc",
                                         .devices = join(devices, ",")}));
   ASSIGN_OR_RETURN(worker_, start_ucx_worker(context_));
   const ucs_status_t status = ucp_worker_get_efd(worker_, &events_);

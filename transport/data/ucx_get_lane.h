@@ -12,19 +12,19 @@
 
 namespace baton::transport {
 
-// Lane `get`: the receiver reads the sender's pool with UCX's one-sided get: a NIC's RDMA read,
-// process_vm_readv on one host, or messages where there is nothing better (TCP: the sender's progress thread
-// answers). Messages and offers do not pass here. One context and one worker; a peer is an endpoint with peer
-// error handling and an unpacked key, both gone only when no read of theirs is under way: UCX 1.13 goes on
-// writing after a forced close over shared memory (measured). Thread: progress (UCX in single-thread mode);
-// create() may run on another before. Owns: all UCX handles, the registration of the pool. Errors: UCX's
-// words.
+// Lane `get`: the receiver reads the sender's pool with UCX's one-sided get, a NIC's RDMA read. Emulated, the
+// sender's progress thread answers in messages over TCP, and UCX aborts it when the reader dies meanwhile
+// (docs/adr/0016): for tests and benchmarks. Messages and offers do not pass here. One context and one
+// worker; a peer is an endpoint with peer error handling and an unpacked key, both gone only when no read of
+// theirs is under way: UCX 1.13 goes on writing after a forced close over shared memory (measured). Thread:
+// progress (UCX in single-thread mode); create() may run on another before. Owns: all UCX handles, the
+// registration of the pool. Errors: UCX's words.
 class UcxGetLane final : public PullLane {
  public:
   struct Options {
     std::string host;  // numeric address of the interface that traffic keeps to
-    // Hardware only: nothing listens on TCP, and where there is no RDMA device the lane cannot be made.
-    bool rdma_only = false;
+    // Else hardware only: nothing listens on TCP, and where there is no RDMA device the lane cannot be made.
+    bool emulate = false;
   };
   // `file`: all of the pool's memory, which outlives the lane.
   static absl::StatusOr<std::unique_ptr<UcxGetLane>> create(const Options& options,

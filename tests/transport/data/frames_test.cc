@@ -114,6 +114,9 @@ TEST(Lanes, Names) {
   EXPECT_EQ(*parse_lanes("local"), (AllowedLanes{.local = true, .stream = false}));
   EXPECT_EQ(*parse_lanes("socket"), (AllowedLanes{.local = false, .stream = true}));
   EXPECT_EQ(*parse_lanes("am"), (AllowedLanes{.local = false, .stream = true, .fabric = StreamFabric::kAm}));
+  EXPECT_EQ(*parse_lanes("get"), (AllowedLanes{.local = false, .stream = false, .get = true}));
+  EXPECT_EQ(*parse_lanes("get-emulated"),
+            (AllowedLanes{.local = false, .stream = false, .get = true, .emulate_get = true}));
   EXPECT_EQ(parse_lanes("rdma").status().message(), "lane: want auto, local, socket, am or get, got rdma");
   EXPECT_EQ(lane_names(0, "am"), "none");
   EXPECT_EQ(lane_names(2, "socket"), "socket");

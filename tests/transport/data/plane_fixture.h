@@ -47,7 +47,7 @@ inline std::string lane_of(Fabric fabric) {
 inline AllowedLanes lanes_of(Fabric fabric) {
   const bool local = lane_of(fabric) == "local";
   const bool get = fabric == Fabric::kGet;
-  return {.local = local, .stream = !local && !get, .get = get};
+  return {.local = local, .stream = !local && !get, .get = get, .emulate_get = get};
 }
 
 inline DataPlaneOptions plane_options(const std::string& name, uint64_t incarnation,

@@ -330,5 +330,14 @@ TEST(Rdma, DevicesOfAnInterface) {
   std::filesystem::remove_all(net);
 }
 
+TEST(Rdma, GetIsRefusedWhereThereIsNone) {
+  DataPlaneOptions options = plane_options("a", 1, *parse_lanes("get"));
+  EXPECT_EQ(make_process_data_plane(options).status().message(),
+            "get: interface lo (address 127.0.0.1) has no RDMA device; nothing else is safe on lane get: use "
+            "auto or socket");
+  options.lanes = *parse_lanes("auto");
+  EXPECT_TRUE(make_process_data_plane(options).ok());
+}
+
 }  // namespace
 }  // namespace baton::transport

@@ -60,7 +60,12 @@ TEST_P(PeerDeathTest, KilledSender) {
   EXPECT_LE(pool_mappings(), 1u);  // the peers' pools are gone
 }
 
-TEST_P(PeerDeathTest, KilledReceiver) {
+// Not `get`: UCX aborts a sender whose reader dies while it answers in RDMA's place (docs/adr/0016).
+class ReceiverDeathTest : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Lanes, ReceiverDeathTest, testing::Values("local", "socket", "am"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(ReceiverDeathTest, KilledReceiver) {
   Survivor survivor(GetParam(), false);
   for (uint64_t life = 1; life <= 6; ++life) {
     VictimProcess victim("sink", GetParam(), life);

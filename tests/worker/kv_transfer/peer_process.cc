@@ -110,7 +110,7 @@ int run(char** argv) {
                     .kv_layout_hash = kv_layout_hash(geometry, "test")},
        .listen_host = argv[5],
        .listen_port = static_cast<uint16_t>(std::atoi(argv[4])),
-       .lanes = *transport::parse_lanes(argv[2]),
+       .lanes = lanes_of(argv[2]),
        .pool_bytes = geometry.pool_bytes()});
   if (!plane.ok()) {
     std::printf("failed: %s\n", std::string(plane.status().message()).c_str());

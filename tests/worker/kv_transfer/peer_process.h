@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "transport/data/lanes.h"
 
 // What the killed process and its survivor agree on.
 namespace baton::worker {
@@ -13,6 +14,11 @@ namespace baton::worker {
 inline kernels::KvGeometry process_geometry() {
   return {.layers = 8, .kv_heads = 4, .head_dim = 64, .block_tokens = 16, .blocks = 4 * 24};
 }
+// `get` without RDMA is for tests: a reader's own handling of a peer that is lost is the same.
+inline transport::AllowedLanes lanes_of(const std::string& lane) {
+  return *transport::parse_lanes(lane == "get" ? "get-emulated" : lane);
+}
+
 inline constexpr int kSlots = 4;  // transfers at a time, each with blocks of its own
 inline constexpr int32_t kPrompt = 24 * 16 - 5;
 inline constexpr uint32_t kSlotBlocks = 24;

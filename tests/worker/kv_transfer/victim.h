@@ -89,7 +89,7 @@ class Survivor {
                                                      .host_id = transport::host_id(),
                                                      .kv_layout_hash = kv_layout_hash(geometry, "test")},
                                         .listen_host = address,
-                                        .lanes = *transport::parse_lanes(lane),
+                                        .lanes = lanes_of(lane),
                                         .pool_bytes = geometry.pool_bytes()};
     plane = *transport::make_process_data_plane(options);
     agent =
