@@ -15,6 +15,7 @@
 #include "transport/data/framed_data_plane.h"
 #include "transport/data/get_ticket.h"
 #include "transport/data/loopback_links.h"
+#include "transport/data/session.h"
 #include "transport/data/ucx_start.h"
 
 namespace baton::transport {
@@ -151,7 +152,9 @@ TEST_F(PullLaneTest, NotMoreThanAWindowIsFetchedAtATime) {
   for (int i = 0; i < 40; ++i)
     ASSERT_TRUE(a_->plane->offer(b_->ref, {.cookie = ++cookie_, .runs = {&run, 1}}).ok());
   steps();
-  EXPECT_EQ(lane_["b"]->under_way(), 8u);
+  // As many as the measured rate allows: 8, or fewer where the test transfer was held up.
+  const size_t window = pull_window(b_->peers.back().bytes_per_second);
+  EXPECT_EQ(lane_["b"]->under_way(), (window + run.bytes - 1) / run.bytes);
   EXPECT_GT(b_->plane->next_deadline(), now_);  // waits, does not spin
   fabric_.hold = false;
   ASSERT_TRUE(until([&] { return a_->answers.size() == 40; }));
