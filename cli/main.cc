@@ -9,6 +9,7 @@
 #include "cli/bench/bench_commands.h"
 #include "cli/cluster/version.h"
 #include "cli/commands.h"
+#include "cli/tune.h"
 
 using namespace baton::cli;
 
@@ -20,6 +21,7 @@ struct Commands {
   PsOptions ps;
   LogsOptions logs;
   std::string manifest;
+  TuneOptions tune;
   ChatOptions chat;
   BenchServeOptions bench;
   BenchEngineOptions bench_engine;
@@ -46,6 +48,19 @@ void add_cluster_commands(CLI::App& app, Commands& c) {
   auto* validate = app.add_subcommand("validate", "check a cluster manifest");
   validate->add_option("FILE", c.manifest, "the manifest")->required();
   validate->callback([&c] { c.exit_code = run_validate(c.manifest); });
+}
+
+void add_tune(CLI::App& app, Commands& c) {
+  auto* tune = app.add_subcommand(
+      "tune", "choose cuBLASLt's algorithms for numerics: invariant on this machine's GPU; takes minutes");
+  tune->add_option("-m,--model", c.tune.model,
+                   "GGUF file or Hugging Face directory; default: the cached one");
+  tune->add_option("-o,--output", c.tune.file, "the file that `algorithms` of a pool names")->required();
+  tune->add_option("--device", c.tune.device, "cuda, cuda:1, cuda:GPU-<uuid>, cuda:MIG-<uuid>");
+  tune->add_option("--rows", c.tune.rows, "of the largest step: the pool's batch.tokens")
+      ->check(CLI::Range(16, 65536));
+  tune->add_option("--tensor", c.tune.tensor, "the pool's parallel.tensor")->check(CLI::Range(1, 32));
+  tune->callback([&c] { c.exit_code = run_tune(c.tune); });
 }
 
 void add_format_option(CLI::App& command, bool& json) {
@@ -237,6 +252,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("baton ") + kVersion);
   Commands commands;
   add_cluster_commands(app, commands);
+  add_tune(app, commands);
   add_inspect_commands(app, commands);
   add_client_commands(app, commands);
   add_bench_commands(app, commands);

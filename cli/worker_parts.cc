@@ -16,6 +16,7 @@
 #include "cli/cluster/version.h"
 #include "cli/control_security.h"
 #include "cli/pause_point.h"
+#include "kernels/cuda/algorithm_table.h"
 #include "kernels/cuda/device_name.h"
 #include "kernels/device.h"
 #include "kernels/self_check.h"
@@ -195,17 +196,37 @@ worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const 
 absl::Status WorkerParts::check_device() const {
   if (backend->in_host_memory()) return absl::OkStatus();
   const kernels::Numerics numerics = parse_numerics(pool.numerics);
-  ASSIGN_OR_RETURN(const auto probe, kernels::make_backend({.device = device(), .numerics = numerics}));
+  ASSIGN_OR_RETURN(const auto probe, kernels::make_device_backend({.device = device(), .numerics = numerics},
+                                                                  device_options()));
   return kernels::check_against_reference(*probe, {.head_dim = file->spec().head_dim,
                                                    .kv = kernels::KvType::kBF16,
                                                    .batches = numerics != kernels::Numerics::kFastest});
 }
 
+kernels::DeviceOptions WorkerParts::device_options() const {
+  using kernels::Quantization;
+  return {.quantization = pool.quantization == "fp8" ? Quantization::kFp8 : Quantization::kNone,
+          .algorithms = pool.algorithms};
+}
+
+// Before anything takes minutes.
+absl::Status WorkerParts::check_algorithms() const {
+  if (pool.algorithms.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const kernels::cuda::AlgorithmTable table, kernels::cuda::read_table(pool.algorithms));
+  if (table.most_rows() >= pool.max_batch_tokens) return absl::OkStatus();
+  return absl::FailedPreconditionError(cat(pool.algorithms, " has algorithms for up to ", table.most_rows(),
+                                           " rows, and batch.tokens of pool ", pool.name, " is ",
+                                           pool.max_batch_tokens, ": make it with baton tune --rows ",
+                                           pool.max_batch_tokens, ", or lower batch.tokens"));
+}
+
 absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks) {
-  ASSIGN_OR_RETURN(backend, kernels::make_backend({.device = device(),
-                                                   .threads = options.threads,
-                                                   .cpus = options.cpus,
-                                                   .numerics = parse_numerics(pool.numerics)}));
+  RETURN_IF_ERROR(check_algorithms());
+  ASSIGN_OR_RETURN(backend, kernels::make_device_backend({.device = device(),
+                                                          .threads = options.threads,
+                                                          .cpus = options.cpus,
+                                                          .numerics = parse_numerics(pool.numerics)},
+                                                         device_options()));
   RETURN_IF_ERROR(check_device());
   ASSIGN_OR_RETURN(worker::ModelShard shard, shard_of_rank(place.rank));
   ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
@@ -279,8 +300,9 @@ void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeomet
   description.kv_layout_hash = worker::kv_layout_hash(
       worker::kv_geometry(file->spec(), g.block_tokens, g.type, g.blocks), backend->kv_layout_name());
   description.numerics_id = backend->numerics_id(g.type);
-  // Sums that meet in an order of NCCL's own are a class for each number of ranks.
-  if (group != nullptr && on_gpu() != nullptr && on_gpu()->splits_inputs())
+  // Sums that meet in an order of NCCL's own are a class for each number of ranks, and so is a library's
+  // choice for matrices of other shapes.
+  if (group != nullptr && on_gpu() != nullptr && (on_gpu()->splits_inputs() || !pool.algorithms.empty()))
     description.numerics_id += cat("/tensor-", pool.tensor);
   description.block_tokens = g.block_tokens;
   description.context_tokens = context_tokens();

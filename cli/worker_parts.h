@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/rank_group.h"
 #include "kernels/device.h"
+#include "kernels/device_options.h"
 #include "transport/data/data_plane.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/engine/follower_loop.h"
@@ -76,6 +77,7 @@ struct WorkerParts {
   absl::Status form_ranks(const kernels::KvGeometry& geometry);
   absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
   absl::Status check_device() const;
+  absl::Status check_algorithms() const;
   absl::Status load_model(worker::ModelShard shard, const kernels::KvGeometry& geometry);
   absl::Status make_exchange(const kernels::KvGeometry& geometry, ExchangeSinks sinks);
   absl::Status make_host_copier(const kernels::KvGeometry& geometry);
@@ -88,6 +90,7 @@ struct WorkerParts {
   absl::StatusOr<kernels::KvGeometry> geometry(const worker::ModelShard& shard) const;
   absl::StatusOr<worker::ModelShard> shard_of_rank(int rank) const;
   std::string device() const;
+  kernels::DeviceOptions device_options() const;
   kernels::DeviceBackend* on_gpu() const { return kernels::device_backend(backend.get()); }
   MemoryPlan plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& geometry) const;
 };

@@ -43,13 +43,23 @@ absl::StatusOr<void*> open_library() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> load_cuda_backend(const BackendOptions& options) {
+absl::StatusOr<std::unique_ptr<Backend>> load_cuda_backend(const BackendOptions& options,
+                                                           const DeviceOptions& device) {
   ASSIGN_OR_RETURN(void* const library, open_library());
   const auto make = reinterpret_cast<MakeCudaBackend>(::dlsym(library, kMakeCudaBackendSymbol));
   if (make == nullptr) return absl::FailedPreconditionError("device cuda: libbaton_cuda.so makes no backend");
   absl::StatusOr<std::unique_ptr<Backend>> backend = absl::UnknownError("not made");
-  make(options, &backend);
+  make(options, device, &backend);
   return backend;
+}
+
+absl::StatusOr<std::string> tune_cuda(const TuneRequest& request) {
+  ASSIGN_OR_RETURN(void* const library, open_library());
+  const auto tune = reinterpret_cast<TuneCuda>(::dlsym(library, kTuneCudaSymbol));
+  if (tune == nullptr) return absl::FailedPreconditionError("device cuda: libbaton_cuda.so tunes nothing");
+  absl::StatusOr<std::string> table = absl::UnknownError("not made");
+  tune(request, &table);
+  return table;
 }
 
 }  // namespace baton::kernels

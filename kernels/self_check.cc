@@ -197,6 +197,18 @@ absl::Status check_stages(Backend& backend, const SelfCheck& check) {
 
 }  // namespace
 
+std::vector<LinearSpec> self_check_linears(int head_dim) {
+  const auto view = [](int64_t rows, int64_t cols) {
+    return WeightView{.type = DType::kBF16, .rows = rows, .cols = cols};
+  };
+  const int64_t q = int64_t{kHeads} * head_dim, kv = int64_t{kKvHeads} * head_dim;
+  return {{.parts = {view(q, kHidden), view(kv, kHidden), view(kv, kHidden)}},
+          {.parts = {view(kHidden, q)}, .k_shards = 2},
+          {.parts = {view(kFfn, kHidden), view(kFfn, kHidden)}},
+          {.parts = {view(kHidden, kFfn)}, .k_shards = 2},
+          {.parts = {view(kVocab, kHidden)}}};
+}
+
 absl::Status check_against_reference(Backend& backend, const SelfCheck& check) {
   const absl::Status status = check_stages(backend, check);
   if (status.ok()) return status;

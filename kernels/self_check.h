@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "base/status.h"
 #include "kernels/backend.h"
 
@@ -16,6 +18,8 @@ struct SelfCheck {
   bool batches = true;  // false: bits may depend on the batch (numerics fastest)
   int rows = 600;
 };
+// The shapes of its matrices, without weights: for who prepares something for each of them.
+std::vector<LinearSpec> self_check_linears(int head_dim);
 absl::Status check_against_reference(Backend& backend, const SelfCheck& check);
 
 }  // namespace baton::kernels

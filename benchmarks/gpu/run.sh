@@ -12,7 +12,7 @@ export here OUT=${OUT:-$PWD/gpu-out} DEVICE=${DEVICE:-cuda}
 budget=${BUDGET:-570}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-steps=(device:60 check:400 tests:240 decode_8b:150 prefill_8b:120 overlap_8b:150 fp8_8b:150 fastest_8b:120 mma_8b:120 serve:120 eager:120 decode_8b_long:150 llama_8b:90
+steps=(device:60 check:400 tests:240 decode_8b:150 prefill_8b:120 overlap_8b:150 fp8_8b:150 fastest_8b:120 tune_8b:500 mma_8b:120 serve:120 eager:120 decode_8b_long:150 llama_8b:90
   small:60 profile:240 memcheck:400 racecheck:400 initcheck:400)
 
 cuda_libraries() {  # folders with libcublasLt.so.13
@@ -44,7 +44,7 @@ export BATON_CUDA_DEADLINE=20
 # the program cannot use.
 need_device() {
   local said
-  said=$(BATON_CUDA_WGMMA=0 BATON_CUDA_GRAPHS=0 BATON_CUDA_FP8=0 BATON_CUDA_PDL=0 timeout -k 5 40 "$here/gpu_step_benchmark" --device "$DEVICE" --shape tiny --batch 1 --context 64 --repetitions 1 2>&1) && return
+  said=$(BATON_CUDA_WGMMA=0 BATON_CUDA_GRAPHS=0 BATON_CUDA_PDL=0 timeout -k 5 40 "$here/gpu_step_benchmark" --device "$DEVICE" --shape tiny --batch 1 --context 64 --repetitions 1 2>&1) && return
   if [[ $said == *"no NVIDIA driver"* || $said == *"has no device"* ]]; then skip "${said//$'\n'/ }"; fi
   if ! nvidia-smi -L >/dev/null 2>&1; then skip "no GPU here (nvidia-smi finds none), and: ${said//$'\n'/ }"; fi
   echo "$said"
@@ -60,7 +60,7 @@ step_check() {
   need_device
   local failed=0 set
   rm -f "$OUT/kernels"
-  for set in BATON_CUDA_WGMMA=1 BATON_CUDA_GRAPHS=0 BATON_CUDA_WGMMA=0 BATON_CUDA_FP8=1 BATON_CUDA_PDL=1; do
+  for set in BATON_CUDA_WGMMA=1 BATON_CUDA_GRAPHS=0 BATON_CUDA_WGMMA=0 BATON_CUDA_PDL=1; do
     echo "== $set"
     if ! env "$set" timeout -k 5 60 "$here/gpu_step_benchmark" --device "$DEVICE" --check 600; then
       failed=1
@@ -68,6 +68,8 @@ step_check() {
       echo "$set" >"$OUT/kernels"
     fi
   done
+  echo "== quantization fp8"
+  timeout -k 5 60 "$here/gpu_step_benchmark" --device "$DEVICE" --quantization fp8 --check 600 || failed=1
   echo "== numerics fastest"
   timeout -k 5 60 "$here/gpu_step_benchmark" --device "$DEVICE" --numerics fastest --check 600 || failed=1
   echo "later steps use $(cat "$OUT/kernels" 2>/dev/null || echo "what is fastest, though no set of kernels is right")"
@@ -79,8 +81,15 @@ step_decode_8b() { need_device; bench --shape qwen3-8b --batch 1,8,64,256 --cont
 step_decode_8b_long() { need_device; bench --shape qwen3-8b --batch 1,8,32 --context 8192 && bench --shape qwen3-8b --batch 1 --context 32768; }
 step_prefill_8b() { need_device; for rows in 2048 8192 512; do bench --shape qwen3-8b --prefill $rows --context $rows || return 1; done; }
 step_overlap_8b() { need_device; export BATON_CUDA_PDL=1; "$here/cuda_gpu_test" --gtest_filter='*SameBits*' && bench --shape qwen3-8b --batch 1,8,64,256 --context 1024 && bench --shape smollm2 --batch 1 --context 1024; }
-step_fp8_8b() { need_device; export BATON_CUDA_FP8=1; bench --shape qwen3-8b --batch 1,8,64,256 --context 1024 && bench --shape qwen3-8b --prefill 8192 --context 8192; }
+step_fp8_8b() { need_device; bench --quantization fp8 --shape qwen3-8b --batch 1,8,64,256 --context 1024 && bench --quantization fp8 --shape qwen3-8b --prefill 8192 --context 8192; }
 step_fastest_8b() { need_device; bench --numerics fastest --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
+# Algorithms of one class of bits, what they cost (a line each), that rows have the same bits, and steps with them.
+step_tune_8b() {
+  need_device
+  local table=$OUT/qwen3-8b.algorithms
+  bench --shape qwen3-8b --tune "$table" && bench --algorithms "$table" --check 600 &&
+    bench --algorithms "$table" --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048
+}
 step_mma_8b() { need_device; export BATON_CUDA_WGMMA=0; bench --shape qwen3-8b --batch 1,8,64,256 --prefill 2048 --context 2048; }
 step_llama_8b() { need_device; bench --shape llama-8b --batch 1,8,64 --context 1024; }
 step_small() { need_device; bench --shape llama-1b --batch 1,8,64 --context 1024 && bench --shape smollm2 --batch 1,8,64 --context 1024; }
@@ -160,7 +169,7 @@ for name in ${wanted[@]+"${wanted[@]}"}; do
   if [ $((SECONDS + limit)) -gt "$budget" ]; then record "$name" left 0 0 "not begun: $((budget - SECONDS)) s are left, it may take $limit"; else run_step "$name" "$limit"; fi
 done
 rm -f "$OUT/gpu-out.tgz"
-(cd "$OUT" && tar czf gpu-out.tgz -- *.log *.json* commit $([ ! -e kernels ] || echo kernels) 2>/dev/null)
+(cd "$OUT" && tar czf gpu-out.tgz -- *.log *.json* commit $([ ! -e kernels ] || echo kernels) $(ls -- *.algorithms 2>/dev/null) 2>/dev/null)
 code=0
 if grep -q '"status": "left"' "$OUT/steps.jsonl"; then code=4; fi
 if grep -qE '"status": "(failed|timeout)"' "$OUT/steps.jsonl"; then code=1; fi

@@ -7,11 +7,14 @@
 //   gpu_step_benchmark --device cuda --shape qwen3-8b --prefill 2048
 //   gpu_step_benchmark --device cuda --check 600     the kernels against the reference, no
 //   times
+//   gpu_step_benchmark --device cuda --shape qwen3-8b --tune FILE     makes the table for numerics invariant;
+//   --algorithms FILE runs with it
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <sstream>
 #include <string>
@@ -20,6 +23,8 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "kernels/backend.h"
+#include "kernels/cuda_library.h"
+#include "kernels/device_options.h"
 #include "kernels/float16.h"
 #include "kernels/self_check.h"
 
@@ -39,18 +44,25 @@ const std::map<std::string, ModelShape> kShapes = {
     {"tiny", {2, 64, 4, 2, 16, 96, 160}},
 };
 
+constexpr int kHeadSizes[] = {64, 128, 48};  // that --check tries
+
 struct Options {
   std::string device = "cuda", shape = "tiny";
   Numerics numerics = Numerics::kBrainDots;
+  DeviceOptions more;
+  absl::StatusOr<std::unique_ptr<Backend>> backend() const {
+    return make_device_backend({.device = device, .threads = 2, .numerics = numerics}, more);
+  }
   std::vector<int> batches;
   int context = 1024, prefill = 0, repetitions = 7, check = 0;
+  std::string tune;  // file to be written
 };
 
 class StepModel {
  public:
   StepModel(const Options& options, int max_rows, int sequences, int positions)
       : shape_(kShapes.at(options.shape)), rows_(max_rows) {
-    auto made = make_backend({.device = options.device, .threads = 2, .numerics = options.numerics});
+    auto made = options.backend();
     if (!made.ok()) fail(made.status());
     backend_ = *std::move(made);
     const int q = shape_.heads * shape_.head_dim, kv = shape_.kv_heads * shape_.head_dim;
@@ -206,11 +218,40 @@ void report(const Options& o, StepModel& model, int sequences, int rows) {
       rows == 1 ? bytes / median / 1e9 : 0.0, operations / median / 1e12);
 }
 
+// The products of the shape, and of --check.
+std::vector<LinearSpec> linears_of(const ModelShape& m) {
+  const auto view = [](int rows, int cols) {
+    return WeightView{.type = DType::kBF16, .rows = rows, .cols = cols};
+  };
+  const int q = m.heads * m.head_dim, kv = m.kv_heads * m.head_dim;
+  std::vector<LinearSpec> out = {
+      {.parts = {view(q, m.hidden), view(kv, m.hidden), view(kv, m.hidden)}},
+      {.parts = {view(m.hidden, q)}, .k_shards = k_shards_for(m.kv_heads, q)},
+      {.parts = {view(m.ffn, m.hidden), view(m.ffn, m.hidden)}},
+      {.parts = {view(m.hidden, m.ffn)}, .k_shards = k_shards_for(m.kv_heads, m.ffn)},
+      {.parts = {view(m.vocab, m.hidden)}}};
+  for (const int head_dim : kHeadSizes)
+    for (const LinearSpec& linear : self_check_linears(head_dim)) out.push_back(linear);
+  return out;
+}
+
+int make_table(const Options& o) {
+  const auto table = tune_cuda(
+      {.device = o.device,
+       .linears = linears_of(kShapes.at(o.shape)),
+       .most_rows = 8192,
+       .said = [](std::string_view line) { std::printf("%.*s\n", int(line.size()), line.data()); }});
+  if (!table.ok())
+    return std::fprintf(stderr, "gpu_step_benchmark: %s\n", std::string(table.status().message()).c_str()), 1;
+  std::ofstream out(o.tune, std::ios::binary);
+  return out << *table && out.flush() ? 0 : 1;
+}
+
 // Each head size that has kernels of its own, and one that has not.
 int check_kernels(const Options& o) {
   int failed = 0;
-  for (const int head_dim : {64, 128, 48}) {
-    auto made = make_backend({.device = o.device, .threads = 2, .numerics = o.numerics});
+  for (const int head_dim : kHeadSizes) {
+    auto made = o.backend();
     const absl::Status status =
         made.ok() ? check_against_reference(
                         **made, {head_dim, KvType::kBF16, o.numerics != Numerics::kFastest, o.check})
@@ -241,10 +282,14 @@ int run(int count, char** arguments) {
     if (key == "--prefill") o.prefill = std::stoi(value);
     if (key == "--check") o.check = std::stoi(value);
     if (key == "--repetitions") o.repetitions = std::stoi(value);
+    if (key == "--tune") o.tune = value;
+    if (key == "--algorithms") o.more.algorithms = value;
+    if (key == "--quantization" && value == "fp8") o.more.quantization = Quantization::kFp8;
     if (key == "--numerics" && value == "fastest") o.numerics = Numerics::kFastest;
   }
   if (!kShapes.contains(o.shape))
     return std::fprintf(stderr, "gpu_step_benchmark: no shape %s\n", o.shape.c_str()), 2;
+  if (!o.tune.empty()) return make_table(o);
   if (o.check > 0) return check_kernels(o);
   int most = 1;
   for (const int b : o.batches) most = std::max(most, b);

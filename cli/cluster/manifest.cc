@@ -124,7 +124,30 @@ void read_hosts(ConfigObject& pool, PoolManifest& out, const ControlManifest& co
                                     "private"));
 }
 
-// device and numerics; true for a GPU.
+// What the device cannot do is refused.
+void read_quantization(ConfigObject& pool, bool cuda, PoolManifest& out) {
+  out.quantization = pool.choice("quantization", out.quantization, {"none", "fp8"});
+  if (out.quantization == "none") return;
+  if (!cuda)
+    pool.fail("quantization", cat("device ", out.device,
+                                  " does not multiply fp8: fp8 checkpoints are opened to bf16 there, other "
+                                  "formats are computed with as they are; want none, or device cuda"));
+  else if (out.numerics != "bf16dot")
+    pool.fail("quantization",
+              cat("numerics ", out.numerics, " multiplies in bf16: want numerics bf16dot for fp8"));
+}
+
+// The table that `numerics: invariant` computes with; relative to the manifest.
+void read_algorithms(ConfigObject& pool, const std::string& folder, PoolManifest& out) {
+  const std::string file = pool.string("algorithms", "");
+  if (file.empty() == (out.numerics == "invariant"))
+    pool.fail("algorithms", file.empty()
+                                ? "numerics invariant wants the file that baton tune -m MODEL -o FILE wrote"
+                                : "only numerics: invariant takes a table of algorithms");
+  if (!file.empty()) out.algorithms = (std::filesystem::path(folder) / file).lexically_normal().string();
+}
+
+// device, numerics and quantization; true for a GPU.
 bool read_device(ConfigObject& pool, PoolManifest& out) {
   using kernels::cuda::DeviceName;
   const bool cuda = DeviceName::is_cuda(pool.string("device", out.device));
@@ -134,16 +157,19 @@ bool read_device(ConfigObject& pool, PoolManifest& out) {
         pool.choice("numerics", out.device == "reference" ? "f32" : out.numerics, {"f32", "bf16dot"});
     if (out.numerics == "bf16dot" && out.device == "reference")
       pool.fail("numerics", "device reference computes in float32");
+    read_quantization(pool, false, out);
     return false;
   }
   out.device = pool.string("device", out.device);
   if (const auto parsed = DeviceName::parse(out.device); !parsed.ok())
     pool.fail("device", std::string(parsed.status().message()));
-  out.numerics = pool.choice("numerics", out.numerics, {"bf16dot", "fastest"});
+  out.numerics = pool.choice("numerics", out.numerics, {"bf16dot", "invariant", "fastest"});
+  read_quantization(pool, true, out);
   return true;
 }
 
-PoolManifest read_pool(const std::string& name, ConfigObject& pool, const ControlManifest& control) {
+PoolManifest read_pool(const std::string& name, ConfigObject& pool, const ControlManifest& control,
+                       const std::string& folder) {
   PoolManifest out;
   out.name = name;
   if (!is_plain_name(name)) pool.fail("", "want a name of letters, digits, '-', '_', '.' (63 at most)");
@@ -151,6 +177,7 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   out.role = role_from(pool.choice("role", named_for_role ? name : "any", {"prefill", "decode", "any"}));
   out.replicas = static_cast<int>(pool.integer("replicas", 1, 1, 64));
   const bool cuda = read_device(pool, out);
+  read_algorithms(pool, folder, out);
   ConfigObject resources = pool.object("resources");
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
@@ -185,10 +212,10 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   return out;
 }
 
-void read_pools(ConfigObject& spec, ClusterManifest& out) {
+void read_pools(ConfigObject& spec, const std::string& folder, ClusterManifest& out) {
   bool has_prefill = false, has_decode = false, has_any = false;
   for (auto& [name, pool] : spec.objects("pools")) {
-    out.pools.push_back(read_pool(name, pool, out.control));
+    out.pools.push_back(read_pool(name, pool, out.control, folder));
     has_prefill |= out.pools.back().role == WorkerRole::kPrefill;
     has_decode |= out.pools.back().role == WorkerRole::kDecode;
     has_any |= out.pools.back().role == WorkerRole::kAny;
@@ -200,11 +227,13 @@ void read_pools(ConfigObject& spec, ClusterManifest& out) {
   const PoolManifest& first = out.pools.front();
   for (const PoolManifest& p : out.pools)
     if (p.block_tokens != first.block_tokens || p.kv_dtype != first.kv_dtype || p.device != first.device ||
-        p.numerics != first.numerics)
-      spec.fail("pools", cat("pools ", first.name, " and ", p.name,
-                             " differ in device, numerics, kv.dtype or kv.blockTokens: their KV cannot be "
-                             "handed over, which would "
-                             "switch disaggregation off"));
+        p.numerics != first.numerics || p.quantization != first.quantization)
+      spec.fail(
+          "pools",
+          cat("pools ", first.name, " and ", p.name,
+              " differ in device, numerics, quantization, kv.dtype or kv.blockTokens: their KV cannot be "
+              "handed over, which would "
+              "switch disaggregation off"));
   for (const PoolManifest& p : out.pools)
     if (p.device == "reference" && p.tensor != first.tensor)
       spec.fail("pools",
@@ -290,7 +319,7 @@ absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const st
   read_model(spec.object("model"), file, out);
   out.gateway = read_gateway(spec.object("gateway"));
   out.control = read_control(spec.object("control"), folder_of(file));
-  read_pools(spec, out);
+  read_pools(spec, folder_of(file), out);
   read_transfer(spec.object("transfer"), out);
   ConfigObject routing = spec.object("routing");
   ConfigObject disaggregate = routing.object("disaggregate");
@@ -346,6 +375,8 @@ std::string hosts_yaml(const PoolManifest& p) {
 std::string pool_yaml(const PoolManifest& p) {
   return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
              "\n      device: ", p.device, "\n      numerics: ", p.numerics,
+             "\n      quantization: ", p.quantization,
+             p.algorithms.empty() ? "" : cat("\n      algorithms: ", quoted_yaml(p.algorithms)),
              p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p), hosts_yaml(p),
              network_yaml(p.network), "\n      kv: {memory: ", p.kv_memory_bytes,
              ", hostMemory: ", p.kv_host_memory_bytes, ", blockTokens: ", p.block_tokens,

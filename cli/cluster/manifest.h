@@ -18,13 +18,15 @@ struct PoolManifest {
   int replicas = 1;
   std::string device = "cpu";  // cpu, reference, cuda (kernels/cuda/device_name.h)
   std::string numerics =
-      "bf16dot";                   // f32, bf16dot: how bf16 weights and bf16 KV are multiplied; cuda: fastest
-  int cpu = 0;                     // threads of each rank; 0 = an equal share of the machine's
-  int tensor = 1, pipeline = 1;    // a worker of more than one rank is a group of processes
-  std::string rendezvous;          // where rank 0 of the group listens, when not the flags say; host:port
-  int rendezvous_port = 7100;      // when the orchestrator names rank 0's host only
-  bool insecure_ranks = false;     // allows ranks to talk off loopback: their sockets are plain
-  std::vector<std::string> hosts;  // of each process, or of each worker; empty: who starts them says
+      "bf16dot";  // f32, bf16dot: how bf16 weights and bf16 KV are multiplied; cuda: invariant, fastest
+  std::string quantization = "none";  // none, fp8: of matrices on cuda
+  std::string algorithms;             // numerics invariant: the file that `baton tune` wrote
+  int cpu = 0;                        // threads of each rank; 0 = an equal share of the machine's
+  int tensor = 1, pipeline = 1;       // a worker of more than one rank is a group of processes
+  std::string rendezvous;             // where rank 0 of the group listens, when not the flags say; host:port
+  int rendezvous_port = 7100;         // when the orchestrator names rank 0's host only
+  bool insecure_ranks = false;        // allows ranks to talk off loopback: their sockets are plain
+  std::vector<std::string> hosts;     // of each process, or of each worker; empty: who starts them says
   NetworkManifest network;
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
   uint64_t kv_host_memory_bytes = 0;        // where blocks are kept that kv_memory_bytes has no room for

@@ -55,28 +55,37 @@ const CudaLinear& own(const Linear& linear) { return static_cast<const CudaLinea
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::create(const BackendOptions& options) {
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::create(const BackendOptions& options,
+                                                             const DeviceOptions& device) {
   ASSIGN_OR_RETURN(const DeviceName name, DeviceName::parse(options.device));
   if (options.numerics == Numerics::kFloat)
-    return absl::InvalidArgumentError("device cuda: numerics f32 is not for it; want bf16dot or fastest");
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(options));
-  RETURN_IF_ERROR(backend->open(name));
+    return absl::InvalidArgumentError(
+        "device cuda: numerics f32 is not for it; want bf16dot, invariant or fastest");
+  const bool fp8 = device.quantization == Quantization::kFp8, table = !device.algorithms.empty();
+  if ((fp8 && table) || (options.numerics == Numerics::kFastest && !device.plain()))
+    return absl::InvalidArgumentError(
+        "device cuda: quantization fp8 wants numerics bf16dot; invariant and fastest multiply in bf16");
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(options, device));
+  RETURN_IF_ERROR(backend->open(name, device.algorithms));
   return backend;
 }
 
-CudaBackend::CudaBackend(const BackendOptions& options)
-    : fastest_(options.numerics == Numerics::kFastest), fp8_(!fastest_ && set_to("BATON_CUDA_FP8", "1")) {}
+CudaBackend::CudaBackend(const BackendOptions& options, const DeviceOptions& device)
+    : fastest_(options.numerics == Numerics::kFastest), fp8_(device.quantization == Quantization::kFp8) {}
 
-absl::Status CudaBackend::open(const DeviceName& name) {
+absl::Status CudaBackend::open(const DeviceName& name, const std::string& algorithms) {
   ASSIGN_OR_RETURN(device_, open_device(name));
   RETURN_IF_ERROR(to_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
   outside_.emplace(device_, stream_, patience());
   RETURN_IF_ERROR(matrices_.open(device_));
   if (fp8_ && !matrices_.wgmma())
-    return absl::InvalidArgumentError(cat("device cuda: BATON_CUDA_FP8=1 wants wgmma, which ", device_.name,
-                                          " does not have (or BATON_CUDA_WGMMA=0 forbids)"));
+    return absl::InvalidArgumentError(cat("device cuda: quantization fp8 wants wgmma, which ", device_.name,
+                                          " does not have (or BATON_CUDA_WGMMA=0 forbids): quantization none "
+                                          "multiplies in bf16, fp8 checkpoints too"));
   if (fastest_) {
-    ASSIGN_OR_RETURN(library_, open_library_linear());
+    ASSIGN_OR_RETURN(library_, LibraryLinear::open_fastest());
+  } else if (!algorithms.empty()) {
+    ASSIGN_OR_RETURN(library_, LibraryLinear::open_invariant(algorithms, device_));
   }
   wait_each_ = set_to("BATON_CUDA_SYNC", "1");
   overlap_ = device_.capability >= 90 && !wait_each_ && set_to("BATON_CUDA_PDL", "1");
@@ -106,7 +115,7 @@ std::string CudaBackend::advice() const {
     if (used) out += cat(out.empty() ? "" : ", ", what);
   };
   add(overlap_, "without BATON_CUDA_PDL=1 kernels do not overlap");
-  add(fp8_, "without BATON_CUDA_FP8=1 matrices are bf16");
+  add(fp8_, "with quantization: none matrices are bf16");
   add(use_graphs_, "with BATON_CUDA_GRAPHS=0 there are no graphs");
   add(matrices_.wgmma(),
       "with BATON_CUDA_WGMMA=0 matrices and attention use mma.sync in the place of wgmma and TMA");
@@ -114,10 +123,12 @@ std::string CudaBackend::advice() const {
 }
 
 std::string CudaBackend::numerics_id(KvType) const {
+  const std::string bits = library_ == nullptr ? "" : library_->bits();
   return cat("cuda-",
-             fastest_ ? "fastest"
-             : fp8_   ? "fp8"
-                      : "bf16",
+             fastest_        ? "fastest"
+             : !bits.empty() ? cat("invariant-", bits)
+             : fp8_          ? "fp8"
+                             : "bf16",
              "-", matrices_.name(), "-v3-sm", device_.capability, "/kv-bf16");
 }
 
@@ -128,6 +139,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpe
     return absl::InvalidArgumentError(cat("device cuda: ", shape.cols, " columns: want a multiple of 4"));
   graphs_.drop();
   RETURN_IF_ERROR(matrices_.add(shape));
+  if (library_ != nullptr) RETURN_IF_ERROR(library_->add(spec, stream_));
   widest_ = std::max({widest_, shape.ld, shape.interleaved ? shape.strips * 16 : 0});
   const bool may_share = spec.parts.size() == 1 && !shape.fp8;
   SharedWeights weights = may_share ? shared_weights_[spec.parts[0].data].lock() : nullptr;
@@ -251,7 +263,7 @@ absl::Status CudaBackend::grow_scratch() {
   const size_t row = static_cast<size_t>(rows_) * widest_;
   RETURN_IF_ERROR(reserve(normed_, Kind::kDevice, 2 * row, "normed rows"));
   RETURN_IF_ERROR(reserve(row_scales_, Kind::kDevice, sizeof(float) * rows_, "scales of rows"));
-  return fastest_ ? reserve(products_, Kind::kDevice, 4 * row, "gate and up") : absl::OkStatus();
+  return library_ != nullptr ? reserve(products_, Kind::kDevice, 4 * row, "gate and up") : absl::OkStatus();
 }
 
 void CudaBackend::begin_step(const StepBatch& batch) {
@@ -267,7 +279,7 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   work_.build(batch, {attention_.kv_heads, share, attention_.window, slots_});
   int32_t bucket = use_graphs_ && is_decode_step(batch) ? bucket_for(batch.rows()) : 0;
   // The library computes every row it is told of: only a full bucket is safe with it.
-  if (fastest_ && bucket != batch.rows()) bucket = 0;
+  if (library_ != nullptr && bucket != batch.rows()) bucket = 0;
   rows_ = bucket > 0 ? bucket : batch.rows();
   tells_layers_ = bucket == 0 && batch.awaits_layers;
   outside_->begin_step();
@@ -348,7 +360,7 @@ void CudaBackend::multiply(const Linear& linear, LinearArgs args) {
   args.weight_scales = layer.weight_scales;
   if (!error_.ok()) return;
   const bool library =
-      fastest_ && args.bias == nullptr && (args.mode == LinearOut::kSilu || !args.interleaved);
+      library_ != nullptr && args.bias == nullptr && (args.mode == LinearOut::kSilu || !args.interleaved);
   if (library) return multiply_by_library(own_linear, args);
   note(matrices_.multiply(args, rows_, launches()));
   launched("linear");

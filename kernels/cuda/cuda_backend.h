@@ -14,6 +14,7 @@
 #include "kernels/cuda/matrix_kernels.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/cuda/step_layout.h"
+#include "kernels/device_options.h"
 
 namespace baton::kernels::cuda {
 
@@ -32,13 +33,15 @@ namespace baton::kernels::cuda {
 //
 // Tokens are drawn on the device (draw_kernels.cuh); logits come to the host for rows that want them.
 //
-// Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; with BATON_CUDA_FP8=1 (a
+// Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; with quantization fp8 (a
 // class of its own, Hopper only) layers of several matrices or several K shards have e4m3 weights and
-// activations, the head has not; kFastest = cuBLASLt for the matrices. Thread: the engine's. Errors: as
-// Backend; memory that is used up names what it was for.
+// activations, the head has not; with `algorithms` (invariant) and kFastest cuBLASLt multiplies where there
+// is no bias, by the table or by its own choice (library_linear.h). Thread: the engine's. Errors: as Backend;
+// memory that is used up names what it was for.
 class CudaBackend final : public DeviceBackend {
  public:
-  static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options);
+  static absl::StatusOr<std::unique_ptr<Backend>> create(const BackendOptions& options,
+                                                         const DeviceOptions& device);
   ~CudaBackend() override;
 
   std::string description() const override;
@@ -82,12 +85,12 @@ class CudaBackend final : public DeviceBackend {
     DeviceBuffer device;
   };
 
-  explicit CudaBackend(const BackendOptions& options);
+  CudaBackend(const BackendOptions& options, const DeviceOptions& device);
   PackedShape shape_of(const LinearSpec& spec) const {
     const bool layer = spec.parts.size() > 1 || spec.k_shards > 1;
     return packed_shape(spec, fp8_ && layer ? PackedType::kFp8 : PackedType::kBrain);
   }
-  absl::Status open(const DeviceName& name);
+  absl::Status open(const DeviceName& name, const std::string& algorithms);
   LaunchStream launches() const { return {stream_, overlap_}; }
   // Keeps the first error of the step.
   void note(const absl::Status& status);
@@ -128,7 +131,7 @@ class CudaBackend final : public DeviceBackend {
   cudaStream_t stream_ = nullptr;
   std::optional<CudaDevice> outside_;
   MatrixKernels matrices_;
-  std::unique_ptr<LibraryLinear> library_;  // numerics fastest
+  std::unique_ptr<LibraryLinear> library_;  // numerics invariant and fastest
   std::vector<DeviceBuffer> memory_;        // allocate()
   std::map<const std::byte*, std::weak_ptr<const DeviceBuffer>> shared_weights_;
   std::map<const float*, DeviceNorm> norms_;

@@ -1,117 +1,87 @@
 #include "kernels/cuda/library_linear.h"
 
-#include <cublasLt.h>
-
-#include <map>
-#include <tuple>
-
 #include "base/cat.h"
+#include "kernels/cuda/tuner.h"
 
 namespace baton::kernels::cuda {
-namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32}
-                                   << 20;  // fixed: a choice must not depend on what happens to be free
-
-absl::Status library_status(cublasStatus_t status, std::string_view what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(cat("cuBLASLt: ", what, ": status ", static_cast<int>(status)));
+absl::StatusOr<std::unique_ptr<LibraryLinear>> LibraryLinear::open_fastest() {
+  ASSIGN_OR_RETURN(auto library, open_product_library());
+  return std::make_unique<LibraryLinear>(std::move(library), std::nullopt);
 }
 
-class CublasLinear final : public LibraryLinear {
- public:
-  ~CublasLinear() override;
-  absl::Status open();
-  absl::Status multiply(const CudaLinear& linear, const Product& product, cudaStream_t stream) override;
+absl::StatusOr<std::unique_ptr<LibraryLinear>> LibraryLinear::open_invariant(const std::string& table,
+                                                                             const DeviceProperties& device) {
+  ASSIGN_OR_RETURN(AlgorithmTable algorithms, read_table(table));
+  ASSIGN_OR_RETURN(auto library, open_product_library());
+  const absl::Status fits = algorithms.check(describe_device(device, *library));
+  if (!fits.ok()) return absl::Status(fits.code(), cat(table, ": ", std::string(fits.message())));
+  return std::make_unique<LibraryLinear>(std::move(library), std::move(algorithms));
+}
 
- private:
-  // Output rows, columns, distances of rows (weights, x, out), rows of x.
-  using Shape = std::tuple<int, int, int, int64_t, int64_t, int>;
-  struct Plan {
-    cublasLtMatmulDesc_t operation = nullptr;
-    cublasLtMatrixLayout_t weights = nullptr, x = nullptr, out = nullptr;
-    cublasLtMatmulAlgo_t algorithm;
-  };
-  absl::StatusOr<const Plan*> plan(const Shape& shape);
-  absl::Status describe(const Shape& shape, Plan& plan);
-
-  cublasLtHandle_t handle_ = nullptr;
-  DeviceBuffer workspace_;
-  std::map<Shape, Plan> plans_;
-};
-
-CublasLinear::~CublasLinear() {
-  for (auto& [shape, plan] : plans_) {
-    cublasLtMatmulDescDestroy(plan.operation);
-    for (cublasLtMatrixLayout_t layout : {plan.weights, plan.x, plan.out})
-      cublasLtMatrixLayoutDestroy(layout);
+absl::Status LibraryLinear::add(const LinearSpec& spec, cudaStream_t stream) {
+  if (!table_) return absl::OkStatus();
+  for (const ProductShape& shape : products_of(spec)) {
+    if (checked_.contains(shape)) continue;
+    const TunedProduct* tuned = table_->find(shape);
+    if (tuned == nullptr)
+      return absl::FailedPreconditionError(
+          cat("product ", shape.text(),
+              " is not in the table of algorithms: it was made for another model or "
+              "number of ranks; make it again (baton tune -m MODEL -o FILE), or set numerics: bf16dot"));
+    RETURN_IF_ERROR(check_bits(*library_, *tuned, stream));
+    checked_.insert(shape);
   }
-  if (handle_ != nullptr) cublasLtDestroy(handle_);
-}
-
-absl::Status CublasLinear::open() {
-  RETURN_IF_ERROR(library_status(cublasLtCreate(&handle_), "opening"));
-  ASSIGN_OR_RETURN(workspace_,
-                   DeviceBuffer::make(DeviceBuffer::Kind::kDevice, kWorkspaceBytes, "cuBLASLt's workspace"));
   return absl::OkStatus();
 }
 
-// The library thinks in columns: our y[rows][n] is its matrix of n x rows, W[n][k] its k x n, to be
-// transposed.
-absl::Status CublasLinear::describe(const Shape& shape, Plan& plan) {
-  const auto [n, k, ldw, ldx, ldo, rows] = shape;
-  RETURN_IF_ERROR(
-      library_status(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "operation"));
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  RETURN_IF_ERROR(library_status(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                                &transposed, sizeof transposed),
-                                 "transposition"));
-  RETURN_IF_ERROR(
-      library_status(cublasLtMatrixLayoutCreate(&plan.weights, CUDA_R_16BF, k, n, ldw), "weights"));
-  RETURN_IF_ERROR(
-      library_status(cublasLtMatrixLayoutCreate(&plan.x, CUDA_R_16BF, k, rows, ldx), "activations"));
-  return library_status(cublasLtMatrixLayoutCreate(&plan.out, CUDA_R_32F, n, rows, ldo), "result");
+absl::StatusOr<Algorithm> LibraryLinear::algorithm(const ProductShape& shape, int rows) {
+  if (table_) {
+    const TunedProduct* tuned = table_->find(shape);
+    const Algorithm* found = tuned == nullptr ? nullptr : algorithm_for(*tuned, rows);
+    if (found != nullptr) return *found;
+    return absl::FailedPreconditionError(
+        cat("the table of algorithms has none for ", shape.text(), ", ", rows, " rows: baton tune --rows"));
+  }
+  const auto known = chosen_.find({shape, rows});
+  if (known != chosen_.end()) return known->second;
+  ASSIGN_OR_RETURN(const std::vector<Algorithm> proposed, library_->propose(shape, rows, 1));
+  return chosen_[{shape, rows}] = proposed.front();
 }
 
-absl::StatusOr<const CublasLinear::Plan*> CublasLinear::plan(const Shape& shape) {
-  if (const auto found = plans_.find(shape); found != plans_.end()) return &found->second;
-  Plan& plan = plans_[shape];
-  RETURN_IF_ERROR(describe(shape, plan));
-  cublasLtMatmulPreference_t preference = nullptr;
-  RETURN_IF_ERROR(library_status(cublasLtMatmulPreferenceCreate(&preference), "preference"));
-  const uint32_t no_split = CUBLASLT_REDUCTION_SCHEME_NONE;
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_split,
-                                       sizeof no_split);
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
-                                       sizeof kWorkspaceBytes);
-  cublasLtMatmulHeuristicResult_t result;
-  int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle_, plan.operation, plan.weights, plan.x, plan.out, plan.out, preference, 1, &result, &count);
-  cublasLtMatmulPreferenceDestroy(preference);
-  RETURN_IF_ERROR(library_status(count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : status,
-                                 cat("no algorithm for ", std::get<0>(shape), " x ", std::get<1>(shape))));
-  plan.algorithm = result.algo;
-  return &plan;
-}
-
-absl::Status CublasLinear::multiply(const CudaLinear& linear, const Product& p, cudaStream_t stream) {
+absl::Status LibraryLinear::multiply(const CudaLinear& linear, const Product& p, cudaStream_t stream) {
   const PackedShape& s = linear.shape;
-  const int n = s.interleaved ? s.strips * 16 : s.rows;
-  ASSIGN_OR_RETURN(const Plan* plan, this->plan({n, s.cols, s.ld, p.ldx, p.ldo, p.rows}));
-  const float one = 1, beta = p.add ? 1 : 0;
-  return library_status(cublasLtMatmul(handle_, plan->operation, &one, linear.weights->data(), plan->weights,
-                                       p.x, plan->x, &beta, p.out, plan->out, p.out, plan->out,
-                                       &plan->algorithm, workspace_.data(), workspace_.bytes(), stream),
-                        "product");
+  const ProductShape shape = {.n = s.interleaved ? s.strips * 16 : s.rows,
+                              .k = s.cols,
+                              .ldw = s.ld,
+                              .ldx = p.ldx,
+                              .ldo = p.ldo,
+                              .add = p.add};
+  ASSIGN_OR_RETURN(const Algorithm chosen, algorithm(shape, p.rows));
+  return library_->multiply(shape, chosen, {linear.weights->as<uint16_t>(), p.x, p.out, p.rows}, stream);
 }
 
-}  // namespace
+std::vector<ProductShape> products_of(const LinearSpec& spec) {
+  if (!spec.bias.empty()) return {};  // by the kernels of this folder
+  const PackedShape s = packed_shape(spec);
+  const int n = s.interleaved ? s.strips * 16 : s.rows;
+  const ProductShape normed = {.n = n, .k = s.cols, .ldw = s.ld, .ldx = s.ld, .ldo = n};
+  if (spec.parts.size() > 1) return {normed};
+  ProductShape stored = normed;
+  stored.ldx = int64_t{2} * s.cols;
+  ProductShape added = stored;
+  added.add = true;
+  if (spec.k_shards > 1) return {added, stored};
+  return {normed, added, stored};
+}
 
-absl::StatusOr<std::unique_ptr<LibraryLinear>> open_library_linear() {
-  auto library = std::make_unique<CublasLinear>();
-  RETURN_IF_ERROR(library->open());
-  return library;
+TunedOn describe_device(const DeviceProperties& device, const ProductLibrary& library) {
+  const ProductLibrary::Versions versions = library.versions();
+  return {.device = device.name,
+          .capability = device.capability,
+          .processors = device.processors,
+          .library = versions.library,
+          .driver = versions.driver};
 }
 
 }  // namespace baton::kernels::cuda

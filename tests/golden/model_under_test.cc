@@ -114,7 +114,7 @@ absl::Status ModelUnderTest::load(int index) {
   options.threads = setup_.threads;
   options.isa_limit = setup_.isa_limit;
   options.numerics = setup_.numerics;
-  ASSIGN_OR_RETURN(rank.backend, kernels::make_backend(options));
+  ASSIGN_OR_RETURN(rank.backend, kernels::make_device_backend(options, setup_.device_options));
   worker::ModelSpec spec = file_->spec();
   if (setup_.change_spec) setup_.change_spec(spec);
   const kernels::DeviceBackend* const device = kernels::device_backend(rank.backend.get());

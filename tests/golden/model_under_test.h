@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "kernels/backend.h"
+#include "kernels/device_options.h"
 #include "transport/collectives/communicator.h"
 #include "worker/model/llama_model.h"
 #include "worker/model/model_file.h"
@@ -29,6 +30,7 @@ struct EngineSetup {
   int threads = 1;
   std::string isa_limit;
   kernels::Numerics numerics = kernels::Numerics::kFloat;
+  kernels::DeviceOptions device_options;
   kernels::KvType kv = kernels::KvType::kF32;
   int block_tokens = 16;
   int64_t blocks = 160;

@@ -5,6 +5,7 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "kernels/device.h"
+#include "worker/model/model_linears.h"
 
 namespace baton::worker {
 
@@ -51,16 +52,22 @@ size_t meeting_floats(const ModelShard& shard) {
 
 }  // namespace
 
+std::vector<LinearSpec> model_linears(const ModelShard& shard) {
+  std::vector<LinearSpec> out;
+  for (const LayerWeights& layer : shard.weights.layers) {
+    LayerLinears linears = layer_linears(shard.part, layer);
+    for (LinearSpec* linear : {&linears.qkv, &linears.o, &linears.gate_up, &linears.down})
+      out.push_back(std::move(*linear));
+  }
+  if (shard.part.last_stage()) out.push_back(head_linear(shard.weights));
+  return out;
+}
+
 ModelMemory model_memory(const ModelShard& shard, const kernels::Backend& backend, int32_t max_rows,
                          int32_t logit_rows) {
   const ModelSpec& spec = shard.spec;
   ModelMemory out;
-  if (shard.part.last_stage()) out.weights = backend.packed_bytes(head_linear(shard.weights));
-  for (const LayerWeights& layer : shard.weights.layers) {
-    const LayerLinears linears = layer_linears(shard.part, layer);
-    for (const LinearSpec* linear : {&linears.qkv, &linears.o, &linears.gate_up, &linears.down})
-      out.weights += backend.packed_bytes(*linear);
-  }
+  for (const LinearSpec& linear : model_linears(shard)) out.weights += backend.packed_bytes(linear);
   const size_t widest = std::max({spec.hidden, spec.q_width(), spec.ffn});
   const size_t own = spec.hidden + spec.qkv_width() + spec.q_width() + spec.ffn + meeting_floats(shard);
   // The backend's: normed rows, twice the codes with their groups, gate and up before they are one.

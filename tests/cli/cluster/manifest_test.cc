@@ -108,6 +108,35 @@ TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
             std::string::npos);
 }
 
+TEST(Manifest, Fp8IsForDevicesThatMultiplyIt) {
+  EXPECT_EQ(errors_of("  pools: {any: {device: cuda, quantization: fp8}}\n"), "");
+  EXPECT_EQ(errors_of("  pools: {any: {quantization: none}}\n"), "");
+  EXPECT_NE(errors_of("  pools: {any: {quantization: fp8}}\n").find("device cpu does not multiply fp8"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, numerics: fastest, quantization: fp8}}\n")
+                .find("want numerics bf16dot"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {prefill: {device: cuda, quantization: fp8}, decode: {device: cuda}}\n")
+                .find("KV cannot"),
+            std::string::npos);
+}
+
+TEST(Manifest, InvariantNumericsWantATable) {
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, numerics: invariant}}\n").find("baton tune -m MODEL"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {device: cuda, algorithms: a.txt}}\n").find("only numerics: invariant"),
+            std::string::npos);
+  EXPECT_NE(errors_of("  pools: {any: {numerics: invariant}}\n").find("want one of f32, bf16dot"),
+            std::string::npos);
+  const auto m =
+      parse_manifest("/etc/baton/c.yaml",
+                     "apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: a}\nspec:\n"
+                     "  pools: {any: {device: cuda, numerics: invariant, algorithms: h200.txt}}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->pools[0].algorithms, "/etc/baton/h200.txt");
+  EXPECT_EQ(parse_manifest("/tmp/c.yaml", to_yaml(*m))->pools[0].algorithms, "/etc/baton/h200.txt");
+}
+
 TEST(Manifest, KvInHostMemory) {
   const auto m = parse_manifest("c.yaml",
                                 "apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: a}\nspec:\n"

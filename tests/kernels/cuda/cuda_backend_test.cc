@@ -55,7 +55,7 @@ TEST_F(Device, WhatItCannotDoIsRefused) {
   EXPECT_THAT(refusal(setup), HasSubstr("cuda:MIG-<uuid>"));
   setup = cuda_setup();
   setup.numerics = Numerics::kFloat;
-  EXPECT_THAT(refusal(setup), HasSubstr("want bf16dot or fastest"));
+  EXPECT_THAT(refusal(setup), HasSubstr("want bf16dot, invariant or fastest"));
   setup = cuda_setup();
   setup.kv = KvType::kF32;
   EXPECT_THAT(refusal(setup), HasSubstr("kv.dtype"));
@@ -66,16 +66,16 @@ TEST_F(Device, WhatItCannotDoIsRefused) {
 
 // Other sums, another class: workers that differ in it do not hand streams over silently.
 TEST_F(Device, MatrixInstructionsAreANumericsClass) {
-  const auto id = [] {
-    return (*make_backend({.device = "cuda", .numerics = Numerics::kBrainDots}))->numerics_id(KvType::kBF16);
-  };
+  const BackendOptions options = {.device = "cuda", .numerics = Numerics::kBrainDots};
+  DeviceOptions device;
+  const auto id = [&] { return (*make_device_backend(options, device))->numerics_id(KvType::kBF16); };
   EXPECT_EQ(id(), "cuda-bf16-wgmma-v3-sm90/kv-bf16");
-  ::setenv("BATON_CUDA_FP8", "1", 1);
+  device.quantization = Quantization::kFp8;
   EXPECT_EQ(id(), "cuda-fp8-wgmma-v3-sm90/kv-bf16");
   ::setenv("BATON_CUDA_WGMMA", "0", 1);
-  const auto fp8 = make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
-  EXPECT_THAT(fp8.status().message(), HasSubstr("BATON_CUDA_FP8=1 wants wgmma"));
-  ::unsetenv("BATON_CUDA_FP8");
+  EXPECT_THAT(make_device_backend(options, device).status().message(),
+              HasSubstr("quantization fp8 wants wgmma"));
+  device.quantization = Quantization::kNone;
   EXPECT_EQ(id(), "cuda-bf16-mma-v3-sm90/kv-bf16");
   ::unsetenv("BATON_CUDA_WGMMA");
 }
@@ -135,9 +135,8 @@ TEST_F(Device, AKvPoolThatDoesNotFitNamesTheKey) {
 TEST_F(Device, Fp8HalvesTheWeightsOfLayersAndLeavesTheHead) {
   const std::vector<uint16_t> stored(256 * 256, float_to_bfloat16(1.0f));
   const WeightView view = {DType::kBF16, reinterpret_cast<const std::byte*>(stored.data()), 256, 256};
-  ::setenv("BATON_CUDA_FP8", "1", 1);
-  const auto backend = *make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
-  ::unsetenv("BATON_CUDA_FP8");
+  const auto backend = *make_device_backend({.device = "cuda", .numerics = Numerics::kBrainDots},
+                                            {.quantization = Quantization::kFp8, .algorithms = {}});
   const LinearSpec layer = {.parts = {view}, .bias = {}, .k_shards = 4}, head = {.parts = {view}, .bias = {}};
   EXPECT_EQ(backend->packed_bytes(head), 256u * 256 * 2);
   EXPECT_EQ(backend->packed_bytes(layer), 256u * 256 + 2 * 32 * sizeof(float));

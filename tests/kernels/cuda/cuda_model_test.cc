@@ -57,20 +57,22 @@ class CudaModel : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     if (!GetParam().wgmma) ::setenv("BATON_CUDA_WGMMA", "0", 1);
-    if (GetParam().fp8) ::setenv("BATON_CUDA_FP8", "1", 1);
-    const auto backend = make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
+    const auto backend =
+        make_device_backend({.device = "cuda", .numerics = Numerics::kBrainDots}, setup().device_options);
     if (absl::IsUnavailable(backend.status())) GTEST_SKIP() << backend.status().message();
     ASSERT_TRUE(backend.ok()) << backend.status();
   }
-  void TearDown() override {
-    ::unsetenv("BATON_CUDA_WGMMA");
-    ::unsetenv("BATON_CUDA_FP8");
+  static EngineSetup setup() {
+    EngineSetup out = cuda_setup();
+    if (GetParam().fp8) out.device_options.quantization = Quantization::kFp8;
+    return out;
   }
+  void TearDown() override { ::unsetenv("BATON_CUDA_WGMMA"); }
 };
 
 TEST_P(CudaModel, FollowsTheReference) {
   const TempDir dir("cuda");
-  const auto cuda = open(dir, GetParam().model, cuda_setup());
+  const auto cuda = open(dir, GetParam().model, setup());
   ASSERT_NE(cuda, nullptr);
   const auto reference = ModelUnderTest::open(dir.file("m.gguf"), {.blocks = 40});
   ASSERT_TRUE(reference.ok());
@@ -142,18 +144,18 @@ void expect_same(const Generated& want, const Generated& got) {
 TEST_P(CudaModel, GivesTheSameBitsInEveryBatchChunkAndGraph) {
   const TempDir dir("cuda");
   ::setenv("BATON_CUDA_GRAPHS", "0", 1);
-  const auto eager = open(dir, GetParam().model, cuda_setup());
+  const auto eager = open(dir, GetParam().model, setup());
   ::unsetenv("BATON_CUDA_GRAPHS");
   ASSERT_NE(eager, nullptr);
   const Generated want = generate(*eager, 100, 0);
   for (const int chunk : {4, 20}) expect_same(want, generate(*eager, chunk, 2));
-  EngineSetup setup = cuda_setup();
-  setup.block_tokens = 64;
-  setup.blocks = 10;
-  const auto graphs = open(dir, GetParam().model, setup);
+  EngineSetup changed = setup();
+  changed.block_tokens = 64;
+  changed.blocks = 10;
+  const auto graphs = open(dir, GetParam().model, changed);
   for (const int others : {0, 3, 2, 0}) expect_same(want, generate(*graphs, 25, others));
   ::setenv("BATON_CUDA_PDL", "1", 1);
-  const auto overlapping = open(dir, GetParam().model, cuda_setup());
+  const auto overlapping = open(dir, GetParam().model, setup());
   ::unsetenv("BATON_CUDA_PDL");
   for (const int others : {0, 2}) expect_same(want, generate(*overlapping, 100, others));
 }
@@ -164,9 +166,9 @@ TEST_P(CudaModel, DrawsTheTokensOfTheHost) {
   const TempDir dir("cuda");
   std::vector<std::vector<TokenId>> all;
   for (const bool full_logits : {true, false}) {
-    EngineSetup setup = cuda_setup();
-    setup.full_logits = full_logits;
-    const auto engine = open(dir, GetParam().model, setup);
+    EngineSetup changed = setup();
+    changed.full_logits = full_logits;
+    const auto engine = open(dir, GetParam().model, changed);
     ASSERT_NE(engine, nullptr);
     std::vector<Sequence> sequences;
     for (int i = 0; i < 4; ++i) {

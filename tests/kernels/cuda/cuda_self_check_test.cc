@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "kernels/device_options.h"
 #include "kernels/self_check.h"
 
 namespace baton::kernels::cuda {
@@ -14,6 +15,7 @@ struct Case {
   int head_dim;
   const char* variable = nullptr;  // set to `value`
   const char* value = nullptr;
+  Quantization quantization = Quantization::kNone;
 };
 
 class CudaSelfCheck : public ::testing::TestWithParam<Case> {};
@@ -21,7 +23,8 @@ class CudaSelfCheck : public ::testing::TestWithParam<Case> {};
 TEST_P(CudaSelfCheck, Passes) {
   const Case& c = GetParam();
   if (c.variable != nullptr) ::setenv(c.variable, c.value, 1);
-  const auto backend = make_backend({.device = "cuda", .numerics = Numerics::kBrainDots});
+  const auto backend = make_device_backend({.device = "cuda", .numerics = Numerics::kBrainDots},
+                                           {.quantization = c.quantization, .algorithms = {}});
   if (c.variable != nullptr) ::unsetenv(c.variable);
   ASSERT_TRUE(backend.ok()) << backend.status();
   EXPECT_EQ(check_against_reference(**backend, {.head_dim = c.head_dim, .kv = KvType::kBF16, .rows = 70}),
@@ -31,7 +34,7 @@ TEST_P(CudaSelfCheck, Passes) {
 INSTANTIATE_TEST_SUITE_P(Kernels, CudaSelfCheck,
                          ::testing::Values(Case{"wgmma64", 64}, Case{"wgmma128", 128}, Case{"plain", 48},
                                            Case{"mma", 64, "BATON_CUDA_WGMMA", "0"},
-                                           Case{"fp8", 64, "BATON_CUDA_FP8", "1"},
+                                           Case{"fp8", 64, nullptr, nullptr, Quantization::kFp8},
                                            Case{"overlapping", 64, "BATON_CUDA_PDL", "1"}),
                          [](const auto& info) { return std::string(info.param.name); });
 
