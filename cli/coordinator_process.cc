@@ -136,6 +136,7 @@ absl::Status CoordinatorProcess::make_control() {
   ControlOptions options;
   options.router.itl_objective_seconds = to_seconds(manifest.itl_objective);
   options.router.min_prompt_tokens = manifest.min_prompt_tokens;
+  options.router.decode_prefill_tokens = manifest.decode_prefill_tokens;
   options.flow.hash_key = hash_key;
   options.flow.first_transfer = identity & 0xffffffffff000000u;
   options.flow.max_queued = manifest.gateway.queue_requests;

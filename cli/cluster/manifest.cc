@@ -324,6 +324,7 @@ absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const st
   ConfigObject routing = spec.object("routing");
   ConfigObject disaggregate = routing.object("disaggregate");
   out.min_prompt_tokens = static_cast<int>(disaggregate.integer("minPromptTokens", 0, 0, 10000000));
+  out.decode_prefill_tokens = static_cast<int>(disaggregate.integer("decodePrefillTokens", 0, 0, 10000000));
   out.on_prefill_failure =
       disaggregate.choice("onPrefillFailure", out.on_prefill_failure, {"error", "local"});
   disaggregate.done();
@@ -405,7 +406,8 @@ std::string to_yaml(const ClusterManifest& m) {
   out += cat("  transfer: {transport: ", m.transport, ", checksum: ", bool_text(m.checksum),
              ", insecureAllowPlaintextOffLoopback: ", bool_text(m.insecure_transfer), "}\n");
   out += cat("  routing: {disaggregate: {minPromptTokens: ", m.min_prompt_tokens,
-             ", onPrefillFailure: ", m.on_prefill_failure, "}}\n");
+             ", decodePrefillTokens: ", m.decode_prefill_tokens, ", onPrefillFailure: ", m.on_prefill_failure,
+             "}}\n");
   out += cat("  slo: {itl: {p95: ", microseconds_text(m.itl_objective), "}}\n");
   return out;
 }

@@ -68,6 +68,7 @@ struct ClusterManifest {
   bool checksum = true;
   bool insecure_transfer = false;  // allows KV on the network: it is not encrypted
   int min_prompt_tokens = 0;       // shorter prompts are computed on the decode worker
+  int decode_prefill_tokens = 0;   // decode workers take such prompts off a queue of prefill workers
   std::string on_prefill_failure = "local";
   Duration itl_objective = std::chrono::milliseconds(40);
 

@@ -73,11 +73,13 @@ const char* to_string(Rejection rejection) {
 
 std::string to_string(const CandidateTerms& t) {
   return absl::StrFormat(
-      "%s -> %s total %.6f = queue %.6f + prefill %.6f - cached %.6f (%d tokens) + transfer %.6f + decode "
+      "%s -> %s total %.6f = queue %.6f + prefill %.6f - cached %.6f (%d tokens) + delay %.6f + transfer "
+      "%.6f + "
+      "decode "
       "%.6f; "
       "step %.6f%s blocks %d/%d %s",
       t.prefill.name, t.decode.name, t.total_seconds(), t.queue_seconds, t.prefill_seconds, t.cached_seconds,
-      t.cached_tokens, t.transfer_seconds, t.decode_seconds, t.decode_step_seconds,
+      t.cached_tokens, t.delay_seconds, t.transfer_seconds, t.decode_seconds, t.decode_step_seconds,
       t.over_itl ? " (over ITL)" : "", t.blocks_needed, t.blocks_available, to_string(t.rejection));
 }
 
@@ -91,8 +93,9 @@ std::string Route::explain() const {
 // One worker as this request sees it; computed once per decision, used in every pair.
 struct Router::WorkerTerms {
   const WorkerDescription* description = nullptr;
-  LoadSnapshot step;  // only the three numbers of the step model
-  int32_t rows = 0;   // sequences decoding there, as predicted
+  LoadSnapshot step;    // only the three numbers of the step model
+  int32_t rows = 0;     // sequences decoding there, as predicted
+  int32_t running = 0;  // of them those that do already
   int32_t cached_tokens = 0;
   double queue_seconds = 0;
   int64_t blocks_needed = 0;  // beyond those it holds of this prompt
@@ -117,6 +120,7 @@ Router::WorkerTerms Router::worker_terms(const RouteRequest& request, const Rout
   const int32_t block_tokens = std::max(d.block_tokens, 1);
 
   WorkerTerms w{.description = &d, .step = has_step_model(load) ? load : options_.default_step};
+  w.running = load.running;
   w.rows = std::max(load.running + unseen.decodes, assignments_.decodes(d.ref));
   for (const PromptChain& chain : request.chains) {
     if (chain.block_tokens != d.block_tokens) continue;
@@ -168,6 +172,7 @@ CandidateTerms Router::candidate(const RouteRequest& request, const WorkerTerms&
 
   PeerLink link;
   const bool whole = &prefill == &decode;
+  if (whole && may_prefill(request, decode)) t.delay_seconds = decode.running * computed;
   if (!whole) {
     link = links.link(p.ref, d.ref);
     t.transfer_seconds = transfer_seconds(decode, link, request.prompt_tokens, computed);
@@ -210,6 +215,13 @@ absl::StatusOr<Route> Router::choose(const RouteRequest& request, const std::vec
   return route;
 }
 
+// A decode worker that takes a short prompt: the engine's chunks stay within the inter-token objective there
+// as everywhere.
+bool Router::may_prefill(const RouteRequest& request, const WorkerTerms& decode) const {
+  return !can_prefill(*decode.description) && options_.decode_prefill_tokens > 0 &&
+         request.prompt_tokens - decode.cached_tokens <= options_.decode_prefill_tokens;
+}
+
 absl::StatusOr<Route> Router::route_among(const RouteRequest& request,
                                           const std::vector<WorkerTerms>& workers,
                                           const PeerLinks& links) const {
@@ -248,6 +260,11 @@ absl::StatusOr<Route> Router::route_among(const RouteRequest& request,
     }
   }
   if (!can_pair) return whole_on(decodes, compatible ? "fallback:no-link" : "fallback:incompatible-workers");
+  // Not while a prefill worker is idle: whoever fenced decode workers off wants their streams undisturbed.
+  const auto has_queue = [&](size_t p) { return workers[p].queue_seconds > 0; };
+  if (std::ranges::all_of(prefills, has_queue))
+    for (const size_t d : decodes)
+      if (may_prefill(request, workers[d])) plan.pairs.emplace_back(d, d);
   return choose(request, workers, links, plan);
 }
 

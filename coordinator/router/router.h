@@ -42,7 +42,7 @@ enum class Rejection : uint8_t { kNone, kBusy, kNoBlocks, kLinkPending, kLinkDow
 const char* to_string(Rejection rejection);
 
 // The prediction for one (prefill, decode) pair; prefill == decode means one worker does it all.
-// total = queue + prefill - cached + transfer + decode, in seconds.
+// total = queue + prefill - cached + delay + transfer + decode, in seconds.
 struct CandidateTerms {
   WorkerRef prefill;
   WorkerRef decode;
@@ -51,6 +51,7 @@ struct CandidateTerms {
   double cached_seconds = 0;         // credit: prefill time of the cached prefix
   double transfer_seconds = 0;       // the part of the KV transfer that prefill does not hide
   double decode_step_seconds = 0;    // one decode step there with this request in the batch
+  double delay_seconds = 0;          // of streams beside which a decode worker computes the prompt, together
   double decode_seconds = 0;         // of the tokens it will probably want
   int32_t cached_tokens = 0;         // at the prefill worker
   int32_t decode_cached_tokens = 0;  // at the decode worker: not sent
@@ -60,7 +61,8 @@ struct CandidateTerms {
   Rejection rejection = Rejection::kNone;
 
   double total_seconds() const {
-    return queue_seconds + prefill_seconds - cached_seconds + transfer_seconds + decode_seconds;
+    return queue_seconds + prefill_seconds - cached_seconds + delay_seconds + transfer_seconds +
+           decode_seconds;
   }
 };
 std::string to_string(const CandidateTerms& terms);
@@ -81,6 +83,7 @@ struct Route {
 struct RouterOptions {
   double itl_objective_seconds = 0.050;
   int32_t min_prompt_tokens = 0;          // shorter prompts are not worth a transfer: path "local"
+  int32_t decode_prefill_tokens = 0;      // decode workers take prompts of so many tokens off a queue
   int32_t expected_output_tokens = 64;    // what a request probably wants, when it allows more
   int32_t chunk_tokens = 256;             // prefill tokens a step takes, for counting steps
   int32_t layers = 16;                    // the last layer's KV is never hidden behind prefill
@@ -94,7 +97,9 @@ struct RouterOptions {
 // those whose decode step stays within the inter-token objective. Roles are policy: `prefill` workers
 // prefill, `decode` workers decode, `any` do both, alone ("local") or in a pair. With one kind missing the
 // other does it all ("fallback:no-prefill-worker"); when all of a kind are silent the request waits for what
-// becomes of them, because on a starved machine most speak again. Only workers of equal model, KV layout and
+// becomes of them, because on a starved machine most speak again. With decode_prefill_tokens a decode worker
+// also does it all ("local") for a prompt with so few tokens to compute while all prefill workers have others
+// to do first, if that is sooner. Only workers of equal model, KV layout and
 // numerics are paired. Ties go to the smaller (prefill, decode) name. A pure function of its inputs and of
 // what was reported to it. Thread: control.
 //
@@ -134,6 +139,7 @@ class Router {
   absl::StatusOr<Route> choose(const RouteRequest& request, const std::vector<WorkerTerms>& workers,
                                const PeerLinks& links, const Plan& plan) const;
   WorkerTerms worker_terms(const RouteRequest& request, const RoutableWorker& worker) const;
+  bool may_prefill(const RouteRequest& request, const WorkerTerms& decode) const;
   CandidateTerms candidate(const RouteRequest& request, const WorkerTerms& prefill, const WorkerTerms& decode,
                            const PeerLinks& links) const;
   double transfer_seconds(const WorkerTerms& decode, const PeerLink& link, int32_t prompt_tokens,

@@ -231,6 +231,42 @@ TEST_F(RouterTest, ShortPromptsStayBehindTheFence) {
   EXPECT_EQ(fenced.route(prompt(64), workers, links_)->path, "remote-prefill");
 }
 
+TEST_F(RouterTest, DecodeWorkersTakeShortPromptsOffAQueueWhenTheyMay) {
+  worker("p0");
+  worker("d0");
+  load("p0").waiting_prompt_tokens = 1000;
+  EXPECT_EQ(where(prompt(256)), "p0 d0 remote-prefill") << "not unless told";
+  RouterOptions options;
+  options.decode_prefill_tokens = 256;
+  Router may(options);
+  const auto where_then = [&](int32_t tokens) {
+    std::vector<RoutableWorker> workers;
+    for (size_t i = 0; i < descriptions_.size(); ++i) workers.push_back({&descriptions_[i], loads_[i]});
+    const auto route = may.route(prompt(tokens), workers, links_);
+    return route.ok() ? route->prefill.name + " " + route->decode.name + " " + route->path
+                      : route.status().ToString();
+  };
+  EXPECT_EQ(where_then(256), "d0 d0 local");
+  EXPECT_EQ(where_then(257), "p0 d0 remote-prefill") << "too long";
+  // Other prompts there and rows that decode beside it count: p0 has 0.2 s to do.
+  load("d0").waiting_prompt_tokens = 2000;
+  EXPECT_EQ(where_then(256), "p0 d0 remote-prefill");
+  load("d0").waiting_prompt_tokens = 0;
+  // Each stream that it would delay by 54 ms and more counts: two make 0.163 s, five 0.34 s, against 0.26 s.
+  load("d0").running = 2;
+  EXPECT_EQ(where_then(256), "d0 d0 local");
+  load("d0").running = 5;
+  EXPECT_EQ(where_then(256), "p0 d0 remote-prefill");
+  load("d0").running = 0;
+  load("p0").waiting_prompt_tokens = 2;
+  EXPECT_EQ(where_then(256), "d0 d0 local") << "nobody is delayed";
+  load("p0").waiting_prompt_tokens = 0;
+  EXPECT_EQ(where_then(16), "p0 d0 remote-prefill") << "an idle prefill worker takes it";
+  load("p0").waiting_prompt_tokens = 1000;
+  worker("p1");
+  EXPECT_EQ(where_then(256), "p1 d0 remote-prefill") << "the other prefill worker is idle";
+}
+
 TEST_F(RouterTest, BusyWorkersWaitAvoidedOnesAreTheLastChoice) {
   const auto p0 = worker("p0").ref, d0 = worker("d0").ref, d1 = worker("d1").ref;
   RouteRequest r = prompt(100);
