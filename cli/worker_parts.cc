@@ -364,6 +364,7 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
                                     .key = ranks.key,
                                     .addresses = ranks.addresses,
                                     .host_id = description.host_id,
+                                    .fence = group == nullptr ? nullptr : &group->links().fence(),
                                     .lost = std::move(sinks.lost),
                                     .on_phase = pause_point(rank_name(description.ref.name, place.rank))};
   options.events = [this](worker::KvEvent e) {

@@ -83,7 +83,7 @@ class ControlClient::Core : public std::enable_shared_from_this<Core> {
   void done(std::shared_ptr<Stream> stream, absl::Status why);
 
  private:
-  enum class State { kWaiting, kConnecting, kOpen };
+  enum class State { kWaiting, kConnecting, kGivenUp, kOpen };
   struct Connection {
     std::string address;
     State state = State::kWaiting;
@@ -279,8 +279,11 @@ Instant ControlClient::Core::tend(const WorkerRef& worker, Connection& connectio
       return connection.next_attempt.value_or(now + kFirstRetry);
     case State::kConnecting:
       if (now - connection.attempt_began >= timers::kDispatchAck) {
+        connection.state = State::kGivenUp;  // an answer that comes now does not open what is being closed
         connection.stream->close(absl::DeadlineExceededError("the worker does not answer"));
       }
+      return now + kFirstRetry;
+    case State::kGivenUp:
       return now + kFirstRetry;
     case State::kOpen:
       return tend_open(connection, now);
@@ -330,7 +333,8 @@ ControlClient::Core::Connection* ControlClient::Core::current(const Stream& stre
 bool ControlClient::Core::opened(const Stream& stream, WorkerHello hello) {
   std::lock_guard lock(mutex_);
   Connection* connection = current(stream);
-  if (!connection || !sink_(WorkerStreamOpened{std::move(hello)})) return false;
+  if (!connection || connection->state != State::kConnecting) return false;
+  if (!sink_(WorkerStreamOpened{std::move(hello)})) return false;
   connection->state = State::kOpen;
   connection->backoff = kFirstRetry;
   connection->sent_since_tick = connection->heard_since_tick = true;

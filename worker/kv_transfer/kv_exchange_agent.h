@@ -13,6 +13,7 @@
 #include "base/mailbox.h"
 #include "worker/kv_transfer/kv_group.h"
 #include "worker/kv_transfer/kv_source.h"
+#include "worker/parallel/order_fence.h"
 
 namespace baton::worker {
 
@@ -41,6 +42,7 @@ struct KvExchangeOptions {
   KvGroupKey key{};
   std::vector<std::string> addresses{};  // rank 0: of every rank's plane
   std::string host_id{};                 // rank 0
+  OrderFence* fence = nullptr;           // other ranks: of their steps (RankLinks)
   std::function<void(const std::string& why)>
       lost{};  // rank 0: a rank is gone, this life of the worker is over
 

@@ -79,6 +79,7 @@ void KvExchangeAgent::note(KvNote note) {
   if (leads()) {
     notes_.emplace_back(options_.rank, std::move(note));
   } else {
+    if (options_.fence != nullptr) options_.fence->pass();
     plane_.send(options_.worker, as_bytes(encode(options_.key, note))).IgnoreError();
   }
 }
@@ -93,6 +94,7 @@ void KvExchangeAgent::on_group_message(const WorkerRef& from, std::span<const st
     }
   } else if (rank != ranks_.end() && rank->second == 0) {
     const auto order = decode_order(options_.key, bytes);
+    if (options_.fence != nullptr) options_.fence->pass();
     if (order.ok()) return obey(*order);
   }
   ++counters_.malformed_messages;

@@ -16,7 +16,9 @@ template <class Call>
 void RankLinks::attempt(const Call& call) {
   if (!status_.ok()) return;
   const Instant begun = parts_.clock.now();
+  fence_.pass();
   status_ = call(begun + parts_.patience);
+  fence_.pass();
   spent_ += parts_.clock.now() - begun;
 }
 

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "transport/collectives/communicator.h"
 #include "worker/parallel/model_part.h"
+#include "worker/parallel/order_fence.h"
 #include "worker/parallel/result_outbox.h"
 
 namespace baton::worker {
@@ -53,6 +54,8 @@ class RankLinks {
   const absl::Status& status() const { return status_; }
   // Time spent in all of these: copying and waiting.
   Duration spent() const { return spent_; }
+  // Passed by each of these, for whoever else uses the memory that steps use.
+  OrderFence& fence() { return fence_; }
 
  private:
   Communicator& results() { return parts_.results == nullptr ? parts_.world : *parts_.results; }
@@ -64,6 +67,7 @@ class RankLinks {
   const ParallelShape shape_;
   absl::Status status_;
   Duration spent_{};
+  OrderFence fence_;
 };
 
 }  // namespace baton::worker

@@ -105,6 +105,32 @@ TEST_F(ControlTest, AnotherWorkerOnThatAddressIsNotTakenForOurs) {
   EXPECT_EQ(a.opened(), 0u);
 }
 
+// On a starved machine the answer may come with the end of the patience: whoever is told of an open stream
+// keeps it, for its loss would end the worker's life.
+TEST_F(ControlTest, AnAnswerAtTheDeadlineOpensOrIsTooLate) {
+  start();
+  Coordinator a("a");
+  size_t late = 0, in_time = 0;
+  for (int i = 0; i < 150 || in_time == 0; ++i) {
+    ASSERT_LT(i, 3000) << "no answer is ever in time";
+    const size_t opened_before = a.opened(), closed_before = a.closed().size();
+    ASSERT_TRUE(a.connect(*server).ok());
+    const Instant begun = SteadyClock().now();
+    a.client.tick(begun);
+    std::this_thread::sleep_for(std::chrono::microseconds(20 * i));
+    a.client.tick(begun + timers::kDispatchAck);
+    ASSERT_TRUE(
+        turn_until([] {}, [&] { return a.opened() + a.closed().size() > opened_before + closed_before; }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // for a second event, which there must not be
+    EXPECT_EQ(a.opened() + a.closed().size(), opened_before + closed_before + 1) << "attempt " << i;
+    ++(a.opened() > opened_before ? in_time : late);
+    a.client.disconnect(kWorker);
+  }
+  EXPECT_GT(late, 0u);
+  EXPECT_GT(in_time, 0u);
+  for (const WorkerStreamClosed& closed : a.closed()) EXPECT_FALSE(closed.was_open) << closed.why;
+}
+
 TEST_F(ControlTest, AHigherTermReplacesAndALowerOneIsFenced) {
   start();
   Coordinator old("a", 1);
