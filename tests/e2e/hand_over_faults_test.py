@@ -7,7 +7,7 @@ all processes for FROZEN seconds, one of the groups first, as a machine that is 
 
 The longest pause of each run is the longest that a client had nothing, be it the stream or the next request. tests/e2e/witness.py says what it was made
 of: without the time that its processes waited for a core or were stopped by somebody else it must be within the design's timers. A run that somebody
-disturbed by stopping processes (not the victim's) is repeated."""
+disturbed by stopping processes (not the victim's), or by killing the supervisor, is repeated."""
 import argparse
 import os
 import random
@@ -88,7 +88,7 @@ class Row:
 
 
 class Disturbed(Exception):
-    """Somebody stopped processes of the test."""
+    """Somebody stopped processes of the test, or killed its supervisor."""
 
 
 def signal_in_phase(stream, phase, pid, sig):
@@ -215,7 +215,8 @@ def try_one(cluster, alone, what, row):
         except AssertionError as e:
             failure = e
         made = witness.made_of(begun, time.monotonic(), known)
-    if max(made.stopped, made.late) > DISTURBED:
+    killed = failure and not os.path.exists("/proc/%d" % cluster.processes()["supervisor"])
+    if killed or max(made.stopped, made.late) > DISTURBED:
         raise Disturbed("%s; %s" % (failure, made)) from failure
     if failure:
         raise AssertionError("%s, run %d: %s; %s" % (what, row.runs + 1, failure, made)) from failure
