@@ -403,6 +403,8 @@ absl::Status WorkerParts::make_engine() {
   options.scheduler.token_budget = pool.max_batch_tokens;
   options.scheduler.max_running = std::min(pool.max_sequences, pool.max_batch_tokens);
   options.scheduler.plans_in_flight = pool.pipeline;
+  options.scheduler.feeds_back = runner->feeds_back();
+  if (options.scheduler.feeds_back != nullptr) options.scheduler.plans_in_flight = 2;
   options.scheduler.itl_objective =
       std::chrono::duration_cast<Duration>(manifest.itl_objective * kStepShareOfItl);
   engine = std::make_unique<worker::Engine>(options, *exchange);

@@ -57,6 +57,15 @@ class Device {
 class DeviceBackend : public Backend {
  public:
   virtual Device& device() = 0;
+  // Whether a step may begin while the one before it, which was launched, is not finished (two at most), and
+  // draws tokens for it.
+  virtual bool feeds_back() const = 0;
+  // Of the step that begins next: by row the logit row of the step before whose drawn token is the row's; -1:
+  // it stands in StepBatch::tokens. Nothing: of no row.
+  virtual void feed(std::span<const int32_t> logit_rows) = 0;
+  // Everything of the step has been called for: it runs, and what it was given but weights may go. Optional:
+  // finish_step() does it when nobody did, and waits for the oldest step that is not finished.
+  virtual void launch_step() = 0;
   // Whether ranks may each take some inputs of a product and add their sums in any order, because bits are no
   // promise. Else each rank computes some outputs (docs/adr/0015).
   virtual bool splits_inputs() const = 0;

@@ -7,7 +7,7 @@ namespace baton::kernels {
 // What is done to one logit before a token is drawn, in this order: + bias; masked: never drawn; seen (in
 // prompt or output): divided by `repetition` when positive, else multiplied; in the output `count` times: -
 // frequency * count,
-// - presence. An id stands once in a row's changes.
+// - presence. An id stands once in a row's changes; last, -1: what the row was fed (DeviceBackend::feed).
 struct LogitChange {
   int32_t id = 0;
   float bias = 0;

@@ -90,6 +90,7 @@ absl::Status CudaBackend::open(const DeviceName& name, const std::string& algori
   wait_each_ = set_to("BATON_CUDA_SYNC", "1");
   overlap_ = device_.capability >= 90 && !wait_each_ && set_to("BATON_CUDA_PDL", "1");
   use_graphs_ = !wait_each_ && !set_to("BATON_CUDA_GRAPHS", "0");
+  ahead_ = !wait_each_ && !set_to("BATON_CUDA_AHEAD", "0");
   return absl::OkStatus();
 }
 
@@ -235,7 +236,9 @@ void CudaBackend::launched(const char* kernel) {
 
 absl::Status CudaBackend::reserve(DeviceBuffer& buffer, Kind kind, size_t bytes, const char* what) {
   if (buffer.bytes() >= bytes) return absl::OkStatus();
-  graphs_.drop();  // they point to what goes away
+  // What has been enqueued may compute with it, and graphs point to it.
+  if (buffer.data() != nullptr) RETURN_IF_ERROR(outside_->await_kernels());
+  graphs_.drop();
   buffer = DeviceBuffer();
   ASSIGN_OR_RETURN(buffer, DeviceBuffer::make(kind, bytes, what));
   return absl::OkStatus();
@@ -250,13 +253,23 @@ absl::Status CudaBackend::reserve_pinned(DeviceBuffer& buffer, size_t bytes, con
 }
 
 absl::Status CudaBackend::grow_tables() {
-  if (!capacity_.grow_to(batch_, work_) && device_tables_.data() != nullptr) return absl::OkStatus();
-  graphs_.drop();
+  if (capacity_.grow_to(batch_, work_)) graphs_.drop();
   const StepLayout layout(capacity_);
-  RETURN_IF_ERROR(reserve(host_tables_, Kind::kPinned, layout.bytes(), "a step's tables"));
+  RETURN_IF_ERROR(reserve_pinned(latest().tables, layout.bytes(), "a step's tables"));
   RETURN_IF_ERROR(reserve(device_tables_, Kind::kDevice, layout.bytes(), "a step's tables"));
   tables_ = layout.tables(device_tables_.data());
-  return absl::OkStatus();
+  return grow_drawn();
+}
+
+// What the step before drew stays: rows of this one are fed with it.
+absl::Status CudaBackend::grow_drawn() {
+  const size_t bytes = capacity_.rows * sizeof(DrawnToken);
+  if (device_drawn_.bytes() >= bytes) return absl::OkStatus();
+  RETURN_IF_ERROR(reserve(device_drawn_, Kind::kDevice, bytes, "drawn tokens"));
+  if (running_ == 0 || flights_[oldest_].draws == 0) return absl::OkStatus();
+  const Flight& before = flights_[oldest_];
+  return copy_to_device(device_drawn_.data(), before.drawn.data(), before.draws * sizeof(DrawnToken),
+                        "keeping drawn tokens");
 }
 
 absl::Status CudaBackend::grow_scratch() {
@@ -268,7 +281,10 @@ absl::Status CudaBackend::grow_scratch() {
 
 void CudaBackend::begin_step(const StepBatch& batch) {
   check_batch(batch, geometry_);
+  BATON_CHECK(running_ < flights_.size() && !open_, "too many steps under way");
   batch_ = batch;
+  open_ = true;
+  outside_->begin_step();
   ++step_;
   kept_ = false;
   logits_ = {};
@@ -282,14 +298,13 @@ void CudaBackend::begin_step(const StepBatch& batch) {
   if (library_ != nullptr && bucket != batch.rows()) bucket = 0;
   rows_ = bucket > 0 ? bucket : batch.rows();
   tells_layers_ = bucket == 0 && batch.awaits_layers;
-  outside_->begin_step();
   note(grow_tables());
   note(grow_scratch());
   if (!error_.ok()) return;
   const StepLayout layout(capacity_);
-  const size_t bytes = layout.fill(batch, work_, host_tables_.data());
+  const size_t bytes = layout.fill(batch, work_, fed_, latest().tables.data());
   note(to_status(
-      cudaMemcpyAsync(device_tables_.data(), host_tables_.data(), bytes, cudaMemcpyHostToDevice, stream_),
+      cudaMemcpyAsync(device_tables_.data(), latest().tables.data(), bytes, cudaMemcpyHostToDevice, stream_),
       "copying the step's tables"));
   if (error_.ok()) note(graphs_.begin_step(bucket, stream_).status());
 }
@@ -391,7 +406,9 @@ void CudaBackend::multiply_by_library(const CudaLinear& linear, const LinearArgs
 void CudaBackend::embed(const Embedding& table, float* out) {
   if (!graphs_.announce(kEmbed, &table, out) || !error_.ok()) return;
   const auto& e = static_cast<const CudaEmbedding&>(table);
-  launch_embed(tables_, {e.table->as<uint16_t>(), e.shape.cols, e.shape.ld, out}, rows_, launches());
+  launch_embed(tables_,
+               {e.table->as<uint16_t>(), e.shape.cols, e.shape.ld, out, device_drawn_.as<DrawnToken>()},
+               rows_, launches());
   launched("embed");
 }
 
@@ -519,7 +536,6 @@ void CudaBackend::head(const NormWeights& norm, const Linear& linear, const floa
   if (!kept_ && batch_.logit_rows.size() < batch_.tokens.size())
     rows_ = static_cast<int32_t>(batch_.logit_rows.size());
   note(reserve(device_logits_, Kind::kDevice, rows_ * vocabulary_ * sizeof(float), "logits"));
-  note(reserve(device_drawn_, Kind::kDevice, rows_ * sizeof(DrawnToken), "drawn tokens"));
   LinearArgs args =
       normed_rows(norm, linear, {x, kept_ ? nullptr : tables_.logit_rows, tables_.counts + kLogitRows});
   args.mode = LinearOut::kStore, args.out = device_logits_.data(), args.ldo = vocabulary_;
@@ -532,43 +548,73 @@ void CudaBackend::head(const NormWeights& norm, const Linear& linear, const floa
 }
 
 // What the host asked for: tokens, and the logits of rows that were not drawn from.
-void CudaBackend::fetch_logits() {
+void CudaBackend::fetch_logits(Flight& flight) {
   const auto copy = [&](std::byte* to, const std::byte* from, size_t bytes, const char* what) {
-    note(to_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), what));
+    if (error_.ok()) note(to_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), what));
   };
   const size_t row = vocabulary_ * sizeof(float), rows = batch_.logit_rows.size();
-  if (!batch_.draws.empty()) {
-    note(reserve_pinned(host_drawn_, rows * sizeof(DrawnToken), "drawn tokens"));
-    if (error_.ok())
-      copy(host_drawn_.data(), device_drawn_.data(), rows * sizeof(DrawnToken), "copying drawn tokens");
+  for (size_t i = 0; i < rows; ++i)
+    if (batch_.draws.empty() || batch_.draws[i].wanted == 0) flight.shown.push_back(static_cast<int64_t>(i));
+  flight.draws = batch_.draws.size();
+  if (flight.draws > 0) {
+    const size_t bytes = rows * sizeof(DrawnToken);
+    note(reserve_pinned(flight.drawn, bytes, "drawn tokens"));
+    copy(flight.drawn.data(), device_drawn_.data(), bytes, "copying drawn tokens");
   }
-  if (batch_.draws.empty() ||
-      std::ranges::any_of(batch_.draws, [](const DrawRow& d) { return d.wanted == 0; }))
-    note(reserve_pinned(host_logits_, rows * row, "logits"));
-  for (size_t i = 0; i < rows && error_.ok(); ++i)
-    if (batch_.draws.empty() || batch_.draws[i].wanted == 0)
-      copy(host_logits_.data() + i * row, device_logits_.data() + i * row, row, "copying logits");
-}
-
-void CudaBackend::hand_out_logits() {
-  for (size_t i = 0; i < batch_.logit_rows.size(); ++i) {
-    if (!batch_.draws.empty() && batch_.draws[i].wanted != 0) continue;
-    const LogitRows row = logits_.from(static_cast<int64_t>(i), vocabulary_);
-    std::memcpy(row.values, host_logits_.as<float>() + i * vocabulary_, vocabulary_ * sizeof(float));
-    row.look_over(1, vocabulary_);
+  note(reserve_pinned(flight.logits, flight.shown.size() * row, "logits"));
+  std::byte* to = flight.logits.data();
+  for (const int64_t i : flight.shown) {
+    copy(to, device_logits_.data() + i * row, row, "copying logits");
+    to += row;
   }
 }
 
-absl::Status CudaBackend::finish_step() {
+void CudaBackend::hand_out_logits(const Flight& flight) {
+  const auto* from = flight.logits.as<float>();
+  for (const int64_t i : flight.shown) {
+    const LogitRows row = flight.to.from(i, flight.vocabulary);
+    std::memcpy(row.values, from, flight.vocabulary * sizeof(float));
+    row.look_over(1, flight.vocabulary);
+    from += flight.vocabulary;
+  }
+}
+
+void CudaBackend::launch_step() {
+  if (!open_) return;
+  Flight& flight = latest();
+  flight.step = step_;
+  flight.rows = batch_.tokens.size(), flight.sequences = batch_.sequences.size();
+  flight.draws = 0;
+  flight.shown.clear();
+  flight.to = logits_;
+  flight.vocabulary = vocabulary_;
   const absl::Status ended =
       graphs_.end_step(stream_);  // also after an error, so that a capture does not stay open
   note(ended);
-  if (logits_.values != nullptr && error_.ok()) fetch_logits();
-  note(in(cat("one of the step's kernels (BATON_CUDA_SYNC=1 names it), ", batch_.rows(), " rows of ",
-              batch_.sequences.size(), " sequences"),
-          outside_->await_kernels()));
-  if (logits_.values != nullptr && error_.ok()) hand_out_logits();
-  return error_;
+  if (logits_.values != nullptr && error_.ok()) fetch_logits(flight);
+  if (error_.ok()) note(outside_->end_step());
+  flight.error = error_;
+  batch_ = {};
+  fed_ = {};
+  open_ = false;
+  ++running_;
+}
+
+absl::Status CudaBackend::finish_step() {
+  launch_step();
+  BATON_CHECK(running_ > 0);
+  Flight& flight = flights_[oldest_];
+  const absl::Status waited = outside_->await_step();
+  oldest_ = (oldest_ + 1) % flights_.size();
+  --running_;
+  finished_ = &flight;
+  if (!flight.error.ok()) return flight.error;
+  if (!waited.ok())
+    return in(cat("step ", flight.step, ": one of the step's kernels (BATON_CUDA_SYNC=1 names it), ",
+                  flight.rows, " rows of ", flight.sequences, " sequences"),
+              waited);
+  hand_out_logits(flight);
+  return absl::OkStatus();
 }
 
 }  // namespace baton::kernels::cuda

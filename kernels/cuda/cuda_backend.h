@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,10 +21,11 @@ namespace baton::kernels::cuda {
 
 // The backend of an NVIDIA GPU. Operations are enqueued on one stream and return; finish_step() waits once,
 // brings the logits and the first error, which names the kernel. A step's tables go over in one copy before
-// it. Decode steps are replayed as graphs (BATON_CUDA_GRAPHS=0: never). BATON_CUDA_PDL=1 lets a kernel start
-// while the one before it ends (launch_stream.h). BATON_CUDA_SYNC=1 waits after every kernel, to see which
-// one failed. BATON_CUDA_DEADLINE: seconds (60) after which a step that has not ended is an error; the
-// process ends with the backend then.
+// it. A second step may be launched behind the first, with rows whose tokens that one draws
+// (BATON_CUDA_AHEAD=0: one at a time). Decode steps are replayed as graphs (BATON_CUDA_GRAPHS=0: never).
+// BATON_CUDA_PDL=1 lets a kernel start while the one before it ends (launch_stream.h). BATON_CUDA_SYNC=1
+// waits after every kernel, to see which one failed. BATON_CUDA_DEADLINE: seconds (60) after which a step
+// that has not ended is an error; the process ends with the backend then.
 //
 // Memory: weights, KV pool, activations and scratch are the device's. Rows that attention() and gate_up()
 // write hold bf16 in the first half of each row of floats, which is what linear_add() reads; the residual
@@ -73,16 +75,31 @@ class CudaBackend final : public DeviceBackend {
   void alone(absl::FunctionRef<void()> work) override;
   void keep_logit_rows(std::span<const RowTensor> tensors) override;
   void head(const NormWeights& norm, const Linear& linear, const float* x, const LogitRows& out) override;
+  void launch_step() override;
   absl::Status finish_step() override;
+  bool feeds_back() const override { return ahead_; }
+  void feed(std::span<const int32_t> logit_rows) override { fed_ = logit_rows; }
   bool draws() const override { return true; }
   std::span<const DrawnToken> drawn() const override {
-    return {host_drawn_.as<DrawnToken>(), batch_.draws.size()};
+    return {finished_->drawn.as<DrawnToken>(), finished_->draws};
   }
 
  private:
   struct DeviceNorm {
     std::vector<float> host;
     DeviceBuffer device;
+  };
+
+  // What the host keeps of a step until it is finished: memory that the device copies from and to, and what
+  // it will find there.
+  struct Flight {
+    DeviceBuffer tables, logits, drawn;
+    uint64_t step = 0;
+    size_t rows = 0, sequences = 0, draws = 0;
+    std::vector<int64_t> shown;  // logit rows that come to the host ...
+    LogitRows to;                // ... and go there
+    int64_t vocabulary = 0;
+    absl::Status error;
   };
 
   CudaBackend(const BackendOptions& options, const DeviceOptions& device);
@@ -119,14 +136,17 @@ class CudaBackend final : public DeviceBackend {
   Fp8Rows fp8_rows(const Linear& linear) const;
   absl::Status attend_by_wgmma(const AttentionArgs& args);
   void multiply(const Linear& linear, LinearArgs args);
-  void fetch_logits();
-  void hand_out_logits();
+  Flight& latest() { return flights_[(oldest_ + running_) % flights_.size()]; }
+  absl::Status grow_drawn();
+  void fetch_logits(Flight& flight);
+  static void hand_out_logits(const Flight& flight);
   void multiply_by_library(const CudaLinear& linear, const LinearArgs& args);
 
   const bool fastest_, fp8_;
   bool wait_each_ = false;
   bool use_graphs_ = true;
   bool overlap_ = false;  // BATON_CUDA_PDL=1
+  bool ahead_ = true;
   DeviceProperties device_;
   cudaStream_t stream_ = nullptr;
   std::optional<CudaDevice> outside_;
@@ -144,11 +164,17 @@ class CudaBackend final : public DeviceBackend {
   int widest_ = 64;  // columns of the widest row that a norm, a quantisation or an interleaved layer fills
 
   StepBatch batch_;
+  std::span<const int32_t> fed_;
   WorkList work_;
   StepCapacity capacity_;
-  DeviceBuffer host_tables_, device_tables_;
+  DeviceBuffer device_tables_;
   StepTables tables_;
-  DeviceBuffer normed_, row_scales_, products_, device_logits_, host_logits_, device_drawn_, host_drawn_;
+  DeviceBuffer normed_, row_scales_, products_, device_logits_, device_drawn_;
+  std::array<Flight, 2>
+      flights_;  // a ring: `running_` launched ones from oldest_ on, then the one in the making
+  size_t oldest_ = 0, running_ = 0;
+  const Flight* finished_ = nullptr;  // the last one
+  bool open_ = false;                 // a step is in the making
   StepGraphs graphs_;
   int32_t rows_ = 0;  // that grids are made for: the step's, or its bucket
   bool kept_ = false;

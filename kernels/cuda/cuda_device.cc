@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/cat.h"
+#include "base/check.h"
 #include "kernels/cuda/address_range.h"
 
 namespace baton::kernels::cuda {
@@ -26,11 +27,44 @@ absl::Status CudaDevice::take_pool(size_t bytes) {
   return copy_to_device(pool_.data() + bytes, nonce_.data(), sizeof nonce_, "marking the KV pool");
 }
 
-// Also what nobody waited for has passed: its events serve again.
 void CudaDevice::begin_step() {
-  if (!stored_.empty()) (void)steps_.passed(stored_.back());
-  stored_.clear();
-  deadline_ = SteadyClock().now() + patience_;
+  BATON_CHECK(count_ < running_.size(), "too many steps under way");
+  Step& step = running_[(oldest_ + count_++) % running_.size()];
+  step.stored.clear();
+  step.end = 0;
+  if (count_ == 1) deadline_ = SteadyClock().now() + patience_;
+}
+
+absl::Status CudaDevice::end_step() {
+  ASSIGN_OR_RETURN(running_[(oldest_ + count_ - 1) % running_.size()].end, steps_.mark());
+  return absl::OkStatus();
+}
+
+// Also the marks of layers that nobody waited for pass: their events serve again.
+absl::Status CudaDevice::await_step() {
+  const uint64_t end = running_[oldest_].end;
+  const SteadyClock clock;
+  absl::Status status = end == 0 ? await_kernels() : absl::OkStatus();
+  while (end != 0) {
+    const absl::StatusOr<bool> passed = steps_.passed(end);
+    status = passed.status();
+    if (!passed.ok() || *passed) break;
+    if (clock.now() > deadline_) {
+      status = hang();
+      break;
+    }
+    std::this_thread::yield();
+  }
+  oldest_ = (oldest_ + 1) % running_.size();
+  --count_;
+  deadline_ = clock.now() + patience_;
+  return status;
+}
+
+absl::Status CudaDevice::hang() {
+  hangs_ = true;
+  return absl::DeadlineExceededError(cat("the kernels have not ended for ", to_seconds(patience_),
+                                         " s (BATON_CUDA_DEADLINE): the device hangs, or is far too slow"));
 }
 
 absl::Status CudaDevice::await_kernels() {
@@ -41,27 +75,25 @@ absl::Status CudaDevice::await_kernels() {
     if (state != cudaErrorNotReady) return to_status(state, "waiting for the kernels");
     (void)cudaGetLastError();  // CUDA keeps "not ready" as this thread's last error, where the next launch
                                // would find it
-    if (clock.now() > deadline_) break;
+    if (clock.now() > deadline_) return hang();
     std::this_thread::yield();
   }
-  hangs_ = true;
-  return absl::DeadlineExceededError(cat("the kernels have not ended for ", to_seconds(patience_),
-                                         " s (BATON_CUDA_DEADLINE): the device hangs, or is far too slow"));
 }
 
 absl::Status CudaDevice::note_stored() {
   ASSIGN_OR_RETURN(const uint64_t mark, steps_.mark());
-  stored_.push_back(mark);
+  running_[(oldest_ + count_ - 1) % running_.size()].stored.push_back(mark);
   return absl::OkStatus();
 }
 
 // Kernels of this device only are waited for, as at the end of the step: links between ranks have settled
 // before.
 bool CudaDevice::await_stored(int layer) {
-  if (static_cast<size_t>(layer) >= stored_.size()) return false;
+  const std::vector<uint64_t>& stored = running_[oldest_].stored;
+  if (count_ == 0 || static_cast<size_t>(layer) >= stored.size()) return false;
   const SteadyClock clock;
   while (clock.now() <= deadline_) {
-    const absl::StatusOr<bool> passed = steps_.passed(stored_[layer]);
+    const absl::StatusOr<bool> passed = steps_.passed(stored[layer]);
     if (!passed.ok()) return false;  // the end of the step finds the same error
     if (*passed) return true;
     std::this_thread::yield();

@@ -26,12 +26,15 @@ class CudaDevice final : public Device {
 
   // The pool, and behind it the nonce.
   absl::Status take_pool(size_t bytes);
-  // Of a step: it begins, the one before has ended; k and v of the next layer are enqueued. Thread: the
-  // engine's.
+  // Of the step enqueued last, one more than those under way (two at most): it begins; k and v of its next
+  // layer are enqueued; all of it is. Thread: the engine's.
   void begin_step();
   absl::Status note_stored();
-  // Waits for what has been enqueued. Errors: a kernel's; kDeadlineExceeded when the step takes too long: a
-  // kernel that never ends cannot be stopped, and what frees its memory waits for it.
+  absl::Status end_step();
+  // Wait for the oldest step under way, or for all that has been enqueued. Errors: a kernel's;
+  // kDeadlineExceeded when the step takes too long: a kernel that never ends cannot be stopped, and what
+  // frees its memory waits for it.
+  absl::Status await_step();
   absl::Status await_kernels();
   bool hangs() const { return hangs_; }
 
@@ -54,9 +57,16 @@ class CudaDevice final : public Device {
   const std::string id_;
   const Duration patience_;
   CudaStream steps_;
-  Instant deadline_ = kNever;  // of the running step
+  // Marks of a step: of its layers, and behind all of it.
+  struct Step {
+    std::vector<uint64_t> stored;
+    uint64_t end = 0;
+  };
+  absl::Status hang();
+  std::array<Step, 2> running_;  // a ring: from oldest_ on
+  size_t oldest_ = 0, count_ = 0;
+  Instant deadline_ = kNever;  // of the oldest
   bool hangs_ = false;
-  std::vector<uint64_t> stored_;  // marks, by layer
   DeviceBuffer pool_;
   size_t pool_bytes_ = 0;
   std::array<uint64_t, 2> nonce_{};

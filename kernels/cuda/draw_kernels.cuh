@@ -183,22 +183,36 @@ __device__ inline Cut select(DrawScratch& s, const DrawnRow& row, Measure measur
   return {key, id};
 }
 
-// The row's changes; each id stands once, so a thread owns it.
-__device__ inline void change_logits(const DrawRow& r, const LogitChange* changes, float* logits) {
-  for (int i = threadIdx.x; i < r.changes; i += kDrawThreads) {
-    const LogitChange c = changes[r.first_change + i];
-    float x = logits[c.id];
-    if (c.flags & LogitChange::kBiased) x += c.bias;
-    if (c.flags & LogitChange::kMasked) x = -INFINITY;
-    if (c.flags & LogitChange::kSeen) {
-      x = x > 0 ? x / r.repetition : x * r.repetition;
-      if (c.count > 0) {
-        x -= r.frequency * static_cast<float>(c.count);
-        x -= r.presence;
-      }
+__device__ inline void change_logit(const DrawRow& r, const LogitChange& c, float* logits) {
+  float x = logits[c.id];
+  if (c.flags & LogitChange::kBiased) x += c.bias;
+  if (c.flags & LogitChange::kMasked) x = -INFINITY;
+  if (c.flags & LogitChange::kSeen) {
+    x = x > 0 ? x / r.repetition : x * r.repetition;
+    if (c.count > 0) {
+      x -= r.frequency * static_cast<float>(c.count);
+      x -= r.presence;
     }
-    logits[c.id] = x;
   }
+  logits[c.id] = x;
+}
+
+// The row's changes; each id stands once, so a thread owns it. `own`: the token of the output that the caller
+// did not count, or -1.
+__device__ inline void change_logits(DrawScratch& s, const DrawRow& r, const LogitChange* changes, int own,
+                                     float* logits) {
+  if (threadIdx.x == 0) s.flags = 0;
+  __syncthreads();
+  for (int i = threadIdx.x; i < r.changes; i += kDrawThreads) {
+    LogitChange c = changes[r.first_change + i];
+    if (c.id < 0) continue;
+    if (c.id == own) c.flags |= LogitChange::kSeen, ++c.count, s.flags = 1;
+    change_logit(r, c, logits);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0 && own >= 0 && s.flags == 0)
+    change_logit(r, {.id = own, .bias = 0, .count = 1, .flags = LogitChange::kSeen}, logits);
+  __syncthreads();
 }
 
 // The likeliest token, lowest id first, and whether all logits are finite (of the raw ones) and none is NaN.
@@ -275,8 +289,9 @@ __global__ void __launch_bounds__(kDrawThreads) draw_kernel(StepTables step, Dra
   Largest largest = largest_logit(s, row);
   int32_t state = largest.finite ? DrawnToken::kDrawn : DrawnToken::kNotFinite;
   if (state == DrawnToken::kDrawn && draw.changes > 0) {
-    change_logits(draw, step.changes, logits);
-    __syncthreads();
+    const bool counts_own = step.changes[draw.first_change + draw.changes - 1].id < 0;
+    const int own = counts_own ? step.tokens[step.logit_rows[r]] : -1;
+    change_logits(s, draw, step.changes, own, logits);
     largest = largest_logit(s, row);
   }
   row.max = logits[largest.id];

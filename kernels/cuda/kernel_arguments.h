@@ -14,6 +14,7 @@ struct EmbedArgs {
   int width;
   int ld;
   float* out;
+  const DrawnToken* drawn;  // by the step before, for rows that it feeds
 };
 
 struct NormArgs {

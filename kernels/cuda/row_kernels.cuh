@@ -11,12 +11,15 @@
 // emulation) first.
 namespace baton::kernels::cuda {
 
-// Grid: rows.
+// A fed row whose token could not be drawn is computed with another one: nobody will look at it. Grid: rows.
 __global__ void embed_kernel(StepTables step, EmbedArgs a) {
   begin_kernel();
   const int64_t row = blockIdx.x;
   if (row >= step.counts[kRows]) return;
-  const uint16_t* from = a.table + static_cast<int64_t>(step.tokens[row]) * a.ld;
+  const int fed = step.fed[row];
+  const int drawn = fed < 0 ? step.tokens[row] : a.drawn[fed].token, token = drawn < 0 ? 0 : drawn;
+  if (fed >= 0 && threadIdx.x == 0) step.tokens[row] = token;
+  const uint16_t* from = a.table + static_cast<int64_t>(token) * a.ld;
   for (int i = threadIdx.x; i < a.width; i += kRowThreads) a.out[row * a.width + i] = bf16_to_float(from[i]);
 }
 

@@ -49,6 +49,7 @@ StepLayout::StepLayout(const StepCapacity& c) {
                                    row_bytes,
                                    row_bytes,
                                    row_bytes,
+                                   row_bytes,
                                    sizeof(AttentionItem) * c.wide,
                                    sizeof(AttentionItem) * c.narrow,
                                    sizeof(MergeItem) * c.merges,
@@ -61,10 +62,11 @@ StepLayout::StepLayout(const StepCapacity& c) {
   }
 }
 
-StepTables StepLayout::tables(const std::byte* base) const {
-  const auto at = [&](Section s) { return reinterpret_cast<const int32_t*>(base + offset_[s]); };
+StepTables StepLayout::tables(std::byte* base) const {
+  const auto at = [&](Section s) { return reinterpret_cast<int32_t*>(base + offset_[s]); };
   return {.counts = at(kCounts),
           .tokens = at(kTokens),
+          .fed = at(kFed),
           .positions = at(kPositions),
           .row_sequence = at(kRowSequence),
           .logit_rows = at(kLogits),
@@ -78,13 +80,17 @@ StepTables StepLayout::tables(const std::byte* base) const {
           .blocks = at(kBlocks)};
 }
 
-size_t StepLayout::fill(const StepBatch& batch, const WorkList& work, std::byte* base) const {
+size_t StepLayout::fill(const StepBatch& batch, const WorkList& work, std::span<const int32_t> fed,
+                        std::byte* base) const {
+  BATON_CHECK(fed.empty() || fed.size() == batch.tokens.size());
   const auto rows = [&](Section s) { return reinterpret_cast<int32_t*>(base + offset_[s]); };
   const int32_t counts[kStepCounts] = {
       batch.rows(), static_cast<int32_t>(batch.logit_rows.size()), static_cast<int32_t>(work.wide.size()),
       static_cast<int32_t>(work.narrow.size()), static_cast<int32_t>(work.merges.size())};
   put(base, offset_[kCounts], std::span<const int32_t>(counts));
   put(base, offset_[kTokens], batch.tokens);
+  std::fill_n(rows(kFed), batch.tokens.size(), -1);
+  put(base, offset_[kFed], fed);
   put(base, offset_[kPositions], batch.positions);
   put(base, offset_[kLogits], batch.logit_rows);
   put(base, offset_[kWide], std::span<const AttentionItem>(work.wide));

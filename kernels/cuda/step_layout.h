@@ -32,14 +32,17 @@ class StepLayout {
 
   size_t bytes() const { return bytes_; }
   // The tables of memory that starts at `base` (host or device).
-  StepTables tables(const std::byte* base) const;
-  // Writes the step to `base` (host) and returns how many bytes from there the device needs.
-  size_t fill(const StepBatch& batch, const WorkList& work, std::byte* base) const;
+  StepTables tables(std::byte* base) const;
+  // Writes the step, with the rows that are `fed` (DeviceBackend::feed), to `base` (host) and returns how
+  // many bytes from there the device needs.
+  size_t fill(const StepBatch& batch, const WorkList& work, std::span<const int32_t> fed,
+              std::byte* base) const;
 
  private:
   enum Section {
     kCounts,
     kTokens,
+    kFed,
     kPositions,
     kRowSequence,
     kLogits,

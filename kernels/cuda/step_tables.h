@@ -40,10 +40,12 @@ inline constexpr int kTileKeys = 64;
 enum StepCount : int32_t { kRows, kLogitRows, kWideItems, kNarrowItems, kMergeItems, kStepCounts };
 
 // One step's tables in device memory, filled by one copy before it. A kernel reads how many rows there are
-// from `counts`, so that a captured graph serves every step of its bucket.
+// from `counts`, so that a captured graph serves every step of its bucket. The embedding writes the tokens of
+// fed rows; nothing else changes.
 struct StepTables {
   const int32_t* counts = nullptr;        // [kStepCounts]
-  const int32_t* tokens = nullptr;        // [rows]
+  int32_t* tokens = nullptr;              // [rows]
+  const int32_t* fed = nullptr;           // [rows] logit row of the step before that drew the token, or -1
   const int32_t* positions = nullptr;     // [rows]
   const int32_t* row_sequence = nullptr;  // [rows]
   const int32_t* logit_rows = nullptr;    // [logit rows]

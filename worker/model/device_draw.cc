@@ -1,5 +1,6 @@
 #include "worker/model/device_draw.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/rng.h"
@@ -19,19 +20,31 @@ bool penalises(const SamplingParams& s) {
 
 }  // namespace
 
-DrawRow DeviceDraw::describe(const SamplerInput& input, std::vector<LogitChange>& changes) {
+bool DeviceDraw::draws(const GenerateRequest& request, int64_t vocab_size) {
+  if (request.sampling.logprobs >= 0) return false;
+  std::vector<TokenId> ids;
+  for (const auto& [id, bias] : request.sampling.logit_bias) {
+    if (id < 0 || id >= vocab_size || std::isnan(bias)) return false;
+    ids.push_back(id);
+  }
+  std::ranges::sort(ids);
+  return std::ranges::adjacent_find(ids) == ids.end();
+}
+
+DrawRow DeviceDraw::describe(const SamplerInput& input, int unknown, std::vector<LogitChange>& changes) {
   const SamplingParams& s = *input.sampling;
   const size_t before = changes.size();
   DrawRow row;
   if (s.logprobs >= 0) return row;
-  const bool described = add_changes(input, changes);
+  const bool described = add_changes(input, unknown, changes);
   for (size_t i = before; i < changes.size(); ++i) places_[changes[i].id] = -1;
+  if (unknown > 0 && penalises(s)) changes.push_back({.id = -1, .count = 1, .flags = LogitChange::kSeen});
   if (!described) {
     changes.resize(before);
     return row;
   }
   row.temperature = s.temperature >= kGreedyBelow ? s.temperature : 0.0f;
-  row.uniform = row.temperature > 0 ? uniform(s.seed, input.tokens.size()) : 0.0;
+  row.uniform = row.temperature > 0 ? uniform(s.seed, input.tokens.size() + unknown) : 0.0;
   row.top_p = s.top_p;
   row.min_p = s.min_p;
   row.top_k = s.top_k > 0 && s.top_k < vocab_ ? s.top_k : 0;
@@ -54,14 +67,14 @@ LogitChange& DeviceDraw::change_of(TokenId id, std::vector<LogitChange>& changes
 
 // False when the sampler would refuse the biases, or when a token has several: they are added one by one
 // there.
-bool DeviceDraw::add_changes(const SamplerInput& input, std::vector<LogitChange>& changes) {
+bool DeviceDraw::add_changes(const SamplerInput& input, int unknown, std::vector<LogitChange>& changes) {
   for (const auto& [id, bias] : input.sampling->logit_bias) {
     if (id < 0 || id >= vocab_ || std::isnan(bias) || places_[id] >= 0) return false;
     LogitChange& change = change_of(id, changes);
     change.bias = bias;
     change.flags |= LogitChange::kBiased;
   }
-  const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
+  const auto generated = static_cast<int64_t>(input.tokens.size()) + unknown - input.prompt_tokens;
   if (generated < input.stop->min_tokens)
     for (const auto* ids : {&input.stop->end_token_ids, &input.stop->stop_token_ids})
       for (const TokenId id : *ids)

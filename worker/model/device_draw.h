@@ -13,12 +13,17 @@ namespace baton::worker {
 class DeviceDraw {
  public:
   explicit DeviceDraw(int64_t vocab_size) : vocab_(vocab_size), places_(vocab_size, -1) {}
-  kernels::DrawRow describe(const SamplerInput& input, std::vector<kernels::LogitChange>& changes);
+  // `unknown`: tokens of the output, behind input.tokens, that only the backend knows: 0, or 1 that is fed to
+  // the row.
+  kernels::DrawRow describe(const SamplerInput& input, int unknown,
+                            std::vector<kernels::LogitChange>& changes);
+  // Whether that will be so of all of a request's tokens, so that they can be fed back.
+  static bool draws(const GenerateRequest& request, int64_t vocab_size);
 
  private:
   // The change of a token, made when there is none yet.
   kernels::LogitChange& change_of(TokenId id, std::vector<kernels::LogitChange>& changes);
-  bool add_changes(const SamplerInput& input, std::vector<kernels::LogitChange>& changes);
+  bool add_changes(const SamplerInput& input, int unknown, std::vector<kernels::LogitChange>& changes);
   void add_penalties(const SamplerInput& input, std::vector<kernels::LogitChange>& changes);
 
   const int64_t vocab_;

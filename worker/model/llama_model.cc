@@ -163,19 +163,24 @@ NormWeights LlamaModel::norm(const std::vector<float>& weight) const {
   return {.weight = weight, .eps = static_cast<float>(spec_.norm_eps)};
 }
 
-absl::Status LlamaModel::forward(const StepBatch& batch, const LayerListener& on_layer,
-                                 const LogitRows& logits) {
+void LlamaModel::launch(const StepBatch& batch, const LayerListener& on_layer, const LogitRows& logits) {
   BATON_CHECK(batch.rows() >= 1 && batch.rows() <= options_.max_rows);
   rows_ = batch.rows();
   logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
   kernels::DeviceBackend* const on_device = kernels::device_backend(&backend_);
-  const bool told_later = on_device != nullptr && on_layer != nullptr;
+  const bool told_later = on_device != nullptr;
   backend_.begin_step(batch);
   backend_.run_together([&] {
     begin_rows();
     for (int i = 0; i < spec_.layers; ++i) run_layer(i, told_later ? LayerListener() : on_layer);
     finish_rows(logits);
   });
+  if (on_device != nullptr) on_device->launch_step();
+}
+
+absl::Status LlamaModel::finish(const LayerListener& on_layer) {
+  kernels::DeviceBackend* const on_device = kernels::device_backend(&backend_);
+  const bool told_later = on_device != nullptr && on_layer != nullptr;
   // On a device the layers have only been asked for: each is told when it is there, while later ones compute.
   int told = 0;
   while (told_later && told < spec_.layers && on_device->device().await_stored(told)) on_layer(told++);

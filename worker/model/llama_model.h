@@ -54,7 +54,15 @@ class LlamaModel {
   // called once per layer of this rank, counted from 0, as soon as the KV of all rows of the layer is in the
   // pool. Every rank of a group must be given the same batch.
   absl::Status forward(const kernels::StepBatch& batch, const LayerListener& on_layer,
-                       const kernels::LogitRows& logits);
+                       const kernels::LogitRows& logits) {
+    launch(batch, on_layer, logits);
+    return finish(on_layer);
+  }
+  // The halves of it. With a DeviceBackend that feeds_back() a second step may be launched before the first
+  // is finished; on a device finish() tells the layers. `logits` stay until then.
+  void launch(const kernels::StepBatch& batch, const LayerListener& on_layer,
+              const kernels::LogitRows& logits);
+  absl::Status finish(const LayerListener& on_layer);
 
   // Of the rank: its layers, heads and feed-forward width; hidden and vocab_size of the whole model.
   const ModelSpec& spec() const { return spec_; }

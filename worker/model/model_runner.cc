@@ -29,14 +29,13 @@ absl::Status name_sequence(const Sequence& sequence, const absl::Status& status)
 }
 
 // A device's or a link's error concerns the whole step: whose step it was.
-absl::Status name_step(const StepPlan& plan, std::span<const SequenceId> sequences,
-                       const absl::Status& status) {
+absl::Status name_step(const StepPlan& plan, const absl::Status& status) {
   constexpr size_t kNamed = 16;
   if (status.ok()) return status;
   std::string names;
-  for (const SequenceId id : sequences.first(std::min(kNamed, sequences.size())))
-    names += cat(names.empty() ? "" : ", ", to_string(id));
-  if (sequences.size() > kNamed) names += cat(" and ", sequences.size() - kNamed, " more");
+  for (const PlannedRows& rows : std::span(plan.rows).first(std::min(kNamed, plan.rows.size())))
+    names += cat(names.empty() ? "" : ", ", to_string(rows.sequence->id));
+  if (plan.rows.size() > kNamed) names += cat(" and ", plan.rows.size() - kNamed, " more");
   return absl::Status(status.code(), cat(std::string(status.message()), " (step ", to_string(plan.id), ", ",
                                          plan.total_rows, " rows of sequences ", names, ")"));
 }
@@ -60,36 +59,42 @@ ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& gro
 }
 
 absl::Status ModelRunner::start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
-  BATON_CHECK(running_ < (model_.part().shape.pipeline == 1 ? 1 : kMostPlans), "too many plans in flight");
+  BATON_CHECK(running_ < most_plans(), "too many plans in flight");
   Flight& flight = flights_[(oldest_ + running_) % kMostPlans];
   flight.begun = clock_.now();
   result.id = plan.id;
   lay_out(plan);
   flight.keep.assign(rows_.keep.begin(), rows_.keep.end());
+  flight.last.clear();
+  int32_t logits = 0;
+  for (const PlannedRows& rows : plan.rows) flight.last.push_back((logits += logit_count(rows)) - 1);
   const int pieces = micro_batches();
   if (group_.plans != nullptr) RETURN_IF_ERROR(group_.plans->step(plan.id, ids_, rows_, pieces));
   const Instant begun = clock_.now();
   const Duration links = step_.time().links;
-  RETURN_IF_ERROR(name_step(plan, ids_, step_.run(plan.id, rows_, pieces, on_layer)));
+  RETURN_IF_ERROR(name_step(plan, step_.run(plan.id, rows_, pieces, on_layer)));
   result.compute = clock_.now() - begun;
   result.links = step_.time().links - links;
   ++running_;
   return absl::OkStatus();
 }
 
-absl::Status ModelRunner::finish(const StepPlan& plan, const LayerListener& /*on_layer*/,
-                                 StepResult& result) {
+absl::Status ModelRunner::finish(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) {
   BATON_CHECK(running_ > 0 && result.id == plan.id);
   const Flight& flight = flights_[oldest_];
   oldest_ = (oldest_ + 1) % kMostPlans;
   --running_;
   const Instant begun = clock_.now();
   const Duration links = step_.time().links;
-  RETURN_IF_ERROR(step_.collect(plan.id, flight.keep));
+  RETURN_IF_ERROR(name_step(plan, step_.collect(plan.id, flight.keep, on_layer)));
   result.compute += clock_.now() - begun;
   result.links += step_.time().links - links;
   sample(plan, result);
-  result.duration = clock_.now() - flight.begun;
+  // Of a plan that was launched behind another: since that one was done.
+  const bool queued = model_.part().shape.pipeline == 1;
+  const Instant done = clock_.now();
+  result.duration = done - (queued ? std::max(flight.begun, last_done_) : flight.begun);
+  last_done_ = done;
   return absl::OkStatus();
 }
 
@@ -109,6 +114,19 @@ void ModelRunner::sample(const StepPlan& plan, StepResult& result) {
     SampledRow& row = result.sampled[i];
     finish_rows(plan.rows[row.planned], first_logits_[i], samplers_[thread], row);
   });
+}
+
+size_t ModelRunner::most_plans() const {
+  if (model_.part().shape.pipeline > 1) return kMostPlans;
+  return feeds_back() != nullptr ? 2 : 1;
+}
+
+std::function<bool(const GenerateRequest&)> ModelRunner::feeds_back() const {
+  const kernels::DeviceBackend* const device = kernels::device_backend(&model_.backend());
+  if (!device_draws_ || device == nullptr || !device->feeds_back()) return nullptr;
+  return [vocab = static_cast<int64_t>(vocab_)](const GenerateRequest& request) {
+    return DeviceDraw::draws(request, vocab);
+  };
 }
 
 absl::Status ModelRunner::on_tick(Instant now) {
@@ -131,6 +149,7 @@ void ModelRunner::lay_out(const StepPlan& plan) {
   rows_.clear();
   ids_.clear();
   for (const PlannedRows& rows : plan.rows) lay_out_rows(rows);
+  if (!rows_.fed.empty()) rows_.fed.resize(rows_.tokens.size(), -1);
   BATON_CHECK(rows_.tokens.size() == static_cast<size_t>(plan.total_rows));
 }
 
@@ -138,15 +157,17 @@ void ModelRunner::lay_out_rows(const PlannedRows& rows) {
   const Sequence& sequence = *rows.sequence;
   const int32_t end = rows.first_position + rows.row_count;
   BATON_CHECK(rows.row_count >= 1 && rows.first_position >= 0);
-  BATON_CHECK(static_cast<size_t>(end) <= sequence.tokens.size());
+  const int32_t known = end - (rows.fed_by >= 0 ? 1 : 0);
+  BATON_CHECK(static_cast<size_t>(known) <= sequence.tokens.size());
   BATON_CHECK(end <= model_.max_positions());
   const auto first_row = static_cast<int32_t>(rows_.tokens.size());
   for (int32_t position = rows.first_position; position < end; ++position) {
-    const TokenId token = sequence.tokens[position];
+    const TokenId token = position < known ? sequence.tokens[position] : 0;
     // A token outside the vocabulary is reported after the step; the table must not be read beyond its end.
     rows_.tokens.push_back(token >= 0 && static_cast<size_t>(token) < vocab_ ? token : 0);
     rows_.positions.push_back(position);
   }
+  if (rows.fed_by >= 0) feed(rows, first_row);
   if (sequence.leg == Leg::kPrefill)
     rows_.sends.push_back({static_cast<uint32_t>(rows_.sequences.size()), sequence.transfer});
   rows_.sequences.push_back({first_row, rows.row_count, rows.first_position, sequence.blocks});
@@ -157,11 +178,18 @@ void ModelRunner::lay_out_rows(const PlannedRows& rows) {
   if (device_draws_) describe_draws(rows);
 }
 
+// By the plan before, which runs.
+void ModelRunner::feed(const PlannedRows& rows, int32_t row) {
+  BATON_CHECK(running_ == 1 && rows.row_count == 1);
+  rows_.fed.resize(static_cast<size_t>(row), -1);
+  rows_.fed.push_back(flights_[oldest_].last.at(static_cast<size_t>(rows.fed_by)));
+}
+
 // The last of the piece's logit rows is the one to draw from; those of prompt logprobs are read here.
 void ModelRunner::describe_draws(const PlannedRows& rows) {
   rows_.draws.resize(rows_.logit_rows.size());
   if (rows.sample && tokens_valid(rows))
-    rows_.draws.back() = draw_.describe(sampler_input(rows), rows_.changes);
+    rows_.draws.back() = draw_.describe(sampler_input(rows), rows.fed_by >= 0 ? 1 : 0, rows_.changes);
 }
 
 bool ModelRunner::tokens_valid(const PlannedRows& rows) const {
@@ -204,7 +232,9 @@ absl::Status ModelRunner::score_prompt(const PlannedRows& rows, size_t first_log
 SamplerInput ModelRunner::sampler_input(const PlannedRows& rows) const {
   const Sequence& sequence = *rows.sequence;
   SamplerInput input;
-  input.tokens = std::span(sequence.tokens).first(rows.first_position + rows.row_count);
+  // While a fed row is laid out its token is not known.
+  const auto end = static_cast<size_t>(rows.first_position + rows.row_count);
+  input.tokens = std::span(sequence.tokens).first(std::min(end, sequence.tokens.size()));
   input.prompt_tokens = std::min<int32_t>(sequence.prompt_tokens, rows.first_position + rows.row_count);
   input.sampling = &sequence.request.sampling;
   input.stop = &sequence.request.stop;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -20,7 +21,9 @@ namespace baton::worker {
 // a token for every sequence whose last row was computed, scores prompt tokens where they were asked for.
 // As rank 0 of a group it first tells the others what the step computes (`group`); a group of one is told
 // nothing, by the same code. As rank 0 of a pipeline it may start up to kMostPlans before it finishes the
-// first: start() returns when its own stage is computed. Borrows the model and the clock (which only measures
+// first: start() returns when its own stage is computed. With a backend that
+// feeds_back() a second plan may be started behind the first, whose rows that one may feed (docs/adr/0018):
+// start() returns when it is launched. Borrows the model and the clock (which only measures
 // StepResult::duration). Owns batch arrays and logits; after the first steps of the largest kind nothing is
 // allocated but the lists of logprobs that a request asked for. Thread: engine. Errors: run() returns a
 // device error, which concerns the whole step; what is wrong with one sequence (logits not finite, a token
@@ -44,6 +47,9 @@ class ModelRunner final : public StepExecutor {
   absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
   absl::Status finish(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
 
+  // Whose tokens can be fed to a plan behind the one that draws them; null: nobody's.
+  std::function<bool(const GenerateRequest&)> feeds_back() const;
+
   absl::Status on_tick(Instant now) override;
   Instant next_deadline() const override;
 
@@ -58,7 +64,9 @@ class ModelRunner final : public StepExecutor {
   struct Flight {
     Instant begun{};
     std::vector<int32_t> keep;  // by logit row
+    std::vector<int32_t> last;  // of each row of the plan: its last logit row, of which it is sampled
   };
+  size_t most_plans() const;
   void lay_out(const StepPlan& plan);
   void sample(const StepPlan& plan, StepResult& result);
   void lay_out_rows(const PlannedRows& rows);
@@ -71,6 +79,7 @@ class ModelRunner final : public StepExecutor {
   int micro_batches() const;
   bool tokens_valid(const PlannedRows& rows) const;
   void describe_draws(const PlannedRows& rows);
+  void feed(const PlannedRows& rows, int32_t row);
 
   LlamaModel& model_;
   const Clock& clock_;
@@ -83,6 +92,7 @@ class ModelRunner final : public StepExecutor {
   std::array<Flight, kMostPlans> flights_;  // a ring: `running_` from oldest_ on
   size_t oldest_ = 0;
   size_t running_ = 0;
+  Instant last_done_{};
   BatchRows rows_;                    // of the plan started last
   std::vector<SequenceId> ids_;       // of rows_.sequences
   std::vector<size_t> first_logits_;  // of each sampled row

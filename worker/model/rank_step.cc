@@ -42,7 +42,9 @@ RankStep::RankStep(LlamaModel& model, RankLinks* links, const Clock& clock)
       links_(links),
       clock_(clock),
       vocab_(static_cast<size_t>(model.spec().vocab_size)),
-      direct_(model.part().rank == 0 && model.part().vocab.size() == model.spec().vocab_size) {}
+      direct_(model.part().rank == 0 && model.part().vocab.size() == model.spec().vocab_size),
+      queue_(model.part().shape.ranks() == 1 ? kernels::device_backend(&model.backend()) : nullptr),
+      ahead_(queue_ != nullptr && queue_->feeds_back()) {}
 
 absl::Status RankStep::run(StepId step, const BatchRows& rows, int micro_batches,
                            const LayerListener& on_layer) {
@@ -52,10 +54,17 @@ absl::Status RankStep::run(StepId step, const BatchRows& rows, int micro_batches
   const auto columns = static_cast<size_t>(model_.part().vocab.size());
   const auto blocks = static_cast<size_t>(kernels::logit_blocks(model_.part().vocab.size()));
   // Grow to the largest step seen; a step with prompt logits wants a row of logits per prompt token.
-  std::vector<float>& out = direct_ ? full_ : own_;
+  if (ahead_) runs_ ^= 1;
+  std::vector<float>& out = direct_ ? full_[runs_] : own_;
   if (model_.part().last_stage() && out.size() < count * columns) out.resize(count * columns);
-  if (own_maxima_.size() < count * blocks) own_maxima_.resize(count * blocks);
-  absl::Status status = forward(rows.batch(), micro_batches, on_layer);
+  if (own_maxima_[runs_].size() < count * blocks) own_maxima_[runs_].resize(count * blocks);
+  absl::Status status;
+  if (ahead_) {
+    queue_->feed(rows.fed);
+    model_.launch(rows.batch(), on_layer, own_rows(0));
+  } else {
+    status = forward(rows.batch(), micro_batches, on_layer);
+  }
   if (status.ok() && model_.part().last_stage() && model_.part().rank != 0) {
     keep_.assign(rows.keep.begin(), rows.keep.end());
     keep_.resize(count, 0);
@@ -68,12 +77,18 @@ absl::Status RankStep::run(StepId step, const BatchRows& rows, int micro_batches
   return status;
 }
 
-absl::Status RankStep::collect(StepId step, std::span<const int32_t> keep) {
+absl::Status RankStep::collect(StepId step, std::span<const int32_t> keep, const LayerListener& on_layer) {
   keep_.assign(keep.begin(), keep.end());
-  if (direct_) return absl::OkStatus();
   const Instant begun = clock_.now();
+  if (ahead_) {
+    collects_ ^= 1;
+    absl::Status status = model_.finish(on_layer);
+    time_.steps += clock_.now() - begun;
+    return status;
+  }
+  if (direct_) return absl::OkStatus();
   const Duration before = links_->spent();
-  if (full_.size() < keep.size() * vocab_) full_.resize(keep.size() * vocab_);
+  if (full_[0].size() < keep.size() * vocab_) full_[0].resize(keep.size() * vocab_);
   absl::Status status = gather(step);
   time_.steps += clock_.now() - begun;
   time_.links += links_->spent() - before;
@@ -82,13 +97,13 @@ absl::Status RankStep::collect(StepId step, std::span<const int32_t> keep) {
 
 std::span<const float> RankStep::logits(size_t i) const {
   if (keep_.at(i) > 0) return {};
-  return {full_.data() + i * vocab_, vocab_};
+  return {full_[collects_].data() + i * vocab_, vocab_};
 }
 
 std::span<const float> RankStep::maxima(size_t i) const {
   if (!direct_) return {};
   const auto blocks = static_cast<size_t>(kernels::logit_blocks(static_cast<int64_t>(vocab_)));
-  return {own_maxima_.data() + i * blocks, blocks};
+  return {own_maxima_[collects_].data() + i * blocks, blocks};
 }
 
 std::span<const Candidate> RankStep::candidates(size_t i) const {
@@ -111,7 +126,7 @@ absl::Status RankStep::forward(const StepBatch& batch, int micro_batches, const 
 }
 
 kernels::LogitRows RankStep::own_rows(size_t first) {
-  const kernels::LogitRows all = {(direct_ ? full_ : own_).data(), own_maxima_.data()};
+  const kernels::LogitRows all = {(direct_ ? full_[runs_] : own_).data(), own_maxima_[runs_].data()};
   return all.from(static_cast<int64_t>(first), model_.part().vocab.size());
 }
 
@@ -143,7 +158,7 @@ void RankStep::pack(StepId step) {
     }
     const std::span<Candidate> out(reinterpret_cast<Candidate*>(to),
                                    (offsets_[r + 1] - offsets_[r]) / sizeof(Candidate));
-    const std::span<const float> maxima(own_maxima_.data() + r * blocks, blocks);
+    const std::span<const float> maxima(own_maxima_[0].data() + r * blocks, blocks);
     selectors_[thread].select(own, maxima, static_cast<TokenId>(columns.begin), out);
   });
 }
@@ -177,7 +192,7 @@ void RankStep::take(const Range& columns) {
     const std::byte* from = message_.data() + offsets_[r];
     const size_t bytes = offsets_[r + 1] - offsets_[r];
     if (keep_[r] == 0) {
-      std::memcpy(full_.data() + r * vocab_ + columns.begin, from, bytes);
+      std::memcpy(full_[0].data() + r * vocab_ + columns.begin, from, bytes);
       continue;
     }
     std::vector<Candidate>& row = candidates_[r];

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
 #include "base/clock.h"
+#include "kernels/device.h"
 #include "worker/model/candidates.h"
 #include "worker/model/llama_model.h"
 #include "worker/parallel/batch_rows.h"
@@ -25,7 +27,8 @@ struct RankTime {
 // that many candidates each. Example keep 1 (greedy), 2 ranks, vocabulary 49152: 16 bytes a row instead of
 // 98,304. The same code on rank 0 and its followers, and for a group of one, where it is one call of
 // forward(). Rank 0 of a pipeline may run() further steps before it collects the first: the others send when
-// they are done, also of steps without logits, so that whoever was collected computes nowhere any more.
+// they are done, also of steps without logits, so that whoever was collected computes nowhere any more. One
+// rank may run() one further step when its backend feeds_back(): then collect() waits for the device.
 // Owns the logits. Thread: engine. Errors: as LlamaModel::forward; kInternal when a rank answers another
 // step.
 class RankStep {
@@ -33,10 +36,10 @@ class RankStep {
   // `links` as in the model's options.
   RankStep(LlamaModel& model, RankLinks* links, const Clock& clock);
 
-  // `on_layer` hears each layer once: when the last micro-batch has stored its KV.
+  // `on_layer` hears each layer once, here or in collect(): when the last micro-batch has stored its KV.
   absl::Status run(StepId step, const BatchRows& rows, int micro_batches, const LayerListener& on_layer);
   // On rank 0: what the oldest step gave that was run and not collected, whose BatchRows::keep this is.
-  absl::Status collect(StepId step, std::span<const int32_t> keep);
+  absl::Status collect(StepId step, std::span<const int32_t> keep, const LayerListener& on_layer);
   // Of logit row i of the step collected last: all logits, or candidates when it was to keep some. The other
   // one is empty.
   std::span<const float> logits(size_t i) const;
@@ -57,10 +60,14 @@ class RankStep {
   RankLinks* const links_;
   const Clock& clock_;
   const size_t vocab_;
-  const bool direct_;                               // forward() writes whole rows of full_
-  std::vector<float> full_;                         // [logit rows][vocab], rank 0
+  const bool direct_;                    // forward() writes whole rows of full_
+  kernels::DeviceBackend* const queue_;  // of one rank on a device
+  const bool ahead_;                     // run() launches, collect() waits
+  // Of two steps under way each has its own: of the one run last, and of the one collected last.
+  size_t runs_ = 0, collects_ = 0;
+  std::array<std::vector<float>, 2> full_;          // [logit rows][vocab], rank 0
   std::vector<float> own_;                          // [logit rows][columns of this rank]
-  std::vector<float> own_maxima_;                   // of the logits that forward() writes
+  std::array<std::vector<float>, 2> own_maxima_;    // of the logits that forward() writes
   std::vector<int32_t> keep_;                       // by logit row of the step at hand
   std::vector<std::vector<Candidate>> candidates_;  // [logit rows], rank 0
   // A message of one rank to rank 0: the step, then of each logit row its columns or its candidates, at

@@ -19,6 +19,7 @@ struct BatchRows {
   // What the backend draws itself (kernels::StepBatch): one for each logit row, or nothing.
   std::vector<kernels::DrawRow> draws;
   std::vector<kernels::LogitChange> changes;
+  std::vector<int32_t> fed;  // kernels::DeviceBackend::feed(), by row, or nothing
   struct Send {
     uint32_t sequence = 0;  // index into sequences
     TransferId transfer;
@@ -41,6 +42,7 @@ struct BatchRows {
     keep.clear();
     draws.clear();
     changes.clear();
+    fed.clear();
     sends.clear();
   }
   kernels::StepBatch batch() const {

@@ -72,8 +72,13 @@ TEST_F(CudaStreamTest, APoolIsFoundByItsHandleAndByNothingElse) {
     ASSERT_TRUE(device.note_stored().ok());
     EXPECT_TRUE(device.await_stored(0));
     EXPECT_FALSE(device.await_stored(1));
-    device.begin_step();
+    ASSERT_TRUE(device.end_step().ok());
+    device.begin_step();  // behind it
+    EXPECT_TRUE(device.await_stored(0));
+    ASSERT_TRUE(device.end_step().ok());
+    ASSERT_TRUE(device.await_step().ok());
     EXPECT_FALSE(device.await_stored(0));
+    ASSERT_TRUE(device.await_step().ok());
     alignas(4096) static std::array<std::byte, 4096> page;
     EXPECT_TRUE(device.pin(page).ok());
     device.unpin(page);

@@ -27,16 +27,26 @@ struct Rows {
   }
 };
 
-std::vector<DrawnToken> draw(const Rows& rows) {
+// `fed`: the last token of an output is known to the device only, as the row's own.
+std::vector<DrawnToken> draw(const Rows& rows, bool fed = false) {
   DeviceDraw describe(rows.vocab);
   std::vector<DrawRow> draws;
   std::vector<LogitChange> changes;
-  for (size_t i = 0; i < rows.count(); ++i) draws.push_back(describe.describe(rows.input(i), changes));
+  std::vector<int32_t> own, logit_rows;
+  for (size_t i = 0; i < rows.count(); ++i) {
+    SamplerInput input = rows.input(i);
+    const bool unknown = fed && input.tokens.size() > static_cast<size_t>(input.prompt_tokens);
+    own.push_back(input.tokens.back());
+    logit_rows.push_back(static_cast<int32_t>(i));
+    if (unknown) input.tokens = input.tokens.first(input.tokens.size() - 1);
+    draws.push_back(describe.describe(input, unknown ? 1 : 0, changes));
+  }
   std::vector<float> logits = rows.logits;
   std::vector<DrawnToken> out(rows.count());
   std::vector<int32_t> counts(kStepCounts, static_cast<int32_t>(rows.count()));
   StepTables step;
   step.counts = counts.data(), step.draws = draws.data(), step.changes = changes.data();
+  step.tokens = own.data(), step.logit_rows = logit_rows.data();
   const DrawArgs args = {logits.data(), rows.vocab, out.data()};
   // One block more than there are rows, as in a bucket that is not full.
   emulated::launch({static_cast<unsigned>(rows.count()) + 1}, kDrawThreads, sizeof(DrawScratch),
@@ -94,12 +104,14 @@ TEST_P(Draw, TakesTheTokenOfTheSampler) {
   Rows rows{.vocab = GetParam()};
   for (int i = 0; i < 40; ++i) add_row(rows, random);
   Sampler sampler(rows.vocab);
-  const std::vector<DrawnToken> drawn = draw(rows);
+  const std::vector<DrawnToken> drawn = draw(rows), fed = draw(rows, true);
   int different_from_greedy = 0;
   for (size_t i = 0; i < rows.count(); ++i) {
     TokenOutput want;
     const absl::Status status = sampler.sample(rows.input(i), want);
     ASSERT_EQ(drawn[i].state == DrawnToken::kDrawn, status.ok()) << i << ": " << status;
+    ASSERT_EQ(fed[i].state, drawn[i].state) << i;
+    ASSERT_EQ(fed[i].token, drawn[i].token) << "row " << i << ", its last token fed";
     if (!status.ok()) continue;
     const SamplingParams& s = rows.sampling[i];
     ASSERT_EQ(drawn[i].token, want.token) << "row " << i << ", temperature " << s.temperature << ", top_p "

@@ -60,7 +60,7 @@ struct Rows {
 // The tables of a step and what lies behind them. Items are those a test adds.
 struct OwnedStep {
   std::vector<int32_t> counts = std::vector<int32_t>(kStepCounts, 0);
-  std::vector<int32_t> tokens, positions, row_sequence, logit_rows, block_starts, lengths, blocks;
+  std::vector<int32_t> tokens, fed, positions, row_sequence, logit_rows, block_starts, lengths, blocks;
   std::vector<AttentionItem> wide, narrow;
   std::vector<MergeItem> merges;
 
@@ -70,6 +70,7 @@ struct OwnedStep {
       positions.push_back(rows.first_position + i);
       row_sequence.push_back(sequence);
       tokens.push_back(0);
+      fed.push_back(-1);
     }
     lengths.push_back(rows.first_position + rows.count);
     block_starts.push_back(static_cast<int32_t>(blocks.size()));
@@ -83,6 +84,7 @@ struct OwnedStep {
     counts[kMergeItems] = static_cast<int32_t>(merges.size());
     return {.counts = counts.data(),
             .tokens = tokens.data(),
+            .fed = fed.data(),
             .positions = positions.data(),
             .row_sequence = row_sequence.data(),
             .logit_rows = logit_rows.data(),

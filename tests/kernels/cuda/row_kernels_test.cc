@@ -17,11 +17,32 @@ TEST(RowKernels, EmbeddingCopiesRowsOfTheTable) {
   step.tokens = {9, 0, 4};
   std::vector<float> out(4 * width, -1);
   const StepTables tables = step.tables();
-  emulated::launch({4}, kRowThreads, 0, [&] { embed_kernel(tables, {table.data(), width, ld, out.data()}); });
+  emulated::launch({4}, kRowThreads, 0,
+                   [&] { embed_kernel(tables, {table.data(), width, ld, out.data(), nullptr}); });
   for (int row = 0; row < 3; ++row)
     for (int i = 0; i < width; ++i)
       ASSERT_EQ(out[row * width + i], bfloat16_to_float(table[step.tokens[row] * ld + i]));
   EXPECT_EQ(out[3 * width], -1) << "a row beyond the step was written";
+}
+
+// Rows fed by the step before take its tokens, which later kernels find where the others stand.
+TEST(RowKernels, EmbeddingTakesDrawnTokens) {
+  Random random(3);
+  const int width = 40, ld = 64;
+  const std::vector<uint16_t> table = to_brain(random.floats(10 * ld));
+  OwnedStep step;
+  step.add_sequence({0, 4}, {0});
+  step.tokens = {9, 7, 4, 7};
+  step.fed = {-1, 1, -1, 0};
+  const std::vector<DrawnToken> drawn = {{-1, DrawnToken::kNotFinite}, {6, DrawnToken::kDrawn}};
+  std::vector<float> out(4 * width);
+  const StepTables tables = step.tables();
+  emulated::launch({4}, kRowThreads, 0,
+                   [&] { embed_kernel(tables, {table.data(), width, ld, out.data(), drawn.data()}); });
+  EXPECT_EQ(step.tokens, (std::vector<int32_t>{9, 6, 4, 0}));
+  for (int row = 0; row < 4; ++row)
+    for (int i = 0; i < width; ++i)
+      ASSERT_EQ(out[row * width + i], bfloat16_to_float(table[step.tokens[row] * ld + i]));
 }
 
 TEST(RowKernels, NormFollowsTheContract) {

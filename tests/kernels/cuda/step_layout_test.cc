@@ -10,6 +10,7 @@ TEST(StepLayout, WhatIsFilledIsFound) {
   const std::vector<TokenId> tokens = {10, 11, 12};
   const std::vector<int32_t> positions = {20, 21, 4}, logit_rows = {1, 2};
   const std::vector<SequenceRows> sequences = {{0, 2, 20, first}, {2, 1, 4, second}};
+  const std::vector<int32_t> fed = {-1, -1, 5};
   const StepBatch batch = {
       .tokens = tokens, .positions = positions, .sequences = sequences, .logit_rows = logit_rows};
   WorkList work;
@@ -19,13 +20,17 @@ TEST(StepLayout, WhatIsFilledIsFound) {
   EXPECT_FALSE(capacity.grow_to(batch, work)) << "the same step fits";
   const StepLayout layout(capacity);
   std::vector<std::byte> memory(layout.bytes(), std::byte{0xee});
-  const size_t used = layout.fill(batch, work, memory.data());
+  const size_t used = layout.fill(batch, work, {}, memory.data());
   EXPECT_LE(used, layout.bytes());
   const StepTables t = layout.tables(memory.data());
   EXPECT_EQ(t.counts[kRows], 3);
   EXPECT_EQ(t.counts[kLogitRows], 2);
   EXPECT_EQ(t.counts[kNarrowItems], 2);
   EXPECT_EQ(t.tokens[2], 12);
+  EXPECT_EQ(t.fed[2], -1);
+  layout.fill(batch, work, fed, memory.data());
+  EXPECT_EQ(t.fed[1], -1);
+  EXPECT_EQ(t.fed[2], 5);
   EXPECT_EQ(t.row_sequence[1], 0);
   EXPECT_EQ(t.row_sequence[2], 1);
   EXPECT_EQ(t.logit_rows[1], 2);

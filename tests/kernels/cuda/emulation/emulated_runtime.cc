@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <set>
@@ -18,13 +19,28 @@ struct EmulatedGraph {
 };
 struct EmulatedEvent {
   int queries_left = 0;  // until it is done
+  EmulatedStream* stream = nullptr;
+  uint64_t place = 0;  // in its queue
 };
 struct EmulatedStream {
   EmulatedGraph* recording = nullptr;
   int device = 0;
+  std::deque<std::function<void()>> queue = {};
+  uint64_t enqueued = 0;
 };
 
 namespace {
+
+std::set<EmulatedStream*> streams;
+
+void run(EmulatedStream& stream, uint64_t place) {
+  while (!stream.queue.empty() && stream.enqueued - stream.queue.size() < place) {
+    const std::function<void()> work = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    work();
+  }
+  baton::emulated::end_kernels();
+}
 
 std::map<void*, size_t> sizes;
 std::set<void*> pinned;
@@ -63,10 +79,14 @@ namespace baton::emulated {
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   BATON_CHECK(stream->device == current_device, "a stream of another device than the thread's");
-  if (stream->recording != nullptr)
+  if (stream->recording != nullptr) {
     stream->recording->work.push_back(std::move(work));
-  else
+  } else if (limits().lazy) {
+    stream->queue.push_back(std::move(work));
+    ++stream->enqueued;
+  } else {
     work();
+  }
 }
 
 void check_inside_allocation(const void* begin, size_t bytes) {
@@ -129,6 +149,8 @@ cudaError_t cudaFree(void* data) {
   if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   const std::lock_guard lock(mutex);
   end_legacy();
+  for (const EmulatedStream* stream : streams)
+    BATON_CHECK(stream->queue.empty(), "memory is freed while work that may use it is under way");
   counts().bytes_held -= sizes.at(data);
   return cudaFreeHost(data);
 }
@@ -193,24 +215,32 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaS
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new EmulatedStream{.recording = nullptr, .device = current_device};
+  const std::lock_guard lock(mutex);
+  streams.insert(*stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   baton::emulated::end_kernels();
-  if (stream != nullptr) return limits().wait_error;
+  if (stream != nullptr) {
+    run(*stream, stream->enqueued);
+    return limits().wait_error;
+  }
   end_legacy();
   return cudaSuccess;
 }
-cudaError_t cudaStreamQuery(cudaStream_t) {
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (captures > 0) return kept(cudaErrorStreamCaptureUnsupported);
   baton::emulated::end_kernels();
   if (stream_queries++ < limits().stream_queries) return kept(cudaErrorNotReady);
   stream_queries = 0;
+  run(*stream, stream->enqueued);
   return kept(limits().wait_error);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  baton::emulated::end_kernels();
+  run(*stream, stream->enqueued);
+  const std::lock_guard lock(mutex);
+  streams.erase(stream);
   delete stream;
   return cudaSuccess;
 }
@@ -219,13 +249,15 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   ++counts().events_held;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->queries_left = limits().event_queries;
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {.queries_left = limits().event_queries, .stream = stream, .place = stream->enqueued};
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (limits().wait_error != cudaSuccess) return kept(limits().wait_error);
-  return kept(event->queries_left-- > 0 ? cudaErrorNotReady : cudaSuccess);
+  if (event->queries_left-- > 0) return kept(cudaErrorNotReady);
+  run(*event->stream, event->place);
+  return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
@@ -255,8 +287,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   delete executable;
   return cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   ++counts().graphs_launched;
-  for (const auto& work : executable->work) work();
+  for (const auto& work : executable->work) baton::emulated::enqueue(stream, work);
   return cudaSuccess;
 }

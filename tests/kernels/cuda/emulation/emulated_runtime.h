@@ -30,6 +30,8 @@ struct Limits {
   cudaError_t count_error = cudaSuccess;
   int stream_queries = 0;  // that find a stream not ready before one finds it done
   int event_queries = 0;   // that find an event not ready before one finds it done
+  // Work on a stream is done when somebody waits for it, and not before; memory that it may use is not freed.
+  bool lazy = false;
   cudaError_t wait_error =
       cudaSuccess;  // what waiting for a stream says: cudaErrorNotReady = kernels never end
 };
