@@ -73,11 +73,8 @@ const char* to_string(Rejection rejection) {
 
 std::string to_string(const CandidateTerms& t) {
   return absl::StrFormat(
-      "%s -> %s total %.6f = queue %.6f + prefill %.6f - cached %.6f (%d tokens) + delay %.6f + transfer "
-      "%.6f + "
-      "decode "
-      "%.6f; "
-      "step %.6f%s blocks %d/%d %s",
+      "%s -> %s total %.6f = queue %.6f + prefill %.6f - cached %.6f (%d tokens) + delay %.6f "
+      "+ transfer %.6f + decode %.6f; step %.6f%s blocks %d/%d %s",
       t.prefill.name, t.decode.name, t.total_seconds(), t.queue_seconds, t.prefill_seconds, t.cached_seconds,
       t.cached_tokens, t.delay_seconds, t.transfer_seconds, t.decode_seconds, t.decode_step_seconds,
       t.over_itl ? " (over ITL)" : "", t.blocks_needed, t.blocks_available, to_string(t.rejection));

@@ -99,9 +99,9 @@ struct RouterOptions {
 // other does it all ("fallback:no-prefill-worker"); when all of a kind are silent the request waits for what
 // becomes of them, because on a starved machine most speak again. With decode_prefill_tokens a decode worker
 // also does it all ("local") for a prompt with so few tokens to compute while all prefill workers have others
-// to do first, if that is sooner. Only workers of equal model, KV layout and
-// numerics are paired. Ties go to the smaller (prefill, decode) name. A pure function of its inputs and of
-// what was reported to it. Thread: control.
+// to do first, if that is sooner. Only workers of equal model, KV layout and numerics are paired. Ties go to
+// the smaller (prefill, decode) name. A pure function of its inputs and of what was reported to it. Thread:
+// control.
 //
 // Example: prompt 1000 tokens, 0.2 ms a token, nothing cached at p0 with 500 tokens waiting; 800 cached at p1
 // with 2000 waiting: p0 = 0.1 + 0.2 = 0.3 s, p1 = 0.4 + 0.04 = 0.44 s: p0, cache or not.

@@ -41,12 +41,13 @@ refused = 0  # who waits for room for longer than admission lets it is refused, 
 
 def ask(c, prompt, **fields):
     global refused
+    patience = time.monotonic() + 60
     while True:
         try:
             ids, r = c.generate(prompt, 8, logprobs=3, **fields)
             break
         except RuntimeError as e:
-            if not str(e).startswith("429 "):
+            if not str(e).startswith("429 ") or time.monotonic() > patience:
                 raise
             refused += 1
             time.sleep(0.2)
