@@ -42,6 +42,14 @@ const std::string& certificate_path(const ControlManifest& control, ControlSide 
   return own_side(*control.tls, side).certificate.path;
 }
 
+transport::StreamSecurity kv_security_of(const ControlManifest& control) {
+  const transport::TlsFiles files = files_of(*control.tls, ControlSide::kWorker);
+  return {.ca = files.ca,
+          .certificate = files.certificate,
+          .key = files.key,
+          .peer_name = control.tls->worker.name};
+}
+
 bool has_files(const ControlManifest& control, ControlSide side) {
   if (!control.tls) return false;
   const TlsSide& own = own_side(*control.tls, side);

@@ -4,6 +4,7 @@
 
 #include "base/status.h"
 #include "cli/cluster/network_manifest.h"
+#include "transport/data/tls_stream.h"
 #include "transport/rpc/security.h"
 
 namespace baton::cli {
@@ -13,6 +14,8 @@ const char* side_name(ControlSide side);
 
 // What the manifest says about the control connection, for one of its ends.
 transport::RpcSecurity security_of(const ControlManifest& control, ControlSide side);
+// The same certificates for KV: worker to worker. There is `control.tls`.
+transport::StreamSecurity kv_security_of(const ControlManifest& control);
 
 const std::string& certificate_path(const ControlManifest& control, ControlSide side);  // there is TLS
 // This side's certificate and key are on this machine (a worker's machine need not have the coordinator's).

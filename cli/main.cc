@@ -117,7 +117,8 @@ void add_bench_transfer(CLI::App& bench, Commands& c) {
   BenchTransferOptions& o = c.bench_transfer;
   auto* transfer =
       bench.add_subcommand("transfer", "KV pieces between two processes, against memcpy and a raw socket");
-  transfer->add_option("--lanes", o.lanes, "of local, socket, am, get, get-emulated")->delimiter(',');
+  transfer->add_option("--lanes", o.lanes, "of local, socket, socket-tls, am, get, get-emulated")
+      ->delimiter(',');
   transfer->add_option("--pieces", o.pieces, "sizes in bytes")->delimiter(',');
   const auto megabytes = [transfer](const char* name, uint64_t& bytes, const char* text) {
     transfer->add_option_function<uint64_t>(

@@ -22,7 +22,7 @@ FlowMetrics::FlowMetrics(Metrics& metrics) : metrics_(metrics) {
     metrics_.touch(Metric::kE2e, {path});
   }
   for (const char* source : {"computed", "local_cache"}) metrics_.touch(Metric::kPromptTokens, {source});
-  for (const char* lane : {"local", "socket", "am", "get"}) {
+  for (const char* lane : {"local", "socket", "socket-tls", "am", "get"}) {
     metrics_.touch(Metric::kKvTransferBytes, {lane});
     metrics_.touch(Metric::kKvTransfer, {lane});
     metrics_.touch(Metric::kKvTransferExposed, {lane});

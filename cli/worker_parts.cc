@@ -121,21 +121,21 @@ absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
   if (place.rank == 0 && join.empty())
     return absl::InvalidArgumentError(
         "where is the coordinator? Give --join HOST:PORT, or control.join in the manifest");
-  if (place.rank == 0) RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
-  ASSIGN_OR_RETURN(
-      addresses, choose_addresses({.listen = options.listen,
-                                   .data = options.data,
-                                   .advertise = options.advertise,
-                                   .metrics = options.metrics,
-                                   .network = pool.network,
-                                   .join = join,
-                                   .rendezvous = place.rendezvous,
-                                   .number = index * pool.ranks() + place.rank,
-                                   .control_protected = control.tls || control.insecure_plaintext,
-                                   // Ranks that may talk plainly may say by the data plane what they do.
-                                   .plain_data_allowed =
-                                       manifest.insecure_transfer || (place.rank > 0 && pool.insecure_ranks)},
-                                  local_network()));
+  if (place.rank == 0 || manifest.kv_tls()) RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
+  ASSIGN_OR_RETURN(addresses,
+                   choose_addresses({.listen = options.listen,
+                                     .data = options.data,
+                                     .advertise = options.advertise,
+                                     .metrics = options.metrics,
+                                     .network = pool.network,
+                                     .join = join,
+                                     .rendezvous = place.rendezvous,
+                                     .number = index * pool.ranks() + place.rank,
+                                     .control_protected = control.tls || control.insecure_plaintext,
+                                     // Ranks that may talk plainly may say by the data plane what they do.
+                                     .data_protected = manifest.kv_tls() || manifest.insecure_transfer ||
+                                                       (place.rank > 0 && pool.insecure_ranks)},
+                                    local_network()));
   return absl::OkStatus();
 }
 
@@ -314,6 +314,10 @@ void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeomet
 absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeometry& g) {
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
+  if (manifest.kv_tls()) {
+    data.tls = kv_security_of(manifest.control);
+    data.lanes.get_if_rdma = false;  // a NIC's reads are plain
+  }
   data.listen_host = addresses.data_host;
   data.listen_port = static_cast<uint16_t>(addresses.data_port);
   data.pool_bytes = g.pool_bytes();

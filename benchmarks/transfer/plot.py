@@ -5,7 +5,7 @@ import math
 import sys
 
 COLOURS = {"memcpy": "#888888", "memcpy_nt": "#bbbbbb", "rawsocket": "#c08040",
-           "local": "#1f6fb4", "socket": "#2a9d4a", "am": "#b03060", "get": "#d08a1d", "get-emulated": "#d08a1d"}
+           "local": "#1f6fb4", "socket": "#2a9d4a", "socket-tls": "#176b30", "am": "#b03060", "get": "#d08a1d", "get-emulated": "#d08a1d"}
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 400, 60, 50, 20, 110
 
 

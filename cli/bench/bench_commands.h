@@ -43,7 +43,7 @@ struct BenchEngineOptions {
 int run_bench_engine(const BenchEngineOptions& options);
 
 struct BenchTransferOptions {
-  std::vector<std::string> lanes{"local", "socket", "am", "get-emulated"};
+  std::vector<std::string> lanes{"local", "socket", "socket-tls", "am", "get-emulated"};
   std::vector<uint64_t> pieces{16 << 10, 64 << 10, 256 << 10, 1 << 20};  // bytes
   uint64_t pool_bytes = uint64_t{512} << 20;                             // of each process
   uint64_t total_bytes = uint64_t{512} << 20;                            // moved per measurement

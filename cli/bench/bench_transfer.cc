@@ -11,12 +11,12 @@
 #include <memory>
 
 #include "base/cat.h"
+#include "cli/bench/bench_certificate.h"
 #include "cli/bench/transfer_baselines.h"
 #include "cli/bench/transfer_lane.h"
 #include "cli/cluster/cores.h"
 #include "cli/cluster/version.h"
 #include "transport/data/data_plane.h"
-#include "transport/data/lanes.h"
 
 namespace baton::cli {
 namespace {
@@ -47,10 +47,16 @@ class Bench {
     return absl::OkStatus();
   }
   // The lane with and without checksums, each repetition beside its baseline.
-  absl::Status lane(const std::string& name, const std::string& baseline) {
+  absl::Status measure_lane(const std::string& name, const std::string& baseline) {
     const auto plain_name = name + " without checksums";
-    ASSIGN_OR_RETURN(Subject & with, start(name, lane_pair(name, options_.pool_bytes, true)));
-    ASSIGN_OR_RETURN(Subject & without, start(plain_name, lane_pair(name, options_.pool_bytes, false)));
+    LaneOptions lane{.lane = name, .pool_bytes = options_.pool_bytes};
+    if (name == "socket-tls") {
+      RETURN_IF_ERROR(certificate_.make());
+      lane.tls = certificate_.security();
+    }
+    ASSIGN_OR_RETURN(Subject & with, start(name, lane_pair(lane)));
+    lane.checksum = false;
+    ASSIGN_OR_RETURN(Subject & without, start(plain_name, lane_pair(lane)));
     Subject& base = subjects_.at(baseline);
     for (const uint64_t piece : options_.pieces) {
       const size_t first = base.seconds[piece].size();
@@ -110,6 +116,7 @@ class Bench {
   }
 
   const BenchTransferOptions& options_;
+  BenchCertificate certificate_;
   TransferBenchReport& report_;
   std::map<std::string, Subject> subjects_;
   std::vector<TransferRow> lanes_;
@@ -123,8 +130,9 @@ absl::Status check(const BenchTransferOptions& options) {
   if (options.pieces.empty() || options.lanes.empty())
     return absl::InvalidArgumentError("bench transfer: no pieces or no lanes");
   for (const std::string& lane : options.lanes)
-    if (lane == "auto" || !transport::parse_lanes(lane).ok())
-      return absl::InvalidArgumentError(cat("lane: want local, socket, am, get or get-emulated, got ", lane));
+    if (!is_bench_lane(lane))
+      return absl::InvalidArgumentError(
+          cat("lane: want local, socket, socket-tls, am, get or get-emulated, got ", lane));
   return absl::OkStatus();
 }
 
@@ -147,7 +155,7 @@ absl::StatusOr<TransferBenchReport> measure_transfer(const BenchTransferOptions&
   RETURN_IF_ERROR(bench.baseline("memcpy_nt", memcpy_pair(options.pool_bytes, true)));
   RETURN_IF_ERROR(bench.baseline("rawsocket", raw_socket_pair(options.pool_bytes)));
   for (const std::string& lane : options.lanes)
-    RETURN_IF_ERROR(bench.lane(lane, lane == "local" ? "memcpy" : "rawsocket"));
+    RETURN_IF_ERROR(bench.measure_lane(lane, lane == "local" ? "memcpy" : "rawsocket"));
   bench.finish();
   return report;
 }

@@ -19,15 +19,17 @@ using transport::PoolRun;
 constexpr uint64_t kWindowBytes = 8 << 20;  // under way at a time, as a worker allows
 constexpr auto kLongestWait = std::chrono::seconds(1);
 
-std::unique_ptr<DataPlane> make_plane(const std::string& name, const std::string& lane, uint64_t pool_bytes,
-                                      bool checksum) {
-  auto lanes = transport::parse_lanes(lane);
+constexpr const char* kTlsLane = "socket-tls";
+
+std::unique_ptr<DataPlane> make_plane(const std::string& name, const LaneOptions& options) {
+  auto lanes = transport::parse_lanes(options.lane == kTlsLane ? "socket" : options.lane);
   BATON_CHECK(lanes.ok());
   auto plane = transport::make_process_data_plane(
       {.identity = {.self = {name, Incarnation(1)}, .host_id = transport::host_id()},
        .lanes = *lanes,
-       .pool_bytes = pool_bytes,
-       .checksum = checksum});
+       .tls = options.lane == kTlsLane ? options.tls : std::nullopt,
+       .pool_bytes = options.pool_bytes,
+       .checksum = options.checksum});
   BATON_CHECK(plane.ok(), std::string(plane.status().message()).c_str());
   return *std::move(plane);
 }
@@ -125,15 +127,19 @@ class Sender final : public transport::DataPlaneListener {
 
 }  // namespace
 
-MovePair lane_pair(const std::string& lane, uint64_t pool_bytes, bool checksum) {
+bool is_bench_lane(const std::string& lane) {
+  return lane == kTlsLane || (lane != "auto" && transport::parse_lanes(lane).ok());
+}
+
+MovePair lane_pair(const LaneOptions& options) {
   const auto send = [=](const MovePipe& pipe, const std::string& address) {
-    const auto plane = make_plane("sender", lane, pool_bytes, checksum);
+    const auto plane = make_plane("sender", options);
     Sender sender(*plane);
     sender.connect(address);
     for (MoveOrder order; pipe.next(order);) pipe.done(sender.seconds_for(order));
   };
   const auto receive = [=](const std::function<void(const std::string&)>& ready) {
-    const auto plane = make_plane("receiver", lane, pool_bytes, checksum);
+    const auto plane = make_plane("receiver", options);
     Receiver receiver(*plane);
     ready(plane->address());
     receiver.run();

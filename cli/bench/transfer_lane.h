@@ -1,13 +1,25 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "cli/bench/measured_pair.h"
+#include "transport/data/tls_stream.h"
 
 namespace baton::cli {
 
 // Two data planes as workers have them: the sender offers as many pieces at a time as a worker does, the
-// receiver lands each in a random place of its pool. `lane`: local, socket, am, get.
-MovePair lane_pair(const std::string& lane, uint64_t pool_bytes, bool checksum);
+// receiver lands each in a random place of its pool. `lane`: local, socket, am, get, get-emulated, and
+// socket-tls, for which both need `tls`.
+struct LaneOptions {
+  std::string lane;
+  uint64_t pool_bytes = 0;
+  bool checksum = true;
+  std::optional<transport::StreamSecurity> tls;
+};
+MovePair lane_pair(const LaneOptions& options);
+// A lane with a name that says which.
+bool is_bench_lane(const std::string& lane);
 
 }  // namespace baton::cli

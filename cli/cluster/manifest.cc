@@ -246,7 +246,7 @@ void read_pools(ConfigObject& spec, const std::string& folder, ClusterManifest& 
     spec.fail("pools", cat(out.processes(), " workers and ranks on one machine; want 64 at most"));
 }
 
-// KV is not encrypted: a cluster whose workers are on the network says that it knows.
+// Workers on the network want TLS for KV, or say that they know.
 void read_transfer(ConfigObject transfer, ClusterManifest& out) {
   out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am", "get"});
   out.checksum = transfer.boolean("checksum", out.checksum);
@@ -255,11 +255,14 @@ void read_transfer(ConfigObject transfer, ClusterManifest& out) {
   const bool off_host = join && !is_loopback_host(join->host);
   for (const PoolManifest& p : out.pools) {
     const bool exposed = p.network.data.empty() ? off_host : !is_loopback_host(p.network.data);
-    if (!exposed || out.insecure_transfer) continue;
-    transfer.fail("insecureAllowPlaintextOffLoopback",
-                  cat("workers of pool ", p.name,
-                      " listen for KV on the network, and KV travels without TLS: set it to true if that "
-                      "network is private, or keep the pool's network.data on 127.0.0.1"));
+    if (!exposed || out.insecure_transfer || out.kv_tls()) continue;
+    transfer.fail(
+        "insecureAllowPlaintextOffLoopback",
+        cat("workers of pool ", p.name, " listen for KV on the network, and KV travels without TLS: ",
+            out.control.tls ? cat("use transport auto or socket in place of ", out.transport)
+                            : "give control.tls (docs/multi_host.md has the commands)",
+            ", or set it to true if that network is private, or keep the pool's network.data on "
+            "127.0.0.1"));
     break;
   }
   transfer.done();
@@ -293,6 +296,11 @@ int ClusterManifest::processes() const {
   int n = 0;
   for (const PoolManifest& p : pools) n += p.replicas * p.ranks();
   return n;
+}
+
+// RDMA and UCX have none: what they move is plain.
+bool ClusterManifest::kv_tls() const {
+  return control.tls.has_value() && !insecure_transfer && transport != "am" && transport != "get";
 }
 
 std::vector<int> ClusterManifest::processes_of_pools() const {

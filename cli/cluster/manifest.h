@@ -66,7 +66,7 @@ struct ClusterManifest {
   std::vector<PoolManifest> pools;  // at least one
   std::string transport = "auto";   // auto, local, socket, am, get
   bool checksum = true;
-  bool insecure_transfer = false;  // allows KV on the network: it is not encrypted
+  bool insecure_transfer = false;  // KV in plain text, on the network too
   int min_prompt_tokens = 0;       // shorter prompts are computed on the decode worker
   int decode_prefill_tokens = 0;   // decode workers take such prompts off a queue of prefill workers
   std::string on_prefill_failure = "local";
@@ -75,6 +75,8 @@ struct ClusterManifest {
   int workers() const;
   int processes() const;  // of all workers: one for each rank
   std::vector<int> processes_of_pools() const;
+  // KV between workers goes over TLS, with the certificates of `control`.
+  bool kv_tls() const;
 };
 
 // All mistakes at once, each as file:line:column: key: what is wrong. A relative model path is taken from the

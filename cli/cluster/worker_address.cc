@@ -170,12 +170,13 @@ class Choice {
               ", which other machines reach, without TLS: give control.tls in the manifest "
               "(docs/multi_host.md), or set control.insecureAllowPlaintextOffLoopback: true if the network "
               "is private"));
-    if (!is_loopback_host(data) && !q_.plain_data_allowed)
+    if (!is_loopback_host(data) && !q_.data_protected)
       return absl::FailedPreconditionError(
           cat("KV would listen on ", data,
-              ", which other machines reach, and KV travels without TLS: set "
-              "transfer.insecureAllowPlaintextOffLoopback: true if that network is private, or give --data "
-              "127.0.0.1 if this worker hands nothing over to other machines"));
+              ", which other machines reach, and KV travels without TLS: give control.tls in the manifest "
+              "(with transport auto or socket), or set transfer.insecureAllowPlaintextOffLoopback: true if "
+              "that network is private, or give --data 127.0.0.1 if this worker hands nothing over to other "
+              "machines"));
     return absl::OkStatus();
   }
 

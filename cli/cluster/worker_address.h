@@ -20,7 +20,7 @@ struct AddressQuestion {
   std::string rendezvous;          // where rank 0 of the group listens; may be empty or unix:@name
   int number = 0;                  // of this process in its pool: worker index x ranks + rank
   bool control_protected = false;  // TLS, or the permission to do without
-  bool plain_data_allowed = false;  // transfer.insecureAllowPlaintextOffLoopback
+  bool data_protected = false;     // the same of KV
 };
 
 struct WorkerAddresses {

@@ -55,7 +55,7 @@ TEST_F(ThreeHosts, TokensOfOneProcessOverMutualTls) {
   if (!make_ca("ca") || !make_certificate("coordinator", "ca", "coordinator") ||
       !make_certificate("worker", "ca", "worker"))
     GTEST_SKIP() << "the openssl command is not there or failed";
-  const std::string manifest = write_manifest(tls("ca", "worker"), kPools, kPlainKv);
+  const std::string manifest = write_manifest(tls("ca", "worker"), kPools, "");
   start_worker(2, manifest, "decode");  // before the coordinator: it is waited for
   start_coordinator(manifest);
   start_worker(1, manifest, "prefill");
@@ -68,8 +68,9 @@ TEST_F(ThreeHosts, TokensOfOneProcessOverMutualTls) {
   const boost::json::object prefill = worker("prefill-0"), decode = worker("decode-0");
   EXPECT_THAT(std::string(prefill.at("address").as_string()), HasSubstr(kHosts[1]));
   EXPECT_THAT(std::string(decode.at("address").as_string()), HasSubstr(kHosts[2]));
-  EXPECT_THAT(std::string(decode.at("data_address").as_string()), HasSubstr(cat("socket:", kHosts[2])));
-  EXPECT_EQ(decode.at("links").at(0).at("lane").as_string(), "socket") << "another host's memory was used";
+  EXPECT_THAT(std::string(decode.at("data_address").as_string()), HasSubstr(cat("tls:", kHosts[2])));
+  EXPECT_EQ(decode.at("links").at(0).at("lane").as_string(), "socket-tls")
+      << "another host's memory was used";
   EXPECT_EQ(decode.at("links").at(0).at("peer").as_string(), "prefill-0");
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "transport/data/lanes.h"
+#include "transport/data/tls_stream.h"
 #include "transport/messages/messages.h"
 
 namespace baton::transport {
@@ -30,6 +32,7 @@ struct DataPlaneOptions {
   std::string listen_host = "127.0.0.1";  // numeric address of one interface
   uint16_t listen_port = 0;               // 0 = any
   AllowedLanes lanes;
+  std::optional<StreamSecurity> tls;  // of lane `socket`, then `socket-tls`; also carries the words of others
   size_t pool_bytes = 0;
   bool prefault_pool = true;  // take the pool's memory at start rather than at first use
   bool checksum = true;       // of every piece; both sides must agree

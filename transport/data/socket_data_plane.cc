@@ -9,7 +9,7 @@ namespace baton::transport {
 
 absl::StatusOr<std::unique_ptr<DataPlane>> make_socket_data_plane(const DataPlaneOptions& options) {
   RETURN_IF_ERROR(check_identity(options.identity));
-  ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port));
+  ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port, options.tls));
   ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
   return std::make_unique<FramedDataPlane>(options, std::move(pool), std::move(links));
 }

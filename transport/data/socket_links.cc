@@ -21,7 +21,6 @@
 namespace baton::transport {
 namespace {
 
-constexpr std::string_view kScheme = "socket:";
 constexpr uint64_t kWakeKey = 0;  // links are counted from 1
 constexpr uint64_t kListenKey = ~uint64_t{0};
 constexpr uint64_t kOtherKey = kListenKey - 1;  // somebody else's descriptor
@@ -57,8 +56,12 @@ void tune(int descriptor) {
 // ---- start and stop
 // -------------------------------------------------------------------------------------------
 
-absl::StatusOr<std::unique_ptr<SocketLinks>> SocketLinks::create(const std::string& host, uint16_t port) {
+absl::StatusOr<std::unique_ptr<SocketLinks>> SocketLinks::create(
+    const std::string& host, uint16_t port, const std::optional<StreamSecurity>& security) {
   std::unique_ptr<SocketLinks> links(new SocketLinks);
+  if (security) {
+    ASSIGN_OR_RETURN(links->tls_, TlsContext::create(*security));
+  }
   RETURN_IF_ERROR(links->start(host, port));
   return links;
 }
@@ -84,7 +87,7 @@ absl::Status SocketLinks::start(const std::string& host, uint16_t port) {
   }
   if (::listen(listen_, kBacklog) != 0) return failed(cat("listen on ", join_address(host, port)));
   if (::getsockname(listen_, address.get(), &address.size) != 0) return failed("getsockname");
-  address_ = cat(kScheme, join_address(host, address.port()));
+  address_ = cat(scheme(), join_address(host, address.port()));
   epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
   wake_events_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   spare_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -106,7 +109,11 @@ SocketLinks::~SocketLinks() {
 LinkId SocketLinks::add_connection(int descriptor, bool connecting) {
   tune(descriptor);
   const LinkId id = ++links_made_;
-  auto connection = std::make_unique<StreamConnection>(id, descriptor, connecting);
+  auto tls = tls_
+                 ? std::make_unique<TlsStream>(
+                       *tls_, descriptor, connecting ? TlsStream::Side::kConnects : TlsStream::Side::kAccepts)
+                 : nullptr;
+  auto connection = std::make_unique<StreamConnection>(id, descriptor, connecting, std::move(tls));
   if (!watch(descriptor, id).ok()) return 0;
   StreamConnection& added = *connection;
   links_[id] = std::move(connection);
@@ -116,10 +123,11 @@ LinkId SocketLinks::add_connection(int descriptor, bool connecting) {
 }
 
 absl::StatusOr<LinkId> SocketLinks::connect(const std::string& address) {
-  if (!address.starts_with(kScheme))
-    return absl::InvalidArgumentError(
-        cat("data address ", address, ": the peer's lane is not `socket`; give both the same transport"));
-  ASSIGN_OR_RETURN(const auto host_port, split_address(address.substr(kScheme.size())));
+  if (!address.starts_with(scheme()))
+    return absl::InvalidArgumentError(cat("data address ", address, ": the peer's lane is not `",
+                                          stream_lane(),
+                                          "`; give both the same transport, and TLS to both or to none"));
+  ASSIGN_OR_RETURN(const auto host_port, split_address(address.substr(scheme().size())));
   ASSIGN_OR_RETURN(const SocketAddress peer, parse_address(host_port.first, host_port.second));
   if (peer.family() != own_.family())
     return absl::InvalidArgumentError(cat("data address ", address, ": not of this worker's address family"));
@@ -210,7 +218,10 @@ void SocketLinks::serve(StreamConnection& connection, uint32_t events) {
   if (events & EPOLLOUT) connection.flush();
   // Hang-ups and errors come out of the read with their reason.
   if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) connection.receive(*listener_, kReadBudget);
-  if (links_.contains(connection.id())) watch_output(connection);
+  if (!links_.contains(connection.id())) return;
+  if (connection.holds_more() && std::ranges::find(to_receive_, connection.id()) == to_receive_.end())
+    to_receive_.push_back(connection.id());
+  watch_output(connection);
 }
 
 int SocketLinks::report_broken() {
@@ -233,7 +244,11 @@ int SocketLinks::poll() {
   flush_all();
   std::array<epoll_event, kEvents> events;
   const int n = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), 0);
-  int done = 0;
+  std::vector<LinkId> held;
+  held.swap(to_receive_);
+  for (const LinkId link : held)
+    if (const auto it = links_.find(link); it != links_.end()) serve(*it->second, EPOLLIN);
+  int done = static_cast<int>(held.size());
   for (int i = 0; i < n; ++i) {
     const uint64_t key = events[static_cast<size_t>(i)].data.u64;
     // For wait() to see: its caller has not looked at its mailbox since.
@@ -250,7 +265,7 @@ int SocketLinks::poll() {
 
 void SocketLinks::wait(Duration timeout) {
   flush_all();
-  if (!broken_.empty()) return;
+  if (!broken_.empty() || !to_receive_.empty()) return;
   int milliseconds = -1;
   if (timeout != Duration::max()) {
     const auto up = std::chrono::ceil<std::chrono::milliseconds>(timeout).count();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,19 +11,23 @@
 
 namespace baton::transport {
 
-// Links over plain TCP: one listener, one epoll, a connection per link. Nothing but frames is understood, so
-// who can connect can do no more than a refused handshake. Addresses look like "socket:10.0.0.1:4711": the
-// links of another fabric do not take them. Thread: progress, except wake(). create() may run on another
-// thread before. Owns: all descriptors. Errors: the kernel's words go into the reason of on_closed(); bytes
-// that nobody acknowledges, and a peer's machine that is gone, break the link after timers::kTransferCap.
+// Links over TCP, plain or TLS: one listener, one epoll, a connection per link. Nothing but frames is
+// understood, so who can connect can do no more than a refused handshake; with TLS, who has no certificate
+// not even that. Addresses look like "socket:10.0.0.1:4711" or "tls:...": the links of another fabric, and
+// plain ones where TLS is wanted, do not take them. Thread: progress, except wake(). create() may run on
+// another thread before. Owns: all descriptors. Errors: the kernel's words go into the reason of on_closed();
+// bytes that nobody acknowledges, and a peer's machine that is gone, break the link after
+// timers::kTransferCap.
 class SocketLinks final : public Links {
  public:
   // `host`: numeric address of one interface; connections are made from it, too.
-  static absl::StatusOr<std::unique_ptr<SocketLinks>> create(const std::string& host, uint16_t port);
+  // `security`: mutual TLS on every connection; none: plain.
+  static absl::StatusOr<std::unique_ptr<SocketLinks>> create(
+      const std::string& host, uint16_t port, const std::optional<StreamSecurity>& security = {});
   ~SocketLinks() override;
 
   void set_listener(LinksListener& listener) override { listener_ = &listener; }
-  std::string_view stream_lane() const override { return "socket"; }
+  std::string_view stream_lane() const override { return tls_ ? "socket-tls" : "socket"; }
   size_t segment_bytes() const override { return size_t{256} << 10; }  // summed and sent while in the cache
   const std::string& address() const override { return address_; }
   absl::StatusOr<LinkId> connect(const std::string& address) override;
@@ -38,6 +43,7 @@ class SocketLinks final : public Links {
 
   SocketLinks() = default;
   absl::Status start(const std::string& host, uint16_t port);
+  std::string_view scheme() const { return tls_ ? "tls:" : "socket:"; }
   absl::Status watch(int descriptor, uint64_t key);
   LinkId add_connection(int descriptor, bool connecting);
   int accept_all();
@@ -46,6 +52,7 @@ class SocketLinks final : public Links {
   void flush_all();
   int report_broken();
 
+  std::unique_ptr<TlsContext> tls_;
   LinksListener* listener_ = nullptr;
   SocketAddress own_;  // port 0
   std::string address_;
@@ -57,6 +64,7 @@ class SocketLinks final : public Links {
   absl::flat_hash_map<LinkId, Connection> links_;
   absl::flat_hash_map<LinkId, bool> output_watched_;
   std::vector<LinkId> to_flush_;
+  std::vector<LinkId> to_receive_;  // bytes of theirs are here, and the kernel does not say so
   std::vector<LinkId> broken_;
   std::vector<Connection> closed_;  // freed when nobody is inside any more
 };

@@ -49,8 +49,12 @@ void for_each_part(const OutgoingFrame& frame, Each each) {
 
 }  // namespace
 
-StreamConnection::StreamConnection(LinkId id, int descriptor, bool connecting)
-    : id_(id), descriptor_(descriptor), connecting_(connecting), inbox_(sizeof(Prefix) + kMaxHead) {}
+StreamConnection::StreamConnection(LinkId id, int descriptor, bool connecting, std::unique_ptr<TlsStream> tls)
+    : id_(id),
+      descriptor_(descriptor),
+      connecting_(connecting),
+      tls_(std::move(tls)),
+      inbox_(sizeof(Prefix) + kMaxHead) {}
 
 StreamConnection::~StreamConnection() { ::close(descriptor_); }
 
@@ -90,6 +94,7 @@ bool StreamConnection::connected() {
 
 void StreamConnection::flush() {
   if (!open_ || (connecting_ && !connected())) return;
+  if (outgoing_.empty() && tls_) (void)write_parts({});  // what is encrypted and waits
   while (open_ && !outgoing_.empty()) {
     std::array<iovec, kParts> parts;
     size_t count = 0;
@@ -105,15 +110,28 @@ void StreamConnection::flush() {
       });
       if (count == kParts || bytes >= kWriteChunk) break;
     }
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = count;
-    const ssize_t n = ::sendmsg(descriptor_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (n < 0) return fail(cat("send: ", std::strerror(errno)));
-    sent(static_cast<size_t>(n));
+    const size_t n = write_parts({parts.data(), count});
+    if (n == 0) return;
+    sent(n);
   }
+}
+
+// 0: not now, or never.
+size_t StreamConnection::write_parts(std::span<const iovec> parts) {
+  if (tls_) {
+    const size_t taken = tls_->write(parts);
+    if (tls_->failed()) fail(tls_->failure());
+    return taken;
+  }
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts.data());
+  message.msg_iovlen = parts.size();
+  ssize_t n = 0;
+  do {
+    n = ::sendmsg(descriptor_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) fail(cat("send: ", std::strerror(errno)));
+  return n < 0 ? 0 : static_cast<size_t>(n);
 }
 
 void StreamConnection::sent(size_t bytes) {
@@ -142,6 +160,7 @@ size_t StreamConnection::receive(LinksListener& listener, size_t budget) {
     while (open_ && consume(listener)) {
     }
   }
+  holds_more_ = tls_ != nullptr && total >= budget;
   if (open_) ask_for_more_at_once();
   return total;
 }
@@ -193,19 +212,27 @@ size_t StreamConnection::read_room(std::span<const std::span<std::byte>> room) {
     const size_t upto = end_ < kReadAhead ? kReadAhead : inbox_.size();
     parts[count++] = {inbox_.data() + end_, upto - end_};
   }
+  const size_t n = read_parts({parts.data(), count});
+  const size_t placed = std::min(n, wanted);
+  if (placed > 0) took(placed);
+  end_ += n - placed;
+  return n;
+}
+
+// 0: nothing now, or never.
+size_t StreamConnection::read_parts(std::span<iovec> parts) {
+  if (tls_) {
+    const size_t got = tls_->read(parts);
+    if (got == 0 && tls_->failed()) fail(tls_->failure());
+    return got;
+  }
   msghdr message{};
   message.msg_iov = parts.data();
-  message.msg_iovlen = count;
+  message.msg_iovlen = parts.size();
   const ssize_t n = ::recvmsg(descriptor_, &message, MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return 0;
-  if (n <= 0) {
-    fail(n == 0 ? "closed by the peer" : cat("receive: ", std::strerror(errno)));
-    return 0;
-  }
-  const size_t placed = std::min(static_cast<size_t>(n), wanted);
-  if (placed > 0) took(placed);
-  end_ += static_cast<size_t>(n) - placed;
-  return static_cast<size_t>(n);
+  if (n <= 0) fail(n == 0 ? "closed by the peer" : cat("receive: ", std::strerror(errno)));
+  return n <= 0 ? 0 : static_cast<size_t>(n);
 }
 
 // `bytes` of payload were read into the places that read_some() chose.

@@ -1,20 +1,23 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "transport/data/links.h"
+#include "transport/data/tls_stream.h"
 
 namespace baton::transport {
 
 // One TCP connection that carries frames: a prefix of 16 bytes (magic, length of head, length of payload),
 // the head, the payload. Non-blocking both ways. The payload of a frame with a Landing is read straight into
-// its places; only what came together with the head (at most kReadAhead bytes) is copied. Thread: progress.
-// Owns: the descriptor. Errors: broken() with failure(); nothing is read or written afterwards.
+// its places; only what came together with the head (at most kReadAhead bytes) is copied. With a TlsStream
+// all of it is encrypted, and no frame goes either way before the peer is verified. Thread: progress. Owns:
+// the descriptor. Errors: broken() with failure(); nothing is read or written afterwards.
 class StreamConnection {
  public:
-  StreamConnection(LinkId id, int descriptor, bool connecting);
+  StreamConnection(LinkId id, int descriptor, bool connecting, std::unique_ptr<TlsStream> tls = nullptr);
   ~StreamConnection();
   StreamConnection(const StreamConnection&) = delete;
   StreamConnection& operator=(const StreamConnection&) = delete;
@@ -23,11 +26,17 @@ class StreamConnection {
   int descriptor() const { return descriptor_; }
   void queue(OutgoingFrame frame);
   size_t queued_bytes() const { return queued_bytes_; }
-  bool wants_to_write() const { return connecting_ || !outgoing_.empty(); }
+  // To be told when the kernel has room: not while the peer is still to be verified.
+  bool wants_to_write() const {
+    if (connecting_ || (tls_ && tls_->wants_to_write())) return true;
+    return !outgoing_.empty() && (!tls_ || tls_->established());
+  }
   // Writes what the kernel takes; finishes a connect().
   void flush();
   // Reads about `budget` bytes at most and hands on what is complete; returns how many.
   size_t receive(LinksListener& listener, size_t budget);
+  // Bytes that receive() left for the next turn may be here already, unknown to the kernel.
+  bool holds_more() const { return open_ && holds_more_; }
   // Its owner wants no more of it, perhaps from inside receive().
   void shut() { open_ = false; }
   bool broken() const { return broken_; }
@@ -42,6 +51,8 @@ class StreamConnection {
 
   void fail(std::string reason);
   bool connected();
+  size_t write_parts(std::span<const iovec> parts);
+  size_t read_parts(std::span<iovec> parts);
   void sent(size_t bytes);
   size_t read_some();
   size_t read_room(std::span<const std::span<std::byte>> room);
@@ -55,7 +66,9 @@ class StreamConnection {
   const LinkId id_;
   const int descriptor_;
   bool connecting_;
+  const std::unique_ptr<TlsStream> tls_;  // null: plain
   bool open_ = true;
+  bool holds_more_ = false;
   bool broken_ = false;
   std::string failure_;
 

@@ -12,6 +12,7 @@ namespace baton::transport {
 
 absl::StatusOr<std::unique_ptr<DataPlane>> make_ucx_data_plane(const DataPlaneOptions& options) {
   RETURN_IF_ERROR(check_identity(options.identity));
+  if (options.tls) return absl::InvalidArgumentError("am has no TLS: use auto or socket");
   ASSIGN_OR_RETURN(auto links, UcxLinks::create(options.listen_host, options.listen_port));
   ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
   return std::make_unique<FramedDataPlane>(options, std::move(pool), std::move(links));
@@ -19,7 +20,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> make_ucx_data_plane(const DataPlaneOp
 
 absl::StatusOr<std::unique_ptr<DataPlane>> make_get_data_plane(const DataPlaneOptions& options) {
   RETURN_IF_ERROR(check_identity(options.identity));
-  ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port));
+  ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port, options.tls));
   ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
   auto get =
       UcxGetLane::create({.host = options.listen_host, .emulate = options.lanes.emulate_get}, pool->file());

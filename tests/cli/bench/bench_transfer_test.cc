@@ -11,7 +11,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 BenchTransferOptions small() {
-  return {.lanes = {"local", "socket"},
+  return {.lanes = {"local", "socket", "socket-tls"},
           .pieces = {4096, 65536},
           .pool_bytes = 8 << 20,
           .total_bytes = 4 << 20,
@@ -26,16 +26,16 @@ TEST(BenchTransfer, EveryLaneStandsBesideItsBaseline) {
     lanes.push_back(row.lane);
     EXPECT_GT(row.gb_s, 0);
     EXPECT_GT(row.cpu_s_per_gb, 0);
-    EXPECT_EQ(row.of_baseline > 0, row.lane == "local" || row.lane == "socket");
+    EXPECT_EQ(row.of_baseline > 0, row.lane == "local" || row.lane.starts_with("socket"));
   }
   EXPECT_THAT(lanes, ElementsAre("memcpy", "memcpy", "memcpy_nt", "memcpy_nt", "rawsocket", "rawsocket",
-                                 "local", "local", "socket", "socket"));
+                                 "local", "local", "socket", "socket", "socket-tls", "socket-tls"));
   EXPECT_EQ(report->rows[7].baseline, "memcpy");
   EXPECT_EQ(report->rows[9].baseline, "rawsocket");
   EXPECT_EQ(report->rows[9].piece_bytes, 65536u);
   EXPECT_EQ(report->rows[9].repetitions, 2);
   const auto parsed = boost::json::parse(to_json(*report));
-  EXPECT_EQ(parsed.at("rows").as_array().size(), 10u);
+  EXPECT_EQ(parsed.at("rows").as_array().size(), 12u);
   EXPECT_EQ(parsed.at("rows").at(6).at("lane").as_string(), "local");
   EXPECT_THAT(to_table(*report), HasSubstr("of rawsocket"));
 }

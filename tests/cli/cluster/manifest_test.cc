@@ -192,6 +192,19 @@ TEST(Manifest, WorkersOnOtherMachines) {
   EXPECT_EQ(to_yaml(*again), to_yaml(*m));
 }
 
+TEST(Manifest, KvIsUnderTlsWhereTheControlConnectionIs) {
+  const auto kv_tls = [](const std::string& spec) {
+    const auto m = parse_manifest("c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", spec));
+    EXPECT_TRUE(m.ok()) << m.status();
+    return m.ok() && m->kv_tls();
+  };
+  EXPECT_TRUE(kv_tls(with_tls("10.0.0.1:8001")));
+  EXPECT_TRUE(kv_tls(with_tls("127.0.0.1:8001") + "  transfer: {transport: socket}\n"));
+  EXPECT_FALSE(kv_tls(with_tls("127.0.0.1:8001") + "  transfer: {transport: am}\n"));
+  EXPECT_FALSE(kv_tls(with_tls("10.0.0.1:8001") + "  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
+  EXPECT_FALSE(kv_tls(""));
+}
+
 TEST(Manifest, EachRankHasAPortOfItsOwn) {
   const auto parse = [](const std::string& pools) {
     return parse_manifest(
@@ -270,8 +283,11 @@ TEST(Manifest, OffLoopbackWantsTlsOrThePermission) {
        "c.yaml:4:13: spec.control.listen: '10.0.0.1' is on the network, and nothing protects");
   says("  control: {join: 'c:8001'}\n" + allowed, "c.yaml:4:13: spec.control.join: 'c' is on the network");
   says("  control: {listen: here}\n", "want address:port, got 'here'");
-  says(with_tls("10.0.0.1:8001"),
-       "workers of pool any listen for KV on the network, and KV travels without TLS");
+  says("  control: {listen: '10.0.0.1:8001', insecureAllowPlaintextOffLoopback: true}\n",
+       "workers of pool any listen for KV on the network, and KV travels without TLS: give control.tls");
+  says(with_tls("10.0.0.1:8001") + "  transfer: {transport: am}\n",
+       "use transport auto or socket in place of am");
+  EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001")), "");
   says(with_tls("10.0.0.1:8001", "    insecureAllowPlaintextOffLoopback: true\n") + allowed,
        "want one of both");
   says("  control: {tls: {ca: a}}\n", "spec.control.tls.coordinator: want `certificate`, a PEM file");

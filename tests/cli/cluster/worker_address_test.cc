@@ -21,7 +21,7 @@ LocalNetwork machine() {
 
 // "control_listen control_host data", or why not.
 std::string choose(AddressQuestion q) {
-  q.control_protected = q.plain_data_allowed = true;
+  q.control_protected = q.data_protected = true;
   const auto a = choose_addresses(q, machine());
   if (!a.ok()) return std::string(a.status().message());
   return cat(a->control_listen, " ", a->control_host, " ", a->data_host, ":", a->data_port);
@@ -61,7 +61,7 @@ TEST(WorkerAddress, MetricsStayOnLoopbackUnlessTold) {
                                      .join = "10.0.0.1:8001",
                                      .number = 2,
                                      .control_protected = true,
-                                     .plain_data_allowed = true},
+                                     .data_protected = true},
                                     machine());
     return a.ok() ? cat(a->metrics_listen, " ", a->metrics_host) : std::string(a.status().message());
   };
@@ -88,7 +88,7 @@ TEST(WorkerAddress, FlagsComeFirst) {
 TEST(WorkerAddress, NothingIsOnTheNetworkThatNobodyAllowed) {
   const auto why = [](bool control, bool data) {
     return std::string(
-        choose_addresses({.join = "10.0.0.1:8001", .control_protected = control, .plain_data_allowed = data},
+        choose_addresses({.join = "10.0.0.1:8001", .control_protected = control, .data_protected = data},
                          machine())
             .status()
             .message());

@@ -51,7 +51,7 @@ class DataPlaneTest : public testing::TestWithParam<Fabric> {
 INSTANTIATE_TEST_SUITE_P(Fabrics, DataPlaneTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
                                          Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal,
-                                         Fabric::kGet),
+                                         Fabric::kTls, Fabric::kGet),
                          [](const auto& info) { return fabric_name(info.param); });
 
 TEST_P(DataPlaneTest, BothSidesMeasureTheSameLane) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/test_certificates.h"
 #include "transport/data/host_id.h"
 #include "transport/data/loopback_data_plane.h"
 #include "transport/data/process_data_plane.h"
@@ -17,7 +18,7 @@
 namespace baton::transport {
 
 // The ways two planes of this machine can be connected.
-enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal, kSocket, kSocketLocal, kGet };
+enum class Fabric { kLoopbackStream, kLoopbackLocal, kUcxAm, kUcxLocal, kSocket, kSocketLocal, kTls, kGet };
 
 inline std::string fabric_name(Fabric fabric) {
   switch (fabric) {
@@ -33,6 +34,8 @@ inline std::string fabric_name(Fabric fabric) {
       return "socket";
     case Fabric::kSocketLocal:
       return "socket_local";
+    case Fabric::kTls:
+      return "socket_tls";
     case Fabric::kGet:
       return "get";
   }
@@ -41,6 +44,7 @@ inline std::string fabric_name(Fabric fabric) {
 inline std::string lane_of(Fabric fabric) {
   if (fabric == Fabric::kLoopbackStream) return "loopback";
   if (fabric == Fabric::kSocket) return "socket";
+  if (fabric == Fabric::kTls) return "socket-tls";
   if (fabric == Fabric::kGet) return "get";
   return fabric == Fabric::kUcxAm ? "am" : "local";
 }
@@ -66,7 +70,10 @@ inline std::unique_ptr<DataPlane> make_plane(Fabric fabric, LoopbackHub& hub,
                                              const DataPlaneOptions& options) {
   const bool ucx = fabric == Fabric::kUcxAm || fabric == Fabric::kUcxLocal;
   const bool socket = fabric == Fabric::kSocket || fabric == Fabric::kSocketLocal;
+  DataPlaneOptions with_tls = options;
+  with_tls.tls = TestCertificates::get().as("worker");
   auto plane = ucx                      ? make_ucx_data_plane(options)
+               : fabric == Fabric::kTls ? make_socket_data_plane(with_tls)
                : socket                 ? make_socket_data_plane(options)
                : fabric == Fabric::kGet ? make_process_data_plane(options)
                                         : make_loopback_data_plane(hub, options);

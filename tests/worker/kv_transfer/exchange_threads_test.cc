@@ -74,7 +74,7 @@ class ExchangeThreadsTest : public testing::TestWithParam<Fabric> {};
 INSTANTIATE_TEST_SUITE_P(Fabrics, ExchangeThreadsTest,
                          testing::Values(Fabric::kLoopbackStream, Fabric::kLoopbackLocal, Fabric::kUcxAm,
                                          Fabric::kUcxLocal, Fabric::kSocket, Fabric::kSocketLocal,
-                                         Fabric::kGet),
+                                         Fabric::kTls, Fabric::kGet),
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
 TEST_P(ExchangeThreadsTest, ManyTransfersBothWays) {

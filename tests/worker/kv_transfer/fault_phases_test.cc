@@ -33,7 +33,8 @@ uint64_t lives_of(const Fault& f) {
 
 std::string name_of(const Fault& f) {
   const char* phases[] = {"before_the_grant", "in_transfer", "last_layer", "decode"};
-  return std::string(f.lane) + "_" + f.victim + "_" + phases[static_cast<int>(f.phase)] +
+  const std::string lane = std::string(f.lane) == "socket-tls" ? "socket_tls" : f.lane;
+  return lane + "_" + f.victim + "_" + phases[static_cast<int>(f.phase)] +
          (f.signal == SIGKILL ? "_killed" : "_stopped") + (f.other_host ? "_on_another_host" : "");
 }
 
@@ -43,6 +44,7 @@ std::vector<Fault> faults() {
                                          {"socket", false},
                                          {"get", false},
                                          {"socket", true},
+                                         {"socket-tls", true},
                                          {"am", true},
                                          {"get", true}})
     for (const char* victim : {"source", "sink"}) {

@@ -16,6 +16,7 @@ inline constexpr transport::Fabric kEveryFabric[] = {transport::Fabric::kLoopbac
                                                      transport::Fabric::kUcxLocal,
                                                      transport::Fabric::kSocket,
                                                      transport::Fabric::kSocketLocal,
+                                                     transport::Fabric::kTls,
                                                      transport::Fabric::kGet};
 inline std::string name_of_fabric(const testing::TestParamInfo<transport::Fabric>& info) {
   return transport::fabric_name(info.param);

@@ -30,8 +30,8 @@ size_t pool_mappings() {
 }
 
 class PeerDeathTest : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Lanes, PeerDeathTest, testing::Values("local", "socket", "am", "get"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Lanes, PeerDeathTest, testing::Values("local", "socket", "socket-tls", "am", "get"),
+                         name_of_lane);
 
 // kill -9 of the sender, each time somewhere else in a stream of transfers.
 TEST_P(PeerDeathTest, KilledSender) {
@@ -62,8 +62,8 @@ TEST_P(PeerDeathTest, KilledSender) {
 
 // Not `get`: UCX aborts a sender whose reader dies while it answers in RDMA's place (docs/adr/0016).
 class ReceiverDeathTest : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Lanes, ReceiverDeathTest, testing::Values("local", "socket", "am"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Lanes, ReceiverDeathTest, testing::Values("local", "socket", "socket-tls", "am"),
+                         name_of_lane);
 
 TEST_P(ReceiverDeathTest, KilledReceiver) {
   Survivor survivor(GetParam(), false);

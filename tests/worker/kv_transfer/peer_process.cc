@@ -111,6 +111,7 @@ int run(char** argv) {
        .listen_host = argv[5],
        .listen_port = static_cast<uint16_t>(std::atoi(argv[4])),
        .lanes = lanes_of(argv[2]),
+       .tls = security_of(argv[2]),
        .pool_bytes = geometry.pool_bytes()});
   if (!plane.ok()) {
     std::printf("failed: %s\n", std::string(plane.status().message()).c_str());

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "kernels/backend.h"
+#include "tests/support/test_certificates.h"
 #include "transport/data/lanes.h"
 
 // What the killed process and its survivor agree on.
@@ -16,7 +18,11 @@ inline kernels::KvGeometry process_geometry() {
 }
 // `get` without RDMA is for tests: a reader's own handling of a peer that is lost is the same.
 inline transport::AllowedLanes lanes_of(const std::string& lane) {
-  return *transport::parse_lanes(lane == "get" ? "get-emulated" : lane);
+  return *transport::parse_lanes(lane == "get" ? "get-emulated" : lane == "socket-tls" ? "socket" : lane);
+}
+inline std::optional<transport::StreamSecurity> security_of(const std::string& lane) {
+  if (lane != "socket-tls") return std::nullopt;
+  return TestCertificates::get().as("worker");
 }
 
 inline constexpr int kSlots = 4;  // transfers at a time, each with blocks of its own

@@ -51,8 +51,8 @@ class BetweenHostsTest : public TwoHostsTest, public testing::WithParamInterface
   std::unique_ptr<VictimProcess> victim(const std::string& role) { return peers_->victim(role, GetParam()); }
   void cut_and_heal(const std::vector<std::pair<int, int>>& cuts);
 };
-INSTANTIATE_TEST_SUITE_P(Lanes, BetweenHostsTest, testing::Values("socket", "am", "get"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Lanes, BetweenHostsTest, testing::Values("socket", "socket-tls", "am", "get"),
+                         name_of_lane);
 
 // Cut in mid-transfer; the transfers end by their own deadline, nothing late is written, and when the link is
 // there again the same pair goes on.
@@ -120,8 +120,7 @@ TEST_P(BetweenHostsTest, OnePercentOfThePacketsIsLost) {
 // Not `get`: what stands in RDMA's place here has no pace of its own, and a sender that closes a pair whose
 // answers wait is aborted by UCX (docs/adr/0016).
 class SlowLinkTest : public BetweenHostsTest {};
-INSTANTIATE_TEST_SUITE_P(Lanes, SlowLinkTest, testing::Values("socket", "am"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Lanes, SlowLinkTest, testing::Values("socket", "socket-tls", "am"), name_of_lane);
 
 TEST_P(SlowLinkTest, FiftyMegabits) {
   on_host_0([&] {

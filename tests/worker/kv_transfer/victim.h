@@ -24,11 +24,19 @@ namespace baton::worker {
 
 using namespace std::chrono_literals;
 
+// "socket_tls": a test's name has no hyphen.
+inline std::string name_of_lane(const testing::TestParamInfo<const char*>& info) {
+  std::string name = info.param;
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
 class VictimProcess {
  public:
   VictimProcess(const std::string& role, const std::string& lane, uint64_t incarnation, int port = 0,
                 const std::string& address = "127.0.0.1")
       : ref_{"victim", Incarnation(incarnation)} {
+    (void)security_of(lane);  // certificates that it will find
     int pipes[2];
     if (::pipe(pipes) != 0) return;
     posix_spawn_file_actions_t actions;
@@ -90,6 +98,7 @@ class Survivor {
                                                      .kv_layout_hash = kv_layout_hash(geometry, "test")},
                                         .listen_host = address,
                                         .lanes = lanes_of(lane),
+                                        .tls = security_of(lane),
                                         .pool_bytes = geometry.pool_bytes()};
     plane = *transport::make_process_data_plane(options);
     agent =
