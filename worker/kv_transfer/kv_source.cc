@@ -34,6 +34,13 @@ Duration piece_deadline(uint64_t bytes, double bytes_per_second) {
   return std::min<Duration>(timers::kTransferCap, timers::kTransferBase + slow);
 }
 
+// What deadlines count with: the slower of two measurements. The plane's begins with the test transfer, which
+// went the other way, and a link may be slow in one direction: before any piece was answered a tenth of it.
+double slowest(double plane_rate, const KvPace& pace) {
+  const double measured = pace.bytes_per_second();
+  return measured == 0 ? 0.1 * plane_rate : std::min(plane_rate, measured);
+}
+
 }  // namespace
 
 // ---- the engine's calls
@@ -216,11 +223,12 @@ absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now
   const uint64_t bytes = count * block_bytes;
   t.next_block[layer] += static_cast<int32_t>(count);
   window.bytes += bytes;
-  paces_[t.send.destination].offered(now);
+  KvPace& pace = paces_[t.send.destination];
+  pace.offered(now);
   window.pieces[cookie] = {
       .transfer = t.send.transfer,
       .bytes = bytes,
-      .deadline = now + piece_deadline(window.bytes, scope_.plane.bytes_per_second(peer))};
+      .deadline = now + piece_deadline(window.bytes, slowest(scope_.plane.bytes_per_second(peer), pace))};
   return absl::OkStatus();
 }
 

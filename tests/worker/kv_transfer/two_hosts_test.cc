@@ -134,7 +134,7 @@ TEST_P(SlowLinkTest, FiftyMegabits) {
     ASSERT_TRUE(survivor->until([&] { return survivor->completed >= 6; }));
     survivor->stop();
     EXPECT_EQ(survivor->wrong, 0u);
-    EXPECT_EQ(survivor->failed, 0u);
+    EXPECT_EQ(survivor->failed, 0u) << survivor->last_error;
   });
 }
 
