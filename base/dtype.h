@@ -7,7 +7,7 @@
 namespace baton {
 
 // Element types of weights as they lie in a model file. Values are GGUF's type numbers (ggml.h, enum
-// ggml_type).
+// ggml_type) where it has one.
 enum class DType : uint8_t {
   kF32 = 0,
   kF16 = 1,
@@ -20,6 +20,7 @@ enum class DType : uint8_t {
   kQ6_K = 14,
   kIQ2_XXS = 16,
   kBF16 = 30,
+  kF8E4M3 = 255,  // of no GGUF: a number of an fp8 checkpoint, which has a scale beside it (WeightView)
 };
 
 // Elements are stored in blocks of `elements` values in `bytes` bytes; a row is a whole number of blocks.
@@ -44,6 +45,7 @@ constexpr std::optional<DTypeTraits> dtype_traits(uint32_t ggml_type) {
       {DType::kQ5_K, "Q5_K", 256, 176},
       {DType::kQ6_K, "Q6_K", 256, 210},
       {DType::kIQ2_XXS, "IQ2_XXS", 256, 66},
+      {DType::kF8E4M3, "F8_E4M3", 1, 1},
   };
   for (const auto& t : kAll)
     if (static_cast<uint32_t>(t.type) == ggml_type) return t;

@@ -129,7 +129,7 @@ class GgufParser {
   uint64_t left() const { return file_.map_bytes_ - at_; }
   absl::Status past_end(uint64_t want, std::string_view what) const {
     return fail(cat(what, " of ", want, " bytes at byte ", at_, " runs past the end of the file (",
-                    file_.map_bytes_, " bytes)"));
+                    file_.map_bytes_, " bytes); did it arrive whole?"));
   }
 
   template <class T>
@@ -239,7 +239,8 @@ class GgufParser {
     if (kind == Kind::kArray) return fail("an array of arrays");
     // Before anything is reserved: the elements must be able to lie in the file.
     if (count > left() / least_bytes(kind))
-      return fail(cat("an array of ", count, " elements in a file with ", left(), " bytes left"));
+      return fail(cat("an array of ", count, " elements in a file with ", left(),
+                      " bytes left; did it arrive whole?"));
     if (count > kMaxArrayElements - elements_)
       return fail(cat("an array of ", count, " elements; at most ", kMaxArrayElements, " in all arrays"));
     elements_ += count;
@@ -307,7 +308,7 @@ class GgufParser {
     RETURN_IF_ERROR(take(type, "type"));
     RETURN_IF_ERROR(take(offset, "offset"));
     const auto traits = dtype_traits(type);
-    if (!traits) return fail(cat("type ", type, " is not supported"));
+    if (!traits || traits->type == DType::kF8E4M3) return fail(cat("type ", type, " is not supported"));
     tensor.type = traits->type;
     if (tensor.dims[0] % traits->elements != 0)
       return fail(

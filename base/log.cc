@@ -1,12 +1,13 @@
 #include "base/log.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spdlog/sinks/base_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -15,9 +16,65 @@
 namespace baton {
 namespace {
 
+// A write of so much does not block on a pipe that has room (POSIX: poll says so for PIPE_BUF bytes).
+constexpr size_t kSureBytes = 4096;
+
+bool has_room(int fd) {
+  pollfd p{.fd = fd, .events = POLLOUT, .revents = 0};
+  return ::poll(&p, 1, 0) == 1;  // an error, too: the write returns at once
+}
+
+// Writes lines to a descriptor and never waits for who reads them: a line for which there is no room is left
+// out, or cut, and how many were is said as soon as there is room again. Thread: any.
+class LineSink : public spdlog::sinks::base_sink<std::mutex> {
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    const int fd = descriptor();
+    if (lost_ > 0 && !(has_room(fd) && write_line(fd, lost_message(message)))) {
+      ++lost_;
+      return;
+    }
+    lost_ = write_line(fd, message) ? 0 : 1;
+  }
+  void flush_() override {}
+  virtual int descriptor() { return STDERR_FILENO; }
+
+ private:
+  spdlog::details::log_msg lost_message(const spdlog::details::log_msg& like) {
+    text_ = "\"msg\":\"log lines were left out: whoever reads them had stopped\",\"lines\":" +
+            std::to_string(lost_);
+    return {like.time, {}, like.logger_name, spdlog::level::warn, text_};
+  }
+  bool write_line(int fd, const spdlog::details::log_msg& message) {
+    spdlog::memory_buf_t line;
+    if (cut_) line.push_back('\n');
+    spdlog::memory_buf_t text;
+    formatter_->format(message, text);
+    line.append(text.data(), text.data() + text.size());
+    struct stat file{};
+    const bool regular = ::fstat(fd, &file) == 0 && S_ISREG(file.st_mode);  // never waits; in one write
+    for (size_t at = 0; at < line.size();) {
+      if (!regular && !has_room(fd)) {
+        cut_ = at > 0;
+        return false;
+      }
+      const size_t size = regular ? line.size() - at : std::min(line.size() - at, kSureBytes);
+      const ssize_t n = ::write(fd, line.data() + at, size);
+      if (n <= 0) break;  // a full disk, nobody there: as good as written
+      at += static_cast<size_t>(n);
+    }
+    cut_ = false;
+    return true;
+  }
+
+  size_t lost_ = 0;   // lines, since the last that was written
+  bool cut_ = false;  // the last line has no end
+  std::string text_;
+};
+
 // Appends to whatever has that name now: a file that was rotated or removed is made anew. What cannot be
 // opened is said on stderr.
-class NamedFileSink final : public spdlog::sinks::base_sink<std::mutex> {
+class NamedFileSink final : public LineSink {
  public:
   explicit NamedFileSink(std::string name) : name_(std::move(name)) { open(); }
   ~NamedFileSink() override {
@@ -27,13 +84,10 @@ class NamedFileSink final : public spdlog::sinks::base_sink<std::mutex> {
   NamedFileSink& operator=(const NamedFileSink&) = delete;
 
  protected:
-  void sink_it_(const spdlog::details::log_msg& message) override {
+  int descriptor() override {
     if (!has_name()) open();
-    spdlog::memory_buf_t line;
-    formatter_->format(message, line);
-    (void)!::write(fd_ >= 0 ? fd_ : STDERR_FILENO, line.data(), line.size());
+    return fd_ >= 0 ? fd_ : STDERR_FILENO;
   }
-  void flush_() override {}
 
  private:
   bool has_name() const {
@@ -131,7 +185,7 @@ void log_open(const LogOptions& options) {
   std::shared_ptr<spdlog::logger> logger;
   spdlog::drop("baton");
   if (options.file.empty()) {
-    logger = spdlog::stderr_logger_mt("baton");
+    logger = std::make_shared<spdlog::logger>("baton", std::make_shared<LineSink>());
   } else {
     logger = std::make_shared<spdlog::logger>("baton", std::make_shared<NamedFileSink>(options.file));
   }

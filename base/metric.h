@@ -71,8 +71,18 @@ enum class Metric : uint8_t {
   kLedgerEntries,
   kRetries,
   kReplayMismatches,
+  kCertificateLeft,
   kCount,
 };
+
+// Which process has a metric: what workers count stands together.
+enum class MetricProcess : uint8_t { kCoordinator, kWorker };
+constexpr bool has_metric(MetricProcess process, Metric metric) {
+  if (metric == Metric::kBuildInfo || metric == Metric::kKvBlocks || metric == Metric::kCertificateLeft)
+    return true;
+  const bool counted_by_workers = metric >= Metric::kSteps && metric <= Metric::kSequencesWaiting;
+  return counted_by_workers == (process == MetricProcess::kWorker);
+}
 
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
 

@@ -292,6 +292,7 @@ inline constexpr MetricRow kMetricCatalog[] = {
      "baton_replay_mismatches_total",
      "Tokens that came out differently when computed again: must stay 0.",
      {}},
+    {Metric::kCertificateLeft, MetricKind::kGauge, "baton_certificate_seconds_left", "To its end.", {"file"}},
 };
 
 }  // namespace baton

@@ -62,6 +62,12 @@ struct Metrics::Registry {
 
 namespace {
 
+template <class Family>
+Family& there(Family* family) {
+  BATON_CHECK(family != nullptr, "a metric of another kind of process");
+  return *family;
+}
+
 prometheus::Labels labels_of(Metric metric, Metrics::LabelValues values) {
   const MetricRow& row = row_of(metric);
   prometheus::Labels labels;
@@ -81,16 +87,16 @@ prometheus::Labels labels_of(Metric metric, Metrics::LabelValues values) {
 prometheus::Counter& Metrics::Registry::counter(Metric metric, LabelValues labels) {
   const size_t i = static_cast<size_t>(metric);
   if (labels.size() == 0 && plain_counters[i] != nullptr) return *plain_counters[i];
-  return counters[i]->Add(labels_of(metric, labels));
+  return there(counters[i]).Add(labels_of(metric, labels));
 }
 
 prometheus::Histogram& Metrics::Registry::histogram(Metric metric, LabelValues labels) {
   const size_t i = static_cast<size_t>(metric);
   if (labels.size() == 0 && plain_histograms[i] != nullptr) return *plain_histograms[i];
-  return histograms[i]->Add(labels_of(metric, labels), boundaries(row_of(metric).buckets));
+  return there(histograms[i]).Add(labels_of(metric, labels), boundaries(row_of(metric).buckets));
 }
 
-Metrics::Metrics() : registry_(std::make_unique<Registry>()) {
+Metrics::Metrics(MetricProcess process) : registry_(std::make_unique<Registry>()) {
   constexpr size_t kCount = static_cast<size_t>(Metric::kCount);
   registry_->counters.resize(kCount);
   registry_->gauges.resize(kCount);
@@ -99,6 +105,7 @@ Metrics::Metrics() : registry_(std::make_unique<Registry>()) {
   registry_->plain_histograms.resize(kCount);
   for (size_t i = 0; i < kCount; ++i) {
     const MetricRow& row = kMetricCatalog[i];
+    if (!has_metric(process, row.metric)) continue;
     const std::string name(row.name), help(row.help);
     switch (row.kind) {
       case MetricKind::kCounter:
@@ -130,7 +137,7 @@ void Metrics::touch(Metric metric, LabelValues labels) {
       registry_->counter(metric, labels);
       break;
     case MetricKind::kGauge:
-      registry_->gauges[i]->Add(labels_of(metric, labels));
+      there(registry_->gauges[i]).Add(labels_of(metric, labels));
       break;
     case MetricKind::kHistogram:
       registry_->histogram(metric, labels);
@@ -152,7 +159,7 @@ void Metrics::raise(Metric metric, double total, LabelValues labels) {
 
 void Metrics::set(Metric metric, double value, LabelValues labels) {
   BATON_CHECK(row_of(metric).kind == MetricKind::kGauge);
-  registry_->gauges[static_cast<size_t>(metric)]->Add(labels_of(metric, labels)).Set(value);
+  there(registry_->gauges[static_cast<size_t>(metric)]).Add(labels_of(metric, labels)).Set(value);
 }
 
 void Metrics::observe(Metric metric, double value, LabelValues labels) {

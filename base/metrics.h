@@ -16,7 +16,8 @@ class Metrics {
  public:
   using LabelValues = std::initializer_list<std::string_view>;
 
-  Metrics();
+  // Those of one kind of process.
+  explicit Metrics(MetricProcess process);
   ~Metrics();
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;

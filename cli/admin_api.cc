@@ -75,17 +75,27 @@ absl::Status add_admin_routes(coordinator::RouteTable& routes, coordinator::Clus
                      }});
 }
 
-void set_worker_metrics(Metrics& metrics, const ClusterStatus& status) {
+void WorkerGauges::show(const std::string& name, std::string_view state, const LoadSnapshot& load,
+                        int64_t free) {
+  metrics_.set(Metric::kKvBlocks, static_cast<double>(free), {name, "free"});
+  metrics_.set(Metric::kKvBlocks, load.blocks_cached, {name, "cached"});
+  metrics_.set(Metric::kKvBlocks, load.blocks_active, {name, "active"});
+  metrics_.set(Metric::kKvBlocks, load.blocks_inflight, {name, "in_transfer"});
+  metrics_.set(Metric::kKvBlocks, load.blocks_quarantined, {name, "quarantine"});
+  for (const char* one : {"starting", "ready", "suspect", "draining"})
+    metrics_.set(Metric::kWorkerState, state == one, {name, one});
+}
+
+void WorkerGauges::show(const ClusterStatus& status) {
+  const std::lock_guard lock(mutex_);
+  std::set<std::string> gone = shown_;
   for (const auto& w : status.workers) {
     const std::string& name = w.description.ref.name;
-    metrics.set(Metric::kKvBlocks, free_blocks(w), {name, "free"});
-    metrics.set(Metric::kKvBlocks, w.load.blocks_cached, {name, "cached"});
-    metrics.set(Metric::kKvBlocks, w.load.blocks_active, {name, "active"});
-    metrics.set(Metric::kKvBlocks, w.load.blocks_inflight, {name, "in_transfer"});
-    metrics.set(Metric::kKvBlocks, w.load.blocks_quarantined, {name, "quarantine"});
-    for (const char* state : {"starting", "ready", "suspect", "draining"})
-      metrics.set(Metric::kWorkerState, w.state == state, {name, state});
+    show(name, w.state, w.load, free_blocks(w));
+    shown_.insert(name);
+    gone.erase(name);
   }
+  for (const std::string& name : gone) show(name, "", {}, 0);
 }
 
 }  // namespace baton::cli

@@ -16,17 +16,29 @@ namespace {
 
 namespace json = boost::json;
 
+std::string text_at(const json::value& v, json::string_view pointer) {
+  boost::system::error_code bad;
+  const json::value* text = v.find_pointer(pointer, bad);
+  return text && text->is_string() ? std::string(text->as_string()) : "";
+}
+
+json::value parsed(std::string_view text) {
+  boost::system::error_code bad;
+  json::value v = json::parse(json::string_view(text.data(), text.size()), bad);
+  return bad ? json::value() : v;
+}
+
 // The text that one event of the stream adds; an error of the server goes to `error`.
 std::string delta_text(std::string_view data, std::string& error) {
-  boost::system::error_code bad;
-  const json::value v = json::parse(json::string_view(data.data(), data.size()), bad);
-  if (bad || !v.is_object()) return "";
-  if (const auto* e = v.as_object().if_contains("error"); e && e->is_object()) {
-    error = json::serialize(*e);
-    return "";
-  }
-  const json::value* text = v.find_pointer("/choices/0/delta/content", bad);
-  return text && text->is_string() ? std::string(text->as_string()) : "";
+  const json::value v = parsed(data);
+  error = text_at(v, "/error/message");
+  return text_at(v, "/choices/0/delta/content");
+}
+
+// What a refusal says, for somebody who did not send JSON.
+std::string refusal(const std::string& body) {
+  const std::string message = text_at(parsed(body), "/error/message");
+  return message.empty() ? body : message;
 }
 
 // Sends the conversation and prints the answer as it comes. False when it failed.
@@ -47,7 +59,7 @@ bool answer(HttpClient& client, const ChatOptions& options, json::array& message
       });
   std::puts("");
   if (!reply.ok()) error = std::string(reply.status().message());
-  if (reply.ok() && reply->status != 200) error = reply->body;
+  if (reply.ok() && reply->status != 200) error = refusal(reply->body);
   if (error.empty()) {
     messages.push_back({{"role", "assistant"}, {"content", said}});
     return true;

@@ -11,9 +11,6 @@
 namespace baton::cli {
 namespace {
 
-constexpr int64_t kDay = 24 * 3600;
-constexpr int64_t kWarnDays = 14;
-
 const TlsSide& own_side(const TlsManifest& tls, ControlSide side) {
   return side == ControlSide::kCoordinator ? tls.coordinator : tls.worker;
 }
@@ -42,7 +39,7 @@ const std::string& certificate_path(const ControlManifest& control, ControlSide 
   return own_side(*control.tls, side).certificate.path;
 }
 
-transport::StreamSecurity kv_security_of(const ControlManifest& control) {
+transport::StreamSecurity worker_security_of(const ControlManifest& control) {
   const transport::TlsFiles files = files_of(*control.tls, ControlSide::kWorker);
   return {.ca = files.ca,
           .certificate = files.certificate,
@@ -70,15 +67,31 @@ absl::Status check_files(const ControlManifest& control, ControlSide side, int64
 }
 
 absl::Status check_own_files(const ControlManifest& control, ControlSide side) {
-  const int64_t now = unix_time_source()();
-  RETURN_IF_ERROR(check_files(control, side, now));
+  RETURN_IF_ERROR(check_files(control, side, unix_time_source()()));
   if (!control.tls) return absl::OkStatus();
   transport::log_failed_handshakes();
-  const int64_t left = transport::certificate_seconds_left(files_of(*control.tls, side), now);
-  if (left < kWarnDays * kDay)
-    log_warn("the certificate ends soon: make a new one, then restart this process",
-             {{"file", own_side(*control.tls, side).certificate.path}, {"hours_left", left / 3600}});
   return absl::OkStatus();
+}
+
+std::unique_ptr<transport::CertificateWatch> watch_certificates(const ControlManifest& control,
+                                                                ControlSide side) {
+  if (!control.tls) return nullptr;
+  auto out = std::make_unique<transport::CertificateWatch>(files_of(*control.tls, side));
+  look_at_certificates(out.get());
+  return out;
+}
+
+void look_at_certificates(transport::CertificateWatch* watch) {
+  if (watch == nullptr) return;
+  for (const transport::CertificateTerm& term : watch->look(unix_time_source()()))
+    log_warn("a certificate ends soon: put a new one in its place (docs/multi_host.md)",
+             {{"which", term.name}, {"file", term.file}, {"hours_left", term.seconds_left / 3600}});
+}
+
+void set_certificate_metrics(Metrics& metrics, const transport::CertificateWatch* watch) {
+  if (watch == nullptr) return;
+  for (const transport::CertificateTerm& term : watch->terms(unix_time_source()()))
+    metrics.set(Metric::kCertificateLeft, static_cast<double>(term.seconds_left), {term.name});
 }
 
 }  // namespace baton::cli

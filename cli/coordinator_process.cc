@@ -4,10 +4,10 @@
 //   http      coordinator/gateway/http_server      sockets, JSON, SSE, the text of streams
 //             coordinator/request/control_loop     requests, router, membership, ledger: turns on the same
 //             loop
+//   admin     coordinator/gateway/http_server      /metrics and /admin/v1 on gateway.admin, when there is one
 //   text      coordinator/gateway/text_pool        chat templates and tokenising (as many threads as a
 //                                                  quarter of the cores, two at least)
 //   (gRPC's own threads decode and post to the control loop)
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -76,15 +76,15 @@ absl::StatusOr<HashKey> cluster_hash_key(const Home& home, const std::function<u
   const HashKey key{random(), random()};
   char text[40];
   std::snprintf(text, sizeof text, "%016" PRIx64 " %016" PRIx64 "\n", key.k0, key.k1);
-  RETURN_IF_ERROR(write_file(path, text));
-  ::chmod(path.c_str(), 0600);
+  RETURN_IF_ERROR(write_file(path, text, 0600));
   return key;
 }
 
 struct CoordinatorProcess {
   SteadyClock clock;
   ClusterManifest manifest;
-  Metrics metrics;
+  Metrics metrics{MetricProcess::kCoordinator};
+  WorkerGauges worker_gauges{metrics};
   text::ModelText model;
   uint64_t identity = 0;  // random: names this life of the coordinator
   GrpcStreams streams;
@@ -96,6 +96,8 @@ struct CoordinatorProcess {
   std::unique_ptr<TextPool> text_pool;
   std::unique_ptr<OpenAiApi> api;
   std::unique_ptr<HttpServer> http;
+  std::unique_ptr<HttpServer> admin;  // null: the manifest has no gateway.admin
+  std::unique_ptr<transport::CertificateWatch> certificates;
   std::atomic<HttpServer*> turner = nullptr;  // `http`, once it is there: it turns the control loop
 
   absl::Status make(const CoordinatorOptions& options);
@@ -105,6 +107,7 @@ struct CoordinatorProcess {
   absl::Status make_control();
   absl::Status make_rpc(const std::string& listen);
   absl::Status make_gateway(const std::string& http_address);
+  absl::Status make_admin();
   bool on_membership_call(transport::MembershipCall call);
   bool on_stream_event(transport::ControlClientEvent event);
   void note_unreachable(const transport::WorkerStreamClosed& attempt);
@@ -126,7 +129,8 @@ absl::Status CoordinatorProcess::make(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(model, text::load_model_text(manifest.model_source));
   RETURN_IF_ERROR(make_control());
   RETURN_IF_ERROR(make_rpc(options.membership.empty() ? manifest.control.listen : options.membership));
-  return make_gateway(options.http);
+  RETURN_IF_ERROR(make_gateway(options.http));
+  return manifest.gateway.admin.empty() ? absl::OkStatus() : make_admin();
 }
 
 absl::Status CoordinatorProcess::make_control() {
@@ -144,6 +148,7 @@ absl::Status CoordinatorProcess::make_control() {
   options.flow.request_total = manifest.gateway.request_time;
   options.flow.on_prefill_failure =
       manifest.on_prefill_failure == "error" ? PrefillFailure::kError : PrefillFailure::kLocal;
+  for (const PoolManifest& pool : manifest.pools) options.pools.push_back(pool.name);
   flow_metrics = std::make_unique<FlowMetrics>(metrics);
   core =
       std::make_unique<ControlCore>(options, streams, flow_metrics.get(),
@@ -162,6 +167,7 @@ absl::Status CoordinatorProcess::make_rpc(const std::string& listen) {
   if (!at) return absl::InvalidArgumentError(cat("--membership ", listen, ": want address:port"));
   membership_host = at->host;
   RETURN_IF_ERROR(check_own_files(manifest.control, ControlSide::kCoordinator));
+  certificates = watch_certificates(manifest.control, ControlSide::kCoordinator);
   transport::ControlClientOptions options;
   options.security = security_of(manifest.control, ControlSide::kCoordinator);
   options.coordinator_id = cat("coordinator-", identity);
@@ -252,6 +258,10 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   server_deps.on_refused = [this](int status) {
     metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});
   };
+  // Where anybody may ask for tokens, who else asks and how the cluster is doing is not theirs to see.
+  server_deps.allow = [this](RouteRole role, const HttpRequest& request) {
+    return role != RouteRole::kOperator || from_this_machine(request.client, http_host);
+  };
   server_deps.turn = [this](Instant now) { return loop->turn(now); };
   ASSIGN_OR_RETURN(http, HttpServer::listen(server, std::move(routes), std::move(server_deps)));
   turner = http.get();
@@ -259,6 +269,28 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   return absl::OkStatus();
 }
 
+absl::Status CoordinatorProcess::make_admin() {
+  const auto at = split_host_port(manifest.gateway.admin);
+  if (!at)
+    return absl::InvalidArgumentError(cat("gateway.admin ", manifest.gateway.admin, ": want address:port"));
+  RouteTable routes;
+  const auto get = [&routes](const char* path, const char* type, std::function<std::string()> body) {
+    return routes.add({"GET", path, RouteRole::kOperator, [type, body](std::shared_ptr<Exchange> e) {
+                         e->answer({.content_type = type, .body = body()});
+                       }});
+  };
+  RETURN_IF_ERROR(
+      get("/metrics", "text/plain; version=0.0.4; charset=utf-8", [this] { return metrics_text(); }));
+  RETURN_IF_ERROR(get("/live", "text/plain", [] { return std::string("live\n"); }));
+  RETURN_IF_ERROR(add_admin_routes(routes, [this] { return loop->status(); }));
+  ASSIGN_OR_RETURN(
+      admin,
+      HttpServer::listen({.address = at->host, .port = static_cast<uint16_t>(at->port)}, std::move(routes),
+                         {.clock = &clock, .random = random_source(), .unix_time = unix_time_source()}));
+  return absl::OkStatus();
+}
+
+// On the thread of `http`, and on that of `admin`.
 std::string CoordinatorProcess::metrics_text() {
   const auto status = loop->status();
   const FlowCounters counters = loop->counters();
@@ -271,7 +303,8 @@ std::string CoordinatorProcess::metrics_text() {
   metrics.raise(Metric::kRetries, counters.retries);
   metrics.raise(Metric::kReplayMismatches, counters.replay_mismatches);
   metrics.raise(Metric::kWorkersLost, counters.workers_lost);
-  set_worker_metrics(metrics, *status);
+  worker_gauges.show(*status);
+  set_certificate_metrics(metrics, certificates.get());
   return metrics.render();
 }
 
@@ -282,25 +315,30 @@ int CoordinatorProcess::run(int report_fd) {
     text_threads.push_back(
         std::make_unique<AgentThread>("text", [this](std::stop_token stop) { text_pool->run(stop); }));
   AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
-  log_info("coordinator serves", {{"http", http_address()},
-                                  {"membership", join_host_port(membership_host, membership->port())},
-                                  {"tls", manifest.control.tls.has_value()},
-                                  {"model", manifest.model_source}});
+  std::optional<AgentThread> admin_thread;
+  if (admin) admin_thread.emplace("admin", [this](std::stop_token) { admin->run(); });
+  log_info("coordinator serves",
+           {{"http", http_address()},
+            {"admin", admin ? cat("port ", admin->port()) : "with http, to this machine"},
+            {"membership", join_host_port(membership_host, membership->port())},
+            {"tls", manifest.control.tls.has_value()},
+            {"model", manifest.model_source}});
   if (report_fd >= 0) {
     const std::string line =
         cat("{\"http\":\"", http_address(), "\",\"membership\":\"", membership_address(), "\"}\n");
     (void)!::write(report_fd, line.data(), line.size());
     ::close(report_fd);
   }
-  while (wait_for_signal(std::chrono::seconds(60)) == 0) {
-  }
+  while (wait_for_signal(std::chrono::seconds(60)) == 0) look_at_certificates(certificates.get());
   api->begin_drain();
   http->begin_drain();
   const Instant limit = clock.now() + timers::kDrainCap;
   while (http->open_exchanges() > 0 && clock.now() < limit)
     if (wait_for_signal(std::chrono::milliseconds(20)) != 0) break;  // a second signal: at once
   http->stop();
+  if (admin) admin->stop();
   http_thread.join();
+  admin_thread.reset();
   text_pool->close();
   text_threads.clear();
   loop->finish();

@@ -43,6 +43,11 @@ absl::StatusOr<Workers> workers_of(const std::string& address) {
   if (address.empty()) return out;  // the coordinator is on another machine
   HttpClient client(address, std::chrono::seconds(2));
   ASSIGN_OR_RETURN(const HttpReply reply, client.get("/admin/v1/workers"));
+  if (reply.status == 403)
+    return absl::PermissionDeniedError(
+        cat(address,
+            ": tells this to its own machine only; from others ask the address of the manifest's "
+            "gateway.admin"));
   boost::system::error_code error;
   const json::value list = json::parse(reply.body, error);
   if (reply.status != 200 || error || !list.is_array())

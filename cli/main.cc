@@ -142,9 +142,9 @@ void add_bench_collectives(CLI::App& bench, Commands& c) {
       "collectives", "all-reduce and friends between ranks that are processes, against raw stores and loads");
   collectives->add_option("-r,--ranks", o.ranks, "sizes of groups")->delimiter(',')->check(CLI::Range(2, 63));
   collectives->add_option("--bytes", o.bytes, "of one rank")->delimiter(',')->check(CLI::Range(4, 1 << 28));
-  collectives->add_option("--lanes", o.lanes, "shm, socket")
+  collectives->add_option("--lanes", o.lanes, "shm, socket, socket-tls")
       ->delimiter(',')
-      ->check(CLI::IsMember({"shm", "socket"}));
+      ->check(CLI::IsMember({"shm", "socket", "socket-tls"}));
   collectives->add_option("-n,--calls", o.calls, "of a row, at most")->check(CLI::Range(20, 10'000'000));
   collectives
       ->add_option_function<std::string>(
@@ -265,7 +265,7 @@ int main(int argc, char** argv) {
                             app.get_subcommands().empty();
     if (!no_command) return app.exit(error) == 0 ? kExitOk : kExitUsage;
     std::fprintf(stderr, "baton: %s%s; baton --help lists the commands\n",
-                 argc > 1 ? "there is no command " : "which command", argc > 1 ? argv[1] : "?");
+                 argc > 1 ? "there is no command " : "name a command", argc > 1 ? argv[1] : "");
     return kExitUsage;
   }
   return commands.exit_code;

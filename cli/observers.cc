@@ -51,12 +51,23 @@ void FlowMetrics::on_transfer(const WorkerRef& receiver, const TransferReport& r
 void FlowMetrics::on_link(const WorkerRef& worker, const PeerReport& report) {
   std::string& lane = lanes_[{worker.name, report.peer.name}];
   // A pair that parted, or met again over another lane, leaves no old rate behind.
-  if (!lane.empty() && (!report.connected || lane != report.lane))
+  if (!lane.empty() && (!report.connected || lane != report.lane)) {
     metrics_.set(Metric::kKvLinkRate, 0, {worker.name, report.peer.name, lane});
+    metrics_.set(Metric::kKvLinkLatency, 0, {worker.name, report.peer.name, lane});
+  }
   lane = report.connected ? report.lane : "";
   if (!report.connected) return;
   metrics_.set(Metric::kKvLinkRate, report.bytes_per_second, {worker.name, report.peer.name, lane});
   metrics_.set(Metric::kKvLinkLatency, to_seconds(report.latency), {worker.name, report.peer.name, lane});
+}
+
+void FlowMetrics::forget_links(const std::string& worker) {
+  for (auto& [pair, lane] : lanes_) {
+    if ((pair.first != worker && pair.second != worker) || lane.empty()) continue;
+    metrics_.set(Metric::kKvLinkRate, 0, {pair.first, pair.second, lane});
+    metrics_.set(Metric::kKvLinkLatency, 0, {pair.first, pair.second, lane});
+    lane.clear();
+  }
 }
 
 void FlowMetrics::on_end(const RequestRecord& r) {
@@ -92,6 +103,7 @@ void FlowMetrics::on_membership(const MembershipDecision& decision) {
                            {"numerics", up->worker.numerics_id},
                            {"kv_layout", up->worker.kv_layout_hash}});
   } else if (const auto* lost = std::get_if<WorkerLost>(&decision)) {
+    forget_links(lost->worker.name);
     log_warn(
         "worker lost",
         {{"name", lost->worker.name}, {"incarnation", lost->worker.incarnation.value()}, {"why", lost->why}});

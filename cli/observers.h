@@ -23,6 +23,7 @@ class FlowMetrics final : public coordinator::RequestObserver {
   void on_membership(const coordinator::MembershipDecision& decision);
 
  private:
+  void forget_links(const std::string& worker);
   Metrics& metrics_;
   std::map<std::pair<std::string, std::string>, std::string> lanes_;  // of connected pairs, by names
 };

@@ -40,13 +40,17 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::form(const RankGroupOption
 }
 
 absl::Status RankGroup::form_once(const RankGroupOptions& o) {
+  if (o.security) {
+    ASSIGN_OR_RETURN(tls_, transport::TlsContext::create(*o.security));
+  }
   ASSIGN_OR_RETURN(Group group, form_group({.group = o.worker,
                                             .build = o.build,
                                             .incarnation = o.place.rank == 0 ? o.incarnation : Incarnation(),
                                             .rank = o.place.rank,
                                             .size = o.place.ranks,
                                             .rendezvous = o.place.rendezvous,
-                                            .deadline = o.clock.now() + o.patience}));
+                                            .deadline = o.clock.now() + o.patience,
+                                            .tls = tls_.get()}));
   world_ = std::move(group.communicator);
   incarnation_ = group.incarnation;
   host_ = group.host;
@@ -73,6 +77,11 @@ absl::Status RankGroup::form_on_gpus(const RankGroupOptions& o) {
   if (o.shape.pipeline > 1)
     return absl::UnimplementedError(
         "device cuda: activations do not go from stage to stage of GPUs yet: want parallel.pipeline 1");
+  if (tls_ != nullptr && world_->lane() != "shm")
+    return absl::FailedPreconditionError(
+        "device cuda: activations would go from machine to machine by NCCL, which has no TLS: keep the ranks "
+        "on one machine, or set parallel.insecureAllowPlaintextOffLoopback: true if their network is "
+        "private");
   ASSIGN_OR_RETURN(std::shared_ptr<NcclLibrary> library, load_nccl());
   ASSIGN_OR_RETURN(std::unique_ptr<Communicator> host, form_part(o, "gpus", 0, o.place.ranks));
   ASSIGN_OR_RETURN(gpus_, form_nccl({std::move(library), std::move(host), o.device->step_stream(), o.clock,
@@ -98,7 +107,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> RankGroup::form_part(const RankGro
                                             .size = size,
                                             .rendezvous = std::string(&all[kAddressBytes * first]),
                                             .deadline = deadline,
-                                            .within = world_.get()}));
+                                            .within = world_.get(),
+                                            .tls = tls_.get()}));
   return std::move(group.communicator);
 }
 

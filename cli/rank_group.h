@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "cli/cluster/rank_place.h"
 #include "kernels/device.h"
 #include "transport/collectives/communicator.h"
+#include "transport/tls/tls_stream.h"
 #include "worker/kv_transfer/kv_orders.h"
 #include "worker/parallel/rank_links.h"
 #include "worker/parallel/rank_pulse.h"
@@ -19,9 +21,10 @@ namespace baton::cli {
 struct RankGroupOptions {
   RankPlace place;
   worker::ParallelShape shape;
-  std::string worker;       // unique name: cluster and worker
-  std::string build;        // everything that must be equal on all ranks
-  Incarnation incarnation;  // of rank 0; the others take it over
+  std::string worker;                                 // unique name: cluster and worker
+  std::string build;                                  // everything that must be equal on all ranks
+  Incarnation incarnation;                            // of rank 0; the others take it over
+  std::optional<transport::StreamSecurity> security;  // mutual TLS between hosts; none: plain
   const Clock& clock;
   kernels::Device* device = nullptr;  // of a backend on a GPU: what a step says goes from GPU to GPU
   Duration patience;                  // of forming, and of waiting until all have loaded
@@ -52,7 +55,7 @@ class RankGroup {
     std::vector<std::string> addresses;  // of all ranks
   };
   absl::StatusOr<Meeting> meet(const std::string& address, Instant deadline);
-  // "2 ranks over shm", "4 ranks over socket, stages over shm"
+  // "2 ranks over shm", "4 ranks over socket-tls, stages over shm"
   std::string text() const;
 
  private:
@@ -63,6 +66,7 @@ class RankGroup {
   absl::StatusOr<std::unique_ptr<Communicator>> form_part(const RankGroupOptions& options,
                                                           const std::string& name, int first, int size);
 
+  std::unique_ptr<transport::TlsContext> tls_;  // null: plain
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> stage_;  // empty when the stage is the whole world
   std::unique_ptr<Communicator> results_;

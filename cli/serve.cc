@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "cli/cluster/home.h"
 #include "cli/cluster/host_places.h"
+#include "cli/cluster/http_client.h"
 #include "cli/cluster/memory_plan.h"
 #include "cli/commands.h"
 #include "cli/local_manifest.h"
@@ -61,6 +62,18 @@ std::string joining_text(const Supervisor& supervisor, const ClusterManifest& ma
              manifest.control.join_address(), " (./baton logs says why not)\n");
 }
 
+// A line to paste that this model answers.
+std::string example(const std::string& address) {
+  const auto models = HttpClient(address, std::chrono::seconds(2)).get("/v1/models");
+  const bool chat = !models.ok() || !models->body.contains("\"has_chat_template\":false");
+  return cat(
+      "  curl -N http://", address, chat ? "/v1/chat/completions" : "/v1/completions",
+      " -H 'Content-Type: application/json' \\\n    -d '{\"model\":\"default\",\"stream\":true,",
+      chat ? "\"temperature\":0.2,\"messages\":[{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n"
+             "  ./baton chat      talk to it here\n"
+           : "\"max_tokens\":100,\"prompt\":\"Once upon a time\"}'\n");
+}
+
 std::string banner(const Home& home, const Supervisor& supervisor, const ClusterManifest& manifest,
                    bool detached) {
   if (!supervisor.has_coordinator())
@@ -70,11 +83,8 @@ std::string banner(const Home& home, const Supervisor& supervisor, const Cluster
                detached ? "\nStop it: ./baton down\n" : "\nStop it: Ctrl-C, or ./baton down\n");
   const std::string url = cat("http://", supervisor.record().http_address);
   return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),
-             memory_text(home, supervisor), "\nTry it:\n  curl -N ", url,
-             "/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d "
-             "'{\"model\":\"default\",\"stream\":true,\"temperature\":0.2,"
-             "\"messages\":[{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n"
-             "  ./baton chat      talk to it here\n  ./baton ps        see its processes\n\n",
+             memory_text(home, supervisor), "\nTry it:\n", example(supervisor.record().http_address),
+             "  ./baton ps        see its processes\n\n",
              detached ? "Stop it: ./baton down\n" : "Stop it: Ctrl-C, or ./baton down\n");
 }
 

@@ -93,8 +93,8 @@ std::string Supervisor::plan_text() const {
   if (names_hosts(manifest_))
     for (const PoolManifest& p : manifest_.pools)
       if (!p.hosts.empty()) out += cat("  pool ", p.name, " runs on ", join(p.hosts, ", "), "\n");
-  if (threads > static_cast<int>(cores_.size()))
-    out += cat("  ", threads, " threads share ", cores_.size(), cores_.size() == 1 ? " core" : " cores",
+  if (threads > cores_.count)
+    out += cat("  ", threads, " threads share ", cores_.count, cores_.count == 1 ? " core" : " cores",
                ": each step waits for the others'\n");
   return out;
 }
@@ -150,7 +150,7 @@ void Supervisor::hang_up(Child& child) {
   child.said.clear();
 }
 
-void Supervisor::spawn(Child& child) {
+absl::Status Supervisor::spawn(Child& child) {
   ChildProcess process{.arguments = child.arguments, .output_file = output_file(child)};
   hang_up(child);
   int fds[2] = {-1, -1};
@@ -159,8 +159,11 @@ void Supervisor::spawn(Child& child) {
     process.report_fd = fds[1];
     child.report_fd = fds[0];
   }
-  started(child, start_child(process));
+  const absl::StatusOr<int> pid = start_child(process);
   if (fds[1] >= 0) ::close(fds[1]);
+  if (!pid.ok()) return pid.status();
+  started(child, *pid);
+  return absl::OkStatus();
 }
 
 void Supervisor::hear_children() {
@@ -226,7 +229,7 @@ absl::Status Supervisor::start() {
   for (Child& child : children_)
     if (child.role != "coordinator") {
       (void)::unlink(home_.file(memory_plan_file(child.name)).c_str());  // written anew when it has loaded
-      spawn(child);
+      RETURN_IF_ERROR(spawn(child));
     }
   write_record();
   return wait_until_ready();
@@ -368,13 +371,26 @@ void Supervisor::restart_due(Instant at) {
       c.ends_by = kNever;
       c.ended = true;
     }
-    if (c.pid != 0 || c.restart_at > at) continue;
-    c.life = next_life(c);
-    spawn(c);
-    log_info("process started anew", {{"name", c.name}, {"pid", c.pid}});
-    changed = true;
+    if (c.pid == 0 && c.restart_at <= at) changed |= restart(c, at);
   }
   if (changed) write_record();
+}
+
+// False when there was no room for it: that passes, and it is tried again.
+bool Supervisor::restart(Child& child, Instant at) {
+  const int life = next_life(child);
+  if (const absl::Status s = spawn(child); !s.ok()) {
+    const Duration pause = backoff(++child.restarts);
+    child.restart_at = at + pause;
+    log_error("process could not be started",
+              {{"name", child.name},
+               {"why", std::string(s.message())},
+               {"again_ms", std::chrono::duration_cast<milliseconds>(pause).count()}});
+    return false;
+  }
+  child.life = life;
+  log_info("process started anew", {{"name", child.name}, {"pid", child.pid}});
+  return true;
 }
 
 void Supervisor::watch_until_signal() {

@@ -64,10 +64,11 @@ class Supervisor {
   void hear_children();
   static void hang_up(Child& child);
   absl::Status find_failed_child();
-  void spawn(Child& child);
+  absl::Status spawn(Child& child);
   static void started(Child& child, int pid);
   void reap(Instant now);
   void restart_due(Instant now);
+  bool restart(Child& child, Instant now);
   void doom_siblings(const Child& dead, Instant at);
   int next_life(const Child& child) const;
   void write_record();
@@ -89,8 +90,8 @@ class Supervisor {
   std::string membership_address_;
   std::vector<Child> children_;  // the coordinator first
   ClusterRecord record_;
-  std::string run_;               // random: what this run calls things that others can see
-  const std::vector<int> cores_;  // that this machine lets us use
+  std::string run_;  // random: what this run calls things that others can see
+  const AllowedCores cores_;
   const HostNames host_;
   const bool has_coordinator_;
   Instant loaded_{};  // all of this machine, when the coordinator is on another one

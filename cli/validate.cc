@@ -15,11 +15,18 @@
 namespace baton::cli {
 namespace {
 
-// Every pool's shape against the model, when there is one with several ranks.
-absl::Status check_shapes(const ClusterManifest& manifest) {
-  if (manifest.processes() == manifest.workers()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::string source, resolve_model(Home::from_environment(), manifest.model_source));
-  ASSIGN_OR_RETURN(const auto file, worker::ModelFile::open(source));
+bool has_groups(const ClusterManifest& manifest) { return manifest.processes() > manifest.workers(); }
+
+// Every pool's shape against the model, when there is one with several ranks. A model that is not on this
+// machine is noted, no mistake.
+absl::Status check_shapes(const ClusterManifest& manifest, std::string& notes) {
+  const auto source = resolve_model(Home::from_environment(), manifest.model_source);
+  if (!source.ok())
+    notes += cat("; the model is not here (wanted where a process runs",
+                 has_groups(manifest) ? "; whether `parallel` fits it was not looked at" : "",
+                 "): ", manifest.model_source);
+  if (!source.ok() || !has_groups(manifest)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const auto file, worker::ModelFile::open(*source));
   for (const PoolManifest& pool : manifest.pools) {
     const worker::ParallelShape shape{.tensor = pool.tensor, .pipeline = pool.pipeline};
     // As DeviceBackend::splits_inputs() of the device will say.
@@ -62,16 +69,13 @@ std::string counted(int n, const char* what) { return cat(n, " ", what, n == 1 ?
 int run_validate(const std::string& file) {
   const auto manifest = read_manifest(file);
   if (!manifest.ok()) return complain("", manifest.status());
-  if (const absl::Status s = check_shapes(*manifest); !s.ok()) return complain(cat(file, ": "), s);
   std::string notes;
-  if (const absl::Status s = resolve_model(Home::from_environment(), manifest->model_source).status();
-      !s.ok())
-    notes += cat("; the model is not here (wanted where a process runs): ", manifest->model_source);
+  if (const absl::Status s = check_shapes(*manifest, notes); !s.ok()) return complain(cat(file, ": "), s);
   if (const absl::Status s = check_certificates(manifest->control, notes); !s.ok()) return complain("", s);
-  const bool groups = manifest->processes() > manifest->workers();
-  std::printf("%s: good: %s%s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),
-              groups ? cat(" of ", counted(manifest->processes(), "rank"), " in all").c_str() : "",
-              notes.c_str());
+  std::printf(
+      "%s: good: %s%s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),
+      has_groups(*manifest) ? cat(" of ", counted(manifest->processes(), "rank"), " in all").c_str() : "",
+      notes.c_str());
   return kExitOk;
 }
 

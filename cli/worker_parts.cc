@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "cli/cluster/cores.h"
 #include "cli/cluster/host_places.h"
+#include "cli/cluster/incarnation.h"
 #include "cli/cluster/kv_type.h"
 #include "cli/cluster/version.h"
 #include "cli/control_security.h"
@@ -39,9 +40,14 @@ constexpr size_t kAheadBytes = size_t{128} << 20;
 // Ranks of other hosts may be scheduled minutes later, and load as long.
 constexpr auto kRankPatience = std::chrono::seconds(300);
 
-Incarnation new_incarnation() {
+Incarnation new_incarnation(const std::string& worker) {
   using namespace std::chrono;
-  return Incarnation(duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count());
+  const auto wall = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+  const NewLife life = new_life(Home::from_environment(), worker, static_cast<uint64_t>(wall));
+  if (!life.remembered.ok())
+    log_warn("the number of this life is not remembered: should the clock step back, the next one is refused",
+             {{"why", std::string(life.remembered.message())}});
+  return life.number;
 }
 
 }  // namespace
@@ -86,7 +92,11 @@ absl::Status WorkerParts::read(const WorkerOptions& options) {
   description.host_id = transport::host_id();
   description.pid = ::getpid();
   description.version = kVersion;
-  ASSIGN_OR_RETURN(file, worker::ModelFile::open(manifest.model_source));
+  const bool fp8_device = kernels::cuda::DeviceName::is_cuda(pool.device) && pool.numerics == "bf16dot";
+  using Fp8 = worker::ModelFile::Fp8Matrices;
+  ASSIGN_OR_RETURN(
+      file, worker::ModelFile::open(manifest.model_source,
+                                    fp8_device && pool.quantization != "none" ? Fp8::kKept : Fp8::kOpened));
   return absl::OkStatus();
 }
 
@@ -100,13 +110,14 @@ absl::Status WorkerParts::find_place(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(const OwnPlace own, find_own_place(pool, options));
   index = own.index;
   place = own.rank;
-  description.ref = {cat(pool.name, "-", index), new_incarnation()};
-  if (!stays_on_host(place.rendezvous) && !pool.insecure_ranks)
+  const std::string name = cat(pool.name, "-", index);
+  description.ref = {name, place.rank == 0 ? new_incarnation(name) : Incarnation()};
+  if (!stays_on_host(place.rendezvous) && !pool.insecure_ranks && !manifest.control.tls)
     return absl::FailedPreconditionError(
         cat("rank ", place.rank, " meets the others at ", place.rendezvous,
-            ", which other machines can reach, and ranks talk without TLS or keys: set ",
-            "parallel.insecureAllowPlaintextOffLoopback: true in pool ", pool.name,
-            " if their network is private"));
+            ", which other machines can reach, and ranks talk without TLS: give control.tls ",
+            "(docs/multi_host.md), or set parallel.insecureAllowPlaintextOffLoopback: true in pool ",
+            pool.name, " if their network is private"));
   if (place.ranks > 1)
     log_info("rank of a group", {{"rank", place.rank},
                                  {"ranks", place.ranks},
@@ -121,7 +132,8 @@ absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
   if (place.rank == 0 && join.empty())
     return absl::InvalidArgumentError(
         "where is the coordinator? Give --join HOST:PORT, or control.join in the manifest");
-  if (place.rank == 0 || manifest.kv_tls()) RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
+  if (place.rank == 0 || manifest.kv_tls() || manifest.rank_tls(pool))
+    RETURN_IF_ERROR(check_own_files(control, ControlSide::kWorker));
   ASSIGN_OR_RETURN(addresses,
                    choose_addresses({.listen = options.listen,
                                      .data = options.data,
@@ -161,7 +173,6 @@ absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelSha
 }
 
 MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& g) const {
-  // A device's memory is planned by its backend, which refuses what does not fit.
   const auto host_blocks = static_cast<uint64_t>(this->host_blocks(g));
   const uint64_t block_bytes = worker::HostCopier::slot_bytes(g);
   if (!backend->in_host_memory())
@@ -169,7 +180,8 @@ MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kerne
             .host_blocks = host_blocks,
             .host_block_bytes = block_bytes,
             .mapped_file = file->mapped_bytes()};
-  const int32_t logit_rows = std::min(pool.max_sequences, pool.max_batch_tokens);
+  const int32_t logit_rows =
+      std::min(pool.max_sequences + worker::SchedulerOptions{}.prompt_logit_rows, pool.max_batch_tokens);
   const worker::ModelMemory sizes = worker::model_memory(shard, *backend, pool.max_batch_tokens, logit_rows);
   return {.weights = sizes.weights + file->own_bytes(),
           .kv_blocks = static_cast<uint64_t>(g.blocks),
@@ -178,6 +190,25 @@ MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kerne
           .host_block_bytes = block_bytes,
           .activations = sizes.activations,
           .mapped_file = file->mapped_bytes()};
+}
+
+// Logits of every row: echo with logprobs wants them.
+absl::StatusOr<DeviceMemoryPlan> WorkerParts::plan_device_memory(const worker::ModelShard& shard,
+                                                                 const kernels::KvGeometry& g) const {
+  ASSIGN_OR_RETURN(const kernels::DeviceMemory now, on_gpu()->device().memory());
+  const worker::ModelMemory sizes =
+      worker::model_memory(shard, *backend, pool.max_batch_tokens, pool.max_batch_tokens);
+  return DeviceMemoryPlan{.device = backend->description(),
+                          .weights = sizes.weights,
+                          .kv = g.pool_bytes(),
+                          .activations = sizes.activations,
+                          .rest = on_gpu()->own_bytes(),
+                          .free = now.free};
+}
+
+std::string WorkerParts::memory_text() const {
+  const std::string host = memory.text(memory_limit);
+  return device_memory ? cat(device_memory->text(), "; host: ", host) : host;
 }
 
 int64_t WorkerParts::host_blocks(const kernels::KvGeometry& g) const {
@@ -203,9 +234,11 @@ absl::Status WorkerParts::check_device() const {
                                                    .batches = numerics != kernels::Numerics::kFastest});
 }
 
+// An fp8 checkpoint is multiplied as it is where `quantization: auto` meets a device that can.
 kernels::DeviceOptions WorkerParts::device_options() const {
   using kernels::Quantization;
-  return {.quantization = pool.quantization == "fp8" ? Quantization::kFp8 : Quantization::kNone,
+  return {.quantization =
+              pool.quantization == "fp8" || file->keeps_fp8() ? Quantization::kFp8 : Quantization::kNone,
           .algorithms = pool.algorithms};
 }
 
@@ -233,6 +266,10 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
   memory = plan_memory(shard, g);
   memory_limit = read_memory_limit();
   RETURN_IF_ERROR(memory.check(memory_limit, pool.name));
+  if (on_gpu() != nullptr) {
+    ASSIGN_OR_RETURN(device_memory, plan_device_memory(shard, g));
+    RETURN_IF_ERROR(device_memory->check(pool.name));
+  }
   if (place.ranks > 1) RETURN_IF_ERROR(form_ranks(g));
   describe(options, g);
   RETURN_IF_ERROR(load_model(std::move(shard), g));
@@ -260,11 +297,14 @@ absl::Status WorkerParts::form_ranks(const kernels::KvGeometry& g) {
       cat(kVersion, " model ", file->hash(), " tensor ", pool.tensor, " pipeline ", pool.pipeline, " ",
           backend->numerics_id(g.type), " blocks ", g.blocks, " x ", g.block_tokens, " batch ",
           pool.max_batch_tokens, " context ", context_tokens());
+  std::optional<transport::StreamSecurity> security;
+  if (manifest.rank_tls(pool)) security = worker_security_of(manifest.control);
   ASSIGN_OR_RETURN(group, RankGroup::form({.place = place,
                                            .shape = shape(),
                                            .worker = cat(manifest.name, "/", description.ref.name),
                                            .build = build,
                                            .incarnation = description.ref.incarnation,
+                                           .security = std::move(security),
                                            .clock = clock,
                                            .device = on_gpu() == nullptr ? nullptr : &on_gpu()->device(),
                                            .patience = kRankPatience}));
@@ -278,17 +318,10 @@ absl::StatusOr<worker::ModelShard> WorkerParts::shard_of_rank(int rank) const {
                  : worker::shard_of(file->spec(), file->weights(), shape(), rank);
 }
 
-// Ranks of a group need a GPU each. An orchestrator shows every process its own (CUDA_VISIBLE_DEVICES); else
-// the pool's processes on one machine take those that they see in order.
+// An orchestrator shows every process of a group its own GPU (CUDA_VISIBLE_DEVICES).
 std::string WorkerParts::device() const {
-  if (!kernels::cuda::DeviceName::is_cuda(pool.device) || place.ranks == 1) return pool.device;
-  if (place.source != "flags" && place.source != "hosts") return pool.device;
-  const int processes = index * place.ranks + place.rank;
-  if (pool.hosts.empty()) return cat("cuda:", processes);
-  int before = 0;
-  for (int p = 0; p < processes; ++p)
-    before += pool.host_of(p / place.ranks, p % place.ranks) == pool.host_of(index, place.rank);
-  return cat("cuda:", before);
+  const bool told = place.source != "flags" && place.source != "hosts";
+  return told ? pool.device : device_of(pool, {.index = index, .rank = place.rank});
 }
 
 void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeometry& g) {
@@ -315,7 +348,7 @@ absl::StatusOr<std::span<std::byte>> WorkerParts::take_pool(const kernels::KvGeo
   transport::DataPlaneOptions data;
   ASSIGN_OR_RETURN(data.lanes, transport::parse_lanes(manifest.transport));
   if (manifest.kv_tls()) {
-    data.tls = kv_security_of(manifest.control);
+    data.tls = worker_security_of(manifest.control);
     data.lanes.get_if_rdma = false;  // a NIC's reads are plain
   }
   data.listen_host = addresses.data_host;

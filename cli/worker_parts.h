@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -67,6 +68,8 @@ struct WorkerParts {
   static absl::StatusOr<std::unique_ptr<WorkerParts>> make(const WorkerOptions& options, ExchangeSinks sinks);
   MemoryPlan memory;
   MemoryLimit memory_limit;
+  std::optional<DeviceMemoryPlan> device_memory;
+  std::string memory_text() const;
   Duration load_time{};  // of opening the file, packing the weights and taking the pool
 
  private:
@@ -93,6 +96,8 @@ struct WorkerParts {
   kernels::DeviceOptions device_options() const;
   kernels::DeviceBackend* on_gpu() const { return kernels::device_backend(backend.get()); }
   MemoryPlan plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& geometry) const;
+  absl::StatusOr<DeviceMemoryPlan> plan_device_memory(const worker::ModelShard& shard,
+                                                      const kernels::KvGeometry& geometry) const;
 };
 
 }  // namespace baton::cli

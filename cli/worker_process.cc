@@ -24,11 +24,13 @@
 #include "base/timers.h"
 #include "cli/cluster/home.h"
 #include "cli/cluster/host_address.h"
+#include "cli/cluster/incarnation.h"
 #include "cli/cluster/process.h"
 #include "cli/cluster/version.h"
 #include "cli/control_security.h"
 #include "cli/worker_parts.h"
 #include "coordinator/gateway/http_server.h"
+#include "transport/messages/life_over.h"
 #include "worker/control/worker_control.h"
 
 namespace baton::cli {
@@ -90,12 +92,13 @@ void set_host_tier(Metrics& m, const worker::EngineCounters& c, const worker::Ho
 struct Counted {
   const WorkerParts& parts;
   const worker::EngineLoop& loop;
-  const worker::RankPulse* pulse;  // nullptr in a worker of one rank
+  const worker::RankPulse* pulse;                   // nullptr in a worker of one rank
+  const transport::CertificateWatch* certificates;  // nullptr without TLS
 };
 
 // The engine's counters as metrics, each time somebody asks.
 std::string metrics_text(Metrics& m, const Counted& counted) {
-  const auto& [parts, loop, pulse] = counted;
+  const auto& [parts, loop, pulse, certificates] = counted;
   const worker::EngineStatus status = loop.status();
   const worker::EngineCounters& c = status.counters;
   const LoadSnapshot& load = status.load;
@@ -125,6 +128,7 @@ std::string metrics_text(Metrics& m, const Counted& counted) {
   m.set(Metric::kTransfersOpen, load.transfers_open);
   m.set(Metric::kSequencesRunning, load.running);
   m.set(Metric::kSequencesWaiting, load.waiting);
+  set_certificate_metrics(m, certificates);
   return m.render();
 }
 
@@ -138,11 +142,16 @@ absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const Count
   RETURN_IF_ERROR(get("/metrics", [&metrics, counted] {
     return HttpAnswer{.content_type = "text/plain; version=0.0.4", .body = metrics_text(metrics, counted)};
   }));
-  RETURN_IF_ERROR(get("/live", [] { return HttpAnswer{.content_type = "text/plain", .body = "live\n"}; }));
+  RETURN_IF_ERROR(get("/live", [&parts = counted.parts, &loop = counted.loop] {
+    // Whoever asks ends what is not live. No step may take longer than a request: it will not end.
+    const bool live = !worker::step_overdue(loop.status(), parts.clock.now(), timers::kRequestTotal);
+    return HttpAnswer{
+        .status = live ? 200 : 503, .content_type = "text/plain", .body = live ? "live\n" : "stuck\n"};
+  }));
   RETURN_IF_ERROR(get("/ready", [&parts = counted.parts, &loop = counted.loop] {
     // Ready: not draining, and the loop turned recently or has nothing to do.
     const worker::EngineStatus s = loop.status();
-    const bool stuck = s.step_running && parts.clock.now() - s.last_turn > timers::kDead * 10;
+    const bool stuck = worker::step_overdue(s, parts.clock.now(), timers::kDead * 10);
     return HttpAnswer{.status = s.draining || stuck ? 503 : 200,
                       .content_type = "text/plain",
                       .body = s.draining ? "draining\n"
@@ -160,7 +169,8 @@ absl::StatusOr<std::unique_ptr<coordinator::HttpServer>> listen_http(const Count
 struct WorkerProcess {
   std::unique_ptr<worker::WorkerControl> control;  // filled in before the progress thread starts
   std::unique_ptr<WorkerParts> parts;
-  Metrics metrics;
+  std::unique_ptr<transport::CertificateWatch> certificates;
+  Metrics metrics{MetricProcess::kWorker};
   std::unique_ptr<worker::EngineLoop> loop;
   std::unique_ptr<worker::RankPulse> pulse;  // of a group
   std::unique_ptr<coordinator::HttpServer> http;
@@ -176,6 +186,8 @@ struct WorkerProcess {
   int exit_code(const absl::Status& end) const;
   // Of a rank that is not the first: it computes what rank 0 says, and ends with it.
   int follow();
+  // A clock behind the one of earlier lives: the next one takes a larger number than those.
+  void remember_lives(const absl::Status& refusal) const;
   // A rank's pulse, from when all ranks have loaded until this one ends.
   void make_pulse();
   worker::RankReport own_report() const;
@@ -185,6 +197,8 @@ struct WorkerProcess {
   void make_progress(const std::stop_token& stop);
   // Refuses new work, lets the engine finish what it has, at most timers::kDrainCap.
   void drain();
+  // False when it stands in a step, which nothing interrupts.
+  bool engine_ends() const;
 };
 
 absl::Status WorkerProcess::make(const WorkerOptions& options) {
@@ -192,6 +206,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
       parts,
       WorkerParts::make(options, {.peers = [this](const PeerReport& report) { control->on_peer(report); },
                                   .lost = [this](const std::string& why) { on_rank_lost(why); }}));
+  certificates = watch_certificates(parts->manifest.control, ControlSide::kWorker);
   if (parts->follower != nullptr) {
     make_pulse();
     return absl::OkStatus();
@@ -201,7 +216,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
   loop = std::make_unique<worker::EngineLoop>(loop_parts,
                                               [this](std::vector<WorkerMessage>& m) { control->publish(m); });
   make_pulse();
-  ASSIGN_OR_RETURN(http, listen_http({*parts, *loop, pulse.get()}, metrics));
+  ASSIGN_OR_RETURN(http, listen_http({*parts, *loop, pulse.get(), certificates.get()}, metrics));
   parts->description.metrics_address = join_host_port(parts->addresses.metrics_host, http->port());
   worker::WorkerControlOptions control_options{
       .worker = parts->description,
@@ -215,13 +230,23 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
       .connect_peer = [this](const WorkerDescription& peer) { return parts->exchange->connect(peer); },
       .fence_peer = [this](const WorkerRef& peer) { return parts->exchange->fence(peer); },
       .on_fenced =
-          [this](const absl::Status&) {
+          [this](const absl::Status& why) {
+            remember_lives(why);
             given_up = true;
+            std::fprintf(stderr, "this life was given up (it comes back as a new one): %s\n",
+                         std::string(why.message()).c_str());
             ::kill(::getpid(), SIGTERM);
           },
       .clock = parts->clock};
   ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
   return absl::OkStatus();
+}
+
+void WorkerProcess::remember_lives(const absl::Status& refusal) const {
+  const auto over = youngest_life_over(refusal);
+  if (!over) return;
+  const absl::Status s = remember_life(Home::from_environment(), parts->description.ref.name, *over);
+  if (!s.ok()) log_warn("lives that are over are not remembered", {{"why", std::string(s.message())}});
 }
 
 void WorkerProcess::make_pulse() {
@@ -279,6 +304,12 @@ void WorkerProcess::drain() {
     if (wait_for_signal(std::chrono::milliseconds(20)) != 0) return;  // a second SIGTERM: at once
 }
 
+bool WorkerProcess::engine_ends() const {
+  const Instant limit = parts->clock.now() + timers::kDrainCap;
+  while (!engine_over && parts->clock.now() < limit) (void)wait_for_signal(std::chrono::milliseconds(20));
+  return engine_over;
+}
+
 int WorkerProcess::exit_code(const absl::Status& end) const {
   if (rank_lost) return kExitRankLost;
   if (end.ok()) return given_up ? kExitFailed : kExitOk;  // who restarts what failed shall restart it
@@ -294,6 +325,7 @@ void WorkerProcess::make_progress(const std::stop_token& stop) {
 void WorkerProcess::wait_for_end(int report_fd) {
   bool told = report_fd < 0;
   while (wait_for_signal(told ? Duration(std::chrono::seconds(60)) : std::chrono::milliseconds(20)) == 0) {
+    if (told) look_at_certificates(certificates.get());
     if (told || !control->joined()) continue;
     report(report_fd, "joined\n");
     told = true;
@@ -309,7 +341,7 @@ int WorkerProcess::run(int report_fd) {
                                     {"tls", parts->manifest.control.tls.has_value()},
                                     {"numerics", parts->description.numerics_id},
                                     {"load_ms", 1e3 * to_seconds(parts->load_time)},
-                                    {"memory", parts->memory.text(parts->memory_limit)}});
+                                    {"memory", parts->memory_text()}});
   absl::Status engine_end;
   const auto pulse_thread = start_pulse();
   auto copier = start_copier();
@@ -329,6 +361,10 @@ int WorkerProcess::run(int report_fd) {
   control_thread.request_stop();
   engine.request_stop();
   parts->mailbox->close();
+  if (given_up && !engine_ends()) {
+    log_error("the engine stands still: this process ends without it");
+    ::_exit(kExitFailed);
+  }
   engine.join();
   if (copier != nullptr) parts->host_copier->close();
   copier.reset();
@@ -348,7 +384,7 @@ int WorkerProcess::follow() {
                           {"device", parts->description.device},
                           {"incarnation", parts->description.ref.incarnation.value()},
                           {"load_ms", 1e3 * to_seconds(parts->load_time)},
-                          {"memory", parts->memory.text(parts->memory_limit)}});
+                          {"memory", parts->memory_text()}});
   absl::Status end;
   AgentThread progress("progress", [this](std::stop_token stop) { make_progress(stop); });
   std::optional<AgentThread> results;
@@ -361,8 +397,12 @@ int WorkerProcess::follow() {
     ::kill(::getpid(), SIGTERM);
   });
   // Asked to end, it goes on until rank 0 says so or leaves: rank 0 may still have streams to finish.
-  while (!engine_over)
-    if (wait_for_signal(std::chrono::seconds(60)) != 0 && !engine_over) log_info("rank ends with rank 0");
+  while (!engine_over) {
+    if (wait_for_signal(std::chrono::seconds(60)) == 0)
+      look_at_certificates(certificates.get());
+    else if (!engine_over)
+      log_info("rank ends with rank 0");
+  }
   engine.join();
   progress.request_stop();
   parts->exchange->wake();
@@ -401,10 +441,8 @@ int run_worker(const WorkerOptions& options) {
     if (!options.log_dir.empty()) log_error("worker could not start", {{"why", s.ToString()}});
     return kExitFailed;
   }
-  const MemoryPlan& memory = process.parts->memory;
   absl::Status written = home.make_directories();
-  if (written.ok())
-    written = write_file(home.file(memory_plan_file(name)), memory.text(process.parts->memory_limit));
+  if (written.ok()) written = write_file(home.file(memory_plan_file(name)), process.parts->memory_text());
   if (!written.ok()) log_warn("memory plan not written", {{"why", written.ToString()}});
   report(options.report_fd, "loaded\n");
   return process.parts->follower == nullptr ? process.run(options.report_fd) : process.follow();

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +25,10 @@ struct WeightView {
   int64_t rows = 0;
   int64_t cols = 0;
   size_t row_stride = 0;  // bytes from a row to the next one; 0 = rows follow each other
+  // F8_E4M3: weight = number * scale of its 128 x 128 weights; float [rows / 128][cols / 128] of the whole
+  // matrix, rounded up, of which this view begins with row `first_row`.
+  const float* block_scales = nullptr;
+  int64_t first_row = 0;
 };
 
 struct LinearSpec {
@@ -187,7 +190,7 @@ class Backend {
   // The operations of a step, called in `body`, without waking and collecting the backend's threads for each
   // of them: body may run on several threads at once, which must make the same calls. What is not an
   // operation belongs to the one for which leads() is true.
-  virtual void run_together(const std::function<void()>& body) { body(); }
+  virtual void run_together(absl::FunctionRef<void()> body) { body(); }
   virtual bool leads() const { return true; }
   // out[rows][cols of the table]
   virtual void embed(const Embedding& table, float* out) = 0;
@@ -242,6 +245,8 @@ class Backend {
   // last finished step: what it drew, by logit row. Nothing when the step had no draws.
   virtual bool draws() const { return false; }
   virtual std::span<const DrawnToken> drawn() const { return {}; }
+  // By logit row, where one was asked for (DrawRow::report) and a token was drawn; nothing when none was.
+  virtual std::span<const DrawReport> reports() const { return {}; }
 
   // For what the host does with the logits (sampling): work(i, thread) for every i in [0, count), on up to
   // host_threads() threads at once, which compute nothing else between two operations. Returns when all is

@@ -49,6 +49,11 @@ absl::Status check_linear(const LinearSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status check_embedding(const WeightView& table) {
+  if (table.type == DType::kF8E4M3) return absl::InvalidArgumentError("an embedding in F8_E4M3");
+  return check_weight(table);
+}
+
 absl::Status check_kv(std::span<const std::byte> pool, const KvGeometry& geometry,
                       const AttentionSpec& attention) {
   if (attention.heads == 0) return absl::FailedPreconditionError("attach_kv before set_attention");

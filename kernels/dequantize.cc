@@ -5,7 +5,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "kernels/float16.h"
+#include "kernels/float8.h"
 #include "kernels/quant_block.h"
+#include "kernels/weight_slice.h"
 
 namespace baton::kernels {
 namespace {
@@ -58,10 +60,19 @@ void dequantize_row(DType type, const std::byte* row, std::span<float> out) {
   }
 }
 
+void open_row(const WeightView& view, int64_t row, std::span<float> out) {
+  const std::byte* from = view.data + row * row_stride(view);
+  if (view.type != DType::kF8E4M3) return dequantize_row(view.type, from, out);
+  for (int64_t c = 0; c < view.cols; ++c)
+    out[c] = e4m3_to_float(std::to_integer<uint8_t>(from[c])) * block_scale(view, row, c / kFp8Block);
+}
+
 absl::Status check_weight(const WeightView& view) {
   if (view.data == nullptr) return absl::InvalidArgumentError("weight without data");
   if (view.rows <= 0) return absl::InvalidArgumentError(absl::StrCat("weight of ", view.rows, " rows"));
   ASSIGN_OR_RETURN(const size_t bytes, row_bytes(view.type, view.cols));
+  if (view.type == DType::kF8E4M3 && view.block_scales == nullptr)
+    return absl::InvalidArgumentError("weights in F8_E4M3 without scales");
   if (view.row_stride > 0 && view.row_stride < bytes)
     return absl::InvalidArgumentError(absl::StrCat("rows of ", bytes, " bytes ", view.row_stride, " apart"));
   return absl::OkStatus();

@@ -15,6 +15,9 @@ absl::StatusOr<size_t> row_bytes(DType type, int64_t cols);
 // row_bytes(type, out.size()) bytes, which must be a whole number of blocks. Thread: any.
 void dequantize_row(DType type, const std::byte* row, std::span<float> out);
 
+// Row `row` of a view that was checked, in floats: its numbers times their scales where the type is F8_E4M3.
+void open_row(const WeightView& view, int64_t row, std::span<float> out);
+
 // Checks the shape (rows and cols positive, whole blocks, data present).
 absl::Status check_weight(const WeightView& view);
 

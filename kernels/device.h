@@ -21,6 +21,12 @@ struct PoolHandle {
   std::array<uint64_t, 2> nonce{};  // stands behind the pool
 };
 
+// Of a GPU: what nobody has taken, now, and all of it.
+struct DeviceMemory {
+  uint64_t free = 0;
+  uint64_t total = 0;
+};
+
 // A GPU, as those see it who move bytes from and to its memory but compute nothing: what the ranks of a group
 // say to each other, and KV on its way between workers. Made and owned by the backend that computes on it.
 // Thread: as each call says. Errors: the device's.
@@ -30,6 +36,8 @@ class Device {
 
   // Unlike that of any other GPU.
   virtual std::string id() const = 0;
+  // Thread: any.
+  virtual absl::StatusOr<DeviceMemory> memory() = 0;
   // What the operations of a step are enqueued on. Thread: the engine's.
   virtual DeviceStream& step_stream() = 0;
   // Another one, beside the steps. Thread: any.
@@ -69,6 +77,9 @@ class DeviceBackend : public Backend {
   // Whether ranks may each take some inputs of a product and add their sums in any order, because bits are no
   // promise. Else each rank computes some outputs (docs/adr/0015).
   virtual bool splits_inputs() const = 0;
+  // Of the device's memory, beside weights, KV and activations: partial results, graphs, the runtime; about
+  // right.
+  virtual size_t own_bytes() const = 0;
   // What to set to get plainer kernels, should those in use be wrong on this device; empty: nothing helps.
   virtual std::string advice() const { return {}; }
 };

@@ -13,6 +13,7 @@ struct LogitChange {
   float bias = 0;
   int32_t count = 0;
   int32_t flags = 0;
+  float raw = 0;  // the backend's own: the logit as it was
   static constexpr int32_t kBiased = 1, kMasked = 2, kSeen = 4;
 };
 
@@ -28,6 +29,21 @@ struct DrawRow {
   float repetition = 1, frequency = 0, presence = 0;
   int32_t first_change = 0, changes = 0;  // of StepBatch::changes
   int32_t wanted = 0;                     // 0: the caller wants the row's logits instead
+  int32_t report = -1;                    // >= 0: a DrawReport too, with so many of the likeliest tokens
+};
+
+// What log-probabilities are made of: of the logits before any change.
+struct DrawReport {
+  static constexpr int32_t kMostTop = 20;
+  static constexpr double kUnit = 0x1p-45;  // of `mass`
+  struct Top {
+    int32_t id = 0;
+    float logit = 0;
+  };
+  uint64_t mass = 0;  // sum over the vocabulary of e^(logit - largest), each rounded to kUnit
+  float largest = 0;
+  float logit = 0;    // the drawn token's
+  Top top[kMostTop];  // the `report` likeliest ones, in no order; ties go to the lower id
 };
 
 struct DrawnToken {

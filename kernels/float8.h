@@ -8,6 +8,8 @@ namespace baton::kernels {
 // The 8-bit float of checkpoints and of tensor cores: e4m3 without infinities (OCP 8-bit floating point):
 // sign, 4 bits of exponent (bias 7), 3 of mantissa; 448 is the largest value, 0x7f and 0xff are NaN.
 inline constexpr float kLargestE4m3 = 448.0f;
+// Weights of a matrix that share a scale: 128 x 128.
+inline constexpr int kFp8Block = 128;
 
 constexpr float e4m3_to_float(uint8_t bits) {
   const uint32_t magnitude = bits & 0x7fu, exponent = magnitude >> 3, mantissa = magnitude & 7u;

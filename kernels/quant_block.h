@@ -33,7 +33,7 @@ struct QuantBlock {
 };
 
 constexpr bool is_quantised(DType type) {
-  return type != DType::kF32 && type != DType::kF16 && type != DType::kBF16;
+  return type != DType::kF32 && type != DType::kF16 && type != DType::kBF16 && type != DType::kF8E4M3;
 }
 
 // Scales are an 8-bit integer times one fp16 per block (QuantBlock::multiplier).

@@ -119,16 +119,16 @@ int64_t id_of(const Tokenizer& tokenizer, const std::string& text) {
 absl::Status read_facts(const fs::path& directory, ModelText& model) {
   const auto config_path = directory / "config.json";
   ASSIGN_OR_RETURN(const auto config, read_object(config_path));
+  const json::value* rows = config.if_contains("vocab_size");
+  if (rows != nullptr && rows->is_int64())
+    if (const auto status = set_embedding_rows(model, rows->as_int64()); !status.ok())
+      return at(directory.string(), status);
   const auto generation_path = directory / "generation_config.json";
   ASSIGN_OR_RETURN(const auto generation, read_object(generation_path));
   const bool overrides = generation.contains("eos_token_id");
   RETURN_IF_ERROR(
       read_end_tokens(overrides ? generation_path : config_path, overrides ? generation : config, model));
   if (!model.eos_token.empty()) add_end_token(model, id_of(*model.tokenizer, model.eos_token));
-  const json::value* rows = config.if_contains("vocab_size");
-  if (rows != nullptr && rows->is_int64())
-    if (const auto status = check_vocabulary(*model.tokenizer, rows->as_int64()); !status.ok())
-      return at(directory.string(), status);
   const json::value* context = config.if_contains("max_position_embeddings");
   if (context != nullptr && context->is_int64() && context->as_int64() > 0 &&
       std::in_range<int32_t>(context->as_int64()))

@@ -59,7 +59,7 @@ absl::StatusOr<ModelText> load_gguf_text(const std::string& path) {
   model.tokenizer = *std::move(tokenizer);
   const auto* embedding = file->tensor("token_embd.weight");
   const int64_t rows = embedding != nullptr && embedding->dims.size() == 2 ? embedding->dims[1] : 0;
-  if (const auto status = check_vocabulary(*model.tokenizer, rows); !status.ok()) return at(path, status);
+  if (const auto status = set_embedding_rows(model, rows); !status.ok()) return at(path, status);
   if (const auto status = read_template(*file, model); !status.ok()) return at(path, status);
   read_facts(*file, model);
   return model;

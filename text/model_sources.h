@@ -13,9 +13,10 @@ absl::StatusOr<ModelText> load_directory_text(const std::string& path);
 // Appends an id that is valid and not yet in the list.
 void add_end_token(ModelText& model, int64_t id);
 
-// A prompt may hold any id that the tokenizer knows; one that the weights have no row for could not be
-// computed. `rows`: of the embedding; 0 when it is not known here.
-absl::Status check_vocabulary(const Tokenizer& tokenizer, int64_t rows);
+// Notes how many rows the embedding has (0: not known here), and refuses a tokenizer that makes ids without a
+// row from ordinary text. Special tokens behind the last row are let through: fine-tuned models often carry a
+// padding token that their weights never got a row for, and nobody can write one (ModelText::vocab_size).
+absl::Status set_embedding_rows(ModelText& model, int64_t rows);
 
 // `status` with the place in front of its message.
 inline absl::Status at(const std::string& place, const absl::Status& status) {

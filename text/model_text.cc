@@ -3,24 +3,35 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "base/cat.h"
 #include "text/model_sources.h"
 #include "text/rust_chat_template.h"
 
 namespace baton::text {
 
 void add_end_token(ModelText& model, int64_t id) {
-  if (id < 0 || id >= model.tokenizer->vocab_size()) return;
+  if (id < 0 || id >= model.vocab_size()) return;
   const auto token = static_cast<TokenId>(id);
   if (std::ranges::find(model.end_token_ids, token) == model.end_token_ids.end())
     model.end_token_ids.push_back(token);
 }
 
-absl::Status check_vocabulary(const Tokenizer& tokenizer, int64_t rows) {
-  if (rows <= 0 || tokenizer.vocab_size() <= rows) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "the tokenizer has " + std::to_string(tokenizer.vocab_size()) + " ids and the model's embedding " +
-      std::to_string(rows) + " rows: use the tokenizer that the weights were made with (id " +
-      std::to_string(rows) + " is `" + tokenizer.token_piece(static_cast<TokenId>(rows)) + "`)");
+absl::Status set_embedding_rows(ModelText& model, int64_t rows) {
+  const Tokenizer& tokenizer = *model.tokenizer;
+  model.embedding_rows = std::max<int64_t>(rows, 0);
+  for (TokenId id = model.vocab_size(); id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.is_special(id) || tokenizer.token_piece(id).empty()) continue;
+    return absl::InvalidArgumentError(
+        cat("the tokenizer has ", tokenizer.vocab_size(), " ids and the model's embedding ", rows,
+            " rows, and id ", id, ", `", tokenizer.token_piece(id),
+            "`, is no special token: use the tokenizer that the weights were made with"));
+  }
+  return absl::OkStatus();
+}
+
+int32_t ModelText::vocab_size() const {
+  const int32_t ids = tokenizer->vocab_size();
+  return embedding_rows > 0 ? static_cast<int32_t>(std::min<int64_t>(embedding_rows, ids)) : ids;
 }
 
 absl::StatusOr<std::vector<TokenId>> ModelText::encode_chat(std::string_view context_json,

@@ -18,9 +18,13 @@ struct ModelText {
   std::string bos_token;
   std::string eos_token;
   int32_t context_tokens = 0;                  // what the model was trained for; 0 = unknown
+  int64_t embedding_rows = 0;                  // of the weights; 0 = not known here
   std::string default_name;                    // general.name or the file's stem
   ToolSyntax tool_syntax = ToolSyntax::kNone;  // of the calls that the template teaches
   std::vector<TokenId> tool_marks;             // control tokens that belong to them
+
+  // The ids that prompts may hold are below it. The tokenizer may know a few special ones more.
+  int32_t vocab_size() const;
 
   // A chat request to token ids: the template is rendered, its own text may hold special tokens, message
   // contents may not (a user who writes <|im_end|> gets ordinary text). The rule and its limits:

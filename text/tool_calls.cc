@@ -102,11 +102,13 @@ void ToolCallReader::say(std::string_view text) {
 
 // Llama: an answer is calls from its first character on, or none at all.
 void ToolCallReader::on_start(char c) {
+  const bool leading = is_space(c) && lead_ == raw_.size();
   raw_ += c;
-  const std::string_view all = raw_;
-  const size_t first = all.find_first_not_of(" \n\r\t");
-  if (first == all.npos) return;
-  const std::string_view begin = all.substr(first);
+  if (leading) {
+    ++lead_;
+    return;
+  }
+  const std::string_view begin = std::string_view(raw_).substr(lead_);
   if (begin == "{") return begin_call();
   if (begin == kPython) {
     at_ = At::kOpen;

@@ -80,6 +80,7 @@ class ToolCallReader {
   std::string held_;   // may become a mark
   std::string space_;  // behind content: dropped when a call follows
   std::string raw_;    // of a call that was not told yet
+  size_t lead_ = 0;    // white space that an answer began with
   std::string name_;   // of a call written as name[ARGS]{...}
   JsonCall call_;
   bool told_ = false;         // the call that is being read

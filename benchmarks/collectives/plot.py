@@ -8,7 +8,7 @@ import math
 import sys
 
 WIDTH, HEIGHT, LEFT, TOP = 640, 400, 70, 30
-COLOURS = {"memory": "#888888", "shm": "#1f77b4", "socket": "#d62728"}
+COLOURS = {"memory": "#888888", "shm": "#1f77b4", "socket": "#d62728", "socket-tls": "#7f1d1d"}
 
 
 def main():

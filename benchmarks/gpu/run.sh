@@ -12,8 +12,8 @@ export here OUT=${OUT:-$PWD/gpu-out} DEVICE=${DEVICE:-cuda}
 budget=${BUDGET:-570}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-steps=(device:60 check:400 tests:240 decode_8b:150 prefill_8b:120 overlap_8b:150 fp8_8b:150 fastest_8b:120 tune_8b:500 mma_8b:120 serve:120 eager:120 decode_8b_long:150 llama_8b:90
-  small:60 profile:240 memcheck:400 racecheck:400 initcheck:400)
+steps=(device:60 check:400 tests:240 serve:120 serve_pd:120 decode_8b:150 prefill_8b:120 overlap_8b:150 fp8_8b:150 fastest_8b:120 tune_8b:500 mma_8b:120 eager:120
+  decode_8b_long:150 llama_8b:90 small:60 profile:240 memcheck:400 racecheck:400 initcheck:400)
 
 cuda_libraries() {  # folders with libcublasLt.so.13
   timeout 20 python3 - <<'PY' 2>/dev/null
@@ -94,25 +94,44 @@ step_mma_8b() { need_device; export BATON_CUDA_WGMMA=0; bench --shape qwen3-8b -
 step_llama_8b() { need_device; bench --shape llama-8b --batch 1,8,64 --context 1024; }
 step_small() { need_device; bench --shape llama-1b --batch 1,8,64 --context 1024 && bench --shape smollm2 --batch 1,8,64 --context 1024; }
 
-# A whole server: HTTP in, SSE out, the model of 1 MB.
-step_serve() {
+# A whole server: HTTP in, SSE out, the model of 1 MB. $1: its pools; $2: how its requests go (x-baton-path).
+serve_pools() {
   [ -f "$here/model.gguf" ] || skip "no model was packed (MODEL=FILE pack.sh)"
   need_device
   local home status
   home=$(mktemp -d) && cp "$here/model.gguf" "$home/" && export BATON_HOME=$home
-  local kv='{memory: 64Mi, dtype: bf16, blockTokens: 64}'
-  printf 'apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: gpu}\nspec:\n  pools:\n    any: {role: any, device: "%s", numerics: bf16dot, kv: %s}\n' \
-    "$DEVICE" "$kv" >"$home/cluster.yaml"
+  printf 'apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: gpu}\nspec:\n  pools:\n%s\n' "$1" >"$home/cluster.yaml"
   # Each with a limit of its own: what a step that timed out has left running would keep the device.
-  timeout -k 5 40 "$here/baton" serve "$home/model.gguf" --file "$home/cluster.yaml" --port 0 --detach &&
+  timeout -k 5 40 "$here/baton" serve "$home/model.gguf" --file "$home/cluster.yaml" --port 0 --detach | tee "$home/said" &&
     timeout -k 5 20 "$here/baton" bench serve --clients 1 --requests 8 --prompt-tokens 128 --output-tokens 64 --output json &&
-    timeout -k 5 20 "$here/baton" bench serve --clients 16 --requests 64 --prompt-tokens 128 --output-tokens 64 --output json
+    timeout -k 5 20 "$here/baton" bench serve --clients 16 --requests 64 --prompt-tokens 128 --output-tokens 64 --output json &&
+    timeout -k 5 20 python3 - "$home/said" "$2" "$OUT/serve.text" <<'PY'
+import json, os, re, sys, urllib.request
+url = re.search(r"http://[0-9.:]+", open(sys.argv[1]).read()).group()
+body = {"model": "default", "prompt": "Once upon a time", "max_tokens": 100, "temperature": 0.8, "seed": 7}
+request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+with urllib.request.urlopen(request, timeout=10) as answer:
+    path, text = answer.headers["x-baton-path"], json.load(answer)["choices"][0]["text"]
+print(path, repr(text))
+with urllib.request.urlopen(url + "/metrics", timeout=10) as metrics:
+    print("".join(line for line in metrics.read().decode().splitlines(True) if "lane=" in line))
+if not path.startswith(sys.argv[2]):
+    sys.exit(f"the request went {path}, not {sys.argv[2]}")
+# The tokens do not depend on who computes them.
+if os.path.exists(sys.argv[3]) and open(sys.argv[3]).read() != text:
+    sys.exit("another text than with other pools: " + sys.argv[3])
+open(sys.argv[3], "w").write(text)
+PY
   status=$?
   timeout -k 5 20 "$here/baton" down
   [ $status = 0 ] || find "$home" -name '*.log' -exec tail -n 5 {} +
   rm -rf "$home"
   return $status
 }
+pool() { echo "    $1: {device: \"$DEVICE\", numerics: bf16dot, kv: {memory: 64Mi, dtype: bf16, blockTokens: 64}}"; }
+step_serve() { serve_pools "$(pool any)" ""; }
+# Prefill and decode in a process each, on one GPU: KV by CUDA IPC.
+step_serve_pd() { serve_pools "$(pool prefill; pool decode)" remote-prefill; }
 
 sanitize() {
   need_device

@@ -11,7 +11,7 @@ import os
 import sys
 
 REFERENCE = {"f32_ops_s": 235e9, "read_bytes_s": 64e9}
-FORMS = ("one_any", "two_any", "prefill_decode")
+FORMS = ("one_any", "two_any", "prefill_decode", "prefill_decode_shared")
 
 # scenario, figure, unit, best of the others, who, how it scales (rate, time, none), must, aim; must and aim are factors of the other's figure, or
 # plain bounds with "=". At least for rates, at most for times.

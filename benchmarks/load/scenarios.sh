@@ -2,7 +2,7 @@
 # All scenarios in three forms of one machine: one `any` worker with all cores, two with one core each, prefill + decode with one
 # core each; then the table that holds them against the bars. Under 3 minutes a form on an idle machine.
 # usage: benchmarks/load/scenarios.sh [-b BATON_BINARY] [-m MODEL] [-o FOLDER] [-s SCENARIOS] [-x SCALE] [FORM...]
-#   FOLDER: where FORM.json, ceilings.json and results.md go (default: a new one below /tmp); FORM: one_any two_any prefill_decode
+#   FOLDER: where FORM.json, ceilings.json and results.md go (default: a new one below /tmp); FORM: one_any two_any prefill_decode prefill_decode_shared (default: the first three)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 binary=$root/build/release/cli/baton

@@ -48,6 +48,7 @@ BenchCertificate::~BenchCertificate() {
 }
 
 absl::Status BenchCertificate::make() {
+  if (!folder_.empty()) return absl::OkStatus();  // the lane was asked for twice
   std::string name = (std::filesystem::temp_directory_path() / "baton_bench_XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr) return absl::UnavailableError(cat("no folder ", name));
   folder_ = name;

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "base/status.h"
-#include "transport/data/tls_stream.h"
+#include "transport/tls/tls_stream.h"
 
 namespace baton::cli {
 

@@ -17,6 +17,7 @@
 #include <functional>
 
 #include "base/cat.h"
+#include "cli/bench/bench_certificate.h"
 #include "cli/cluster/cores.h"
 #include "transport/collectives/form_group.h"
 #include "transport/collectives/rank_sum.h"
@@ -161,7 +162,14 @@ absl::Status measure_group(const BenchCollectivesOptions& o, int ranks, const st
                      .rendezvous = cat("unix:@baton-bench-", ::getpid(), "-", ranks, "-", lane),
                      .lane = lane == "shm" ? GroupLane::kShm : GroupLane::kSocket,
                      .deadline = soon()};
-  if (lane == "socket") {
+  BenchCertificate certificate;
+  std::unique_ptr<transport::TlsContext> tls;
+  if (lane == "socket-tls") {
+    RETURN_IF_ERROR(certificate.make());
+    ASSIGN_OR_RETURN(tls, transport::TlsContext::create(certificate.security()));
+    group.tls = tls.get();
+  }
+  if (lane != "shm") {
     ASSIGN_OR_RETURN(const OwnedFd listener, listen_at("127.0.0.1:0"));
     group.rendezvous = cat("127.0.0.1:", local_port(listener.get()));
   }
@@ -229,7 +237,7 @@ void print(const std::vector<CollectiveRow>& rows, bool as_json) {
   namespace json = boost::json;
   json::array list;
   if (!as_json)
-    std::printf("%-11s %-7s %5s %10s %8s %10s %10s\n", "OP", "LANE", "RANKS", "BYTES", "CALLS", "P50 US",
+    std::printf("%-11s %-10s %5s %10s %8s %10s %10s\n", "OP", "LANE", "RANKS", "BYTES", "CALLS", "P50 US",
                 "P99 US");
   for (const CollectiveRow& r : rows) {
     if (as_json)
@@ -241,18 +249,18 @@ void print(const std::vector<CollectiveRow>& rows, bool as_json) {
                                   {"p99_us", r.p99_us},
                                   {"calls", r.calls}});
     else
-      std::printf("%-11s %-7s %5d %10llu %8d %10.2f %10.2f\n", r.op.c_str(), r.lane.c_str(), r.ranks,
+      std::printf("%-11s %-10s %5d %10llu %8d %10.2f %10.2f\n", r.op.c_str(), r.lane.c_str(), r.ranks,
                   static_cast<unsigned long long>(r.bytes), r.calls, r.p50_us, r.p99_us);
   }
   if (as_json)
     std::printf("%s\n",
-                json::serialize(json::object{{"cores", allowed_cores().size()}, {"rows", list}}).c_str());
+                json::serialize(json::object{{"cores", allowed_cores().count}, {"rows", list}}).c_str());
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<CollectiveRow>> measure_collectives(const BenchCollectivesOptions& o) {
-  const std::vector<int> cores = allowed_cores();
+  const std::vector<int> cores = allowed_cores().cpus;
   std::vector<CollectiveRow> rows;
   RETURN_IF_ERROR(measure_baseline(o, cores, rows));
   for (const std::string& lane : o.lanes)

@@ -54,7 +54,7 @@ int run_bench_transfer(const BenchTransferOptions& options);
 
 // Every combination of lanes and ranks is one group of processes; each does every operation on every size.
 struct BenchCollectivesOptions {
-  std::vector<std::string> lanes{"shm", "socket"};
+  std::vector<std::string> lanes{"shm", "socket", "socket-tls"};
   std::vector<int> ranks{2};
   std::vector<uint64_t> bytes{64, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304};
   int calls = 20000;  // of a row, at most

@@ -171,7 +171,7 @@ SteppedModelOptions model_options(const BenchEngineOptions& o, int threads) {
   SteppedModelOptions out;
   out.backend = {
       .device = "cpu", .threads = threads, .numerics = parse_numerics(o.numerics), .isa_limit = o.isa};
-  std::vector<int> cpus = allowed_cores();
+  const std::vector<int> cpus = allowed_cores().cpus;
   if (std::ssize(cpus) >= threads) out.backend.cpus.assign(cpus.begin(), cpus.begin() + threads);
   out.kv = *parse_kv_type(o.kv_type);
   out.step_rows = o.chunk;
@@ -218,7 +218,7 @@ absl::Status measure_threads(const BenchEngineOptions& options, const worker::Mo
 
 absl::StatusOr<EngineReport> measure_engine(const BenchEngineOptions& given) {
   BenchEngineOptions options = given;
-  if (options.threads.empty()) options.threads = {static_cast<int>(allowed_cores().size())};
+  if (options.threads.empty()) options.threads = {allowed_cores().count};
   ASSIGN_OR_RETURN(const std::string path, resolve_model(Home::from_environment(), options.model));
   ASSIGN_OR_RETURN(const auto file, worker::ModelFile::open(path));
   RETURN_IF_ERROR(check(options, file->spec().context_tokens));

@@ -148,7 +148,7 @@ std::string line(const char* format, Values... values) {
 absl::StatusOr<TransferBenchReport> measure_transfer(const BenchTransferOptions& options) {
   RETURN_IF_ERROR(check(options));
   TransferBenchReport report{.pool_bytes = options.pool_bytes};
-  const std::vector<int> cores = allowed_cores();
+  const std::vector<int> cores = allowed_cores().cpus;
   if (cores.size() >= 2) report.cores = {cores[0], cores[1]};
   Bench bench(options, report);
   RETURN_IF_ERROR(bench.baseline("memcpy", memcpy_pair(options.pool_bytes, false)));

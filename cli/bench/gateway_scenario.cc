@@ -114,7 +114,7 @@ absl::Status MockCluster::start(const std::string& model, Duration step, const s
                      std::to_string(std::chrono::duration_cast<microseconds>(step).count())};
   child.output_file = home_ + "/mock.err";
   if (!cores.empty()) child.cpus = {cores.back()};
-  worker_ = start_child(child);
+  ASSIGN_OR_RETURN(worker_, start_child(child));
   return wait_until_ready();
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "cli/bench/measured_pair.h"
-#include "transport/data/tls_stream.h"
+#include "transport/tls/tls_stream.h"
 
 namespace baton::cli {
 

@@ -4,12 +4,14 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "base/cat.h"
@@ -77,7 +79,7 @@ std::string read_line(int fd, Instant deadline) {
 
 }  // namespace
 
-int start_child(const ChildProcess& child) {
+absl::StatusOr<int> start_child(const ChildProcess& child) {
   std::string self = own_binary();
   std::vector<std::string> arguments = child.arguments;
   std::vector<char*> argv{self.data()};
@@ -86,6 +88,10 @@ int start_child(const ChildProcess& child) {
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid == 0) execute(child, argv, parent);
+  if (pid < 0)
+    return absl::ResourceExhaustedError(
+        cat("no process could be started: fork: ", std::strerror(errno),
+            " (a limit of processes, as of ulimit -u or the container's pids, or no memory)"));
   return pid;
 }
 
@@ -94,8 +100,13 @@ absl::StatusOr<CoordinatorReport> start_coordinator(ChildProcess child, Duration
   if (::pipe2(fds, O_CLOEXEC) != 0) return absl::InternalError(cat("pipe: ", std::strerror(errno)));
   child.report_fd = fds[1];
   child.arguments.insert(child.arguments.end(), {"--report-fd", "3"});
-  CoordinatorReport out{.pid = start_child(child), .http = "", .membership = ""};
+  const absl::StatusOr<int> pid = start_child(child);
   ::close(fds[1]);
+  if (!pid.ok()) {
+    ::close(fds[0]);
+    return pid.status();
+  }
+  CoordinatorReport out{.pid = *pid, .http = "", .membership = ""};
   const std::string line = read_line(fds[0], now() + limit);
   ::close(fds[0]);
   boost::system::error_code error;
@@ -107,7 +118,7 @@ absl::StatusOr<CoordinatorReport> start_coordinator(ChildProcess child, Duration
   out.http = text("http");
   out.membership = text("membership");
   if (!out.http.empty() && !out.membership.empty()) return out;
-  if (out.pid > 0) ::kill(out.pid, SIGTERM);
+  ::kill(out.pid, SIGTERM);
   return absl::UnavailableError(cat("the coordinator did not start: ", last_words(child.output_file)));
 }
 
@@ -129,7 +140,12 @@ std::string last_words(const std::string& output_file) {
   std::string words;
   for (std::string line; std::getline(in, line);)
     if (!line.empty()) words = line;
-  return words.empty() ? "it said nothing" : words;
+  if (!words.empty()) return words;
+  struct statvfs disk{};
+  const std::string folder = std::filesystem::path(output_file).parent_path().string();
+  if (::statvfs(folder.c_str(), &disk) == 0 && disk.f_bavail == 0)
+    return cat("it could not write what it said: no space is left on the disk of ", folder);
+  return "it said nothing";
 }
 
 }  // namespace baton::cli

@@ -19,8 +19,9 @@ struct ChildProcess {
 };
 
 // Forks and executes; the child gets SIGTERM when this process dies, and a process group of its own. Call it
-// while no other thread runs. Returns the pid, or -1 when the system has no room for another process.
-int start_child(const ChildProcess& child);
+// while no other thread runs. Returns the pid. kResourceExhausted when the system has no room for another
+// process: a limit of processes, or memory.
+absl::StatusOr<int> start_child(const ChildProcess& child);
 
 // Starts a coordinator and reads the addresses it reports, for at most `limit`. `child` has no report
 // descriptor yet. kUnavailable when it ends or says nothing.

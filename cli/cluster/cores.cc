@@ -39,7 +39,7 @@ int cores_of_quota(const std::string& cpu_max) {
   return static_cast<int>(std::clamp<int64_t>(quota / period, 1, 1 << 20));
 }
 
-std::vector<int> allowed_cores() {
+AllowedCores allowed_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   std::vector<int> cores;
@@ -47,18 +47,21 @@ std::vector<int> allowed_cores() {
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
       if (CPU_ISSET(cpu, &set)) cores.push_back(cpu);
   if (cores.empty()) cores.push_back(0);
-  const int quota = quota_cores();
-  if (quota > 0 && static_cast<size_t>(quota) < cores.size()) cores.resize(static_cast<size_t>(quota));
-  return cores;
+  return allowed_cores(std::move(cores), quota_cores());
 }
 
-std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std::vector<int>& cores) {
+AllowedCores allowed_cores(std::vector<int> affinity, int quota) {
+  const auto all = static_cast<int>(affinity.size());
+  return {.cpus = std::move(affinity), .count = quota > 0 ? std::min(quota, all) : all};
+}
+
+std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const AllowedCores& cores) {
   return split_cores(manifest, manifest.processes_of_pools(), cores);
 }
 
 std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std::vector<int>& processes,
-                                     const std::vector<int>& cores) {
-  const auto all = static_cast<int>(cores.size());
+                                     const AllowedCores& cores) {
+  const int all = cores.count;
   int given = 0, sharers = 0;
   for (size_t i = 0; i < processes.size(); ++i) {
     const int cpu = manifest.pools[i].cpu;
@@ -76,8 +79,8 @@ std::vector<WorkerCores> split_cores(const ClusterManifest& manifest, const std:
       out.push_back(std::move(worker));
     }
   }
-  if (wanted > all) return out;
-  auto next = cores.begin();
+  if (wanted > all || !cores.are_ours()) return out;
+  auto next = cores.cpus.begin();
   for (WorkerCores& worker : out) {
     worker.cpus.assign(next, next + worker.threads);
     next += worker.threads;

@@ -106,24 +106,30 @@ absl::StatusOr<std::string> server_address(const std::string& url) {
   return record.http_address;
 }
 
-absl::Status write_file(const std::string& path, const std::string& text) {
+namespace {
+
+// A new file with all of `text`.
+bool write_new(const std::string& path, std::string_view text, int mode) {
+  ::unlink(path.c_str());
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  if (fd < 0) return false;
+  ssize_t n = 0;
+  while (!text.empty() && (n = ::write(fd, text.data(), text.size())) >= 0)
+    text.remove_prefix(static_cast<size_t>(n));
+  const int why = errno;
+  const bool closed = ::close(fd) == 0;
+  if (!text.empty()) errno = why;
+  return text.empty() && closed;
+}
+
+}  // namespace
+
+absl::Status write_file(const std::string& path, const std::string& text, int mode) {
   const std::string part = cat(path, ".", ::getpid(), ".part");
-  {
-    std::ofstream out(part, std::ios::binary | std::ios::trunc);
-    out << text;
-    out.flush();
-    if (!out) {
-      const std::string why = std::strerror(errno);
-      ::unlink(part.c_str());
-      return absl::ResourceExhaustedError(cat(path, ": cannot be written: ", why));
-    }
-  }
-  if (::rename(part.c_str(), path.c_str()) != 0) {
-    const std::string why = std::strerror(errno);
-    ::unlink(part.c_str());
-    return absl::ResourceExhaustedError(cat(path, ": cannot be written: ", why));
-  }
-  return absl::OkStatus();
+  if (write_new(part, text, mode) && ::rename(part.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  const std::string why = std::strerror(errno);
+  ::unlink(part.c_str());
+  return absl::ResourceExhaustedError(cat(path, ": cannot be written: ", why));
 }
 
 absl::StatusOr<std::string> read_file(const std::string& path) {

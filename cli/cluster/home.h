@@ -66,7 +66,8 @@ struct ClusterRecord {
 // this home's cluster. kNotFound when there is none.
 absl::StatusOr<std::string> server_address(const std::string& url);
 
-absl::Status write_file(const std::string& path, const std::string& text);  // atomically
+// Atomically. `mode` (what the umask leaves of it) is the file's from the start.
+absl::Status write_file(const std::string& path, const std::string& text, int mode = 0666);
 absl::StatusOr<std::string> read_file(const std::string& path);
 
 // "default" -> the cached default model; anything else as it is. kNotFound says what to do.

@@ -63,6 +63,12 @@ bool is_loopback_host(const std::string& host) {
   return host == "localhost" || host == "::1" || (host.starts_with("127.") && is_numeric_host(host));
 }
 
+bool from_this_machine(std::string_view client, const std::string& listens) {
+  constexpr std::string_view kMapped = "::ffff:";  // an IPv4 client of an IPv6 socket
+  if (client.starts_with(kMapped)) client.remove_prefix(kMapped.size());
+  return client == listens || is_loopback_host(std::string(client));
+}
+
 bool is_wildcard_host(const std::string& host) { return host == "0.0.0.0" || host == "::"; }
 
 bool is_numeric_host(const std::string& host) { return address_bytes(host).has_value(); }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace baton::cli {
 
@@ -18,6 +19,9 @@ std::string join_host_port(const std::string& host, int port);
 
 // Other machines cannot reach it.
 bool is_loopback_host(const std::string& host);
+// A client of the socket that listens on `listens` came from this machine: over loopback, or over that
+// address.
+bool from_this_machine(std::string_view client, const std::string& listens);
 // "0.0.0.0" or "::": every address of the machine, hence none that could be told to others.
 bool is_wildcard_host(const std::string& host);
 bool is_numeric_host(const std::string& host);

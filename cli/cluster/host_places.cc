@@ -8,6 +8,7 @@
 #include "base/cat.h"
 #include "cli/cluster/host_address.h"
 #include "cli/cluster/worker_address.h"
+#include "kernels/cuda/device_name.h"
 
 namespace baton::cli {
 namespace {
@@ -81,6 +82,18 @@ std::vector<int> processes_here(const ClusterManifest& manifest, const HostNames
   for (const PoolManifest& p : manifest.pools)
     out.push_back(p.hosts.empty() && !coordinator ? 0 : static_cast<int>(places_here(p, here).size()));
   return out;
+}
+
+std::string device_of(const PoolManifest& pool, ProcessPlace process) {
+  using kernels::cuda::DeviceName;
+  if (pool.ranks() == 1 || !DeviceName::is_cuda(pool.device)) return pool.device;
+  const auto first = DeviceName::parse(pool.device);
+  if (!first.ok() || !first->uuid.empty()) return pool.device;
+  const std::string here = pool.hosts.empty() ? "" : pool.host_of(process.index, process.rank);
+  int gpu = first->index;
+  for (int p = 0; p < process.index * pool.ranks() + process.rank; ++p)
+    gpu += pool.hosts.empty() || pool.host_of(p / pool.ranks(), p % pool.ranks()) == here;
+  return cat("cuda:", gpu);
 }
 
 bool coordinator_here(const ClusterManifest& manifest, const HostNames& here) {

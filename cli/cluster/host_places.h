@@ -35,6 +35,11 @@ std::string rendezvous_from_hosts(const PoolManifest& pool, int index);
 // several do, which is then a question of --index and --rank.
 absl::StatusOr<ProcessPlace> own_place(const PoolManifest& pool, ProcessPlace flags, const HostNames& here);
 
+// Which device a process computes on. The ranks of a group need a GPU each: the pool's processes on one
+// machine take them in order, from the one that it names on. Example, device cuda:2, two workers of two ranks
+// on one machine: rank 1 of the second has cuda:5.
+std::string device_of(const PoolManifest& pool, ProcessPlace process);
+
 // Whether `serve` on this machine starts the coordinator: it is where workers join, or no pool names hosts.
 bool coordinator_here(const ClusterManifest& manifest, const HostNames& here);
 bool names_hosts(const ClusterManifest& manifest);

@@ -9,6 +9,7 @@
 
 #include "base/cat.h"
 #include "base/config_file.h"
+#include "base/timers.h"
 #include "cli/cluster/host_address.h"
 #include "cli/cluster/pool_ports.h"
 #include "cli/cluster/rank_place.h"
@@ -19,6 +20,9 @@ namespace {
 
 constexpr uint64_t kMi = 1ull << 20;
 constexpr uint64_t kTi = 1ull << 40;
+// What a pool has on GPUs when nothing is said.
+constexpr uint64_t kCudaKvBytes = 8ull << 30;
+constexpr int kCudaBatchTokens = 2048, kCudaSequences = 256;
 using std::chrono::hours;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -54,6 +58,21 @@ void read_listen(ConfigObject& gateway, GatewayManifest& out) {
                                "[::] for all of its networks"));
 }
 
+void read_admin(ConfigObject& gateway, GatewayManifest& out) {
+  out.admin = gateway.string("admin");
+  if (out.admin.empty()) return;
+  const auto at = split_host_port(out.admin);
+  if (!at || !is_numeric_host(at->host))
+    return gateway.fail("admin",
+                        cat("want an IP address and a port like 127.0.0.1:9100, got '", out.admin, "'"));
+  if (!is_loopback_host(at->host) && !out.insecure_plaintext)
+    gateway.fail("admin",
+                 cat("'", at->host,
+                     "' is reachable from other machines, and whoever reaches it reads metrics and the "
+                     "list of workers; use 127.0.0.1, or set insecureAllowPlaintextOffLoopback: true if "
+                     "that is what you want"));
+}
+
 GatewayManifest read_gateway(ConfigObject gateway) {
   GatewayManifest out;
   read_listen(gateway, out);
@@ -63,6 +82,7 @@ GatewayManifest read_gateway(ConfigObject gateway) {
                  cat("'", out.host,
                      "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "
                      "insecureAllowPlaintextOffLoopback: true if that is what you want"));
+  read_admin(gateway, out);
   ConfigObject limits = gateway.object("limits");
   out.queue_requests = static_cast<int>(limits.integer("queueRequests", out.queue_requests, 1, 100000));
   out.queue_wait = limits.duration("queueWait", out.queue_wait, milliseconds(10), hours(1));
@@ -70,13 +90,17 @@ GatewayManifest read_gateway(ConfigObject gateway) {
   out.connections = static_cast<int>(limits.integer("connections", out.connections, 1, 1000000));
   out.connections_per_address =
       static_cast<int>(limits.integer("connectionsPerAddress", out.connections_per_address, 1, 1000000));
-  out.request_time = limits.duration("requestTime", out.request_time, seconds(1), hours(24));
+  out.request_time = limits.duration("requestTime", out.request_time, seconds(1), timers::kRequestTotal);
   limits.done();
   gateway.done();
   return out;
 }
 
-void read_parallel(ConfigObject parallel, PoolManifest& out) {
+// What ranks on several machines lack, and how to mend it.
+constexpr const char* kPlainRanks =
+    "ranks talk without TLS: give control.tls (docs/multi_host.md has the commands), or set ";
+
+void read_parallel(ConfigObject parallel, bool tls, PoolManifest& out) {
   out.tensor = static_cast<int>(parallel.integer("tensor", 1, 1, 32));
   out.pipeline = static_cast<int>(parallel.integer("pipeline", 1, 1, 32));
   if (out.ranks() > 32)
@@ -86,15 +110,22 @@ void read_parallel(ConfigObject parallel, PoolManifest& out) {
   out.insecure_ranks = parallel.boolean("insecureAllowPlaintextOffLoopback", false);
   if (!out.rendezvous.empty() && out.rendezvous.rfind(':') == std::string::npos)
     parallel.fail("rendezvous", cat("want host:port, got '", out.rendezvous, "'"));
-  if (!stays_on_host(out.rendezvous) && !out.insecure_ranks)
+  if (!stays_on_host(out.rendezvous) && !out.insecure_ranks && !tls)
     parallel.fail("rendezvous",
-                  cat("'", out.rendezvous,
-                      "' is reachable from other machines, and ranks talk without TLS or keys; set "
+                  cat("'", out.rendezvous, "' is reachable from other machines, and ", kPlainRanks,
                       "insecureAllowPlaintextOffLoopback: true if their network is private"));
   parallel.done();
 }
 
-// Ranks on different machines talk in the open there; workers that are elsewhere must find the coordinator.
+// The first worker whose ranks are not on one machine; -1: there is none, or who starts them says.
+int first_apart(const PoolManifest& p) {
+  if (p.hosts.empty()) return -1;
+  for (int i = 0; i < p.replicas * p.ranks(); ++i)
+    if (p.host_of(i / p.ranks(), i % p.ranks()) != p.host_of(i / p.ranks(), 0)) return i / p.ranks();
+  return -1;
+}
+
+// Ranks on different machines want TLS; workers that are elsewhere must find the coordinator.
 void read_hosts(ConfigObject& pool, PoolManifest& out, const ControlManifest& control) {
   out.hosts = pool.strings("hosts");
   if (out.hosts.empty()) return;
@@ -115,23 +146,19 @@ void read_hosts(ConfigObject& pool, PoolManifest& out, const ControlManifest& co
     pool.fail("hosts",
               "how do workers there find the coordinator? Give control.listen an address and a port, or "
               "control.join");
-  for (int i = 0; i < processes; ++i)
-    if (out.host_of(i / out.ranks(), i % out.ranks()) != out.host_of(i / out.ranks(), 0) &&
-        !out.insecure_ranks)
-      return pool.fail("hosts", cat("ranks of worker ", i / out.ranks(),
-                                    " are on different machines, and ranks talk without TLS or keys; set "
-                                    "parallel.insecureAllowPlaintextOffLoopback: true if their network is "
-                                    "private"));
+  if (const int worker = first_apart(out); worker >= 0 && !out.insecure_ranks && !control.tls)
+    pool.fail("hosts", cat("ranks of worker ", worker, " are on different machines, and ", kPlainRanks,
+                           "parallel.insecureAllowPlaintextOffLoopback: true if their network is private"));
 }
 
-// What the device cannot do is refused.
+// What the device cannot do is refused; "auto" is what the checkpoint is, where the device has it.
 void read_quantization(ConfigObject& pool, bool cuda, PoolManifest& out) {
-  out.quantization = pool.choice("quantization", out.quantization, {"none", "fp8"});
-  if (out.quantization == "none") return;
+  out.quantization = pool.choice("quantization", out.quantization, {"auto", "none", "fp8"});
+  if (out.quantization != "fp8") return;
   if (!cuda)
     pool.fail("quantization", cat("device ", out.device,
                                   " does not multiply fp8: fp8 checkpoints are opened to bf16 there, other "
-                                  "formats are computed with as they are; want none, or device cuda"));
+                                  "formats are computed with as they are; want auto, or device cuda"));
   else if (out.numerics != "bf16dot")
     pool.fail("quantization",
               cat("numerics ", out.numerics, " multiplies in bf16: want numerics bf16dot for fp8"));
@@ -181,14 +208,22 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   ConfigObject resources = pool.object("resources");
   out.cpu = static_cast<int>(resources.integer("cpu", 0, 1, 1024));
   resources.done();
-  read_parallel(pool.object("parallel"), out);
+  read_parallel(pool.object("parallel"), control.tls.has_value(), out);
   read_hosts(pool, out, control);
   out.network = read_network(pool.object("network"));
-  if (cuda && out.ranks() > 1 && out.device != "cuda")
-    pool.fail("device", cat("every rank of a group needs a GPU of its own, got ", out.device,
-                            ": want cuda, of which the ranks on a machine take one each, in order"));
+  const auto gpu = kernels::cuda::DeviceName::parse(out.device);
+  if (cuda && out.ranks() > 1 && gpu.ok() && !gpu->uuid.empty())
+    pool.fail("device",
+              cat("every rank of a group needs a GPU of its own, got ", out.device,
+                  ": want cuda, or cuda:<index>, from which on the ranks on a machine take one each"));
+  if (cuda && first_apart(out) >= 0 && !out.insecure_ranks)
+    pool.fail("hosts",
+              "GPUs of several machines exchange activations by NCCL, which has no TLS: keep the ranks of "
+              "a worker on one machine, or set parallel.insecureAllowPlaintextOffLoopback: true if "
+              "their network is private");
   if (cuda && out.pipeline > 1) pool.fail("parallel", "stages on GPUs are not there yet: want pipeline 1");
   ConfigObject kv = pool.object("kv");
+  if (cuda) out.kv_memory_bytes = kCudaKvBytes;
   out.kv_memory_bytes = kv.bytes("memory", out.kv_memory_bytes, kMi / 4, kTi);
   out.kv_host_memory_bytes = kv.bytes("hostMemory", 0, 0, 16 * kTi);
   if (out.kv_host_memory_bytes > 0 && out.kv_host_memory_bytes < kMi / 4)
@@ -205,11 +240,17 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   if (cuda && out.kv_dtype != "bf16") kv.fail("dtype", "device cuda stores bf16");
   kv.done();
   ConfigObject batch = pool.object("batch");
+  if (cuda) out.max_batch_tokens = kCudaBatchTokens, out.max_sequences = kCudaSequences;
   out.max_batch_tokens = static_cast<int>(batch.integer("tokens", out.max_batch_tokens, 16, 65536));
   out.max_sequences = static_cast<int>(batch.integer("sequences", out.max_sequences, 1, 4096));
   batch.done();
   pool.done();
   return out;
+}
+
+// KV goes between GPUs whichever they are; what each computes its numerics id says, which workers compare.
+std::string_view kind_of(const std::string& device) {
+  return kernels::cuda::DeviceName::is_cuda(device) ? "cuda" : std::string_view(device);
 }
 
 void read_pools(ConfigObject& spec, const std::string& folder, ClusterManifest& out) {
@@ -226,8 +267,9 @@ void read_pools(ConfigObject& spec, const std::string& folder, ClusterManifest& 
                                    : "there is a decode pool but no pool with role prefill or any");
   const PoolManifest& first = out.pools.front();
   for (const PoolManifest& p : out.pools)
-    if (p.block_tokens != first.block_tokens || p.kv_dtype != first.kv_dtype || p.device != first.device ||
-        p.numerics != first.numerics || p.quantization != first.quantization)
+    if (p.block_tokens != first.block_tokens || p.kv_dtype != first.kv_dtype ||
+        kind_of(p.device) != kind_of(first.device) || p.numerics != first.numerics ||
+        p.quantization != first.quantization)
       spec.fail(
           "pools",
           cat("pools ", first.name, " and ", p.name,
@@ -301,6 +343,10 @@ int ClusterManifest::processes() const {
 // RDMA and UCX have none: what they move is plain.
 bool ClusterManifest::kv_tls() const {
   return control.tls.has_value() && !insecure_transfer && transport != "am" && transport != "get";
+}
+
+bool ClusterManifest::rank_tls(const PoolManifest& pool) const {
+  return control.tls.has_value() && !pool.insecure_ranks;
 }
 
 std::vector<int> ClusterManifest::processes_of_pools() const {
@@ -382,8 +428,8 @@ std::string hosts_yaml(const PoolManifest& p) {
 }
 
 std::string pool_yaml(const PoolManifest& p) {
-  return cat("    ", p.name, ":\n      role: ", role_name(p.role), "\n      replicas: ", p.replicas,
-             "\n      device: ", p.device, "\n      numerics: ", p.numerics,
+  return cat("    ", quoted_yaml(p.name), ":\n      role: ", role_name(p.role),
+             "\n      replicas: ", p.replicas, "\n      device: ", p.device, "\n      numerics: ", p.numerics,
              "\n      quantization: ", p.quantization,
              p.algorithms.empty() ? "" : cat("\n      algorithms: ", quoted_yaml(p.algorithms)),
              p.cpu > 0 ? cat("\n      resources: {cpu: ", p.cpu, "}") : "", parallel_yaml(p), hosts_yaml(p),
@@ -405,6 +451,7 @@ std::string to_yaml(const ClusterManifest& m) {
   if (m.context_tokens > 0) out += cat("    contextTokens: ", m.context_tokens, "\n");
   out +=
       cat("  gateway:\n    listen: ", quoted_yaml(cat(host, ":", g.port)),
+          g.admin.empty() ? "" : cat("\n    admin: ", quoted_yaml(g.admin)),
           "\n    insecureAllowPlaintextOffLoopback: ", bool_text(g.insecure_plaintext),
           "\n    limits: {queueRequests: ", g.queue_requests,
           ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,

@@ -19,13 +19,13 @@ struct PoolManifest {
   std::string device = "cpu";  // cpu, reference, cuda (kernels/cuda/device_name.h)
   std::string numerics =
       "bf16dot";  // f32, bf16dot: how bf16 weights and bf16 KV are multiplied; cuda: invariant, fastest
-  std::string quantization = "none";  // none, fp8: of matrices on cuda
+  std::string quantization = "auto";  // auto, none, fp8: of matrices on cuda
   std::string algorithms;             // numerics invariant: the file that `baton tune` wrote
   int cpu = 0;                        // threads of each rank; 0 = an equal share of the machine's
   int tensor = 1, pipeline = 1;       // a worker of more than one rank is a group of processes
   std::string rendezvous;             // where rank 0 of the group listens, when not the flags say; host:port
   int rendezvous_port = 7100;         // when the orchestrator names rank 0's host only
-  bool insecure_ranks = false;        // allows ranks to talk off loopback: their sockets are plain
+  bool insecure_ranks = false;        // ranks talk in plain text, off loopback too
   std::vector<std::string> hosts;     // of each process, or of each worker; empty: who starts them says
   NetworkManifest network;
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
@@ -45,7 +45,8 @@ struct PoolManifest {
 struct GatewayManifest {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
-  bool insecure_plaintext = false;  // allows a host off loopback without TLS
+  std::string admin;  // host:port where operators' paths are served to everybody; empty: nowhere
+  bool insecure_plaintext = false;  // allows a host off loopback without TLS, here and in `admin`
   int queue_requests = 256;
   Duration queue_wait = std::chrono::seconds(10);
   uint64_t body_bytes = 8ull << 20;
@@ -77,6 +78,8 @@ struct ClusterManifest {
   std::vector<int> processes_of_pools() const;
   // KV between workers goes over TLS, with the certificates of `control`.
   bool kv_tls() const;
+  // So do the ranks of a worker of this pool, where they do not share a host's memory.
+  bool rank_tls(const PoolManifest& pool) const;
 };
 
 // All mistakes at once, each as file:line:column: key: what is wrong. A relative model path is taken from the

@@ -7,6 +7,7 @@
 
 #include "base/cat.h"
 #include "base/units.h"
+#include "kernels/cuda/device_name.h"
 
 namespace baton::cli {
 namespace {
@@ -100,6 +101,26 @@ absl::Status MemoryPlan::check(const MemoryLimit& limit, const std::string& pool
   return absl::ResourceExhaustedError(cat("not enough memory: ", text(limit), "; ", change));
 }
 
+std::string DeviceMemoryPlan::text() const {
+  std::string out = cat("weights ", format_bytes(weights), " + KV ", format_bytes(kv), " + activations ",
+                        format_bytes(activations), " + graphs and scratch ", format_bytes(rest), " = ",
+                        format_bytes(without_kv() + kv), " of ", format_bytes(free), " free on ", device);
+  if (without_kv() + 2 * kv <= free) out += cat("; kv.memory could be ", format_bytes(free - without_kv()));
+  return out;
+}
+
+absl::Status DeviceMemoryPlan::check(const std::string& pool) const {
+  if (without_kv() + kv <= free) return absl::OkStatus();
+  const std::string change =
+      without_kv() < free
+          ? cat("lower spec.pools.", pool, ".kv.memory to ", format_bytes(free - without_kv()), " at most")
+          : cat("the model does not fit: set spec.pools.", pool,
+                ".quantization: fp8, or parallel.tensor for more GPUs, lower batch.tokens, or take a smaller "
+                "model");
+  return absl::ResourceExhaustedError(
+      cat("not enough memory on the GPU: ", text(), "; ", change, "; nvidia-smi shows who else uses it"));
+}
+
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryLimit& limit) {
   return check_cluster_memory(manifest, manifest.processes_of_pools(), limit);
 }
@@ -111,9 +132,11 @@ absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::ve
   int all = 0;
   for (size_t i = 0; i < processes.size(); ++i) {
     const PoolManifest& pool = manifest.pools[i];
-    // The ranks of a worker share its weights out between them.
-    kv += processes[i] * (pool.kv_memory_bytes + pool.kv_host_memory_bytes);
-    rest += processes[i] * (model / pool.ranks() + MemoryPlan::kProgram);
+    // Weights and KV of a GPU are in its own memory. The ranks of a worker share its weights out between
+    // them.
+    const bool gpu = kernels::cuda::DeviceName::is_cuda(pool.device);
+    kv += processes[i] * ((gpu ? 0 : pool.kv_memory_bytes) + pool.kv_host_memory_bytes);
+    rest += processes[i] * ((gpu ? 0 : model / pool.ranks()) + MemoryPlan::kProgram);
     all += processes[i];
   }
   if (kv + rest <= limit.bytes) return absl::OkStatus();

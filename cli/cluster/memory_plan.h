@@ -41,8 +41,25 @@ struct MemoryPlan {
   absl::Status check(const MemoryLimit& limit, const std::string& pool) const;
 };
 
+// The same of a GPU's memory.
+struct DeviceMemoryPlan {
+  std::string device;
+  uint64_t weights = 0;
+  uint64_t kv = 0;
+  uint64_t activations = 0;
+  uint64_t rest = 0;  // partial results, graphs, the runtime
+  uint64_t free = 0;  // before anything was taken
+
+  uint64_t without_kv() const { return weights + activations + rest; }
+  // "weights 15.3 GiB + KV 64 GiB + activations 1.2 GiB + graphs and scratch 1 GiB = 81.5 GiB of 138 GiB
+  // free on cuda:0 NVIDIA H200, 132 SMs, 139 GiB"; then how large kv.memory could be, when twice as much fits
+  std::string text() const;
+  absl::Status check(const std::string& pool) const;
+};
+
 // All workers of a manifest on this machine together, before any of them is started: KV pools, KV in host
-// memory, and weights as large as the model's files. kResourceExhausted with what to change.
+// memory, and weights as large as the model's files; on GPUs these are theirs. kResourceExhausted with what
+// to change.
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const MemoryLimit& limit);
 // The same when only so many processes of each pool run on this machine.
 absl::Status check_cluster_memory(const ClusterManifest& manifest, const std::vector<int>& processes,

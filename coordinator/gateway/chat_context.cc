@@ -1,6 +1,8 @@
 #include "coordinator/gateway/chat_context.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <string_view>
 
 #include "base/cat.h"
 
@@ -11,6 +13,11 @@ namespace json = boost::json;
 
 constexpr size_t kMaxMessages = 8192;
 constexpr size_t kMaxTools = 256;
+// A closed set: a template that writes '<|' + role + '|>' would make any control token of a role.
+constexpr std::string_view kRoles[] = {"system", "developer", "user",   "assistant",
+                                       "tool",   "function",  "ipython"};
+// Fields of the request itself.
+constexpr std::string_view kNoKwargs[] = {"messages", "tools", "documents", "add_generation_prompt"};
 
 // A list of {"type":"text","text":...} as one text, parts on lines of their own.
 std::optional<ApiError> join_parts(json::value& content, const std::string& where) {
@@ -56,8 +63,10 @@ std::optional<ApiError> read_message(json::value& message, size_t number) {
   if (!message.is_object()) return invalid_value("messages", cat("`", where, "` must be an object"));
   json::object& object = message.get_object();
   const json::value* role = object.if_contains("role");
-  if (!role || !role->is_string() || role->get_string().empty())
+  if (!role || !role->is_string())
     return invalid_value("messages", cat("`", where, ".role` must be a string"));
+  if (std::ranges::count(kRoles, std::string_view(role->get_string())) == 0)
+    return invalid_value("messages", cat("`", where, ".role` must be one of ", join(kRoles, ", ")));
   json::value* content = object.if_contains("content");
   if (!content || content->is_null()) {
     const json::value* calls = object.if_contains("tool_calls");
@@ -154,6 +163,19 @@ bool read_tools(JsonFields& fields, text::ToolSyntax syntax, json::object& conte
   return true;
 }
 
+void read_kwargs(JsonFields& fields, json::object& context) {
+  const json::object* extra = fields.object("chat_template_kwargs");
+  if (!extra) return;
+  for (const auto& member : *extra) {
+    const std::string_view key(member.key().data(), member.key().size());
+    if (std::ranges::count(kNoKwargs, key) > 0)
+      return fields.fail(invalid_value(
+          "chat_template_kwargs",
+          cat("`chat_template_kwargs.", key, "` is not allowed here: it is a field of the request itself")));
+    context[member.key()] = member.value();
+  }
+}
+
 }  // namespace
 
 ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) {
@@ -163,9 +185,7 @@ ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) 
   if (const json::array* documents = fields.array("documents", kMaxMessages))
     context["documents"] = *documents;
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
-  if (const json::object* extra = fields.object("chat_template_kwargs"))
-    for (const auto& [key, value] : *extra)
-      if (!context.contains(key)) context[key] = value;
+  read_kwargs(fields, context);
   if (fields.boolean("continue_final_message").value_or(false))
     fields.fail(not_supported("continue_final_message", "`continue_final_message` is not supported"));
   if (fields.any("chat_template"))

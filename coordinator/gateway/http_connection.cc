@@ -20,6 +20,7 @@ using boost::system::error_code;
 
 constexpr auto kLinger = std::chrono::seconds(2);
 constexpr size_t kLingerBytes = 64 << 20;  // a body that was refused for its length comes to its end
+constexpr size_t kLargeWrites = 64;        // times the limit: more large writes than this are not let through
 constexpr size_t kFlushBytes = 32 * 1024;  // more than this is written without waiting for more
 
 std::string date_text(int64_t unix_seconds) {
@@ -144,7 +145,7 @@ void HttpConnection::on_readable() {
   if (closing_) {
     drained_ += n;
     if (drained_ > kLingerBytes) return close();
-  } else if (busy_) {
+  } else if (busy_ || !early_.empty()) {  // what came before it was not looked at yet
     early_ += bytes;
     if (early_.size() > server_.options.early_bytes) return close();
   } else {
@@ -155,8 +156,18 @@ void HttpConnection::on_readable() {
 
 void HttpConnection::on_end_of_input(bool orderly) {
   end_of_input_ = true;
-  if (!orderly || busy_ || lingering_) return close();
-  if (closing_) return;  // what is in the buffer may still be sent
+  if (!orderly || lingering_) return close();
+  socket_.async_wait(Socket::wait_error, [self = shared_from_this()](error_code ec) {
+    if (!ec) self->close();
+  });
+  settle_end_of_input();
+}
+
+// The client has said all it has to say.
+void HttpConnection::settle_end_of_input() {
+  if (busy_) return ask_for_life();
+  if (closing_) return;         // what is in the buffer may still be sent
+  if (!early_.empty()) return;  // its turn comes, and then this is settled
   if (check_.started()) {
     refuse(400, "the connection ended inside the request");
   } else if (unsent() == 0) {
@@ -166,16 +177,29 @@ void HttpConnection::on_end_of_input(bool orderly) {
   }
 }
 
+// A client that has gone and one that only closed its sending side look the same until something is sent: who
+// has gone answers with RST. What is sent means nothing: a comment, or an interim answer, which HTTP/1.1
+// allows any number of. Where neither can be sent the client counts as gone.
+void HttpConnection::ask_for_life() {
+  if (head_only_ || !chunked_output_ || (streaming_ && !event_stream_)) return close();
+  if (streaming_) return write_stream(exchange_number_, ":\n\n");
+  last_stream_write_ = now();
+  send("HTTP/1.1 100 Continue\r\n\r\n");
+}
+
 void HttpConnection::take(std::string_view bytes) {
   while (!bytes.empty() && !busy_ && !closing_ && !closed_) {
     if (!check_.started()) message_since_ = now();
     const bool had_head = check_.head_complete();
     bytes.remove_prefix(check_.feed(bytes));
+    count_body(check_.body_bytes());
     if (check_.rejected()) return refuse(check_.status(), check_.reason());
     if (!had_head && check_.head_complete()) message_since_ = now();
+    if (server_.body_bytes > server_.options.all_body_bytes && counted_body_ > 0)
+      return refuse(503, "too many request bodies are under way; try again");
     if (check_.complete()) {
       dispatch();
-    } else if (check_.head_complete() && check_.expects_continue() && !said_continue_ &&
+    } else if (check_.head_complete() && check_.expects_continue() && !check_.http_1_0() && !said_continue_ &&
                check_.body_bytes() == 0) {
       said_continue_ = true;
       send("HTTP/1.1 100 Continue\r\n\r\n");
@@ -184,6 +208,12 @@ void HttpConnection::take(std::string_view bytes) {
   if (!busy_) return;
   early_ += bytes;
   if (early_.size() > server_.options.early_bytes) close_soon();
+}
+
+// What this connection holds of a body that is still coming.
+void HttpConnection::count_body(size_t bytes) {
+  server_.body_bytes = server_.body_bytes - counted_body_ + bytes;
+  counted_body_ = bytes;
 }
 
 // Beast reads the head the check has let through; where the two disagree the request is refused.
@@ -216,6 +246,7 @@ void HttpConnection::dispatch() {
   request.client = client_;
   request.received = now();
   request.body = check_.take_body();
+  count_body(0);
   const std::string_view id = request.field("x-request-id");
   request.request_id = valid_request_id(id) ? std::string(id) : fresh_request_id(server_.deps.random);
 
@@ -243,12 +274,20 @@ void HttpConnection::dispatch() {
   }
   if (!allowed)
     return exchange->answer(error_answer(
-        {.status = 403, .message = "not allowed", .type = "permission_error", .code = "forbidden"}));
+        {.status = 403,
+         .message =
+             cat(exchange->request().path,
+                 ": not for this client; operators ask from the coordinator's machine, or at the address "
+                 "that the manifest's gateway.admin gives"),
+         .type = "permission_error",
+         .code = "forbidden"}));
   match.route->handler(std::move(exchange));
 }
 
 void HttpConnection::refuse(int status, std::string_view reason) {
   if (server_.deps.on_refused) server_.deps.on_refused(status);
+  (void)check_.take_body();
+  count_body(0);
   request_id_ = fresh_request_id(server_.deps.random);
   HttpAnswer answer =
       error_answer({.status = status, .message = std::string(reason), .code = "malformed_http"});
@@ -315,13 +354,17 @@ void HttpConnection::finish_exchange(bool reuse) {
   check_ = HeadCheck(server_.options.limits);
   idle_since_ = now();
   over_limit_since_ = kNever;
-  if (!reuse || server_.draining || end_of_input_) closing_ = true;
+  written_by_ = now() + server_.options.write_stall +
+                from_seconds(static_cast<double>(unsent()) /
+                             static_cast<double>(server_.options.answer_bytes_per_second));
+  if (!reuse || server_.draining) closing_ = true;
   if (closing_) return flush();
-  if (early_.empty()) return;
+  if (early_.empty() && !end_of_input_) return;
   asio::post(*server_.io, [self = shared_from_this()] {
     if (self->busy_ || self->closing_ || self->closed_) return;
     const std::string bytes = std::exchange(self->early_, {});
     self->take(bytes);
+    if (self->end_of_input_ && !self->closed_) self->settle_end_of_input();
   });
 }
 
@@ -330,11 +373,14 @@ void HttpConnection::finish_exchange(bool reuse) {
 void HttpConnection::send(std::string_view bytes) {
   if (closed_) return;
   if (unsent() == 0) output_progress_ = now();
+  const size_t limit = server_.options.output_bytes;
+  const bool large = bytes.size() > limit && backlog() == 0 && unsent() <= kLargeWrites * limit;
   out_ += bytes;
+  if (large) large_end_ = out_.size();
   unsent() < kFlushBytes ? flush_soon() : flush();
-  if (!streaming_ || unsent() <= server_.options.output_bytes) {
+  if (!streaming_ || backlog() <= limit) {
     over_limit_since_ = kNever;
-  } else if (unsent() > 4 * server_.options.output_bytes) {
+  } else if (backlog() > 4 * limit) {
     close_soon();
   } else if (over_limit_since_ == kNever) {
     over_limit_since_ = now();
@@ -369,12 +415,15 @@ void HttpConnection::flush() {
     out_at_ += n;
     output_progress_ = now();
   }
-  if (out_at_ == out_.size() || out_at_ > server_.options.output_bytes) {
+  if (out_at_ == out_.size() || out_at_ > std::max(server_.options.output_bytes, out_.size() / 2)) {
     out_.erase(0, out_at_);
+    large_end_ -= std::min(large_end_, out_at_);
     out_at_ = 0;
     if (out_.empty() && out_.capacity() > server_.options.output_bytes) out_.shrink_to_fit();
   }
-  if (unsent() == 0 && closing_ && !busy_) begin_linger();
+  if (unsent() > 0) return;
+  written_by_ = kNever;
+  if (closing_ && !busy_) begin_linger();
 }
 
 void HttpConnection::close_soon() {
@@ -402,6 +451,7 @@ void HttpConnection::close() {
   if (closed_) return;
   const auto self = shared_from_this();
   closed_ = true;
+  count_body(0);
   error_code ignored;
   socket_.close(ignored);
   if (busy_) {
@@ -427,9 +477,14 @@ void HttpConnection::on_tick(Instant now) {
 void HttpConnection::tick_output(Instant now) {
   const auto& options = server_.options;
   if (unsent() > 0 && now - output_progress_ >= options.write_stall) return close();
+  if (unsent() > 0 && now >= written_by_) return close();
   if (over_limit_since_ != kNever && now - over_limit_since_ >= options.write_stall) return close();
-  if (busy_ && event_stream_ && now - last_stream_write_ >= options.sse_keep_alive)
+  if (!busy_ || now - last_stream_write_ < options.sse_keep_alive) return;
+  if (event_stream_) {
     write_stream(exchange_number_, ": keep-alive\n\n");
+  } else if (end_of_input_) {
+    ask_for_life();
+  }
 }
 
 void HttpConnection::tick_input(Instant now) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -23,6 +24,7 @@ struct HttpServerState {
   std::shared_ptr<boost::asio::io_context> io;
   std::vector<char> read_buffer = std::vector<char>(64 * 1024);
   bool draining = false;
+  size_t body_bytes = 0;  // of bodies that are still coming, over all connections
   std::function<void(HttpConnection*)> on_closed;
   std::atomic<size_t> open_exchanges = 0;
   std::atomic<size_t> open_connections = 0;
@@ -48,7 +50,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void wait_readable();
   void on_readable();
   void on_end_of_input(bool orderly);
+  void settle_end_of_input();
+  void ask_for_life();
   void take(std::string_view bytes);
+  void count_body(size_t bytes);
   void dispatch();
   bool parse_head(HttpRequest& request);
   void refuse(int status, std::string_view reason);
@@ -67,6 +72,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void close_soon();  // from inside a call of the exchange: not before that call has returned
   void begin_linger();
   size_t unsent() const { return out_.size() - out_at_; }
+  // Of it what came behind a large write: that was allowed whole, so only what follows tells a slow reader.
+  size_t backlog() const { return out_.size() - std::max(out_at_, large_end_); }
   void tick_output(Instant now);
   void tick_input(Instant now);
   Instant now() const { return server_.deps.clock->now(); }
@@ -78,6 +85,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::string early_;  // bytes of the next request, while this one is answered
   std::string out_;
   size_t out_at_ = 0;
+  size_t large_end_ = 0;  // in out_, of the last write that was larger than the limit
   std::weak_ptr<class ServerExchange> exchange_;
   std::string request_id_;
   uint64_t exchange_number_ = 0;
@@ -95,12 +103,14 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool end_of_input_ = false;
   bool said_continue_ = false;
   size_t drained_ = 0;
+  size_t counted_body_ = 0;  // of server_.body_bytes
   Instant message_since_{};  // first byte of the message, then its head's end
   Instant last_input_{};
   Instant idle_since_{};
   Instant last_stream_write_{};
   Instant output_progress_{};
   Instant over_limit_since_ = kNever;
+  Instant written_by_ = kNever;  // what is left of answers that are complete
   Instant linger_until_{};
 };
 

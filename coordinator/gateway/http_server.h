@@ -25,10 +25,12 @@ struct HttpServerOptions {
   size_t body_bytes_per_second = 1024;  // slower than this, after body_idle, is cut off
   Duration keep_alive = timers::kHttpKeepAlive;
   Duration write_stall = timers::kWriteStall;
+  size_t answer_bytes_per_second = 16 * 1024;  // slower than this, after write_stall, is cut off
   Duration sse_keep_alive = timers::kSseKeepAlive;
   Duration tick = std::chrono::milliseconds(100);  // how exactly the times above are kept
   size_t output_bytes = 256 * 1024;  // a stream may hold more only for write_stall, and never 4 times as much
-  size_t early_bytes = 64 * 1024;    // sent by a client before its answer is complete
+  size_t all_body_bytes = 256 << 20;  // of bodies that are still coming, over all connections; then 503
+  size_t early_bytes = 64 * 1024;     // sent by a client before its answer is complete
 };
 
 struct HttpServerDeps {
@@ -45,9 +47,10 @@ struct HttpServerDeps {
 
 // HTTP/1.1 on one TCP port: the strict check, keep-alive, time limits, answers and streams. One request at a
 // time per connection. While an answer is being made the connection is still read, so that a client that
-// leaves is seen at once; a client that only closes its sending side counts as having left. Thread: run() is
-// the io thread, and every handler and Exchange lives on it; the other methods any. Owns the sockets. Errors:
-// listen() says address and port; a broken connection ends alone.
+// leaves is seen at once; one that only closes its sending side gets its answer (HTTP/1.0 cannot tell the
+// two apart: there it has left). Thread: run() is the io thread, and every handler and Exchange lives on it;
+// the other methods any. Owns the sockets. Errors: listen() says address and port; a broken connection ends
+// alone.
 class HttpServer {
  public:
   // kAlreadyExists when the port is in use, kInvalidArgument for an address that is none.

@@ -69,7 +69,7 @@ std::string AnswerWriter::end_event(JsonWriter& w) { return w.take() + "\n\n"; }
 void AnswerWriter::write_head(JsonWriter& w, std::string_view chat_object) const {
   w.field("id", cat(chat() ? "chatcmpl-" : "cmpl-", id_));
   w.field("object", chat() ? chat_object : std::string_view("text_completion"));
-  w.field("created", created_).field("model", plan_.model);
+  w.field("created", created_).field("model", plan_.model).field("system_fingerprint", plan_.fingerprint);
 }
 
 void AnswerWriter::write_logprobs(JsonWriter& w, const ChoicePart& part) {

@@ -1,6 +1,9 @@
 #include "coordinator/gateway/openai_api.h"
 
 #include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "base/cat.h"
@@ -65,7 +68,8 @@ OpenAiApi::OpenAiApi(OpenAiOptions options, OpenAiDeps deps)
              .port = *deps_.port,
              .clock = *deps_.clock,
              .observer = deps_.observer,
-             .unix_time = deps_.unix_time} {
+             .unix_time = deps_.unix_time},
+      created_(deps_.unix_time()) {
   BATON_CHECK(deps_.pool && deps_.status && deps_.random && deps_.metrics_text);
 }
 
@@ -163,6 +167,7 @@ void OpenAiApi::start_call(const std::shared_ptr<Job>& job, std::expected<Genera
   if (!plan || job->cancelled) return refuse(job, plan ? ApiError{} : plan.error());
   if (deps_.observer.on_unknown_field)
     for (const auto& name : plan->unknown_fields) deps_.observer.on_unknown_field(name);
+  plan->fingerprint = fingerprint();
   const auto call = std::make_shared<GenerationCall>(world_, job->exchange, *std::move(plan));
   job->exchange->on_client_left([weak = std::weak_ptr<GenerationCall>(call)] {
     if (const auto c = weak.lock()) c->client_left();
@@ -206,12 +211,26 @@ int64_t OpenAiApi::context_tokens() const {
   return limit;
 }
 
+// Equal as long as weights and numerics are: what the tokens of a request depend on besides the request.
+std::string OpenAiApi::fingerprint() const {
+  std::set<std::string> all;
+  for (const auto& worker : deps_.status()->workers)
+    all.insert(cat(worker.description.model_hash, "/", worker.description.numerics_id));
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a: the same in every build
+  for (const std::string& one : all)
+    for (const char c : one + "\n") hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  char text[24];
+  std::snprintf(text, sizeof text, "fp_%016" PRIx64, hash);
+  return text;
+}
+
 std::string OpenAiApi::model_json(const std::string& name) const {
   JsonWriter w;
-  w.open('{').field("id", name).field("object", "model").field("created", deps_.unix_time());
+  w.open('{').field("id", name).field("object", "model").field("created", created_);
   w.field("owned_by", "baton").field("root", options_.model_names.empty() ? name : options_.model_names[0]);
   w.field("max_model_len", context_tokens()).key("meta").open('{');
-  w.field("n_ctx_train", deps_.text->context_tokens).field("n_vocab", deps_.text->tokenizer->vocab_size());
+  w.field("n_ctx_train", deps_.text->context_tokens).field("n_vocab", deps_.text->vocab_size());
+  w.field("has_chat_template", deps_.text->chat_template != nullptr);
   w.close('}').close('}');
   return w.take();
 }
@@ -240,9 +259,10 @@ void OpenAiApi::health(Ex exchange) const {
 
 void OpenAiApi::ready(Ex exchange) const {
   const auto status = deps_.status();
-  const bool draining = draining_;
-  exchange->answer(
-      probe_answer(status->can_generate && !draining, draining ? "shutting down" : status->reason));
+  const std::string reason = draining_              ? "shutting down"
+                             : status->can_generate ? status->awaited
+                                                    : status->reason;
+  exchange->answer(probe_answer(status->can_generate && reason.empty(), reason));
 }
 
 }  // namespace baton::coordinator

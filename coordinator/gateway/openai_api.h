@@ -67,11 +67,13 @@ class OpenAiApi {
   void ready(Ex exchange) const;
   std::string model_json(const std::string& name) const;
   int64_t context_tokens() const;
+  std::string fingerprint() const;
   RequestContext context(uint64_t random, const std::atomic<bool>* cancelled) const;
 
   const OpenAiOptions options_;
   OpenAiDeps deps_;
   CallWorld world_;
+  const int64_t created_;  // of the models: when this process started
   std::atomic<bool> draining_ = false;
 };
 

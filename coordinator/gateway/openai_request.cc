@@ -25,7 +25,6 @@ constexpr size_t kMaxBiases = 1024;
 constexpr int64_t kMaxTopLogprobs = 20;
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int32_t kDefaultCompletionTokens = 16;
-constexpr int64_t kContextWhenUnknown = 4096;
 
 // Reads one body into a plan. Each step looks at fields_.ok() only where going on makes no sense.
 class GenerationReader {
@@ -81,7 +80,10 @@ class GenerationReader {
   void read_sampling() {
     sampling_.temperature = static_cast<float>(fields_.number("temperature", 0, 2).value_or(1));
     sampling_.top_p = static_cast<float>(fields_.number("top_p", 0, 1).value_or(1));
-    if (sampling_.top_p <= 0) fields_.fail(invalid_value("top_p", "`top_p` must be greater than 0"));
+    if (sampling_.top_p <= 0) {  // the most likely token and no other
+      sampling_.top_p = 1;
+      sampling_.temperature = 0;
+    }
     sampling_.top_k =
         static_cast<int32_t>(std::max<int64_t>(fields_.integer("top_k", -1, kInt32Max).value_or(0), 0));
     sampling_.min_p = static_cast<float>(fields_.number("min_p", 0, 1).value_or(0));
@@ -242,14 +244,14 @@ class GenerationReader {
     fields_.accept({"user", "spaces_between_special_tokens", "add_special_tokens"});
   }
 
-  int32_t vocab() const { return context_.text.tokenizer->vocab_size(); }
+  int32_t vocab() const { return context_.text.vocab_size(); }
 
   void encode_chat() {
     if (!context_.text.chat_template)
       return fields_.fail(not_supported("messages", "this model has no chat template; use /v1/completions"));
     if (cancelled()) return fields_.fail({.status = 499, .message = "the client left"});
     auto tokens = context_.text.encode_chat(chat_context_, static_cast<size_t>(context_limit()));
-    if (!tokens.ok()) return fail_to_encode(tokens.status(), "messages");
+    if (!tokens.ok()) return fail_to_encode(tokens.status());
     plan_.prompts.push_back({.text = "", .tokens = *std::move(tokens)});
   }
 
@@ -287,7 +289,7 @@ class GenerationReader {
         context_.text.tokenizer->encode(text, {.add_special = add_special_,
                                                .parse_special = false,
                                                .most_tokens = static_cast<size_t>(context_limit())});
-    if (!tokens.ok()) return fail_to_encode(tokens.status(), "prompt");
+    if (!tokens.ok()) return fail_to_encode(tokens.status());
     plan_.prompts.push_back({.text = std::string(text), .tokens = *std::move(tokens)});
   }
 
@@ -310,26 +312,28 @@ class GenerationReader {
     if (wanted >= 1 && wanted <= room) return static_cast<int32_t>(std::min(wanted, kInt32Max));
     const std::string asked =
         max_tokens_ && room >= 1 ? cat(" and ", *max_tokens_, " for the answer") : std::string();
-    too_long(cat(prompt_tokens, " tokens in the prompt", asked));
+    fields_.fail(
+        context_exceeded(context_, cat(prompt_tokens, " tokens in the prompt", asked), prompt_field()));
     return std::nullopt;
   }
 
-  int64_t context_limit() const {
-    return context_.context_tokens > 0 ? context_.context_tokens : kContextWhenUnknown;
+  int64_t context_limit() const { return context_.context_limit(); }
+  const char* prompt_field() const { return chat() ? "messages" : "prompt"; }
+
+  void fail_to_encode(const absl::Status& status) {
+    fields_.fail(encode_error(context_, status, prompt_field()));
   }
 
-  void too_long(const std::string& requested) {
-    fields_.fail({.status = 400,
-                  .message = cat("This model's maximum context length is ", context_limit(),
-                                 " tokens. However, you requested ", requested, "."),
-                  .param = chat() ? "messages" : "prompt",
-                  .code = "context_length_exceeded"});
-  }
-
-  void fail_to_encode(const absl::Status& status, const char* param) {
-    const std::string message(status.message());
-    if (absl::IsOutOfRange(status)) return too_long(cat(message, " in the prompt"));
-    fields_.fail(invalid_value(param, message));
+  // Templates may write special tokens that the weights have no row for.
+  bool has_rows_for(const std::vector<TokenId>& tokens) {
+    const auto& tokenizer = *context_.text.tokenizer;
+    if (tokenizer.vocab_size() == vocab()) return true;
+    const auto beyond = std::ranges::find_if(tokens, [this](TokenId id) { return id >= vocab(); });
+    if (beyond == tokens.end()) return true;
+    fields_.fail(
+        invalid_value(prompt_field(), cat("the prompt has the token `", tokenizer.token_piece(*beyond),
+                                          "` (id ", *beyond, "), which this model's weights do not have")));
+    return false;
   }
 
   void make_requests() {
@@ -339,8 +343,8 @@ class GenerationReader {
     plan_.text.end_token_ids = stop_.end_token_ids;
     plan_.text.stop_token_ids = stop_.stop_token_ids;
     for (const auto& prompt : plan_.prompts) {
-      if (prompt.tokens.empty())
-        return fields_.fail(invalid_value(chat() ? "messages" : "prompt", "the prompt is empty"));
+      if (prompt.tokens.empty()) return fields_.fail(invalid_value(prompt_field(), "the prompt is empty"));
+      if (!has_rows_for(prompt.tokens)) return;
       const auto room = room_for(prompt.tokens.size());
       if (!room) return;
       if (stop_.min_tokens > *room)
@@ -371,6 +375,20 @@ class GenerationReader {
 };
 
 }  // namespace
+
+ApiError context_exceeded(const RequestContext& context, std::string_view requested, std::string param) {
+  return {.status = 400,
+          .message = cat("This model's maximum context length is ", context.context_limit(),
+                         " tokens. However, you requested ", requested, "."),
+          .param = std::move(param),
+          .code = "context_length_exceeded"};
+}
+
+ApiError encode_error(const RequestContext& context, const absl::Status& status, std::string param) {
+  if (absl::IsOutOfRange(status))
+    return context_exceeded(context, cat(status.message(), " in the prompt"), std::move(param));
+  return invalid_value(std::move(param), std::string(status.message()));
+}
 
 uint64_t choice_seed(uint64_t seed, uint32_t choice) {
   if (choice == 0) return seed;

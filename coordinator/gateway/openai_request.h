@@ -20,7 +20,8 @@ enum class Endpoint : uint8_t { kChat, kCompletions };
 // shaped.
 struct GenerationPlan {
   Endpoint endpoint = Endpoint::kChat;
-  std::string model;  // as the client named it
+  std::string model;        // as the client named it
+  std::string fingerprint;  // of weights and numerics, for the answer
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage = false;
@@ -51,6 +52,10 @@ struct RequestContext {
   int64_t context_tokens = 0;                    // prompt and output together; 0 = not known
   uint64_t random = 0;                           // seeds of requests that name none come from it
   const std::atomic<bool>* cancelled = nullptr;  // looked at between two pieces of work; may be null
+
+  // What a prompt may have at most, tokenised or not: longer texts are refused where their bytes show it.
+  int64_t context_limit() const { return context_tokens > 0 ? context_tokens : kContextWhenUnknown; }
+  static constexpr int64_t kContextWhenUnknown = 4096;
 };
 
 // The body of POST /v1/chat/completions or /v1/completions. Thread: text pool.
@@ -64,6 +69,11 @@ std::expected<std::string, ApiError> detokenize(std::string_view body, const Req
 
 // nullopt when `name` is served; "default" always is.
 std::optional<ApiError> check_model(std::string_view name, const std::vector<std::string>& model_names);
+
+// 400, context_length_exceeded. `requested`: "5 tokens in the prompt".
+ApiError context_exceeded(const RequestContext& context, std::string_view requested, std::string param);
+// A text that could not be tokenised, or that is too long to try.
+ApiError encode_error(const RequestContext& context, const absl::Status& status, std::string param);
 
 // The seed of choice `choice` of a request: choice 0 has the request's own, the others differ and repeat with
 // it.

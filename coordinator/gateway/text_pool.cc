@@ -8,10 +8,30 @@ bool TextPool::submit(size_t bytes, std::function<void()> work) {
   {
     std::lock_guard lock(mutex_);
     if (closed_ || short_.size() + long_.size() >= capacity_) return false;
-    (bytes > kLongText ? long_ : short_).push_back(std::move(work));
+    if (bytes <= kLongText) {
+      short_.push_back(std::move(work));
+    } else if (long_bytes_ + bytes > long_capacity_) {
+      return false;
+    } else {
+      long_.push_back({bytes, std::move(work)});
+      long_bytes_ += bytes;
+    }
   }
   ready_.notify_one();
   return true;
+}
+
+std::function<void()> TextPool::take(bool is_long) {
+  std::function<void()> work;
+  if (is_long) {
+    work = std::move(long_.front().work);
+    long_bytes_ -= long_.front().bytes;
+    long_.pop_front();
+  } else {
+    work = std::move(short_.front());
+    short_.pop_front();
+  }
+  return work;
 }
 
 void TextPool::run(std::stop_token stop) {
@@ -21,9 +41,7 @@ void TextPool::run(std::stop_token stop) {
     ready_.wait(lock, stop, [&] { return closed_ || has_work(); });
     if (closed_ || stop.stop_requested()) break;
     const bool is_long = short_.empty();
-    auto& queue = is_long ? long_ : short_;
-    std::function<void()> work = std::move(queue.front());
-    queue.pop_front();
+    std::function<void()> work = take(is_long);
     long_running_ += is_long;
     lock.unlock();
     work();
@@ -37,7 +55,8 @@ void TextPool::run(std::stop_token stop) {
 }
 
 void TextPool::close() {
-  std::deque<std::function<void()>> dropped_short, dropped_long;  // destroyed outside the lock
+  std::deque<std::function<void()>> dropped_short;  // destroyed outside the lock
+  std::deque<LongText> dropped_long;
   {
     std::lock_guard lock(mutex_);
     closed_ = true;

@@ -18,9 +18,12 @@ void write_ids(JsonWriter& w, const std::vector<TokenId>& ids) {
   w.close(']');
 }
 
-std::unexpected<ApiError> refused(const absl::Status& status, std::string param) {
-  return std::unexpected(invalid_value(std::move(param), std::string(status.message())));
+std::unexpected<ApiError> refused(const RequestContext& context, const absl::Status& status,
+                                  std::string param) {
+  return std::unexpected(encode_error(context, status, std::move(param)));
 }
+
+size_t most_tokens(const RequestContext& context) { return static_cast<size_t>(context.context_limit()); }
 
 // llama-server: {content, add_special, parse_special, with_pieces} -> {tokens}
 Answer tokenize_content(JsonFields& fields, const RequestContext& context) {
@@ -30,9 +33,10 @@ Answer tokenize_content(JsonFields& fields, const RequestContext& context) {
   const bool with_pieces = fields.boolean("with_pieces").value_or(false);
   if (!fields.ok()) return std::unexpected(*fields.error());
   const auto& tokenizer = *context.text.tokenizer;
-  const auto ids =
-      tokenizer.encode(content.value_or(""), {.add_special = add_special, .parse_special = parse_special});
-  if (!ids.ok()) return refused(ids.status(), "content");
+  const auto ids = tokenizer.encode(
+      content.value_or(""),
+      {.add_special = add_special, .parse_special = parse_special, .most_tokens = most_tokens(context)});
+  if (!ids.ok()) return refused(context, ids.status(), "content");
   JsonWriter w;
   w.open('{');
   if (with_pieces) {
@@ -56,7 +60,7 @@ absl::StatusOr<std::vector<TokenId>> encode_messages(JsonFields& fields, const R
   const std::string chat = read_chat_context(fields, context.text).json;
   if (!fields.ok()) return absl::InvalidArgumentError(fields.error()->message);
   if (!context.text.chat_template) return absl::InvalidArgumentError("this model has no chat template");
-  return context.text.encode_chat(chat);
+  return context.text.encode_chat(chat, most_tokens(context));
 }
 
 // vLLM: {model, prompt | messages, add_special_tokens, return_token_strs} -> {count, max_model_len, tokens}
@@ -70,9 +74,11 @@ Answer tokenize_prompt(JsonFields& fields, const RequestContext& context) {
   if (!prompt && !fields.any("messages"))
     return std::unexpected(invalid_value("prompt", "the body must have `prompt`, `messages` or `content`"));
   const auto& tokenizer = *context.text.tokenizer;
-  const auto ids = prompt ? tokenizer.encode(*prompt, {.add_special = add_special, .parse_special = false})
+  const auto ids = prompt ? tokenizer.encode(*prompt, {.add_special = add_special,
+                                                       .parse_special = false,
+                                                       .most_tokens = most_tokens(context)})
                           : encode_messages(fields, context);
-  if (!ids.ok()) return refused(ids.status(), prompt ? "prompt" : "messages");
+  if (!ids.ok()) return refused(context, ids.status(), prompt ? "prompt" : "messages");
   JsonWriter w;
   w.open('{').field("count", ids->size()).field("max_model_len", context.context_tokens);
   write_ids(w, *ids);
@@ -104,7 +110,7 @@ Answer detokenize(std::string_view body, const RequestContext& context) {
   JsonFields fields(value.get_object());
   if (auto error = check_model(fields.string("model", 256).value_or("default"), context.model_names))
     return std::unexpected(*std::move(error));
-  const auto ids = fields.token_ids("tokens", kMaxText, context.text.tokenizer->vocab_size());
+  const auto ids = fields.token_ids("tokens", most_tokens(context), context.text.tokenizer->vocab_size());
   if (!fields.ok()) return std::unexpected(*fields.error());
   if (!ids) return std::unexpected(invalid_value("tokens", "`tokens` must be a list of token ids"));
   const std::string text = context.text.tokenizer->decode(*ids, false);

@@ -3,8 +3,17 @@
 #include <algorithm>
 
 #include "base/cat.h"
+#include "transport/messages/life_over.h"
 
 namespace baton::coordinator {
+
+namespace {
+
+absl::Status given_up(const std::string& name, Incarnation youngest) {
+  return life_over(cat(name, ": this life was given up; join with a new incarnation"), youngest);
+}
+
+}  // namespace
 
 const char* to_string(WorkerState state) {
   switch (state) {
@@ -40,12 +49,10 @@ absl::StatusOr<uint64_t> Membership::join(const WorkerDescription& worker, Insta
   const WorkerRef& ref = worker.ref;
   if (ref.name.empty() || worker.control_address.empty())
     return absl::InvalidArgumentError("a worker needs a name and a control address");
-  if (fenced(ref))
-    return absl::FailedPreconditionError(
-        cat(ref.name, ": this life was given up; join with a new incarnation"));
+  if (fenced(ref)) return given_up(ref.name, fences_.at(ref.name).incarnation);
   if (const auto old = workers_.find(ref.name); old != workers_.end()) {
     if (old->second.description.ref.incarnation > ref.incarnation)
-      return absl::FailedPreconditionError(cat(ref.name, ": a younger life has joined"));
+      return life_over(cat(ref.name, ": a younger life has joined"), old->second.description.ref.incarnation);
     if (old->second.description.ref == ref) {  // it missed our answer, or its lease
       return leases_.grant(ref, now);
     }
@@ -59,9 +66,7 @@ absl::StatusOr<uint64_t> Membership::join(const WorkerDescription& worker, Insta
 }
 
 absl::Status Membership::renew(const WorkerRef& worker, uint64_t lease, Instant now) {
-  if (fenced(worker))
-    return absl::FailedPreconditionError(
-        cat(worker.name, ": this life was given up; join with a new incarnation"));
+  if (fenced(worker)) return given_up(worker.name, fences_.at(worker.name).incarnation);
   return leases_.renew(worker, lease, now);
 }
 
@@ -96,13 +101,30 @@ bool Membership::heard(const WorkerRef& worker, const WorkerMessage& message, In
   WorkerView* view = live(worker);
   if (view == nullptr || view->state == WorkerState::kStarting) return false;
   view->heard = now;
-  if (view->state == WorkerState::kSuspect) set_state(*view, WorkerState::kReady);
-  if (const auto* report = std::get_if<StepReport>(&message)) view->load = report->load;
-  if (const auto* pong = std::get_if<Pong>(&message)) {
-    view->load = pong->load;
-    if (pong->draining) set_state(*view, WorkerState::kDraining);
+  if (const auto* report = std::get_if<StepReport>(&message)) {
+    view->load = report->load;
+    view->stands_still = false;
   }
-  return true;
+  const auto* pong = std::get_if<Pong>(&message);
+  if (pong != nullptr) note_step(*view, *pong);
+  if (view->state == WorkerState::kSuspect && !view->stands_still) set_state(*view, WorkerState::kReady);
+  if (pong != nullptr && pong->draining) set_state(*view, WorkerState::kDraining);
+  if (pong != nullptr && pong->step_age >= std::max(options_.step_dead, 20 * pong->step_predicted)) {
+    lose(worker.name, cat("its engine has been in one step for ",
+                          std::chrono::duration_cast<std::chrono::seconds>(pong->step_age).count(), " s"));
+    return false;
+  }
+  const auto* peer = std::get_if<PeerReport>(&message);
+  if (peer != nullptr && peer->over && live(peer->peer) != nullptr)
+    lose(peer->peer.name, cat(worker.name, " was told before that this life is over"));
+  return live(worker) != nullptr;
+}
+
+// Clearly more than what a step may take: what takes a worker away must not be a guess.
+void Membership::note_step(WorkerView& view, const Pong& pong) {
+  view.load = pong.load;
+  view.stands_still = pong.step_age >= std::max(options_.step_suspect, 5 * pong.step_predicted);
+  if (view.stands_still && view.state == WorkerState::kReady) set_state(view, WorkerState::kSuspect);
 }
 
 void Membership::forgive_own_stall(Instant now) {

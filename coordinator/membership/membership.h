@@ -14,7 +14,7 @@ namespace baton::coordinator {
 enum class WorkerState : uint8_t {
   kStarting,  // joined, its control stream is not open yet
   kReady,
-  kSuspect,   // nothing heard for timers::kSuspect: gets no new requests
+  kSuspect,   // nothing heard for timers::kSuspect, or its step does not end: gets no new requests
   kDraining,  // finishes what it has
 };
 const char* to_string(WorkerState state);
@@ -23,7 +23,8 @@ struct WorkerView {
   WorkerDescription description;
   WorkerState state = WorkerState::kStarting;
   LoadSnapshot load;
-  Instant heard{};  // last message
+  Instant heard{};            // last message
+  bool stands_still = false;  // its engine's step does not end: suspect although it speaks
 };
 
 // ---- what membership decided, in order
@@ -56,6 +57,8 @@ struct MembershipOptions {
   Duration lease_ttl = timers::kLeaseTtl;
   Duration suspect = timers::kSuspect;
   Duration dead = timers::kDead;
+  Duration step_suspect = timers::kStepSuspect;
+  Duration step_dead = timers::kStepDead;
   Duration stall = timers::kHeartbeat;  // a tick that is later than this was this process's own fault
   size_t max_names = 4096;              // of workers alive, and as many that are over
 };
@@ -65,13 +68,17 @@ struct MembershipOptions {
 // that life is fenced and the process comes back as a new incarnation. A lease matters only while no stream
 // is open; serving needs no renewals.
 //
+// A worker whose process speaks while its engine stands in one step is suspect, and lost when the step takes
+// longer still; so is one of which a peer says that this life was given up (by a coordinator before this
+// one).
+//
 // Silence counts only while this process listens: a tick that comes late moves every deadline by as much, for
 // what the workers said meanwhile may lie unread.
 //
 // Example: kill -9: the stream closes within milliseconds -> WorkerLost; the supervisor starts the process
 // again, which joins with a larger incarnation -> StartStream, WorkerUp.
 //
-// Thread: control. Errors: join and renew answer kFailedPrecondition to a life that is over, kNotFound to an
+// Thread: control. Errors: join and renew answer life_over() to a life that is over, kNotFound to an
 // unknown lease, kResourceExhausted when there are too many names.
 class Membership {
  public:
@@ -97,6 +104,7 @@ class Membership {
 
  private:
   WorkerView* live(const WorkerRef& worker);
+  void note_step(WorkerView& view, const Pong& pong);
   bool fenced(const WorkerRef& worker) const;
   void lose(const std::string& name, const std::string& why);
   void fence(const WorkerRef& worker);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 namespace baton::coordinator {
 
 ControlCore::ControlCore(const ControlOptions& options, WorkerStreams& streams, RequestObserver* observer,
@@ -10,7 +12,8 @@ ControlCore::ControlCore(const ControlOptions& options, WorkerStreams& streams, 
       listener_(std::move(listener)),
       membership_(options.membership),
       router_(options.router),
-      flow_(options.flow, router_, streams, observer) {}
+      flow_(options.flow, router_, streams, observer),
+      awaited_pools_(options.pools.begin(), options.pools.end()) {}
 
 void ControlCore::handle(ControlCommand command, Instant now) {
   std::visit([&](auto& c) { on(c, now); }, command);
@@ -21,10 +24,12 @@ void ControlCore::on_tick(Instant now) {
   membership_.on_tick(now);
   apply_decisions(now);
   flow_.on_tick(now);
+  if (now >= patience_ends_) awaited_pools_.clear();
 }
 
 Instant ControlCore::next_deadline() const {
-  return std::min(membership_.next_deadline(), flow_.next_deadline());
+  const Instant pools = awaited_pools_.empty() ? kNever : patience_ends_;
+  return std::min({membership_.next_deadline(), flow_.next_deadline(), pools});
 }
 
 void ControlCore::fail_all(const std::string& why, Instant now) { flow_.fail_all(why, now); }
@@ -72,12 +77,22 @@ void ControlCore::apply(const StartStream& decision, Instant) {
   streams_.connect(decision.worker, decision.control_address);
 }
 void ControlCore::apply(const StopStream& decision, Instant) { streams_.disconnect(decision.worker); }
-void ControlCore::apply(const WorkerUp& decision, Instant now) { flow_.on_worker_up(decision.worker, now); }
+void ControlCore::apply(const WorkerUp& decision, Instant now) {
+  note_pool(decision.worker.pool, now);
+  flow_.on_worker_up(decision.worker, now);
+}
 void ControlCore::apply(const WorkerTakesRequests& decision, Instant now) {
   flow_.on_worker_takes_requests(decision.worker, decision.takes, decision.silent, now);
 }
 void ControlCore::apply(const WorkerLost& decision, Instant now) {
   flow_.on_worker_lost(decision.worker, now);
+}
+
+// Workers of one model load in about the same time. A pool that does not come is no reason to serve nobody: a
+// coordinator that is started anew while one is down would take the service away with it.
+void ControlCore::note_pool(const std::string& pool, Instant now) {
+  awaited_pools_.erase(pool);
+  patience_ends_ = std::min(patience_ends_, now + timers::kPoolPatience);
 }
 
 ClusterStatus ControlCore::status(Instant now) const {
@@ -105,6 +120,9 @@ ClusterStatus ControlCore::status(Instant now) const {
   const absl::Status can = flow_.can_generate();
   status.can_generate = can.ok();
   status.reason = std::string(can.message());
+  if (!awaited_pools_.empty())
+    status.awaited =
+        absl::StrCat("no worker of pool ", absl::StrJoin(awaited_pools_, ", "), " has come up yet");
   status.connecting = flow_.connecting();
   status.requests_in_flight = static_cast<int32_t>(flow_.in_flight());
   status.requests_queued = static_cast<int32_t>(flow_.queued());

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -55,6 +56,7 @@ struct ControlOptions {
   RouterOptions router;
   FlowOptions flow;
   MembershipOptions membership;
+  std::vector<std::string> pools;  // of the manifest: each is awaited at the start, for a bounded time
 };
 
 // Membership, router and request flow wired to each other: all that the control thread decides, as one
@@ -95,12 +97,15 @@ class ControlCore {
   void apply(const WorkerUp& decision, Instant now);
   void apply(const WorkerTakesRequests& decision, Instant now);
   void apply(const WorkerLost& decision, Instant now);
+  void note_pool(const std::string& pool, Instant now);
 
   WorkerStreams& streams_;
   const MembershipListener listener_;
   Membership membership_;
   Router router_;
   RequestFlow flow_;
+  std::set<std::string> awaited_pools_;        // nobody of them was up yet
+  Instant patience_ends_ = kNever;             // then they are not waited for any more
   std::vector<MembershipDecision> decisions_;  // scratch
 };
 

@@ -96,8 +96,11 @@ struct ClusterStatus {
   };
   std::vector<Worker> workers;
   std::vector<Link> links;
-  bool can_generate = false;   // some worker, or pair, can take a request now
-  std::string reason;          // why not
+  bool can_generate = false;  // some worker, or pair, can take a request now
+  std::string reason;         // why not
+  // Not empty: pools of the manifest that no worker has come up in yet, while that may still be the start of
+  // the cluster: who asks now is served some other way, and says so. /ready waits for them.
+  std::string awaited;
   bool connecting = false;     // workers are just being paired: a request may wait for that in the queue
   int32_t context_tokens = 0;  // smallest limit of the pools; 0 = none known yet
   int64_t smallest_pool_tokens = 0;  // KV tokens of the smallest pool

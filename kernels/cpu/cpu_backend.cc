@@ -58,6 +58,8 @@ std::string CpuBackend::numerics_id(KvType kv) const {
 
 absl::StatusOr<std::unique_ptr<Linear>> CpuBackend::make_linear(const LinearSpec& spec) {
   RETURN_IF_ERROR(check_linear(spec));
+  for (const WeightView& part : spec.parts)
+    if (part.type == DType::kF8E4M3) return absl::InvalidArgumentError("device cpu: want fp8 opened to bf16");
   auto linear = std::make_unique<CpuLinear>(spec, pool_, weights_, brain_dots_);
   max_cols_ = std::max(max_cols_, linear->cols());
   linear_cost_ += linear->row_cost();

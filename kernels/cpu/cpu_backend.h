@@ -35,7 +35,7 @@ class CpuBackend final : public Backend {
   float* allocate(size_t floats) override;
 
   void begin_step(const StepBatch& batch) override;
-  void run_together(const std::function<void()>& body) override { pool_.together(body); }
+  void run_together(absl::FunctionRef<void()> body) override { pool_.together(body); }
   bool leads() const override { return pool_.leads(); }
   void embed(const Embedding& table, float* out) override;
   void norm_linear(const NormWeights& norm, const Linear& linear, const float* x, float* out) override;

@@ -1,13 +1,14 @@
 #include "kernels/cpu/cpu_embedding.h"
 
 #include "base/check.h"
+#include "kernels/backend_checks.h"
 #include "kernels/dequantize.h"
 #include "kernels/weight_slice.h"
 
 namespace baton::kernels::cpu {
 
 absl::StatusOr<std::unique_ptr<Embedding>> TableEmbedding::create(const WeightView& table) {
-  RETURN_IF_ERROR(check_weight(table));
+  RETURN_IF_ERROR(check_embedding(table));
   return std::make_unique<TableEmbedding>(table, row_stride(table));
 }
 

@@ -26,7 +26,7 @@ class PagedAttention {
 
   void set_attention(const AttentionSpec& spec) { spec_ = spec; }
   void plan(const StepBatch& batch, const KvPool& kv, const RowShares& shares);
-  // What `thread` will read first of that layer's KV.
+  // What `thread` will read first of that layer's KV; nothing behind the last layer.
   LinesAhead lines_ahead(int thread, int layer) const;
   // q in qkv[rows][(heads + 2 kv_heads) * head_dim], rotated; out[rows][heads * head_dim]
   void run(int layer, const KvPool& kv, const float* qkv, float* out) { run({layer, &kv, qkv, out}); }

@@ -5,28 +5,60 @@
 #include "kernels/cpu/contract.h"
 
 namespace baton::kernels::cpu {
+namespace {
+
+constexpr int32_t kPiece = 256;         // positions whose angles are computed together
+constexpr int32_t kKept = 64 * kPiece;  // positions whose angles are kept: 8 MiB for heads of 64, 16 for 128
+
+}  // namespace
 
 void RopeStore::set(const AttentionSpec& attention, const RopeSpec& rope) {
   spec_ = attention;
   rope_ = rope;
+  kept_.clear();
+}
+
+void RopeStore::compute_angles(int32_t position, float* cos) const {
+  const size_t pairs = rope_.inv_freq.size();
+  for (size_t i = 0; i < pairs; ++i) {
+    const auto rotation = contract::rotation(position, rope_.inv_freq[i], rope_.magnitude);
+    cos[i] = rotation.cos;
+    cos[pairs + i] = rotation.sin;
+  }
+}
+
+const float* RopeStore::kept_angles(int32_t position) {
+  const size_t floats = 2 * rope_.inv_freq.size();
+  const auto piece = static_cast<size_t>(position / kPiece);
+  if (kept_.size() <= piece) kept_.resize(piece + 1);
+  std::vector<float>& angles = kept_[piece];
+  if (angles.empty()) {
+    angles.resize(kPiece * floats);
+    for (int32_t i = 0; i < kPiece; ++i)
+      compute_angles(position - position % kPiece + i, angles.data() + i * floats);
+  }
+  return angles.data() + position % kPiece * floats;
 }
 
 void RopeStore::begin_step(const StepBatch& batch) {
-  const int64_t rows = batch.rows(), pairs = rope_.inv_freq.size();
-  if (static_cast<int64_t>(rotations_.size()) < rows * 2 * pairs) rotations_.resize(rows * 2 * pairs);
-  for (int64_t r = 0; r < rows; ++r) {
-    float* cos = rotations_.data() + r * 2 * pairs;
-    for (int64_t i = 0; i < pairs; ++i) {
-      const auto rotation = contract::rotation(batch.positions[r], rope_.inv_freq[i], rope_.magnitude);
-      cos[i] = rotation.cos;
-      cos[pairs + i] = rotation.sin;
+  const size_t floats = 2 * rope_.inv_freq.size();
+  size_t far = std::ranges::count_if(batch.positions, [](int32_t p) { return p >= kKept; });
+  if (far_.size() < far * floats) far_.resize(far * floats);
+  angles_.resize(static_cast<size_t>(batch.rows()));
+  for (size_t r = 0; r < angles_.size(); ++r) {
+    if (batch.positions[r] < kKept) {
+      angles_[r] = kept_angles(batch.positions[r]);
+      continue;
     }
+    float* angles = far_.data() + --far * floats;
+    compute_angles(batch.positions[r], angles);
+    angles_[r] = angles;
   }
 }
 
 void RopeStore::rotate(const NormWeights* norm, int64_t row, float* head) const {
   const auto pairs = static_cast<int64_t>(rope_.inv_freq.size());
-  const float* cos = rotations_.data() + row * 2 * pairs;
+  const float* cos = angles_[row];
   if (norm != nullptr) kernels_.rms_norm({head, norm->weight.data(), spec_.head_dim, norm->eps, head});
   kernels_.rotate({head, cos, cos + pairs, pairs, rope_.interleaved});
 }

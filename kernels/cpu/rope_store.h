@@ -9,8 +9,9 @@
 namespace baton::kernels::cpu {
 
 // Norm and rotation of queries and keys, and the way of keys and values into the pool: a row at a time, or a
-// row's KV head at a time by the thread that attends to it next. Both give the same bits. Owns the step's
-// table of angles. Thread: the backend's caller sets and begins steps; the rest any, on different rows.
+// row's KV head at a time by the thread that attends to it next. Both give the same bits. Owns the angles: of
+// the first positions for ever, once they were reached, and of the step's others. Thread: the backend's
+// caller sets and begins steps; the rest any, on different rows.
 class RopeStore {
  public:
   explicit RopeStore(const Kernels& kernels) : kernels_(kernels) {}
@@ -39,13 +40,18 @@ class RopeStore {
 
  private:
   int64_t width() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
+  // cos [pairs], sin [pairs]
+  void compute_angles(int32_t position, float* cos) const;
+  const float* kept_angles(int32_t position);
   void rotate(const NormWeights* norm, int64_t row, float* head) const;
   void store(const Call& call, const SequenceRows& sequence, int index, int kv_head, const float* key) const;
 
   const Kernels& kernels_;
   AttentionSpec spec_;
   RopeSpec rope_;
-  std::vector<float> rotations_;  // [rows]{ cos [pairs], sin [pairs] }
+  std::vector<std::vector<float>> kept_;  // pieces of consecutive positions, as compute_angles() gives them
+  std::vector<float> far_;                // the same of a step's positions behind those
+  std::vector<const float*> angles_;      // [rows] into either
 };
 
 }  // namespace baton::kernels::cpu

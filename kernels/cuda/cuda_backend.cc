@@ -34,6 +34,9 @@ enum Operation : uint64_t {
 // Partial results of decode attention: chunks of 256 keys beyond which a sequence's chunks are walked by one
 // block.
 constexpr size_t kPartialBytes = size_t{256} << 20;
+// Graphs of all buckets, the runtime's modules, a step's tables, sums that blocks share, a library's
+// workspace.
+constexpr size_t kReservedBytes = size_t{768} << 20;
 
 bool set_to(const char* name, std::string_view value) {
   const char* text = std::getenv(name);
@@ -123,6 +126,8 @@ std::string CudaBackend::advice() const {
   return out;
 }
 
+size_t CudaBackend::own_bytes() const { return kPartialBytes + kReservedBytes; }
+
 std::string CudaBackend::numerics_id(KvType) const {
   const std::string bits = library_ == nullptr ? "" : library_->bits();
   return cat("cuda-",
@@ -130,7 +135,7 @@ std::string CudaBackend::numerics_id(KvType) const {
              : !bits.empty() ? cat("invariant-", bits)
              : fp8_          ? "fp8"
                              : "bf16",
-             "-", matrices_.name(), "-v3-sm", device_.capability, "/kv-bf16");
+             "-", matrices_.name(), "-v4-sm", device_.capability, "/kv-bf16");
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpec& spec) {
@@ -158,7 +163,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CudaBackend::make_linear(const LinearSpe
 }
 
 absl::StatusOr<std::unique_ptr<Embedding>> CudaBackend::make_embedding(const WeightView& table) {
-  RETURN_IF_ERROR(check_weight(table));
+  RETURN_IF_ERROR(check_embedding(table));
   const LinearSpec spec = {.parts = {table}, .bias = {}, .k_shards = 1};
   const PackedShape shape = packed_shape(spec);
   ASSIGN_OR_RETURN(SharedWeights weights, pack_weights(spec, shape));
@@ -198,13 +203,12 @@ absl::Status CudaBackend::attach_kv(std::span<std::byte> pool, const KvGeometry&
     return absl::InvalidArgumentError(
         cat("device cuda: kv.blockTokens ", geometry.block_tokens, ": want 16, 32, 64, 128 or 256"));
   graphs_.drop();  // and to the pool
-  size_t total = 0, free = 0;
-  RETURN_IF_ERROR(to_status(cudaMemGetInfo(&free, &total), "asking for free memory"));
+  ASSIGN_OR_RETURN(const DeviceMemory before, outside_->memory());
   const absl::Status memory = outside_->take_pool(geometry.pool_bytes());
   if (!memory.ok())
     return absl::ResourceExhaustedError(
         cat("device cuda: kv.memory asks for ", format_bytes(geometry.pool_bytes()), "; behind the weights ",
-            format_bytes(free), " of ", format_bytes(total), " are free: lower kv.memory"));
+            format_bytes(before.free), " of ", format_bytes(before.total), " are free: lower kv.memory"));
   geometry_ = geometry;
   if (!has_tile_attention(geometry.head_dim)) return absl::OkStatus();
   const size_t slot = sizeof(float) * 16 * (geometry.head_dim + 2);
@@ -263,6 +267,8 @@ absl::Status CudaBackend::grow_tables() {
 
 // What the step before drew stays: rows of this one are fed with it.
 absl::Status CudaBackend::grow_drawn() {
+  RETURN_IF_ERROR(reserve(device_reports_, Kind::kDevice, capacity_.rows * sizeof(DrawReport),
+                          "reports of drawn tokens"));
   const size_t bytes = capacity_.rows * sizeof(DrawnToken);
   if (device_drawn_.bytes() >= bytes) return absl::OkStatus();
   RETURN_IF_ERROR(reserve(device_drawn_, Kind::kDevice, bytes, "drawn tokens"));
@@ -542,7 +548,8 @@ void CudaBackend::head(const NormWeights& norm, const Linear& linear, const floa
   multiply(linear, args);
   if (batch_.draws.empty() || !error_.ok()) return;
   launch_draw(tables_,
-              {device_logits_.as<float>(), static_cast<int>(vocabulary_), device_drawn_.as<DrawnToken>()},
+              {device_logits_.as<float>(), static_cast<int>(vocabulary_), device_drawn_.as<DrawnToken>(),
+               device_reports_.as<DrawReport>()},
               rows_, launches());
   launched("draw");
 }
@@ -560,6 +567,13 @@ void CudaBackend::fetch_logits(Flight& flight) {
     const size_t bytes = rows * sizeof(DrawnToken);
     note(reserve_pinned(flight.drawn, bytes, "drawn tokens"));
     copy(flight.drawn.data(), device_drawn_.data(), bytes, "copying drawn tokens");
+  }
+  const bool reports =
+      std::ranges::any_of(batch_.draws, [](const DrawRow& d) { return d.wanted != 0 && d.report >= 0; });
+  flight.reported = reports ? rows : 0;
+  if (reports) {
+    note(reserve_pinned(flight.reports, rows * sizeof(DrawReport), "reports of drawn tokens"));
+    copy(flight.reports.data(), device_reports_.data(), rows * sizeof(DrawReport), "copying reports");
   }
   note(reserve_pinned(flight.logits, flight.shown.size() * row, "logits"));
   std::byte* to = flight.logits.data();
@@ -584,7 +598,7 @@ void CudaBackend::launch_step() {
   Flight& flight = latest();
   flight.step = step_;
   flight.rows = batch_.tokens.size(), flight.sequences = batch_.sequences.size();
-  flight.draws = 0;
+  flight.draws = flight.reported = 0;
   flight.shown.clear();
   flight.to = logits_;
   flight.vocabulary = vocabulary_;

@@ -33,7 +33,8 @@ namespace baton::kernels::cuda {
 // with is the device's (cuda_device.h), and the other is where its KV comes through on its way (lane
 // `staged`).
 //
-// Tokens are drawn on the device (draw_kernels.cuh); logits come to the host for rows that want them.
+// Tokens are drawn on the device (draw_kernels.cuh), and what log-probabilities are made of is found there;
+// logits come to the host for rows that want them.
 //
 // Numerics: kBrainDots = the kernels of this folder, the same bits in every batch; with quantization fp8 (a
 // class of its own, Hopper only) layers of several matrices or several K shards have e4m3 weights and
@@ -51,6 +52,7 @@ class CudaBackend final : public DeviceBackend {
   std::string numerics_id(KvType kv) const override;
   std::string kv_layout_name() const override { return "cuda-kv-heads"; }
   bool in_host_memory() const override { return false; }
+  size_t own_bytes() const override;
   Device& device() override { return *outside_; }
   // Partial sums of these kernels are not one rank's: its chain over K ascends, it is no tree of shards.
   bool splits_inputs() const override { return fastest_; }
@@ -83,6 +85,9 @@ class CudaBackend final : public DeviceBackend {
   std::span<const DrawnToken> drawn() const override {
     return {finished_->drawn.as<DrawnToken>(), finished_->draws};
   }
+  std::span<const DrawReport> reports() const override {
+    return {finished_->reports.as<DrawReport>(), finished_->reported};
+  }
 
  private:
   struct DeviceNorm {
@@ -93,9 +98,9 @@ class CudaBackend final : public DeviceBackend {
   // What the host keeps of a step until it is finished: memory that the device copies from and to, and what
   // it will find there.
   struct Flight {
-    DeviceBuffer tables, logits, drawn;
+    DeviceBuffer tables, logits, drawn, reports;
     uint64_t step = 0;
-    size_t rows = 0, sequences = 0, draws = 0;
+    size_t rows = 0, sequences = 0, draws = 0, reported = 0;
     std::vector<int64_t> shown;  // logit rows that come to the host ...
     LogitRows to;                // ... and go there
     int64_t vocabulary = 0;
@@ -169,7 +174,7 @@ class CudaBackend final : public DeviceBackend {
   StepCapacity capacity_;
   DeviceBuffer device_tables_;
   StepTables tables_;
-  DeviceBuffer normed_, row_scales_, products_, device_logits_, device_drawn_;
+  DeviceBuffer normed_, row_scales_, products_, device_logits_, device_drawn_, device_reports_;
   std::array<Flight, 2>
       flights_;  // a ring: `running_` launched ones from oldest_ on, then the one in the making
   size_t oldest_ = 0, running_ = 0;

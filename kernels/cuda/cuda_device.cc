@@ -101,6 +101,13 @@ bool CudaDevice::await_stored(int layer) {
   return false;  // which the end of the step finds too
 }
 
+absl::StatusOr<DeviceMemory> CudaDevice::memory() {
+  RETURN_IF_ERROR(make_current());
+  size_t free = 0, total = 0;
+  RETURN_IF_ERROR(to_status(cudaMemGetInfo(&free, &total), "asking for free memory"));
+  return DeviceMemory{.free = free, .total = total};
+}
+
 absl::Status CudaDevice::pin(std::span<std::byte> host) {
   RETURN_IF_ERROR(make_current());
   return to_status(cudaHostRegister(host.data(), host.size(), cudaHostRegisterDefault),

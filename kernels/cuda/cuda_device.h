@@ -39,6 +39,7 @@ class CudaDevice final : public Device {
   bool hangs() const { return hangs_; }
 
   std::string id() const override { return id_; }
+  absl::StatusOr<DeviceMemory> memory() override;
   DeviceStream& step_stream() override { return steps_; }
   absl::StatusOr<std::unique_ptr<DeviceStream>> make_stream() override { return CudaStream::make(index_); }
   bool await_stored(int layer) override;

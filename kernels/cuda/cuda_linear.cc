@@ -39,12 +39,11 @@ std::vector<std::byte> pack_brain(const LinearSpec& spec, const PackedShape& sha
     for (int64_t r = 0; r < part.rows; ++r) {
       auto* to = reinterpret_cast<uint16_t*>(packed.data()) +
                  static_cast<size_t>(packed_row(shape, row++)) * shape.ld;
-      const std::byte* from = part.data + r * row_stride(part);
       if (part.type == DType::kBF16) {
-        std::memcpy(to, from, 2 * static_cast<size_t>(part.cols));
+        std::memcpy(to, part.data + r * row_stride(part), 2 * static_cast<size_t>(part.cols));
         continue;
       }
-      dequantize_row(part.type, from, opened);
+      open_row(part, r, opened);
       std::transform(opened.begin(), opened.end(), to, float_to_bfloat16);
     }
   return packed;
@@ -63,6 +62,30 @@ struct Fp8Packer {
     scales[(static_cast<size_t>(block) * shape.strips + at / 16) * 2 + at % 16 / 8] = scale;
   }
   std::byte* row(int row) const { return bytes + static_cast<size_t>(packed_row(shape, row)) * shape.ld; }
+
+  // Rows [first, ..) of the layer as a checkpoint has them. False when a number is none.
+  bool keep(int first, const WeightView& part) const {
+    bool numbers = true;
+    for (int r = 0; r < static_cast<int>(part.rows); ++r) {
+      const std::byte* from = part.data + r * row_stride(part);
+      std::memcpy(row(first + r), from, static_cast<size_t>(part.cols));
+      for (int c = 0; c < shape.cols; ++c) numbers &= (from[c] & std::byte{0x7f}) != std::byte{0x7f};
+      for (int block = 0; block * kFp8Block < shape.cols; ++block)
+        set_scale(first + r, block, block_scale(part, r, block));
+    }
+    return numbers;
+  }
+
+  // All rows of a part, in other types, by blocks of 128.
+  void quantise_part(int first, const WeightView& part, std::vector<float>& values) const {
+    values.resize(static_cast<size_t>(kFp8Block) * shape.cols);
+    for (int64_t begin = 0; begin < part.rows; begin += kFp8Block) {
+      const int count = static_cast<int>(std::min<int64_t>(kFp8Block, part.rows - begin));
+      for (int r = 0; r < count; ++r)
+        open_row(part, begin + r, std::span(values).subspan(static_cast<size_t>(r) * shape.cols, shape.cols));
+      quantise(first + static_cast<int>(begin), count, values);
+    }
+  }
 
   // Rows [first, first + count) of the layer, 128 at most, in floats.
   void quantise(int first, int count, std::span<const float> values) const {
@@ -89,20 +112,17 @@ absl::StatusOr<std::vector<std::byte>> pack_fp8(const LinearSpec& spec, const Pa
   std::vector<std::byte> packed(shape.bytes());
   const Fp8Packer packer = {shape, packed.data(),
                             reinterpret_cast<float*>(packed.data() + shape.matrix_bytes())};
-  std::vector<float> values(static_cast<size_t>(kFp8Block) * shape.cols);
+  std::vector<float> values;
   int row = 0;
   for (const WeightView& part : spec.parts) {
-    if (part.rows % 8 != 0)
-      return absl::InvalidArgumentError(
-          cat("device cuda, fp8: a matrix of ", part.rows, " rows: want a multiple of 8"));
-    for (int64_t begin = 0; begin < part.rows; begin += kFp8Block) {
-      const int count = static_cast<int>(std::min<int64_t>(kFp8Block, part.rows - begin));
-      for (int r = 0; r < count; ++r)
-        dequantize_row(part.type, part.data + (begin + r) * row_stride(part),
-                       std::span(values).subspan(static_cast<size_t>(r) * shape.cols, shape.cols));
-      packer.quantise(row, count, values);
-      row += count;
-    }
+    if (part.rows % 8 != 0 || part.first_row % 8 != 0)
+      return absl::InvalidArgumentError(cat("device cuda, quantization fp8: a matrix of ", part.rows,
+                                            " rows (from row ", part.first_row, "): want multiples of 8"));
+    if (part.type != DType::kF8E4M3)
+      packer.quantise_part(row, part, values);
+    else if (!packer.keep(row, part))
+      return absl::InvalidArgumentError("a weight in F8_E4M3 is not a number: the checkpoint is damaged");
+    row += static_cast<int>(part.rows);
   }
   return packed;
 }

@@ -6,10 +6,9 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/kernel_arguments.h"
+#include "kernels/float8.h"
 
 namespace baton::kernels::cuda {
-
-inline constexpr int kFp8Block = 128;
 
 // Rows of 16 in strips, every row filled with zeros up to a multiple of 64 columns, all weights rounded to
 // bf16 (from F32, F16, BF16 and the quantised formats). A layer of two equal parts (gate and up) is
@@ -34,7 +33,8 @@ PackedShape packed_shape(const LinearSpec& spec, PackedType type = PackedType::k
 int packed_row(const PackedShape& shape, int row);
 
 // What the device is to hold. Weights that are quantised here: scale = m / 448, byte = round(w * (448 / m)),
-// m = the block's largest magnitude (2^-64 at least). Error: parts whose rows are no multiple of 8.
+// m = the block's largest magnitude (2^-64 at least). Those of an fp8 checkpoint keep their numbers and
+// scales. Errors: parts whose rows are no multiple of 8, or begin between two; a number that is none.
 std::vector<std::byte> pack_brain(const LinearSpec& spec, const PackedShape& shape);
 absl::StatusOr<std::vector<std::byte>> pack_fp8(const LinearSpec& spec, const PackedShape& shape);
 

@@ -14,6 +14,9 @@
 // step to step. A point is found by a histogram over how far below the largest logit a token is, then by the
 // digits of the logits of one of its bins.
 //
+// What log-probabilities are made of (DrawReport) is found first, of the logits as they came, in the same
+// ways: their sum and the likeliest ones; the drawn token's own logit is noted by whoever changes it.
+//
 // Roofline: a row of V logits is read from L2 once when greedy, about eight times with top-p, 4V bytes each;
 // weights cost about 40 double operations a token, once (64 a cycle and SM: 95,000 cycles for V = 152,000).
 // One block a row. Include device_words.cuh (or its emulation) first.
@@ -29,6 +32,7 @@ struct DrawScratch {
   Mass left;
   int32_t place;
   int32_t flags;
+  int32_t count;
 };
 
 // The least likely token that is kept: more likely ones, and equally likely ones of lower or the same id, are
@@ -183,8 +187,10 @@ __device__ inline Cut select(DrawScratch& s, const DrawnRow& row, Measure measur
   return {key, id};
 }
 
-__device__ inline void change_logit(const DrawRow& r, const LogitChange& c, float* logits) {
-  float x = logits[c.id];
+// Returns what the logit was.
+__device__ inline float change_logit(const DrawRow& r, const LogitChange& c, float* logits) {
+  const float raw = logits[c.id];
+  float x = raw;
   if (c.flags & LogitChange::kBiased) x += c.bias;
   if (c.flags & LogitChange::kMasked) x = -INFINITY;
   if (c.flags & LogitChange::kSeen) {
@@ -195,11 +201,12 @@ __device__ inline void change_logit(const DrawRow& r, const LogitChange& c, floa
     }
   }
   logits[c.id] = x;
+  return raw;
 }
 
 // The row's changes; each id stands once, so a thread owns it. `own`: the token of the output that the caller
-// did not count, or -1.
-__device__ inline void change_logits(DrawScratch& s, const DrawRow& r, const LogitChange* changes, int own,
+// did not count, or -1; it takes the last change's place when it has none.
+__device__ inline void change_logits(DrawScratch& s, const DrawRow& r, LogitChange* changes, int own,
                                      float* logits) {
   if (threadIdx.x == 0) s.flags = 0;
   __syncthreads();
@@ -207,11 +214,14 @@ __device__ inline void change_logits(DrawScratch& s, const DrawRow& r, const Log
     LogitChange c = changes[r.first_change + i];
     if (c.id < 0) continue;
     if (c.id == own) c.flags |= LogitChange::kSeen, ++c.count, s.flags = 1;
-    change_logit(r, c, logits);
+    changes[r.first_change + i].raw = change_logit(r, c, logits);
   }
   __syncthreads();
-  if (threadIdx.x == 0 && own >= 0 && s.flags == 0)
-    change_logit(r, {.id = own, .bias = 0, .count = 1, .flags = LogitChange::kSeen}, logits);
+  if (threadIdx.x == 0 && own >= 0 && s.flags == 0) {
+    LogitChange& last = changes[r.first_change + r.changes - 1];
+    last = {.id = own, .bias = 0, .count = 1, .flags = LogitChange::kSeen, .raw = 0};
+    last.raw = change_logit(r, last, logits);
+  }
   __syncthreads();
 }
 
@@ -269,13 +279,45 @@ __device__ inline int draw_token(DrawScratch& s, const DrawRow& r, DrawnRow& row
       });
 }
 
+// Of logits that nothing has changed yet: all but the drawn token's.
+__device__ inline void report_row(DrawScratch& s, const DrawRow& r, DrawnRow row, float largest,
+                                  DrawReport& out) {
+  row.max = largest;
+  Mass sum = 0;
+  for (int id = row.first + threadIdx.x % 32; id < row.end; id += 32) sum += row.mass(row.logits[id]);
+  for (int apart = 16; apart >= 1; apart /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, apart);
+  if (threadIdx.x % 32 == 0) s.warps[threadIdx.x / 32] = sum;
+  if (threadIdx.x == 0) s.count = 0;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    sum = 0;
+    for (int w = 0; w < kDrawWarps; ++w) sum += s.warps[w];
+    out.mass = sum, out.largest = largest;
+  }
+  __syncthreads();  // whoever sums next writes there again
+  if (r.report == 0) return;
+  const Cut cut =
+      select(s, row, [](float) { return Mass{1}; }, [&](Mass) { return static_cast<Mass>(r.report); });
+  for (int id = row.first + threadIdx.x % 32; id < row.end; id += 32)
+    if (cut.keeps(likelihood(row.logits[id]), id)) out.top[atomicAdd(&s.count, 1)] = {id, row.logits[id]};
+}
+
+// What the token's logit was before the row's changes: each of them has noted it.
+__device__ inline void report_token(const DrawRow& r, const LogitChange* changes, const float* logits,
+                                    int token, DrawReport& out) {
+  if (threadIdx.x == 0) out.logit = logits[token];
+  __syncthreads();
+  for (int i = threadIdx.x; i < r.changes; i += kDrawThreads)
+    if (changes[r.first_change + i].id == token) out.logit = changes[r.first_change + i].raw;
+}
+
 // Grid: rows; kDrawThreads; shared: DrawScratch. Changes the logits of the rows it draws from.
 __global__ void __launch_bounds__(kDrawThreads) draw_kernel(StepTables step, DrawArgs a) {
   begin_kernel();
   const int64_t r = blockIdx.x;
   if (r >= step.counts[kLogitRows]) return;
   DrawnToken& out = a.out[r];
-  const DrawRow draw = step.draws[r];
+  const DrawRow& draw = step.draws[r];
   if (draw.wanted == 0) {
     if (threadIdx.x == 0) out = {-1, DrawnToken::kNone};
     return;
@@ -288,6 +330,8 @@ __global__ void __launch_bounds__(kDrawThreads) draw_kernel(StepTables step, Dra
   row.end = row.first + each < a.vocab ? row.first + each : a.vocab;
   Largest largest = largest_logit(s, row);
   int32_t state = largest.finite ? DrawnToken::kDrawn : DrawnToken::kNotFinite;
+  if (state == DrawnToken::kDrawn && draw.report >= 0)
+    report_row(s, draw, row, logits[largest.id], a.reports[r]);
   if (state == DrawnToken::kDrawn && draw.changes > 0) {
     const bool counts_own = step.changes[draw.first_change + draw.changes - 1].id < 0;
     const int own = counts_own ? step.tokens[step.logit_rows[r]] : -1;
@@ -300,6 +344,8 @@ __global__ void __launch_bounds__(kDrawThreads) draw_kernel(StepTables step, Dra
   const bool draws = state == DrawnToken::kDrawn && draw.temperature > 0;
   const int token = draws ? draw_token(s, draw, row) : largest.id;
   if (threadIdx.x == 0) out = {state == DrawnToken::kDrawn ? token : -1, state};
+  if (state == DrawnToken::kDrawn && draw.report >= 0)
+    report_token(draw, step.changes, logits, token, a.reports[r]);
 }
 
 }  // namespace baton::kernels::cuda

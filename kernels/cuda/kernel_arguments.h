@@ -125,7 +125,8 @@ struct HopperGrid {
 struct DrawArgs {
   float* logits;  // [logit rows][vocab]
   int vocab;
-  DrawnToken* out;  // [logit rows]
+  DrawnToken* out;      // [logit rows]
+  DrawReport* reports;  // [logit rows]
 };
 
 struct AttentionArgs {

@@ -76,7 +76,7 @@ StepTables StepLayout::tables(std::byte* base) const {
           .narrow_items = reinterpret_cast<const AttentionItem*>(base + offset_[kNarrow]),
           .merge_items = reinterpret_cast<const MergeItem*>(base + offset_[kMerges]),
           .draws = reinterpret_cast<const DrawRow*>(base + offset_[kDraws]),
-          .changes = reinterpret_cast<const LogitChange*>(base + offset_[kChanges]),
+          .changes = reinterpret_cast<LogitChange*>(base + offset_[kChanges]),
           .blocks = at(kBlocks)};
 }
 

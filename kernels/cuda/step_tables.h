@@ -41,7 +41,7 @@ enum StepCount : int32_t { kRows, kLogitRows, kWideItems, kNarrowItems, kMergeIt
 
 // One step's tables in device memory, filled by one copy before it. A kernel reads how many rows there are
 // from `counts`, so that a captured graph serves every step of its bucket. The embedding writes the tokens of
-// fed rows; nothing else changes.
+// fed rows, the drawing notes logits that it changes; nothing else is written.
 struct StepTables {
   const int32_t* counts = nullptr;        // [kStepCounts]
   int32_t* tokens = nullptr;              // [rows]
@@ -55,7 +55,7 @@ struct StepTables {
   const AttentionItem* narrow_items = nullptr;  // 16 packed rows at most
   const MergeItem* merge_items = nullptr;
   const DrawRow* draws = nullptr;  // [logit rows], when the device draws
-  const LogitChange* changes = nullptr;
+  LogitChange* changes = nullptr;
   const int32_t* blocks = nullptr;  // block tables of all sequences
 };
 

@@ -63,7 +63,7 @@ absl::StatusOr<std::unique_ptr<Linear>> ReferenceBackend::make_linear(const Line
   int64_t row = 0;
   for (const WeightView& part : spec.parts) {
     for (int64_t r = 0; r < part.rows; ++r) {
-      dequantize_row(part.type, part.data + r * row_stride(part), opened);
+      open_row(part, r, opened);
       linear->panels.set_row(row++, opened);
     }
   }
@@ -77,7 +77,7 @@ size_t ReferenceBackend::packed_bytes(const LinearSpec& spec) const {
 }
 
 absl::StatusOr<std::unique_ptr<Embedding>> ReferenceBackend::make_embedding(const WeightView& table) {
-  RETURN_IF_ERROR(check_weight(table));
+  RETURN_IF_ERROR(check_embedding(table));
   return std::make_unique<ReferenceEmbedding>(table, row_stride(table));
 }
 

@@ -1,10 +1,11 @@
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
-#include <cstdlib>
 
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -61,6 +62,44 @@ TEST(Log, AFileThatWasMovedAwayOrRemovedIsBegunAnew) {
   EXPECT_TRUE(text(file).contains("third"));
   log_open({});
   fs::remove_all(folder);
+}
+
+// A reader that stops must not stop who logs: with a write that waits this never ends.
+TEST(Log, AReaderThatStopsCostsLinesAndIsTold) {
+  int pipe[2];
+  ASSERT_EQ(::pipe2(pipe, O_CLOEXEC), 0);
+  ASSERT_GT(::fcntl(pipe[1], F_SETPIPE_SZ, 16384), 0);
+  ASSERT_EQ(::fcntl(pipe[0], F_SETFL, O_NONBLOCK), 0);
+  const int own = ::dup(STDERR_FILENO);
+  ::dup2(pipe[1], STDERR_FILENO);
+  const auto read_all = [&] {
+    std::string out;
+    char bytes[4096];
+    for (ssize_t n = 0; (n = ::read(pipe[0], bytes, sizeof bytes)) > 0;)
+      out.append(bytes, static_cast<size_t>(n));
+    return out;
+  };
+  log_open({.role = "coordinator"});
+  constexpr int kLines = 100;
+  for (int i = 0; i < kLines; ++i) log_info("a line", {{"text", std::string(200, 'x')}});
+  const std::string before = read_all();
+  log_info("again");
+  log_info(std::string(100'000, 'y'));  // longer than the pipe
+  const std::string after = read_all();
+  log_info("last");
+  const std::string last = read_all();
+  ::dup2(own, STDERR_FILENO);
+  for (const int fd : {own, pipe[0], pipe[1]}) ::close(fd);
+  log_open({});
+
+  const auto lines = std::count(before.begin(), before.end(), '\n');
+  EXPECT_GT(lines, 0);
+  EXPECT_TRUE(before.ends_with('\n')) << "whole lines";
+  EXPECT_TRUE(after.contains(R"("level":"warning")") &&
+              after.contains("\"lines\":" + std::to_string(kLines - lines) + "}\n"))
+      << after.substr(0, 300) << " behind " << lines;
+  EXPECT_TRUE(after.contains(R"("msg":"again")"));
+  EXPECT_TRUE(last.contains("\"lines\":1}\n") && last.contains(R"("msg":"last")")) << last;
 }
 
 }  // namespace

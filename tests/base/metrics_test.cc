@@ -13,7 +13,7 @@ bool has_line(const std::string& text, const std::string& line) {
 }
 
 TEST(Metrics, CountsAndRenders) {
-  Metrics m;
+  Metrics m(MetricProcess::kCoordinator);
   m.add(Metric::kRequests, 2, {"chat", "200", "ok", "local"});
   m.set(Metric::kKvBlocks, 7, {"decode-0", "free"});
   m.observe(Metric::kItl, 0.003);
@@ -27,11 +27,27 @@ TEST(Metrics, CountsAndRenders) {
 }
 
 TEST(Metrics, RaiseNeverLowers) {
-  Metrics m;
+  Metrics m(MetricProcess::kWorker);
   m.raise(Metric::kSteps, 10);
   m.raise(Metric::kSteps, 4);
   m.raise(Metric::kSteps, 12);
   EXPECT_TRUE(has_line(m.render(), "baton_engine_steps_total 12"));
+}
+
+// A name that is there at 0 says that nothing happened; of what another process counts nothing is said.
+TEST(Metrics, AProcessHasItsOwnOnly) {
+  for (const MetricProcess process : {MetricProcess::kCoordinator, MetricProcess::kWorker}) {
+    const std::string text = Metrics(process).render();
+    for (const MetricRow& row : kMetricCatalog) {
+      const bool plain = row.labels[0].empty();
+      EXPECT_EQ(text.contains("# TYPE " + std::string(row.name) + " "),
+                plain && has_metric(process, row.metric))
+          << row.name;
+    }
+  }
+  for (const MetricRow& row : kMetricCatalog)
+    EXPECT_TRUE(has_metric(MetricProcess::kCoordinator, row.metric) ||
+                has_metric(MetricProcess::kWorker, row.metric));
 }
 
 TEST(MetricCatalog, NamesFollowTheRules) {

@@ -1,11 +1,17 @@
-// Renders every metric of the catalogue once, for promtool.
+// Renders every metric of one kind of process, for promtool.
 #include <cstdio>
+#include <string>
+#include <string_view>
 
 #include "base/metrics.h"
 
-int main() {
-  baton::Metrics metrics;
+namespace {
+
+// Every metric of one kind of process, once.
+std::string render(baton::MetricProcess process) {
+  baton::Metrics metrics(process);
   for (const auto& row : baton::kMetricCatalog) {
+    if (!baton::has_metric(process, row.metric)) continue;
     size_t labels = 0;
     while (labels < row.labels.size() && !row.labels[labels].empty()) ++labels;
     switch (labels) {
@@ -26,5 +32,14 @@ int main() {
         break;
     }
   }
-  std::fputs(metrics.render().c_str(), stdout);
+  return metrics.render();
+}
+
+}  // namespace
+
+// print_metrics coordinator|worker
+int main(int argc, char** argv) {
+  const bool worker = argc > 1 && std::string_view(argv[1]) == "worker";
+  const auto process = worker ? baton::MetricProcess::kWorker : baton::MetricProcess::kCoordinator;
+  std::fputs(render(process).c_str(), stdout);
 }

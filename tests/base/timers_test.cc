@@ -12,6 +12,8 @@ TEST(Timers, AreWhatTheDesignSays) {
   EXPECT_EQ(timers::kHeartbeat, 250ms);
   EXPECT_EQ(timers::kSuspect, 1s);
   EXPECT_EQ(timers::kDead, 1500ms);
+  EXPECT_EQ(timers::kStepSuspect, 10s);
+  EXPECT_EQ(timers::kStepDead, 120s);
   EXPECT_EQ(timers::kRankBeat, 250ms);
   EXPECT_EQ(timers::kRankSilent, 1500ms);
   EXPECT_EQ(timers::kOwnPause, 250ms);
@@ -25,6 +27,7 @@ TEST(Timers, AreWhatTheDesignSays) {
   EXPECT_EQ(timers::kSourceLease, 10s);
   EXPECT_EQ(timers::kSourceLeaseRenew, 2s);
   EXPECT_EQ(timers::kDrainCap, 30s);
+  EXPECT_EQ(timers::kPoolPatience, 30s);
   EXPECT_EQ(timers::kSseKeepAlive, 10s);
   EXPECT_EQ(timers::kWriteStall, 30s);
   EXPECT_EQ(timers::kTransferBase, 1s);
@@ -35,6 +38,8 @@ TEST(Timers, AreWhatTheDesignSays) {
 TEST(Timers, KeepTheirOrder) {
   EXPECT_LT(timers::kHeartbeat * 3, timers::kSuspect);
   EXPECT_LT(timers::kSuspect, timers::kDead);
+  EXPECT_LT(timers::kDead, timers::kStepSuspect);
+  EXPECT_LT(timers::kStepSuspect, timers::kStepDead);
   EXPECT_LT(timers::kLeaseRenew + timers::kSelfFenceMargin, timers::kLeaseTtl);
 }
 

@@ -7,6 +7,7 @@
 
 #include "tests/cli/hosts_fixture.h"
 #include "tests/cli/request_load.h"
+#include "tests/support/test_certificates.h"
 
 namespace baton::cli {
 
@@ -26,15 +27,20 @@ class FaultsOnHosts : public ClusterOnHosts {
     int tokens = 200;  // of an answer
     int answers = 8;   // before and after a cut
     bool serves_meanwhile = true;
+    bool tls = false;  // where certificates can be made: control connection, KV and ranks
   };
 
   void serve(const std::string& pools, std::vector<Process> processes, const Expectations& expectations) {
     processes_ = std::move(processes);
     expectations_ = expectations;
     prompts_ = answers_of_one_process();
+    const TestCertificates& certificates = TestCertificates::get();
+    tls_ = expectations.tls && certificates.there();
+    const std::string listen = "  control:\n    listen: \"10.77.0.2:8001\"\n";
+    const char* plain = "insecureAllowPlaintextOffLoopback: true";
     manifest_ =
-        write_manifest("  control: {listen: \"10.77.0.2:8001\", insecureAllowPlaintextOffLoopback: true}\n",
-                       pools, "  transfer: {insecureAllowPlaintextOffLoopback: true}\n");
+        tls_ ? write_manifest(listen + certificates.control_tls(), pools)
+             : write_manifest(cat(listen, "    ", plain, "\n"), pools, cat("  transfer: {", plain, "}\n"));
     start_coordinator(manifest_);
     ASSERT_TRUE(ready_again());
   }
@@ -106,11 +112,12 @@ class FaultsOnHosts : public ClusterOnHosts {
   bool on_lane_socket() {
     const boost::json::object w = worker("decode-0");
     if (w.empty() || w.at("links").as_array().empty()) return false;
-    return w.at("links").at(0).at("lane").as_string() == "socket";
+    return w.at("links").at(0).at("lane").as_string() == (tls_ ? "socket-tls" : "socket");
   }
 
   std::vector<RequestLoad::Prompt> prompts_;
   std::string manifest_;
+  bool tls_ = false;
   std::vector<Process> processes_;
 
  private:

@@ -1,5 +1,6 @@
 // A prefill group and a decode group whose ranks are on four hosts, one each, while links between them break:
-// KV goes from each prefill rank to each decode rank over a network.
+// KV goes from each prefill rank to each decode rank over a network, ranks talk to each other: all under TLS
+// where certificates can be made.
 #include "tests/cli/faults_fixture.h"
 
 namespace baton::cli {
@@ -21,12 +22,15 @@ class GroupNetworkFaults : public FaultsOnHosts {
            {kPrefill1, "prefill"},
            {kDecode0, "decode", "decode-0"},
            {kDecode1, "decode"}},
-          {.tokens = 120, .answers = 6, .serves_meanwhile = false});
+          {.tokens = 120, .answers = 6, .serves_meanwhile = false, .tls = true});
+  }
+  std::string address(int host, int rank) const {
+    return cat(tls_ ? " tls:" : " socket:", kHosts[host], ":", kDataPort + rank);
   }
   static std::string pool(const char* name, const char* shape, int first, int second) {
     return cat(name, ": {kv: {memory: 8Mi}, hosts: [", kHosts[first], ", ", kHosts[second],
                "], network: {dataPort: ", kDataPort, "}, parallel: {", shape,
-               ", insecureAllowPlaintextOffLoopback: true}}");
+               TestCertificates::get().there() ? "}}" : ", insecureAllowPlaintextOffLoopback: true}}");
   }
 };
 
@@ -35,10 +39,12 @@ TEST_F(GroupNetworkFaults, EachRankHandsOverItselfOnAPortOfItsOwn) {
   EXPECT_TRUE(on_lane_socket()) << "another host's memory was used";
   const boost::json::object prefill = worker("prefill-0"), decode = worker("decode-0");
   EXPECT_EQ(prefill.at("data_address").as_string(),
-            cat("ranks 2x1 socket:", kHosts[kPrefill0], ":", kDataPort, " socket:", kHosts[kPrefill1], ":",
-                kDataPort + 1));
-  EXPECT_EQ(decode.at("data_address").as_string(), cat("ranks 1x2 socket:", kHosts[kDecode0], ":", kDataPort,
-                                                       " socket:", kHosts[kDecode1], ":", kDataPort + 1));
+            cat("ranks 2x1", address(kPrefill0, 0), address(kPrefill1, 1)));
+  EXPECT_EQ(decode.at("data_address").as_string(),
+            cat("ranks 1x2", address(kDecode0, 0), address(kDecode1, 1)));
+  for (const auto& group : {prefill, decode})
+    EXPECT_THAT(std::string(group.at("device").as_string()),
+                ::testing::EndsWith(tls_ ? "2 ranks over socket-tls" : "2 ranks over socket"));
 }
 
 TEST_F(GroupNetworkFaults, OnePairOfRanksCut) {

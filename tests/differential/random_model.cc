@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <iostream>
+#include <set>
 
 #include "kernels/dequantize.h"
 
@@ -77,6 +79,9 @@ std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar, Numerics nume
     const bool known = std::ranges::any_of(out, [&](const NamedBackend& b) { return b.name == name; });
     if (!known) out.push_back({name, *std::move(backend)});
   }
+  static std::set<std::string> said;
+  for (const NamedBackend& b : out)
+    if (said.insert(b.name).second) std::cout << "runs on: " << b.name << "\n";
   return out;
 }
 

@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "tests/support/seed.h"
 
 namespace baton::kernels {
 
-// Everything random in a case comes from one seed, printed when the case fails. BATON_TEST_SEED replays it.
+// Everything random in a case comes from one seed, printed when the case fails. BATON_SEED replays it.
 class RandomModel {
  public:
   explicit RandomModel(uint64_t seed) : generator_(seed) {}
@@ -33,10 +34,7 @@ class RandomModel {
   // Random weights whose half-precision scales lie in 2^-8 .. 2^-1; the bytes live as long as the model.
   WeightView weight(DType type, int64_t rows, int64_t cols);
 
-  static uint64_t seed_or(uint64_t fallback) {
-    const char* text = std::getenv("BATON_TEST_SEED");
-    return text == nullptr ? fallback : std::stoull(text);
-  }
+  static uint64_t seed_or(uint64_t fallback) { return support::given_seed().value_or(fallback); }
 
  private:
   std::mt19937_64 generator_;

@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+
+import guardian
 
 SOURCE = os.environ.get("BATON_SOURCE_DIR", os.path.abspath(os.path.join(os.path.dirname(__file__), "../..")))
 BINARY = os.environ.get("BATON_BINARY", os.path.join(SOURCE, "build/release/cli/baton"))
@@ -65,7 +66,7 @@ class Cluster:
         self.binary = binary
         self.model = model
         self.manifest_text = manifest_text
-        self.home = home or tempfile.mkdtemp(prefix="baton-e2e-")
+        self.home = home or guardian.folder("baton-e2e-")
         self.own_home = home is None
         self.want_ready = ready
         self.address = None
@@ -183,14 +184,15 @@ class Cluster:
         return pid
 
     def wait_until(self, condition, seconds, what):
-        """Time in which this process itself was stopped does not count."""
-        while seconds > 0:
+        """Looks twice at least; time in which this process itself was stopped does not count. `what` may be a function, asked at the end."""
+        left, looks = seconds, 0
+        while left > 0 or looks < 2:
             begun = time.monotonic()
             if condition():
                 return
             time.sleep(0.02)
-            seconds -= min(time.monotonic() - begun, LONGEST_TURN)
-        raise AssertionError("not within %s s: %s" % (seconds, what))
+            left, looks = left - min(time.monotonic() - begun, LONGEST_TURN), looks + 1
+        raise AssertionError("not within %s s: %s" % (seconds, what() if callable(what) else what))
 
     def wait_idle(self, seconds=2):
         """All blocks free or cached on all workers, none in flight or in quarantine, no open transfer."""
@@ -200,7 +202,7 @@ class Cluster:
                 w["state"] == "ready" and w["kv_blocks"]["active"] == 0 and w["transfers_open"] == 0
                 and w["kv_blocks"].get("in_transfer", 0) == 0 and w["kv_blocks"].get("quarantine", 0) == 0
                 and w["kv_blocks"]["free"] + w["kv_blocks"]["cached"] == w["kv_blocks"]["total"] for w in workers)
-        self.wait_until(idle, seconds, "workers hold nothing: %s" % json.dumps(self.workers()))
+        self.wait_until(idle, seconds, lambda: "workers hold nothing: %s" % json.dumps(self.workers()))
 
     def metric(self, name, text=None):
         """Sum over all label sets of a metric of the coordinator."""

@@ -9,9 +9,9 @@ import time
 from cluster import PREFILL_DECODE, STORIES, Cluster, manifest, need
 
 need(STORIES)
-SEED = int(os.environ.get("BATON_TEST_SEED", "11"))
+SEED = int(os.environ.get("BATON_SEED", "11"))
 REQUESTS = 1000
-print("seed %d (BATON_TEST_SEED replays)" % SEED)
+print("seed %d (BATON_SEED replays)" % SEED)
 
 
 def open_files(c):
@@ -48,8 +48,22 @@ def leave(c, i):
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
 
 
+def say_no_more(c, stream):
+    """The answer to a client that closes its sending side behind the request."""
+    body = json.dumps({"model": "default", "prompt": "Once", "max_tokens": 200, "stream": stream, "ignore_eos": True}).encode()
+    host, port = c.address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=60) as s:
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        s.shutdown(socket.SHUT_WR)
+        got = b""
+        while piece := s.recv(65536):
+            got += piece
+    return got
+
+
 with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
     c.generate("warm", 4)
+    assert b'"completion_tokens":200' in say_no_more(c, False) and say_no_more(c, True).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     c.wait_idle()
     files = open_files(c)
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
@@ -59,8 +73,9 @@ with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
     c.wait_until(lambda: c.metric("baton_requests_in_flight") == 0, 1, "no request in flight")
     assert c.metric("baton_ledger_entries") == 0, "ledger entries left"
     c.wait_until(lambda: all(n <= files[name] for name, n in open_files(c).items()), 2,
-                 "no file descriptor more than before: %s, then %s" % (files, open_files(c)))
+                 lambda: "no file descriptor more than before: %s, then %s" % (files, open_files(c)))
     ids, r = c.generate("Once upon a time", 8)
     assert len(ids) == 8 and r.headers["x-baton-path"] == "remote-prefill"
-    assert c.metric("baton_client_disconnects_total") > 300
-    print("passed: %d disconnects" % c.metric("baton_client_disconnects_total"))
+    left = c.metric("baton_client_disconnects_total")
+    assert left > 200, left
+    print("passed: %d disconnects" % left)

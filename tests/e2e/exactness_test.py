@@ -16,8 +16,8 @@ MODEL = need(STORIES) if small else SMOLLM2
 VOCAB, LONGEST = (500, 480) if small else (49000, 2000)
 if small:
     print("SmolLM2 is not at hand (%s): stories260K instead" % SMOLLM2)
-SEED = int(os.environ.get("BATON_TEST_SEED", "20260121"))
-print("seed %d (BATON_TEST_SEED replays)" % SEED)
+SEED = int(os.environ.get("BATON_SEED", "20260121"))
+print("seed %d (BATON_SEED replays)" % SEED)
 
 
 def prompts():

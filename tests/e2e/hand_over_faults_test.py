@@ -13,9 +13,9 @@ import os
 import random
 import signal
 import statistics
-import tempfile
 import time
 
+import guardian
 from cluster import ANY, PREFILL_DECODE, STORIES, Cluster, RunningStream, manifest, need, pools
 from witness import Witness
 
@@ -26,10 +26,10 @@ parser.add_argument("--tokens", type=int, default=0)
 parser.add_argument("--victims", default="")
 parser.add_argument("--faults", default="kill,stop,freeze")
 parser.add_argument("--phases", default="grant,transfer,last_layer,decode")
-parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+parser.add_argument("--seed", type=int, default=int(os.environ.get("BATON_SEED", random.randrange(1 << 30))))
 options = parser.parse_args()
 need(options.model)
-print("seed %d, %s" % (options.seed, os.path.basename(options.model)), flush=True)
+print("seed %d (BATON_SEED replays), %s" % (options.seed, os.path.basename(options.model)), flush=True)
 rng = random.Random(options.seed)
 
 STORY = options.model == STORIES
@@ -42,7 +42,7 @@ TIMERS = 12.0  # seconds; base/timers.h: the longest that a piece may take (10),
 DISTURBED = 1.0  # seconds
 WORDS = "Lily Tom cat dog ball tree bird park red big sun rain box cake fish hat".split()
 
-pause_file = os.path.join(tempfile.mkdtemp(prefix="baton-pause-"), "pause")
+pause_file = os.path.join(guardian.folder("baton-pause-"), "pause")
 os.environ["BATON_TEST_PAUSE"] = pause_file
 
 

@@ -14,8 +14,8 @@ from witness import Witness
 MODEL = os.environ.get("BATON_SMOLLM2") or STORIES
 need(MODEL)
 RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
-print("seed %d, %d runs of each, %s" % (SEED, RUNS, os.path.basename(MODEL)), flush=True)
+SEED = int(sys.argv[2]) if len(sys.argv) > 2 else int(os.environ.get("BATON_SEED", random.randrange(1 << 30)))
+print("seed %d (BATON_SEED replays), %d runs of each, %s" % (SEED, RUNS, os.path.basename(MODEL)), flush=True)
 random.seed(SEED)
 
 SHORT = "Once upon a time"

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 
 #include <iostream>
+#include <set>
 
+#include "base/cat.h"
+#include "base/rng.h"
 #include "tests/golden/exactness_jobs.h"
 #include "tests/golden/random_file.h"
+#include "tests/support/seed.h"
 
 namespace baton {
 namespace {
@@ -33,6 +37,7 @@ void check_grid(const std::string& path, EngineSetup setup, const std::vector<Jo
   auto baseline = ModelUnderTest::open(path, setup);
   ASSERT_TRUE(baseline.ok()) << baseline.status();
   const std::vector<Outcome> want = run_jobs(**baseline, jobs, {.chunk = 512, .together = false});
+  std::set<std::string> ran = {(*baseline)->backend().description()};
   baseline->reset();
   int threads = 0;
   std::unique_ptr<ModelUnderTest> engine;
@@ -46,6 +51,7 @@ void check_grid(const std::string& path, EngineSetup setup, const std::vector<Jo
       auto opened = ModelUnderTest::open(path, setup);
       ASSERT_TRUE(opened.ok()) << opened.status();
       engine = std::move(*opened);
+      ran.insert(engine->backend().description());
     }
     const std::string what = v.isa_limit + " " + std::to_string(v.threads) + " threads, chunks of " +
                              std::to_string(v.schedule.chunk) +
@@ -53,6 +59,7 @@ void check_grid(const std::string& path, EngineSetup setup, const std::vector<Jo
     expect_same_bits(run_jobs(*engine, jobs, v.schedule), want, what);
     if (::testing::Test::HasFatalFailure()) return;
   }
+  std::cout << "ran on: " << join(ran, "; ") << "\n";
 }
 
 using kernels::Numerics;
@@ -95,10 +102,9 @@ INSTANTIATE_TEST_SUITE_P(Devices, StoriesGrid,
                          grid_name);
 
 // Every weight format, by every instruction set this machine has: one set of bits.
-class FormatGrid : public ::testing::TestWithParam<DType> {};
-
-TEST_P(FormatGrid, SameBits) {
-  const testing::RandomFile model({.vocab = 160,
+class FormatGrid : public ::testing::TestWithParam<DType> {
+ protected:
+  const testing::RandomFile model{{.vocab = 160,
                                    .hidden = 256,
                                    .ffn = 512,
                                    .heads = 8,
@@ -106,7 +112,28 @@ TEST_P(FormatGrid, SameBits) {
                                    .head_dim = 64,  // o has other columns than q, k, v
                                    .matrix = GetParam(),
                                    .embedding = GetParam(),
-                                   .seed = 5});
+                                   .seed = 5}};
+};
+
+// Wider batches, in one KV type and one class of numerics each; other ones in every run.
+TEST_P(FormatGrid, SameBitsInWideBatches) {
+  Rng rng(support::fresh_seed());
+  for (const int batch : {8, 17, 33}) {
+    EngineSetup setup;
+    setup.device = "cpu";
+    setup.kv = static_cast<kernels::KvType>(rng.below(4));
+    setup.numerics = rng.below(2) == 0 ? Numerics::kFloat : Numerics::kBrainDots;
+    std::vector<int> lengths(batch);
+    for (int& length : lengths) length = 1 + static_cast<int>(rng.below(12));
+    const char* const isa = std::vector{"", "avx512-vnni", "avx512", "avx2-vnni", "avx2"}[rng.below(5)];
+    const int threads = 1 + static_cast<int>(rng.below(3));
+    const int32_t chunk = 1 + static_cast<int32_t>(rng.below(16));
+    SCOPED_TRACE(cat(batch, " sequences, KV type ", static_cast<int>(setup.kv)));
+    check_grid(model.path(), setup, make_jobs(lengths, 3, 160), {{threads, {chunk, true}, 31, isa}});
+  }
+}
+
+TEST_P(FormatGrid, SameBits) {
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;

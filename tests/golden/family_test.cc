@@ -2,7 +2,6 @@
 // against an independent float64 forward pass: biases, QK-norm, head sizes, windows, rope scaling, weight
 // formats, shards.
 #include <gmock/gmock.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -11,6 +10,7 @@
 #include "tests/golden/forward_f64.h"
 #include "tests/golden/model_under_test.h"
 #include "tests/support/random_model.h"
+#include "tests/support/temp_dir.h"
 
 namespace baton {
 namespace {
@@ -24,13 +24,8 @@ using testing::RandomModelOptions;
 
 class Family : public ::testing::Test {
  protected:
-  Family() {
-    directory_ = std::filesystem::temp_directory_path() / ("baton-family-" + std::to_string(::getpid()));
-    std::filesystem::create_directories(directory_);
-  }
-  ~Family() override { std::filesystem::remove_all(directory_); }
-  std::string gguf() const { return (directory_ / "model.gguf").string(); }
-  std::string hf() const { return (directory_ / "hf").string(); }
+  std::string gguf() const { return directory_.file("model.gguf"); }
+  std::string hf() const { return directory_.file("hf"); }
 
   static std::vector<TokenId> some_tokens(const RandomModel& model, int count) {
     Rng rng(99);
@@ -76,7 +71,7 @@ class Family : public ::testing::Test {
     EXPECT_LT(error(hf(), tokens, want), 2e-5);
   }
 
-  std::filesystem::path directory_;
+  const support::TempDir directory_{"family"};
 };
 
 TEST_F(Family, Llama) { expect_both_forms({}, plain_frequencies(10000, 16)); }

@@ -190,13 +190,11 @@ class Pair {
                                         to.blocks.begin() + static_cast<ptrdiff_t>(blocks)},
                              .generations = generations(blocks - held)})
                     .ok());
-    BATON_CHECK(prefill_.agent()
-                    .send({.transfer = id,
-                           .destination = decode_.ref(),
-                           .prompt_tokens = size,
-                           .blocks = from.blocks,
-                           .generations = generations(blocks)})
-                    .ok());
+    BATON_CHECK(
+        prefill_.agent()
+            .send(
+                {.transfer = id, .destination = decode_.ref(), .prompt_tokens = size, .blocks = from.blocks})
+            .ok());
     Outcome out;
     for (int32_t at = 0; at < size; at += kChunk) {
       const int32_t count = std::min(kChunk, size - at);

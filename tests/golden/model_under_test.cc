@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<ModelUnderTest>> ModelUnderTest::open(const std::
                                                                      const EngineSetup& setup) {
   std::unique_ptr<ModelUnderTest> t(new ModelUnderTest());
   t->setup_ = setup;
-  ASSIGN_OR_RETURN(t->file_, worker::ModelFile::open(path));
+  ASSIGN_OR_RETURN(t->file_, worker::ModelFile::open(path, setup.fp8_matrices));
   RETURN_IF_ERROR(t->connect());
   for (int rank = 0; rank < setup.shape.ranks(); ++rank) RETURN_IF_ERROR(t->load(rank));
   worker::RankLinks* links = t->ranks_[0]->links.get();

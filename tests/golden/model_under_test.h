@@ -31,6 +31,7 @@ struct EngineSetup {
   std::string isa_limit;
   kernels::Numerics numerics = kernels::Numerics::kFloat;
   kernels::DeviceOptions device_options;
+  worker::ModelFile::Fp8Matrices fp8_matrices = worker::ModelFile::Fp8Matrices::kOpened;
   kernels::KvType kv = kernels::KvType::kF32;
   int block_tokens = 16;
   int64_t blocks = 160;

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "tests/golden/answered_streams.h"
 #include "tests/golden/model_under_test.h"
 #include "tests/golden/random_file.h"
 #include "worker/engine/engine_loop.h"
@@ -16,6 +17,7 @@ namespace {
 
 using testing::EngineSetup;
 using testing::ModelUnderTest;
+using testing::Stream;
 using worker::ParallelShape;
 
 constexpr int64_t kVocab = 500;
@@ -41,29 +43,22 @@ GenerateRequest make_request(int i, Rng& rng) {
   return request;
 }
 
-struct Stream {
-  std::vector<TokenOutput> tokens;
-  std::vector<TokenOutput> prompt_tokens;
-  FinishReason finish = FinishReason::kNone;
-  bool operator==(const Stream&) const = default;
-};
-
 class Served {
  public:
   Served(ModelUnderTest& group, int plans_in_flight)
       : engine_({.blocks = kBlocks, .block_tokens = 16, .scheduler = scheduler(plans_in_flight)}, exchange_),
         loop_({engine_, group.runner(), mailbox_, clock_},
-              [this](std::vector<WorkerMessage>& messages) { take(messages); }) {
+              [this](std::vector<WorkerMessage>& messages) { answered_.take(messages); }) {
     BATON_CHECK(mailbox_.post(worker::SetHashKey{{1, 2}}));
   }
   std::map<uint64_t, Stream> run() {
     Rng rng(42);
     for (int i = 0; i < kRequests; ++i)
       BATON_CHECK(mailbox_.post(CoordinatorMessage(Submit{.request = make_request(i, rng)})));
-    for (int turn = 0; ended_ < kRequests && turn < 20'000; ++turn)
+    for (int turn = 0; answered_.ended < kRequests && turn < 20'000; ++turn)
       BATON_CHECK(loop_.do_work(clock_.now()).ok());
     engine_.check_invariants();
-    return streams_;
+    return answered_.streams;
   }
   const worker::Engine& engine() const { return engine_; }
 
@@ -77,29 +72,13 @@ class Served {
     options.headroom_tokens = 0;
     return options;
   }
-  void take(std::vector<WorkerMessage>& messages) {
-    for (const WorkerMessage& message : messages) {
-      const auto* step = std::get_if<StepReport>(&message);
-      if (step == nullptr) continue;
-      for (const SequenceTokens& s : step->sequences) {
-        Stream& stream = streams_[s.request.value()];
-        stream.tokens.insert(stream.tokens.end(), s.tokens.begin(), s.tokens.end());
-        stream.prompt_tokens.insert(stream.prompt_tokens.end(), s.prompt_tokens.begin(),
-                                    s.prompt_tokens.end());
-        if (s.finish == FinishReason::kNone) continue;
-        stream.finish = s.finish;
-        ++ended_;
-      }
-    }
-  }
 
   SteadyClock clock_;
   worker::NoExchange exchange_;
   worker::Engine engine_;
   worker::EngineMailbox mailbox_{64};
   worker::EngineLoop loop_;
-  std::map<uint64_t, Stream> streams_;
-  int ended_ = 0;
+  testing::AnsweredStreams answered_;
 };
 
 TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {

@@ -1,28 +1,12 @@
 #include "tests/golden/random_file.h"
 
-#include <gtest/gtest.h>
-#include <unistd.h>
-
-#include <atomic>
-
-#include "base/cat.h"
 #include "base/check.h"
 
 namespace baton::testing {
-namespace {
 
-std::string fresh_path() {
-  static std::atomic<int> number = 0;
-  return cat(::testing::TempDir(), "/random_", ::getpid(), "_", number++, ".gguf");
-}
-
-}  // namespace
-
-RandomFile::RandomFile(const RandomModelOptions& options) : path_(fresh_path()) {
+RandomFile::RandomFile(const RandomModelOptions& options) {
   BATON_CHECK(RandomModel(options).write_gguf(path_), path_.c_str());
 }
-
-RandomFile::~RandomFile() { ::unlink(path_.c_str()); }
 
 RandomModelOptions shared_kv_heads(int32_t layers) {
   return {.vocab = 500,

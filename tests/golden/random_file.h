@@ -3,6 +3,7 @@
 #include <string>
 
 #include "tests/support/random_model.h"
+#include "tests/support/temp_dir.h"
 
 namespace baton::testing {
 
@@ -10,13 +11,11 @@ namespace baton::testing {
 class RandomFile {
  public:
   explicit RandomFile(const RandomModelOptions& options);
-  ~RandomFile();
-  RandomFile(const RandomFile&) = delete;
-  RandomFile& operator=(const RandomFile&) = delete;
   const std::string& path() const { return path_; }
 
  private:
-  const std::string path_;
+  const support::TempDir directory_{"random"};
+  const std::string path_ = directory_.file("m.gguf");
 };
 
 // Eight heads over two KV heads, whole blocks of Q8_0 for every split up to eight ranks: with more than two

@@ -11,6 +11,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/dequantize.h"
 #include "kernels/quant_block.h"
+#include "tests/support/seed.h"
 
 namespace baton::kernels::cpu {
 namespace {
@@ -126,8 +127,8 @@ int64_t differences(const Panels& packed, const SimplePacker& simple) {
 }
 
 TEST(PanelsTest, EqualTheSimplePackerForRandomShapes) {
-  const uint64_t seed = std::random_device()();
-  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(::testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   for (int round = 0; round < 40; ++round) {
     ThreadPool pool(static_cast<int>(1 + rng.below(3)), {});

@@ -1,4 +1,5 @@
 #include "kernels/cpu/row_shares.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -71,8 +72,8 @@ TEST(RowShares, SequencesAreWholeUnlessACutGoesThroughOne) {
 }
 
 TEST(RowShares, CutsCoverTheRowsAndAreEven) {
-  const unsigned seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   std::mt19937 rng(seed);
   RowShares shares;
   for (int round = 0; round < 200; ++round) {

@@ -80,7 +80,7 @@ void SimCluster::join(SimWorker& worker) {
 
 void SimCluster::heartbeat(SimWorker& worker) {
   if (!worker.alive() || !streams_[worker.ref()].open) return;
-  publish(worker, Pong{.load = worker.engine().load()});
+  publish(worker, Pong{.load = worker.engine().load(), .step_age = worker.step_age()});
   after(timers::kHeartbeat, [this, &worker] { heartbeat(worker); });
 }
 
@@ -96,6 +96,13 @@ void SimCluster::kill(const std::string& name, bool frozen, Duration restart_aft
           [this, ref = worker.ref()] { command(coordinator::StreamClosed{ref, true, "connection reset"}); });
   }
   after(restart_after, [this, name] { start(name); });
+}
+
+void SimCluster::stand_still(const std::string& name) {
+  const auto it = live_.find(name);
+  if (it == live_.end()) return;
+  log_.line(now(), name, " stands still");
+  it->second->stand_still();
 }
 
 // ---- streams ------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class SimCluster final : public coordinator::WorkerStreams {
   // The process ends, its stream closes soon after (or, frozen, it just falls silent); it comes again as a
   // new life.
   void kill(const std::string& worker, bool frozen, Duration restart_after);
+  // Its engine does not move any more; the process speaks on.
+  void stand_still(const std::string& worker);
 
   // Runs until `done` says so, at most to `limit`. False when the limit was reached.
   bool run(const std::function<bool()>& done, Instant limit);

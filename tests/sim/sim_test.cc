@@ -1,5 +1,5 @@
 // Thousands of requests through the real coordinator and the real engines on virtual time, from one seed.
-//   sim_test [--seed N]      (or BATON_SIM_SEED=N); BATON_SIM_LOG=FILE writes the events of the last run
+//   sim_test [--seed N]      (or BATON_SEED=N); BATON_SIM_LOG=FILE writes the events of the last run
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "tests/sim/sim_cluster.h"
+#include "tests/support/seed.h"
 
 namespace baton::sim {
 
@@ -54,6 +55,7 @@ struct Scenario {
   double disconnects = 0;            // share of clients that leave, at any time
   Duration kill_every{};             // 0: never
   std::vector<std::string> victims;  // who is killed; empty: anybody
+  std::string stands_still;          // whose engine stops in a step, after a second
   int32_t longest_output = 24;
 };
 
@@ -130,10 +132,14 @@ class Simulation {
     Outcome outcome;
     cluster_.after(milliseconds(20), [this] { arrive(0); });
     if (scenario_.kill_every > Duration::zero()) cluster_.after(scenario_.kill_every, [this] { kill_one(); });
-    EXPECT_TRUE(cluster_.run([this] { return all_ended(); }, cluster_.now() + std::chrono::hours(1)))
+    if (!scenario_.stands_still.empty())
+      cluster_.after(seconds(1), [this] { cluster_.stand_still(scenario_.stands_still); });
+    EXPECT_TRUE(
+        cluster_.run([this] { return all_ended() && noticed(); }, cluster_.now() + std::chrono::hours(1)))
         << "requests that never end: " << cluster_.why_not_quiet();
     // G3: two seconds later (ten after a crash) nothing is left of them.
-    const Duration grace = scenario_.kill_every > Duration::zero() ? seconds(10) : seconds(2);
+    const bool calm = scenario_.kill_every == Duration::zero() && scenario_.stands_still.empty();
+    const Duration grace = calm ? seconds(2) : seconds(10);
     EXPECT_TRUE(cluster_.run([this] { return cluster_.quiet(); }, cluster_.now() + grace))
         << cluster_.why_not_quiet();
     for (const auto& client : clients_) {
@@ -157,6 +163,10 @@ class Simulation {
            (clients_[first_open_]->ended() || clients_[first_open_]->left))
       ++first_open_;
     return first_open_ == clients_.size();
+  }
+  // What it was given before it was suspect ends by retries; what it holds ends with it.
+  bool noticed() {
+    return scenario_.stands_still.empty() || cluster_.core().flow().counters().workers_lost > 0;
   }
   void arrive(size_t index) {
     auto client = std::make_shared<Client>();
@@ -280,6 +290,28 @@ TEST(Sim, TinyPoolsWithHostMemory) {
   EXPECT_EQ(Simulation(s).go().hash, o.hash);
 }
 
+// decodePrefillTokens: decode workers take short prompts off the queue of the only prefill worker, the tokens
+// stay the same, with deaths as without; and nobody does it who was not told to.
+TEST(Sim, DecodeWorkersTakeShortPromptsOffAQueue) {
+  for (const Duration kill_every : {Duration{}, Duration{milliseconds(700)}}) {
+    Scenario s = steady(g_seed + 7, 1500);
+    s.cluster.workers = {"p0", "d0", "d1"};
+    s.between = milliseconds(6);
+    s.kill_every = kill_every;
+    s.victims = {"p0", "d0"};
+    Outcome fenced = Simulation(s).go();
+    EXPECT_EQ(fenced.paths["local"], 0);
+    s.cluster.control.router.decode_prefill_tokens = 200;
+    Outcome o = Simulation(s).go();
+    print("decode workers take short prompts", o);
+    nothing_impossible(o);
+    EXPECT_GT(o.paths["local"], 100);
+    EXPECT_GT(o.paths["remote-prefill"], 100);
+    EXPECT_GE(o.finished, fenced.finished * 9 / 10);
+    EXPECT_EQ(Simulation(s).go().hash, o.hash);
+  }
+}
+
 Scenario killing(uint64_t seed, bool drains) {
   Scenario s = steady(seed, 2000);
   s.between = milliseconds(15);
@@ -326,6 +358,22 @@ TEST(Sim, FencesFreeWhatDeadSourcesLeft) {
   EXPECT_EQ(o.counters.release_overdue, 0u);
 }
 
+// A worker whose process answers while its engine stands: what it has ends with it, everybody else's goes on.
+TEST(Sim, AnEngineThatStandsStillIsLost) {
+  for (const char* const name : {"d0", "p0"}) {
+    Scenario s = steady(g_seed + 7, 2000);
+    s.stands_still = name;
+    const Outcome o = Simulation(s).go();
+    print("stands still", o);
+    EXPECT_EQ(o.other, 0);  // releases are overdue until the worker is lost: its engine answers none
+    EXPECT_EQ(o.counters.protocol_errors + o.counters.replay_mismatches, 0u);
+    EXPECT_EQ(o.counters.workers_lost, 1u) << name;
+    EXPECT_EQ(o.finished + o.left + o.exhausted + o.unavailable, 2000);
+    EXPECT_GE(o.finished, 1500);
+    EXPECT_EQ(Simulation(s).go().hash, o.hash);
+  }
+}
+
 TEST(Sim, ManySmallSeeds) {
   for (uint64_t i = 0; i < 20; ++i) {
     SCOPED_TRACE(::testing::Message() << "seed " << g_seed + 100 + i);
@@ -347,7 +395,7 @@ TEST(Sim, ManySmallSeeds) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  if (const char* seed = std::getenv("BATON_SIM_SEED")) baton::sim::g_seed = std::strtoull(seed, nullptr, 10);
+  if (const auto seed = baton::support::given_seed()) baton::sim::g_seed = *seed;
   for (int i = 1; i + 1 < argc; ++i) {
     if (std::strcmp(argv[i], "--seed") == 0) baton::sim::g_seed = std::strtoull(argv[i + 1], nullptr, 10);
   }

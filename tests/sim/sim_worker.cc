@@ -40,6 +40,8 @@ void SimWorker::handle(const Input& input) {
     engine_->on_kv_event(*event, clock_.now());
   } else if (const auto* copied = std::get_if<worker::HostCopied>(&input)) {
     engine_->on_host_copied(*copied, clock_.now());
+  } else if (const auto* fence = std::get_if<FencePeer>(&std::get<CoordinatorMessage>(input))) {
+    fabric_.fence(ref(), fence->peer);  // as WorkerControl does
   } else {
     engine_->on_message(std::get<CoordinatorMessage>(input), clock_.now());
   }
@@ -53,6 +55,7 @@ void SimWorker::turn() {
   const worker::StepPlan* const plan = engine_->plan(clock_.now());
   if (plan != nullptr) {
     step_runs_ = true;
+    step_began_ = clock_.now();
     const absl::Status ran =
         executor_.run(*plan, [this, plan](int layer) { engine_->on_layer(*plan, layer); }, result_);
     engine_->prepare();                             // as EngineLoop does
@@ -75,7 +78,7 @@ void SimWorker::copy() {
 }
 
 void SimWorker::step_done() {
-  if (!alive_) return;
+  if (!alive_ || stands_still_) return;
   step_runs_ = false;
   engine_->on_step_done(result_, clock_.now());
   publish();

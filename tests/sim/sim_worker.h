@@ -39,6 +39,8 @@ class SimWorker {
   void receive(CoordinatorMessage message);
   void wake();  // its deadline has come
   void kill();
+  void stand_still() { stands_still_ = true; }  // the step that runs, or the next one, never ends
+  Duration step_age() const { return step_runs_ ? clock_.now() - step_began_ : Duration::zero(); }
   bool alive() const { return alive_; }
   Instant next_deadline() const { return alive_ && !step_runs_ ? engine_->next_deadline() : kNever; }
 
@@ -69,7 +71,9 @@ class SimWorker {
   std::vector<Input> inbox_;
   std::vector<WorkerMessage> outgoing_;
   worker::StepResult result_;
+  Instant step_began_{};
   bool step_runs_ = false;
+  bool stands_still_ = false;
   bool copies_scheduled_ = false;
   bool alive_ = true;
 };

@@ -34,6 +34,7 @@ struct LegRecord {
   int32_t cached_tokens = 0;
   std::vector<TokenId> tokens;
   std::vector<TokenOutput> prompt_tokens;
+  size_t most_prompt_tokens = 0;  // in one report
   FinishReason finish = FinishReason::kNone;
   std::string error;
   int released = 0;
@@ -66,7 +67,7 @@ class EngineWorld {
     submit(prefill, request, Leg::kPrefill, transfer, decode);
   }
   void release(size_t at, RequestId request) { post(at, CoordinatorMessage(Release{request})); }
-  void fence(size_t at, size_t dead) { post(at, CoordinatorMessage(FencePeer{workers_[dead]->ref})); }
+  void fence(size_t at, size_t dead) { fabric_.fence(workers_[at]->ref, workers_[dead]->ref); }
   void kill(size_t which) {
     workers_[which]->alive = false;
     fabric_.leave(workers_[which]->ref);
@@ -268,7 +269,9 @@ class EngineWorld {
       EXPECT_EQ(leg.finish, FinishReason::kNone) << "tokens after the finish of " << to_string(s.request);
       EXPECT_EQ(s.finish == FinishReason::kError, !s.error.empty());
       for (const TokenOutput& token : s.tokens) leg.tokens.push_back(token.token);
-      if (!s.prompt_tokens.empty()) leg.prompt_tokens = s.prompt_tokens;
+      EXPECT_TRUE(s.prompt_tokens.empty() || leg.tokens.empty()) << "the prompt after the first token";
+      leg.prompt_tokens.insert(leg.prompt_tokens.end(), s.prompt_tokens.begin(), s.prompt_tokens.end());
+      leg.most_prompt_tokens = std::max(leg.most_prompt_tokens, s.prompt_tokens.size());
       leg.finish = s.finish;
       leg.error = s.error;
     }

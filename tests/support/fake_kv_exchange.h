@@ -24,9 +24,10 @@ struct FakeKvOptions {
   Duration drain_delay =
       std::chrono::microseconds(500);             // an ended transfer until nobody moves bytes; > control
   Duration one_sided = std::chrono::seconds(10);  // a send without grant, or a grant without send, ends
-  bool drains_after_death = true;            // false: what a dead source left half landed waits for FencePeer
+  bool drains_after_death = true;            // false: what a dead source left half landed waits for fence()
   std::function<Duration(Duration)> jitter;  // applied to every delay
   std::function<bool(TransferId, int layer)> fails;  // asked at each piece: the transfer fails there
+  std::function<TokenId(TransferId)> first_token;    // a source that lies about it
 };
 
 // The network between in-process workers on virtual time: moves KvHashPool slots, and is as nasty as a real
@@ -52,8 +53,17 @@ class FakeKvFabric {
     dead.alive = false;
     std::vector<TransferId> hit;
     for (auto& [id, link] : links_)
-      if (link.source == &dead || link.destination == &dead) hit.push_back(id);
+      if ((link.destination != nullptr && (link.destination == &dead || link.grant.source == ref)) ||
+          (link.source != nullptr && (link.source == &dead || link.send.destination == ref)))
+        hit.push_back(id);
     for (TransferId id : hit) end(id, "peer died", Told::kNobody);
+  }
+  // `at` is told that this life of a peer, which left, is over: nothing of it writes there any more.
+  void fence(const WorkerRef& at, const WorkerRef& dead) {
+    fenced_.insert({at, dead});
+    const auto [first, last] = undrained_.equal_range({at, dead});
+    for (auto it = first; it != last; ++it) tell(endpoints_.at(at).get(), it->second, options_.drain_delay);
+    undrained_.erase(first, last);
   }
 
   Instant next_event() const { return events_.empty() ? kNever : events_.begin()->first.first; }
@@ -113,7 +123,7 @@ class FakeKvFabric {
   absl::Status expect(Endpoint& endpoint, const worker::KvGrant& grant) {
     const auto source = endpoints_.find(grant.source);
     if (source == endpoints_.end() || !source->second->alive)
-      return absl::UnavailableError("unknown peer " + grant.source.name);
+      return absl::FailedPreconditionError("unknown peer " + grant.source.name);
     Link& link = open_link(grant.transfer);
     link.destination = &endpoint;
     link.grant = grant;
@@ -126,7 +136,7 @@ class FakeKvFabric {
   absl::Status send(Endpoint& endpoint, const worker::KvSend& send) {
     const auto destination = endpoints_.find(send.destination);
     if (destination == endpoints_.end() || !destination->second->alive)
-      return absl::UnavailableError("unknown peer " + send.destination.name);
+      return absl::FailedPreconditionError("unknown peer " + send.destination.name);
     Link& link = open_link(send.transfer);
     link.source = &endpoint;
     link.send = send;
@@ -162,6 +172,7 @@ class FakeKvFabric {
         std::ranges::all_of(it->second.ready, [&](int32_t t) { return t == it->second.send.prompt_tokens; }),
         "finish before every layer was ready");
     it->second.first_token = first;
+    if (options_.first_token) it->second.first_token->token = options_.first_token(id);
     it->second.finish = finish;
     land_if_complete(id);
   }
@@ -228,10 +239,15 @@ class FakeKvFabric {
   void settle(TransferId id) {
     Link& link = links_.at(id);
     if (link.in_flight > 0) return;
-    const bool dead_source = link.source != nullptr && !link.source->alive;
-    if (link.destination != nullptr && (options_.drains_after_death || !dead_source))
-      tell(link.destination, worker::KvDrained{.transfer = id, .as_source = false, .error = link.why},
-           options_.drain_delay);
+    if (link.destination != nullptr) {
+      const bool dead_source = link.source != nullptr && !link.source->alive;
+      const std::pair pair(link.destination->ref, link.grant.source);
+      worker::KvDrained drained{.transfer = id, .as_source = false, .error = link.why};
+      if (options_.drains_after_death || !dead_source || fenced_.contains(pair))
+        tell(link.destination, std::move(drained), options_.drain_delay);
+      else
+        undrained_.emplace(pair, std::move(drained));
+    }
     if (link.source != nullptr)
       tell(link.source, worker::KvDrained{.transfer = id, .as_source = true, .error = link.why},
            options_.drain_delay);
@@ -272,6 +288,8 @@ class FakeKvFabric {
   std::map<WorkerRef, std::unique_ptr<Endpoint>> endpoints_;
   std::map<TransferId, Link> links_;
   std::set<TransferId> gone_;
+  std::set<std::pair<WorkerRef, WorkerRef>> fenced_;                             // by whom, who
+  std::multimap<std::pair<WorkerRef, WorkerRef>, worker::KvDrained> undrained_;  // of dead sources
   std::map<std::pair<TransferId, WorkerRef>, Instant> last_told_;
   std::map<std::pair<Instant, uint64_t>, std::function<void()>> events_;
   uint64_t next_ = 0;

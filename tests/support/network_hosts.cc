@@ -13,6 +13,7 @@
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "tests/support/end_with.h"
 
 namespace baton {
 namespace {
@@ -106,9 +107,10 @@ void NetworkHosts::inside(int host, const std::function<void()>& body) const {
 }
 
 pid_t NetworkHosts::fork_inside(int host, const std::function<int()>& body) const {
+  const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child == 0) {
-    if (::setns(hosts_[host], CLONE_NEWNET) != 0) ::_exit(126);
+    if (!end_with(parent) || ::setns(hosts_[host], CLONE_NEWNET) != 0) ::_exit(126);
     ::_exit(body());
   }
   return child;

@@ -13,7 +13,8 @@ namespace baton {
 
 // Hosts on one machine: network namespaces of their own, each joined by a veth pair to a router namespace, so
 // that bytes between two hosts go through a network and links can be cut. Nothing has a name: namespaces end
-// with the last process inside and this object's descriptors, so a killed test leaves nothing behind.
+// with the last process inside and this object's descriptors, and processes with the thread that started
+// them, so a killed test leaves nothing behind.
 //
 //   host 0  10.77.0.2 ---- router ---- 10.77.1.2  host 1
 //

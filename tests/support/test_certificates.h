@@ -3,10 +3,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 
 #include "base/cat.h"
-#include "transport/data/tls_stream.h"
+#include "tests/support/temp_dir.h"
+#include "transport/tls/tls_stream.h"
 
 namespace baton {
 
@@ -27,6 +29,14 @@ class TestCertificates {
             .key = cat(folder_, "/", who, ".key"),
             .peer_name = "worker"};
   }
+  // The lines below `control:` of a manifest that name them.
+  std::string control_tls() const {
+    std::string lines = cat("    tls:\n      ca: ", as("worker").ca, "\n");
+    for (const char* side : {"coordinator", "worker"})
+      lines += cat("      ", side, ": {certificate: ", as(side).certificate, ", key: ", as(side).key,
+                   ", name: ", side, "}\n");
+    return lines;
+  }
   TestCertificates(const TestCertificates&) = delete;
   TestCertificates& operator=(const TestCertificates&) = delete;
 
@@ -37,17 +47,12 @@ class TestCertificates {
       there_ = true;
       return;
     }
-    std::string name = (std::filesystem::temp_directory_path() / "baton_certificates_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) return;
-    folder_ = name;
-    own_ = true;
+    own_ = std::make_unique<support::TempDir>("certificates");
+    folder_ = own_->path();
     there_ = authority("ca") && authority("other") && certificate("worker", "ca", "worker") &&
              certificate("coordinator", "ca", "coordinator") && certificate("expired", "ca", "worker", -1) &&
              certificate("stranger", "other", "worker");
     ::setenv("BATON_TEST_CERTIFICATES", folder_.c_str(), 1);
-  }
-  ~TestCertificates() {
-    if (own_) std::filesystem::remove_all(folder_);
   }
   bool openssl(const std::string& arguments) const {
     return std::system(cat("cd ", folder_, " && openssl ", arguments, " >/dev/null 2>&1").c_str()) == 0;
@@ -66,7 +71,7 @@ class TestCertificates {
   }
 
   std::string folder_;
-  bool own_ = false;
+  std::unique_ptr<support::TempDir> own_;  // nullptr: the parent's
   bool there_ = false;
 };
 

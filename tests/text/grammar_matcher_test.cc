@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/text/shared_models.h"
 
 namespace baton::text {
@@ -125,8 +126,7 @@ TEST_F(GrammarTest, RollbackAndCopy) {
 
 // Any walk inside the masks ends in a text of the language.
 TEST_F(GrammarTest, RandomWalksInsideTheMaskGiveValidJson) {
-  const char* given = std::getenv("BATON_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 3;
+  const uint64_t seed = support::seed_or(3);
   SCOPED_TRACE(::testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   constexpr std::string_view kSmall =

@@ -6,6 +6,7 @@
 
 #include "base/rng.h"
 #include "tests/support/gguf_writer.h"
+#include "tests/support/seed.h"
 #include "tests/text/shared_models.h"
 
 namespace baton::text {
@@ -78,7 +79,28 @@ TEST_F(ModelTextFile, ATokenizerWithMoreIdsThanTheEmbeddingHasRowsIsRefused) {
   EXPECT_EQ(with_rows(16), "loaded") << "padded";
   EXPECT_THAT(with_rows(8),
               HasSubstr("small.gguf: the tokenizer has 9 ids and the model's embedding 8 rows"));
-  EXPECT_THAT(with_rows(8), HasSubstr("(id 8 is `<tool>`)"));
+  EXPECT_THAT(with_rows(8), HasSubstr("id 8, `<tool>`, is no special token"));
+}
+
+// Like the <pad> of many fine-tuned models: nobody can write it, and the weights never got a row for it.
+TEST_F(ModelTextFile, SpecialTokensBehindTheLastRowAreLetThrough) {
+  SmallBpe bpe;
+  bpe.tokens.insert(bpe.tokens.end(), {"<pad>", "<end>"});
+  bpe.types.insert(bpe.types.end(), {3, 3});
+  auto writer = bpe.writer();
+  writer.add_u32("tokenizer.ggml.eos_token_id", 1).add_u32("tokenizer.ggml.eot_token_id", 10);
+  writer.add_floats("token_embd.weight", {2, 9}, std::vector<float>(18));
+  const auto model = load_model_text(save(writer));
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->tokenizer->vocab_size(), 11);
+  EXPECT_EQ(model->vocab_size(), 9);
+  EXPECT_THAT(model->end_token_ids, ElementsAre(1)) << "what has no row is never drawn";
+  const auto ids = *model->tokenizer->encode("a<pad>b", {.add_special = false});
+  EXPECT_THAT(ids, ::testing::Each(::testing::Lt(9)));
+  bpe.types[9] = 4;  // found in any text
+  auto found = bpe.writer();
+  found.add_floats("token_embd.weight", {2, 9}, std::vector<float>(18));
+  EXPECT_THAT(error_of(save(found)), HasSubstr("id 9, `<pad>`, is no special token"));
 }
 
 TEST_F(ModelTextFile, NamesWhatIsWrongInAGguf) {
@@ -154,8 +176,7 @@ TEST_F(ModelTextFile, OldFilesWithoutPreUseTheDefault) {
 
 // Every byte of a small model file changed: an error or a tokenizer that works, never a crash.
 TEST_F(ModelTextFile, MutatedFilesNeverCrash) {
-  const char* given = std::getenv("BATON_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 5;
+  const uint64_t seed = support::seed_or(5);
   SCOPED_TRACE(::testing::Message() << "BATON_SEED=" << seed);
   auto writer = SmallBpe().writer();
   writer.add_u32("tokenizer.ggml.bos_token_id", 0)

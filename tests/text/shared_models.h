@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/temp_dir.h"
 #include "text/model_text.h"
 
 namespace baton::text {
@@ -41,22 +42,14 @@ inline std::string str(const boost::json::value& value) { return std::string(val
 // A directory of this test's own, removed at the end.
 class ScratchDirectory {
  public:
-  ScratchDirectory() : path_(std::filesystem::path(::testing::TempDir()) / name()) {
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~ScratchDirectory() { std::filesystem::remove_all(path_); }
   const std::filesystem::path& path() const { return path_; }
   void write(const std::string& file, const std::string& text) const {
     std::ofstream(path_ / file, std::ios::binary) << text;
   }
 
  private:
-  static std::string name() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    return "baton_" + std::string(test->test_suite_name()) + "_" + test->name();
-  }
-  std::filesystem::path path_;
+  const support::TempDir directory_{"text"};
+  const std::filesystem::path path_ = directory_.path();
 };
 
 }  // namespace baton::text

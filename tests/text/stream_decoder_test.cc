@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/text/shared_models.h"
 #include "text/utf8_stream.h"
 
@@ -45,8 +46,8 @@ TEST(Utf8Stream, RepairsAsUnicodeRecommends) {
 bool is_utf8(std::string_view text) { return repaired(text, 1) == text; }
 
 uint64_t seed() {
-  const char* given = std::getenv("BATON_SEED");
-  return given != nullptr ? std::strtoull(given, nullptr, 10) : 11;
+  static const uint64_t seed = support::seed_or(11);
+  return seed;
 }
 
 std::string random_text(Rng& rng) {

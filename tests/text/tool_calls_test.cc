@@ -9,6 +9,7 @@
 
 #include "base/cat.h"
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/text/shared_models.h"
 
 namespace baton::text {
@@ -175,6 +176,18 @@ TEST(ToolCalls, GoldensCutAtEveryByte) {
   }
 }
 
+// Each character is looked at once: with a look back at all of them this takes minutes.
+TEST(ToolCalls, AMegabyteOfSpacesBeforeACall) {
+  const std::string call = "{\"name\": \"f\", \"parameters\": {}}";
+  for (const auto syntax : {ToolSyntax::kTags, ToolSyntax::kObject, ToolSyntax::kList}) {
+    ToolCallReader reader(syntax);
+    for (int i = 0; i < 1 << 20; ++i) EXPECT_EQ(reader.push(" ").content, "");
+    const ToolText said = reader.push(call);
+    EXPECT_EQ(said.calls.size(), syntax == ToolSyntax::kObject ? 1u : 0u);
+    EXPECT_EQ(said.content.size(), syntax == ToolSyntax::kObject ? 0u : (1u << 20) + call.size());
+  }
+}
+
 TEST(ToolCalls, ACallIsToldAsSoonAsItsNameIsKnown) {
   ToolCallReader reader(ToolSyntax::kTags);
   EXPECT_EQ(reader.push("Wait.\n<tool_").content, "Wait.");
@@ -216,8 +229,7 @@ TEST(ToolCalls, RandomTexts) {
                                                "{\"name\": \"f\", \"arguments\": {",
                                                "}}",
                                                "é"};
-  const char* given = std::getenv("BATON_TEST_SEED");
-  const uint64_t seed = given == nullptr ? 11 : std::stoull(given);
+  const uint64_t seed = support::seed_or(11);
   Rng rng(seed);
   int with_calls = 0;
   for (int round = 0; round < 20000; ++round) {

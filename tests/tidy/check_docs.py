@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the words of documents and comments against the tree: files, metrics, manifest keys and flags that they name are there.
+"""Holds the words of documents, comments, alerts and dashboards against the tree: files, metrics, manifest keys and flags that they name are there.
 
 usage: check_docs.py ROOT    prints one line a mistake; exit code 1 when there is any
 """
@@ -15,7 +15,8 @@ TOPS = "|".join(PRODUCT + ("deploy", "tests", "benchmarks", "docs"))
 SOURCE = re.compile(r"(?<![\w/.-])((?:%s)/[\w/.-]+\.(?:h|cc|cu|cuh|py|sh|md|yaml|proto|txt))\b" % TOPS)
 QUOTED = re.compile(r"`((?:%s)/[\w/.*-]+?)/?`" % TOPS)
 RECORD = re.compile(r"docs/adr/(\d{4})")
-METRIC = re.compile(r"\bbaton_[a-z0-9_]+_(?:total|seconds|bytes|second|ratio|blocks|depth|entries|flight|tokens|info)\b")
+METRIC = re.compile(r"\bbaton_[a-z0-9_]+_(?:total|seconds|bytes|second|ratio|blocks|depth|entries|flight|tokens|info|left|state)\b")
+SERIES = re.compile(r"\bbaton_[a-z0-9_]+")  # in deploy/: every word that looks like a metric
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 ELSEWHERE = {"docs/gguf.md": "ggml's", "cli/local_manifest.h": "made by the build", "text/opticks.txt": "in shared/models"}
 
@@ -43,16 +44,30 @@ def missing_paths(name, text):
             yield "%s: names docs/adr/%s, which is not there" % (name, number)
 
 
+def wrong_processes(texts):
+    """Rows `| question | process | metric |`: the process has these metrics (has_metric() of base/metric.h)."""
+    rows = re.findall(r'\{Metric::(\w+),[^"]*"(baton_\w+)"', texts["base/metric_catalog.h"])
+    keys = [key for key, name in rows]
+    counted_by_workers = set(keys[keys.index("kSteps"):keys.index("kSequencesWaiting") + 1])
+    of = {name: "both" if key in ("kBuildInfo", "kKvBlocks", "kCertificateLeft") else "worker" if key in counted_by_workers else "coordinator" for key, name in rows}
+    for process, cell in re.findall(r"^\|[^|]*\| (coordinator|worker|both) \|(.*)\|$", texts["docs/operations.md"], re.M):
+        for metric in METRIC.findall(cell):
+            if of.get(metric, process) != process:
+                yield "docs/operations.md: %s is a metric of %s, not of %s" % (metric, of[metric], process)
+
+
 def check():
     names = tracked()
-    texts = {n: read(n) for n in names if n.endswith((".md", ".h", ".cc", ".cu", ".cuh", ".py", ".yaml", ".txt"))}
+    texts = {n: read(n) for n in names if n.endswith((".md", ".h", ".cc", ".cu", ".cuh", ".py", ".yaml", ".txt", ".json"))}
     catalog = set(re.findall(r'"(baton_\w+)"', texts["base/metric_catalog.h"]))
+    yield from wrong_processes(texts)
     flags = set(FLAG.findall(texts["cli/main.cc"])) | set(FLAG.findall(read("baton"))) | {"--help", "--version"}
     for name, text in texts.items():
         yield from missing_paths(name, text)
-        if not name.endswith((".md", ".yaml")):
+        if not name.endswith((".md", ".yaml")) and not name.startswith("deploy/"):
             continue
-        for metric in sorted(set(METRIC.findall(text)) - catalog):
+        words = SERIES if name.startswith("deploy/") else METRIC
+        for metric in sorted(set(words.findall(text)) - catalog):
             if re.sub(r"_(bucket|sum|count)$", "", metric) not in catalog:
                 yield "%s: names the metric %s, which base/metric_catalog.h has not" % (name, metric)
         for command in re.findall(r"^\s*(?:\./)?baton (?:serve|ps|down|chat|logs|validate|coordinator|worker|bench \w+)[^|#;&\n]*", text, re.M):

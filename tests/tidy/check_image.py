@@ -11,7 +11,7 @@ import sys
 
 root, binary = sys.argv[1:]
 if not shutil.which("dpkg-query"):
-    print("skipped: no dpkg-query here")
+    print("SKIPPED: no dpkg-query here")
     sys.exit(77)
 
 

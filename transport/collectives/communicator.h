@@ -28,7 +28,7 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual std::string lane() const = 0;  // "self", "shm", "socket", "am", "nccl"
+  virtual std::string lane() const = 0;  // "self", "shm", "socket", "socket-tls", "nccl"
 
   // values[i] = sum over ranks of their values[i], on every rank, in place.
   virtual absl::Status all_reduce(std::span<float> values, Instant deadline) = 0;

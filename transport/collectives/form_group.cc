@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "base/cat.h"
+#include "base/log.h"
 #include "transport/collectives/group_door.h"
 #include "transport/collectives/self_communicator.h"
 #include "transport/collectives/shm_communicator.h"
@@ -65,8 +66,7 @@ absl::Status whole(const GroupOptions& o) {
 // Until somebody is at the listener; kUnavailable when one of `ranks` (connections) leaves meanwhile.
 absl::Status wait_at(const OwnedFd& listener, std::span<const int> ranks, const GroupOptions& o) {
   for (;;) {
-    const absl::Status came =
-        wait_for(listener.get(), POLLIN, std::min(o.deadline, SteadyClock().now() + kSlice));
+    absl::Status came = wait_for(listener.get(), POLLIN, std::min(o.deadline, SteadyClock().now() + kSlice));
     if (!absl::IsDeadlineExceeded(came)) return came;
     if (std::ranges::any_of(ranks, hung_up)) return one_left();
     RETURN_IF_ERROR(whole(o));
@@ -74,21 +74,49 @@ absl::Status wait_at(const OwnedFd& listener, std::span<const int> ranks, const 
   }
 }
 
-// To a rank that `zero` has told of, as long as rank 0 is there itself (-1: it is rank 0 that is looked for).
-absl::StatusOr<OwnedFd> reach(const std::string& address, int zero, const GroupOptions& o) {
+// Whether it is worth to go on waiting for a rank that `zero` has told of: rank 0 is there itself (-1: it is
+// rank 0 that is waited for). `waited`: what the wait came to.
+absl::Status go_on(const absl::Status& waited, int zero, const GroupOptions& o) {
+  if (!absl::IsDeadlineExceeded(waited)) return waited;
+  if (zero >= 0 && hung_up(zero)) return one_left();
+  RETURN_IF_ERROR(whole(o));
+  return SteadyClock().now() >= o.deadline ? waited : absl::OkStatus();
+}
+
+absl::Status meet(RankStream& stream, int zero, const GroupOptions& o) {
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool met, stream.meet());
+    if (met) return absl::OkStatus();
+    RETURN_IF_ERROR(go_on(
+        wait_for(stream.fd(), stream.awaited_events(), std::min(o.deadline, SteadyClock().now() + kSlice)),
+        zero, o));
+  }
+}
+
+// Connects to a rank, and under TLS each knows the other when this returns.
+absl::StatusOr<RankStream> reach(const std::string& address, int zero, const GroupOptions& o) {
   for (;;) {
     absl::StatusOr<OwnedFd> fd =
         connect_to(address, std::min(o.deadline, SteadyClock().now() + kConnectSlice));
-    if (fd.ok() || !absl::IsDeadlineExceeded(fd.status())) return fd;
-    if (zero >= 0 && hung_up(zero)) return one_left();
-    RETURN_IF_ERROR(whole(o));
-    if (SteadyClock().now() >= o.deadline) return fd;
+    if (!fd.ok()) {
+      RETURN_IF_ERROR(go_on(fd.status(), zero, o));
+      continue;
+    }
+    RankStream stream(*std::move(fd), is_unix(address) ? nullptr : o.tls, RankStream::Side::kConnects);
+    const absl::Status met = meet(stream, zero, o);
+    if (met.ok()) return stream;
+    return absl::Status(met.code(), cat("rank ", o.rank, " of group ", o.group, " has called ", address, ": ",
+                                        met.message()));
   }
 }
 
 // What a caller says first; an error when it says nothing of use: it is forgotten.
-absl::StatusOr<GroupFrame> introduction(int caller, const GroupOptions& o) {
-  return GroupFrame::read(caller, std::min(o.deadline, SteadyClock().now() + kIntroduction));
+absl::StatusOr<GroupFrame> introduction(RankStream& caller, const GroupOptions& o) {
+  absl::StatusOr<GroupFrame> words =
+      GroupFrame::read(caller, std::min(o.deadline, SteadyClock().now() + kIntroduction));
+  if (!words.ok())
+    log_warn("a caller is refused", {{"group", o.group}, {"why", std::string(words.status().message())}});
+  return words;
 }
 
 // --- Shared memory
@@ -104,22 +132,22 @@ absl::StatusOr<ShmSeat> seat_of(const GroupOptions& o, std::shared_ptr<ShmRegion
 }
 
 // One rank's visit at rank 0's Unix listener: it proves that it belongs here and leaves its life line.
-absl::Status take_line(const GroupOptions& o, const std::string& token, OwnedFd visitor,
-                       std::vector<OwnedFd>& visitors, std::vector<OwnedFd>& lines) {
-  const absl::StatusOr<GroupFrame> frame = introduction(visitor.get(), o);
+absl::Status take_line(const GroupOptions& o, const std::string& token, RankStream visitor,
+                       std::vector<RankStream>& visitors, std::vector<OwnedFd>& lines) {
+  const absl::StatusOr<GroupFrame> frame = introduction(visitor, o);
   int rank = 0;
   const auto words = frame.ok() ? frame->words() : std::vector<std::string>();
   if (words.size() != 2 || words[0] != token || !absl::SimpleAtoi(words[1], &rank) || rank < 1 ||
       rank >= o.size || visitors[rank].valid())
     return absl::OkStatus();  // not one of us: forgotten
-  ASSIGN_OR_RETURN(std::vector<OwnedFd> line, receive_descriptors(visitor.get(), 1, o.deadline));
+  ASSIGN_OR_RETURN(std::vector<OwnedFd> line, receive_descriptors(visitor.fd(), 1, o.deadline));
   lines[rank] = std::move(line[0]);
   visitors[rank] = std::move(visitor);
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o,
-                                                           const std::vector<GroupGuest>& guests) {
+                                                           std::vector<GroupGuest>& guests) {
   ASSIGN_OR_RETURN(const std::string token, new_token());
   const std::string address = cat("unix:@baton-group-", token);
   ASSIGN_OR_RETURN(const OwnedFd listener, listen_at(address));
@@ -127,35 +155,35 @@ absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o
   ASSIGN_OR_RETURN(LifeLine own, LifeLine::make());
   for (int r = 1; r < o.size; ++r)
     RETURN_IF_ERROR(GroupFrame({"shm", cat(o.incarnation.value()), token, address})
-                        .write(guests[r].connection.get(), o.deadline));
-  std::vector<OwnedFd> visitors(o.size);
+                        .write(guests[r].connection, o.deadline));
+  std::vector<RankStream> visitors(o.size);
   std::vector<OwnedFd> lines(o.size);
   std::vector<int> ranks;
-  for (int r = 1; r < o.size; ++r) ranks.push_back(guests[r].connection.get());
+  for (int r = 1; r < o.size; ++r) ranks.push_back(guests[r].connection.fd());
   lines[0] = std::move(own.watched);
-  while (std::any_of(visitors.begin() + 1, visitors.end(), [](const OwnedFd& v) { return !v.valid(); })) {
+  while (std::any_of(visitors.begin() + 1, visitors.end(), [](const RankStream& v) { return !v.valid(); })) {
     RETURN_IF_ERROR(wait_at(listener, ranks, o));
     ASSIGN_OR_RETURN(OwnedFd visitor, accept_now(listener.get()));
-    if (visitor.valid()) RETURN_IF_ERROR(take_line(o, token, std::move(visitor), visitors, lines));
+    if (visitor.valid())
+      RETURN_IF_ERROR(take_line(o, token, RankStream(std::move(visitor)), visitors, lines));
   }
   std::vector<int> descriptors{region->fd()};
   for (const OwnedFd& line : lines) descriptors.push_back(line.get());
   for (int r = 1; r < o.size; ++r)
-    RETURN_IF_ERROR(send_descriptors(visitors[r].get(), descriptors, o.deadline));
+    RETURN_IF_ERROR(send_descriptors(visitors[r].fd(), descriptors, o.deadline));
   ASSIGN_OR_RETURN(ShmSeat seat, seat_of(o, std::move(region), std::move(own.held), std::move(lines)));
   return shm_communicator(std::move(seat));
 }
 
-absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o, const OwnedFd& to_zero,
+absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o, const RankStream& to_zero,
                                                          const std::vector<std::string>& words) {
   if (words.size() != 4) return absl::InternalError("rank 0's answer has another form");
-  ASSIGN_OR_RETURN(const OwnedFd visit, reach(words[3], to_zero.get(), o));
+  ASSIGN_OR_RETURN(RankStream visit, reach(words[3], to_zero.fd(), o));
   ASSIGN_OR_RETURN(LifeLine own, LifeLine::make());
-  RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(visit.get(), o.deadline));
+  RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(visit, o.deadline));
   const int line = own.watched.get();
-  RETURN_IF_ERROR(send_descriptors(visit.get(), {&line, 1}, o.deadline));
-  ASSIGN_OR_RETURN(std::vector<OwnedFd> got,
-                   receive_descriptors(visit.get(), size_t{1} + o.size, o.deadline));
+  RETURN_IF_ERROR(send_descriptors(visit.fd(), {&line, 1}, o.deadline));
+  ASSIGN_OR_RETURN(std::vector<OwnedFd> got, receive_descriptors(visit.fd(), size_t{1} + o.size, o.deadline));
   ASSIGN_OR_RETURN(std::shared_ptr<ShmRegion> region, ShmRegion::map(std::move(got[0]), o.size));
   got.erase(got.begin());
   ASSIGN_OR_RETURN(ShmSeat seat, seat_of(o, std::move(region), std::move(own.held), std::move(got)));
@@ -169,42 +197,42 @@ absl::StatusOr<std::unique_ptr<Communicator>> tell_addresses(const GroupOptions&
   ASSIGN_OR_RETURN(const std::string token, new_token());
   std::vector<std::string> words{"socket", cat(o.incarnation.value()), token};
   for (const GroupGuest& g : guests) words.push_back(g.listens);
-  std::vector<OwnedFd> sockets(o.size);
+  std::vector<RankStream> streams(o.size);
   for (int r = 1; r < o.size; ++r) {
-    RETURN_IF_ERROR(GroupFrame(words).write(guests[r].connection.get(), o.deadline));
-    sockets[r] = std::move(guests[r].connection);
+    RETURN_IF_ERROR(GroupFrame(words).write(guests[r].connection, o.deadline));
+    streams[r] = std::move(guests[r].connection);
   }
-  return socket_communicator(o.rank, std::move(sockets), spin_of(o, 1));
+  return socket_communicator(o.rank, std::move(streams), spin_of(o, 1));
 }
 
-absl::Status take_caller(const GroupOptions& o, const std::string& token, OwnedFd caller,
-                         std::vector<OwnedFd>& sockets) {
-  const absl::StatusOr<GroupFrame> frame = introduction(caller.get(), o);
+void take_caller(const GroupOptions& o, const std::string& token, RankStream caller,
+                 std::vector<RankStream>& streams) {
+  const absl::StatusOr<GroupFrame> frame = introduction(caller, o);
   int rank = 0;
   if (frame.ok() && frame->words().size() == 2 && frame->words()[0] == token &&
-      absl::SimpleAtoi(frame->words()[1], &rank) && rank > o.rank && rank < o.size && !sockets[rank].valid())
-    sockets[rank] = std::move(caller);
-  return absl::OkStatus();  // a stranger is forgotten
+      absl::SimpleAtoi(frame->words()[1], &rank) && rank > o.rank && rank < o.size && !streams[rank].valid())
+    streams[rank] = std::move(caller);  // else a stranger: it is forgotten
 }
 
-absl::StatusOr<std::unique_ptr<Communicator>> connect_pairs(const GroupOptions& o, OwnedFd to_zero,
+absl::StatusOr<std::unique_ptr<Communicator>> connect_pairs(const GroupOptions& o, RankStream to_zero,
                                                             const OwnedFd& listener,
                                                             const std::vector<std::string>& words) {
   constexpr size_t kAddresses = 3;
   if (words.size() != kAddresses + o.size) return absl::InternalError("rank 0's answer has another form");
-  std::vector<OwnedFd> sockets(o.size);
-  const int zero = to_zero.get();
-  sockets[0] = std::move(to_zero);
+  std::vector<RankStream> streams(o.size);
+  const int zero = to_zero.fd();
+  streams[0] = std::move(to_zero);
   for (int r = 1; r < o.rank; ++r) {
-    ASSIGN_OR_RETURN(sockets[r], reach(words[kAddresses + r], zero, o));
-    RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(sockets[r].get(), o.deadline));
+    ASSIGN_OR_RETURN(streams[r], reach(words[kAddresses + r], zero, o));
+    RETURN_IF_ERROR(GroupFrame({words[2], cat(o.rank)}).write(streams[r], o.deadline));
   }
   for (;;) {
-    if (std::all_of(sockets.begin() + o.rank + 1, sockets.end(), [](const OwnedFd& s) { return s.valid(); }))
-      return socket_communicator(o.rank, std::move(sockets), spin_of(o, 1));
+    if (std::all_of(streams.begin() + o.rank + 1, streams.end(), [](const auto& s) { return s.valid(); }))
+      return socket_communicator(o.rank, std::move(streams), spin_of(o, 1));
     RETURN_IF_ERROR(wait_at(listener, {&zero, 1}, o));
     ASSIGN_OR_RETURN(OwnedFd caller, accept_now(listener.get()));
-    if (caller.valid()) RETURN_IF_ERROR(take_caller(o, words[2], std::move(caller), sockets));
+    if (!caller.valid()) continue;
+    take_caller(o, words[2], RankStream(std::move(caller), o.tls, RankStream::Side::kAccepts), streams);
   }
 }
 
@@ -229,27 +257,27 @@ absl::StatusOr<Group> receive_ranks(const GroupOptions& o, const OwnedFd& listen
   if (!memory.ok()) {
     for (int r = 1; r < o.size; ++r)
       GroupFrame({"refused", std::string(memory.status().message())})
-          .write(guests[r].connection.get(), o.deadline)
+          .write(guests[r].connection, o.deadline)
           .IgnoreError();
     return memory.status();
   }
   Group group{.incarnation = o.incarnation};
-  if (!is_unix(o.rendezvous)) group.host = local_host(guests[1].connection.get());
+  if (!is_unix(o.rendezvous)) group.host = local_host(guests[1].connection.fd());
   ASSIGN_OR_RETURN(group.communicator,
                    *memory ? share_memory(o, guests) : tell_addresses(o, std::move(guests)));
   return group;
 }
 
 absl::StatusOr<Group> visit_rank_0(const GroupOptions& o) {
-  ASSIGN_OR_RETURN(OwnedFd to_zero, reach(o.rendezvous, -1, o));
+  ASSIGN_OR_RETURN(RankStream to_zero, reach(o.rendezvous, -1, o));
   OwnedFd listener;
   int port = 0;
   if (!is_unix(o.rendezvous)) {
-    ASSIGN_OR_RETURN(listener, listen_at(host_and_port(local_host(to_zero.get()), 0)));
+    ASSIGN_OR_RETURN(listener, listen_at(host_and_port(local_host(to_zero.fd()), 0)));
     port = local_port(listener.get());
   }
-  RETURN_IF_ERROR(group_hello(o, port).write(to_zero.get(), o.deadline));
-  ASSIGN_OR_RETURN(const GroupFrame answer, GroupFrame::read(to_zero.get(), o.deadline));
+  RETURN_IF_ERROR(group_hello(o, port).write(to_zero, o.deadline));
+  ASSIGN_OR_RETURN(const GroupFrame answer, GroupFrame::read(to_zero, o.deadline));
   const std::vector<std::string>& words = answer.words();
   if (words.size() == 2 && words[0] == "refused")
     return absl::FailedPreconditionError(
@@ -258,7 +286,7 @@ absl::StatusOr<Group> visit_rank_0(const GroupOptions& o) {
   if (words.size() < 3 || !absl::SimpleAtoi(words[1], &incarnation))
     return absl::InternalError("rank 0's answer has another form");
   Group group{.incarnation = Incarnation(incarnation)};
-  if (!is_unix(o.rendezvous)) group.host = local_host(to_zero.get());
+  if (!is_unix(o.rendezvous)) group.host = local_host(to_zero.fd());
   ASSIGN_OR_RETURN(group.communicator, words[0] == "shm"
                                            ? map_memory(o, to_zero, words)
                                            : connect_pairs(o, std::move(to_zero), listener, words));
@@ -274,7 +302,9 @@ absl::StatusOr<Group> form_once(const GroupOptions& o, const OwnedFd& listener) 
 
 }  // namespace
 
-absl::StatusOr<Group> form_group(const GroupOptions& o) {
+absl::StatusOr<Group> form_group(const GroupOptions& options) {
+  GroupOptions o = options;
+  if (is_unix(o.rendezvous)) o.tls = nullptr;  // the kernel says who calls
   if (o.size < 1 || o.size > ShmRegion::kMostRanks - 1 || o.rank < 0 || o.rank >= o.size)
     return absl::InvalidArgumentError(cat("rank ", o.rank, " of ", o.size, ": want 0 <= rank < size < 64"));
   if (o.size == 1) return Group{.communicator = self_communicator(), .incarnation = o.incarnation};

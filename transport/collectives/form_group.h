@@ -6,6 +6,7 @@
 #include "base/ids.h"
 #include "base/status.h"
 #include "transport/collectives/communicator.h"
+#include "transport/tls/tls_stream.h"
 
 namespace baton {
 
@@ -24,6 +25,7 @@ struct GroupOptions {
   Instant deadline{};
   Communicator* within =
       nullptr;  // of a part of a group: the group; when it has lost a rank, nobody waits for it
+  const transport::TlsContext* tls = nullptr;     // every connection but those inside a host is under it
   Duration spin = std::chrono::microseconds(-1);  // before a wait sleeps; -1: 50 us, 0 on too few cores
 };
 
@@ -39,7 +41,10 @@ struct Group {
 // meanwhile, at whatever point, may come again: the others begin anew. At the deadline rank 0 names the ranks
 // that did not come (kDeadlineExceeded).
 //
-// Plain, unauthenticated sockets: a rendezvous off loopback belongs on a private network. Thread: any.
+// With `tls` every TCP connection is under mutual TLS, and who has another CA's certificate, one that has
+// expired or carries another name, or no TLS, is refused; nothing falls back. Without, sockets are plain and
+// unauthenticated: a rendezvous off loopback belongs on a private network. "unix:" is for processes of one
+// user. Thread: any.
 absl::StatusOr<Group> form_group(const GroupOptions& options);
 
 }  // namespace baton

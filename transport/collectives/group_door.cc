@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <fstream>
 
@@ -19,6 +20,7 @@ using namespace std::chrono_literals;
 
 constexpr size_t kMostStrangers = 256;
 constexpr Duration kSlice = 50ms;
+constexpr Duration kStranger = 5s;  // a rank says at once who it is
 
 enum Hello { kProtocol, kGroupName, kBuild, kIncarnation, kRank, kSize, kLane, kHost, kPort, kHelloWords };
 
@@ -26,6 +28,12 @@ bool closed(int fd) {
   char byte = 0;
   const ssize_t n = ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+// A TLS record begins with 22, its version, whose second byte is 1 or more; a frame of a group with its
+// length, whose third byte is 0.
+bool begins_tls(std::span<const uint8_t> first) {
+  return first[0] == 22 && (first.size() < 3 || first[2] != 0);
 }
 
 std::string differs(std::string_view what, std::string_view want, std::string_view got) {
@@ -77,7 +85,7 @@ absl::StatusOr<std::vector<GroupGuest>> GroupDoor::wait() {
     if (options_.within != nullptr) RETURN_IF_ERROR(options_.within->alive());
     std::vector<pollfd> entries{{.fd = listener_.get(), .events = POLLIN, .revents = 0}};
     for (const Stranger& s : strangers_)
-      entries.push_back({.fd = s.connection.get(), .events = POLLIN, .revents = 0});
+      entries.push_back({.fd = s.fd(), .events = s.stream.awaited_events(), .revents = 0});
     ::poll(entries.data(), entries.size(),
            static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(std::min(left, kSlice)).count()));
     forget_the_gone();  // first: a rank that was started again finds its place free
@@ -93,16 +101,41 @@ absl::Status GroupDoor::let_in() {
   for (;;) {
     ASSIGN_OR_RETURN(OwnedFd connection, accept_now(listener_.get()));
     if (!connection.valid()) return absl::OkStatus();
-    if (strangers_.size() < kMostStrangers) strangers_.push_back({.connection = std::move(connection)});
+    if (strangers_.size() < kMostStrangers)
+      strangers_.push_back({.socket = std::move(connection), .until = SteadyClock().now() + kStranger});
   }
 }
 
 bool GroupDoor::hear(Stranger& s) {
-  char bytes[4096];
-  const ssize_t n = ::recv(s.connection.get(), bytes, sizeof bytes, MSG_DONTWAIT);
+  const bool settled = s.stream.valid() ? introduce(s) : open(s);
+  if (settled || SteadyClock().now() < s.until) return settled;
+  refuse(s, cat("a caller has not said who it is in ", kStranger / 1s, " s"));
+  return true;
+}
+
+// The first bytes show whether the caller speaks TLS: if not as this rank does, both are told.
+bool GroupDoor::open(Stranger& s) {
+  uint8_t first[3];
+  const ssize_t n = ::recv(s.fd(), first, sizeof first, MSG_PEEK | MSG_DONTWAIT);
   if (n == 0) return true;
   if (n < 0) return errno != EAGAIN && errno != EINTR;
-  s.bytes.append(bytes, static_cast<size_t>(n));
+  const bool tls = begins_tls(std::span(first, static_cast<size_t>(n)));
+  s.stream = RankStream(std::move(s.socket), tls ? options_.tls : nullptr, RankStream::Side::kAccepts);
+  if (tls == (options_.tls != nullptr)) return introduce(s);
+  refuse(s, cat(tls ? "the caller talks under TLS, and rank 0 does not: "
+                    : "rank 0 talks under TLS (control.tls), and the caller does not: ",
+                kSameTls));
+  return true;
+}
+
+bool GroupDoor::introduce(Stranger& s) {
+  char bytes[4096];
+  const std::array<iovec, 1> room{iovec{bytes, sizeof bytes}};
+  const absl::StatusOr<size_t> n = s.stream.receive_now(room);
+  if (!n.ok() && absl::IsFailedPrecondition(n.status())) refuse(s, std::string(n.status().message()));
+  if (!n.ok()) return true;
+  if (*n == 0) return false;
+  s.bytes.append(bytes, *n);
   GroupFrame frame;
   const absl::StatusOr<bool> whole = GroupFrame::take(s.bytes, frame);
   if (!whole.ok()) {
@@ -117,8 +150,8 @@ bool GroupDoor::hear(Stranger& s) {
   }
   GroupGuest guest{.host = frame.words()[kHost]};
   if (int port = 0; absl::SimpleAtoi(frame.words()[kPort], &port) && port > 0)
-    guest.listens = host_and_port(peer_host(s.connection.get()), port);
-  guest.connection = std::move(s.connection);
+    guest.listens = host_and_port(peer_host(s.fd()), port);
+  guest.connection = std::move(s.stream);
   guests_[rank] = std::move(guest);
   return true;
 }
@@ -126,8 +159,12 @@ bool GroupDoor::hear(Stranger& s) {
 void GroupDoor::refuse(Stranger& s, const std::string& why) {
   last_refusal_ = why;
   log_warn("a rank is refused", {{"group", options_.group}, {"why", why}});
-  // Best effort: it learns from the closed connection otherwise.
-  GroupFrame({"refused", why}).write(s.connection.get(), SteadyClock().now() + 100ms).IgnoreError();
+  // Best effort: it learns from the closed connection otherwise, or from TLS.
+  const absl::StatusOr<bool> met = s.stream.valid() ? s.stream.meet() : absl::StatusOr<bool>(false);
+  if (!met.ok() || !*met) return;
+  char unread[4096];  // else the kernel would cut the connection, and our words with it
+  (void)::recv(s.fd(), unread, sizeof unread, MSG_DONTWAIT);
+  GroupFrame({"refused", why}).write(s.stream, SteadyClock().now() + 100ms).IgnoreError();
 }
 
 std::string GroupDoor::mistake(const std::vector<std::string>& hello, int& rank) const {
@@ -149,7 +186,7 @@ std::string GroupDoor::mistake(const std::vector<std::string>& hello, int& rank)
 
 void GroupDoor::forget_the_gone() {
   for (auto& guest : guests_)
-    if (guest && closed(guest->connection.get())) guest.reset();
+    if (guest && closed(guest->connection.fd())) guest.reset();
 }
 
 bool GroupDoor::complete() const {

@@ -3,23 +3,25 @@
 #include <poll.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "transport/collectives/form_group.h"
 #include "transport/collectives/group_frame.h"
-#include "transport/collectives/life_line.h"
+#include "transport/collectives/rank_stream.h"
 
 namespace baton {
 
 // One rank that came to rank 0: what it said about itself and its connection.
 struct GroupGuest {
-  OwnedFd connection;
+  RankStream connection;
   std::string host;     // group_host_id() of its process
   std::string listens;  // host:port for ranks above it, or empty
 };
 
 // Rank 0's side of the rendezvous: lets in each other rank once, refuses what does not fit with the reason.
-// Thread: one. Owns the connections, borrows the listener.
+// Who has TLS while this rank has not, or the reverse, is told so in plain words. Who does not say within 5 s
+// who it is, is forgotten. Thread: one. Owns the connections, borrows the listener.
 class GroupDoor {
  public:
   GroupDoor(const GroupOptions& options, const OwnedFd& listener)
@@ -30,13 +32,18 @@ class GroupDoor {
 
  private:
   struct Stranger {
-    OwnedFd connection;
+    OwnedFd socket;     // until the first bytes have shown whether it speaks TLS
+    RankStream stream;  // then
+    Instant until;
     std::string bytes;
+    int fd() const { return stream.valid() ? stream.fd() : socket.get(); }
   };
 
   absl::Status let_in();
   // True when the connection is settled: a guest now, refused, or gone.
   bool hear(Stranger& stranger);
+  bool open(Stranger& stranger);
+  bool introduce(Stranger& stranger);
   void refuse(Stranger& stranger, const std::string& why);
   // Empty, or why this hello does not fit.
   std::string mistake(const std::vector<std::string>& hello, int& rank) const;

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/cat.h"
-#include "transport/collectives/stream_socket.h"
 
 namespace baton {
 namespace {
@@ -26,7 +25,7 @@ absl::Status not_a_frame() { return absl::InvalidArgumentError("not a frame of a
 
 }  // namespace
 
-absl::Status GroupFrame::write(int fd, Instant deadline) const {
+absl::Status GroupFrame::write(RankStream& to, Instant deadline) const {
   std::string body;
   for (const std::string& word : words_) {
     put(body, static_cast<uint16_t>(word.size()));
@@ -36,16 +35,16 @@ absl::Status GroupFrame::write(int fd, Instant deadline) const {
   std::string out;
   put(out, static_cast<uint32_t>(body.size()));
   out += body;
-  return write_all(fd, std::as_bytes(std::span(out)), deadline);
+  return to.write_all(std::as_bytes(std::span(out)), deadline);
 }
 
-absl::StatusOr<GroupFrame> GroupFrame::read(int fd, Instant deadline) {
+absl::StatusOr<GroupFrame> GroupFrame::read(RankStream& from, Instant deadline) {
   char head[4];
-  RETURN_IF_ERROR(read_exactly(fd, std::as_writable_bytes(std::span(head)), deadline));
+  RETURN_IF_ERROR(from.read_exactly(std::as_writable_bytes(std::span(head)), deadline));
   const auto size = get<uint32_t>(std::string_view(head, 4));
   if (size > kMostBytes) return not_a_frame();
   std::string body(size, '\0');
-  RETURN_IF_ERROR(read_exactly(fd, std::as_writable_bytes(std::span(body)), deadline));
+  RETURN_IF_ERROR(from.read_exactly(std::as_writable_bytes(std::span(body)), deadline));
   return decode(body);
 }
 

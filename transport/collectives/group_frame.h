@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "transport/collectives/rank_stream.h"
 
 namespace baton {
 
@@ -18,8 +19,8 @@ class GroupFrame {
   explicit GroupFrame(std::vector<std::string> words) : words_(std::move(words)) {}
 
   const std::vector<std::string>& words() const { return words_; }
-  absl::Status write(int fd, Instant deadline) const;
-  static absl::StatusOr<GroupFrame> read(int fd, Instant deadline);
+  absl::Status write(RankStream& to, Instant deadline) const;
+  static absl::StatusOr<GroupFrame> read(RankStream& from, Instant deadline);
   // Takes the first frame out of `bytes`; false while it is not complete. An error: not a frame.
   static absl::StatusOr<bool> take(std::string& bytes, GroupFrame& frame);
 

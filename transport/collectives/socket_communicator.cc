@@ -16,12 +16,12 @@ constexpr size_t kChunkFloats = (size_t{4} << 20) / sizeof(float);  // bounds th
 
 class SocketCommunicator final : public Communicator {
  public:
-  SocketCommunicator(int rank, std::vector<OwnedFd> sockets, Duration spin)
-      : exchange_(rank, std::move(sockets), spin) {}
+  SocketCommunicator(int rank, std::vector<RankStream> streams, Duration spin)
+      : exchange_(rank, std::move(streams), spin) {}
 
   int rank() const override { return exchange_.rank(); }
   int size() const override { return exchange_.size(); }
-  std::string lane() const override { return "socket"; }
+  std::string lane() const override { return exchange_.has_tls() ? "socket-tls" : "socket"; }
   absl::Status all_reduce(std::span<float> values, Instant deadline) override;
   absl::Status all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                           Instant deadline) override;
@@ -158,8 +158,8 @@ absl::Status SocketCommunicator::barrier(Instant deadline) {
 
 }  // namespace
 
-std::unique_ptr<Communicator> socket_communicator(int rank, std::vector<OwnedFd> sockets, Duration spin) {
-  return std::make_unique<SocketCommunicator>(rank, std::move(sockets), spin);
+std::unique_ptr<Communicator> socket_communicator(int rank, std::vector<RankStream> streams, Duration spin) {
+  return std::make_unique<SocketCommunicator>(rank, std::move(streams), spin);
 }
 
 }  // namespace baton

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -17,8 +18,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Duration kBetweenLooks = 50ms;
-
-bool again(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
 // The part of {header, bytes} behind the first `done`.
 template <class Byte, class Header>
@@ -35,8 +34,10 @@ int parts(Header& header, std::span<Byte> bytes, size_t done, iovec out[2]) {
 
 }  // namespace
 
-SocketExchange::SocketExchange(int rank, std::vector<OwnedFd> sockets, Duration spin)
-    : rank_(rank), sockets_(std::move(sockets)), spin_(spin), left_(sockets_.size()) {}
+SocketExchange::SocketExchange(int rank, std::vector<RankStream> streams, Duration spin)
+    : rank_(rank), streams_(std::move(streams)), spin_(spin), left_(streams_.size()) {}
+
+bool SocketExchange::has_tls() const { return std::ranges::any_of(streams_, &RankStream::has_tls); }
 
 absl::Status SocketExchange::run(Word word, std::span<const Outgoing> out, std::span<const Incoming> in,
                                  Instant deadline) {
@@ -81,16 +82,13 @@ absl::Status SocketExchange::advance_all(bool& moved, bool& finished) {
 
 absl::StatusOr<bool> SocketExchange::advance(Sending& s) {
   iovec pieces[2];
-  msghdr message{};
-  message.msg_iov = pieces;
-  message.msg_iovlen = parts(s.header, s.message.bytes, s.done, pieces);
-  const ssize_t n = ::sendmsg(sockets_[s.message.peer].get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (n > 0) {
-    s.done += static_cast<size_t>(n);
-    return true;
-  }
-  if (n < 0 && again(errno)) return false;
-  return closed(s.message.peer, std::strerror(errno));
+  const int n_pieces = parts(s.header, s.message.bytes, s.done, pieces);
+  RankStream& stream = streams_[s.message.peer];
+  const absl::StatusOr<size_t> n = stream.send_now(std::span(pieces, n_pieces));
+  if (!n.ok()) return closed(s.message.peer, std::string(n.status().message()));
+  s.done += *n;
+  s.left = s.taken() && !stream.has_unsent();
+  return *n > 0 || s.left;
 }
 
 absl::StatusOr<bool> SocketExchange::advance(Receiving& r) {
@@ -98,16 +96,12 @@ absl::StatusOr<bool> SocketExchange::advance(Receiving& r) {
   // The header alone first: what follows may be another message than the one wanted.
   const bool in_header = r.done < sizeof(Header);
   const int n_pieces = parts(r.header, r.message.bytes, r.done, pieces);
-  msghdr message{};
-  message.msg_iov = pieces;
-  message.msg_iovlen = in_header ? 1 : n_pieces;
-  const ssize_t n = ::recvmsg(sockets_[r.message.peer].get(), &message, MSG_DONTWAIT);
-  if (n < 0 && again(errno)) return false;
-  if (n <= 0)
-    return fail(r.message.peer, Why::kGone, n == 0 ? "it closed the connection" : std::strerror(errno));
-  r.done += static_cast<size_t>(n);
+  const absl::StatusOr<size_t> n =
+      streams_[r.message.peer].receive_now(std::span(pieces, in_header ? 1 : n_pieces));
+  if (!n.ok()) return fail(r.message.peer, Why::kGone, std::string(n.status().message()));
+  r.done += *n;
   if (in_header && r.done == sizeof(Header)) RETURN_IF_ERROR(check_header(r));
-  return true;
+  return *n > 0;
 }
 
 absl::Status SocketExchange::check_header(const Receiving& r) {
@@ -131,14 +125,14 @@ int SocketExchange::awaited() const {
 absl::Status SocketExchange::wait(Instant& deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - clock_.now());
   if (left.count() <= 0) return fail(awaited(), Why::kLate, "");
-  std::vector<pollfd> entries(sockets_.size(), pollfd{.fd = -1, .events = 0, .revents = 0});
+  std::vector<pollfd> entries(streams_.size(), pollfd{.fd = -1, .events = 0, .revents = 0});
   for (int peer = 0; peer < size(); ++peer)
-    if (!left_[peer]) entries[peer] = {sockets_[peer].get(), POLLRDHUP, 0};
+    if (!left_[peer]) entries[peer] = {streams_[peer].fd(), POLLRDHUP, 0};
   for (const Receiving& r : receiving_)
-    if (!r.finished()) entries[r.message.peer] = {sockets_[r.message.peer].get(), POLLIN, 0};
+    if (!r.finished()) entries[r.message.peer] = {streams_[r.message.peer].fd(), POLLIN, 0};
   for (const Sending& s : sending_) {
     if (s.finished()) continue;
-    entries[s.message.peer].fd = sockets_[s.message.peer].get();
+    entries[s.message.peer].fd = streams_[s.message.peer].fd();
     entries[s.message.peer].events |= POLLOUT;
   }
   const auto most = std::min<std::chrono::milliseconds>(left, 1s);
@@ -155,9 +149,7 @@ absl::Status SocketExchange::look_at_closed(std::span<const pollfd> entries) {
     if (entry.fd < 0 || entry.events != POLLRDHUP || entry.revents == 0) continue;
     left_[peer] = true;
     char bytes[16384];  // only looked at: messages for later operations stay
-    const ssize_t n = ::recv(entry.fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
-    if (const auto last = last_words({bytes, static_cast<size_t>(std::max<ssize_t>(n, 0))}))
-      return follow(*last, peer);
+    if (const auto last = last_words({bytes, streams_[peer].look(bytes)})) return follow(*last, peer);
   }
   return absl::OkStatus();
 }
@@ -172,7 +164,7 @@ absl::Status SocketExchange::check_now() {
   next_look_ = clock_.now() + kBetweenLooks;
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == rank_) continue;
-    pollfd entry{.fd = sockets_[peer].get(), .events = POLLRDHUP, .revents = 0};
+    pollfd entry{.fd = streams_[peer].fd(), .events = POLLRDHUP, .revents = 0};
     if (::poll(&entry, 1, 0) <= 0) continue;
     return closed(peer, "it closed the connection");
   }
@@ -183,7 +175,7 @@ std::optional<SocketExchange::Header> SocketExchange::last_words(std::string_vie
   Header last{};
   if (bytes.size() < sizeof last) return std::nullopt;
   std::memcpy(&last, bytes.data() + bytes.size() - sizeof last, sizeof last);
-  if (last.word != static_cast<uint32_t>(Word::kBroken) || last.culprit >= sockets_.size())
+  if (last.word != static_cast<uint32_t>(Word::kBroken) || last.culprit >= streams_.size())
     return std::nullopt;
   return last;
 }
@@ -192,9 +184,10 @@ absl::Status SocketExchange::closed(int peer, std::string_view how) {
   std::string tail;  // the last bytes that came: where a rank that gave up says why
   char bytes[4096];
   for (;;) {
-    const ssize_t n = ::recv(sockets_[peer].get(), bytes, sizeof bytes, MSG_DONTWAIT);
-    if (n <= 0) break;
-    tail.append(bytes, static_cast<size_t>(n));
+    const std::array<iovec, 1> room{iovec{bytes, sizeof bytes}};
+    const absl::StatusOr<size_t> n = streams_[peer].receive_now(room);
+    if (!n.ok() || *n == 0) break;
+    tail.append(bytes, *n);
     tail.erase(0, tail.size() - std::min(tail.size(), sizeof(Header)));
   }
   const std::optional<Header> last = last_words(tail);
@@ -209,7 +202,7 @@ void SocketExchange::interrupt(int culprit) {
   int nobody = -1;
   if (!interrupted_.compare_exchange_strong(nobody, culprit)) return;
   for (int peer = 0; peer < size(); ++peer)
-    if (peer != rank_) ::shutdown(sockets_[peer].get(), SHUT_RDWR);
+    if (peer != rank_) ::shutdown(streams_[peer].fd(), SHUT_RDWR);
 }
 
 absl::Status SocketExchange::fail(int culprit, Why why, std::string_view how) {
@@ -233,17 +226,17 @@ absl::Status SocketExchange::fail(int culprit, Why why, std::string_view how) {
 }
 
 void SocketExchange::tell_others(int culprit, Why why) {
-  const Header header{.word = static_cast<uint32_t>(Word::kBroken),
-                      .culprit = static_cast<uint32_t>(culprit),
-                      .bytes = static_cast<uint64_t>(why)};
+  Header header{.word = static_cast<uint32_t>(Word::kBroken),
+                .culprit = static_cast<uint32_t>(culprit),
+                .bytes = static_cast<uint64_t>(why)};
+  const std::array<iovec, 1> words{iovec{&header, sizeof header}};
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == rank_) continue;
     // In the middle of a message a header would be taken for payload: there the closed connection has to do.
-    const bool between = std::ranges::none_of(sending_, [peer](const Sending& s) {
-      return s.message.peer == peer && s.done != 0 && !s.finished();
-    });
-    if (between) ::send(sockets_[peer].get(), &header, sizeof header, MSG_NOSIGNAL | MSG_DONTWAIT);
-    ::shutdown(sockets_[peer].get(), SHUT_RDWR);
+    const bool between = std::ranges::none_of(
+        sending_, [peer](const Sending& s) { return s.message.peer == peer && s.done != 0 && !s.taken(); });
+    if (between) streams_[peer].send_now(words).IgnoreError();
+    ::shutdown(streams_[peer].fd(), SHUT_RDWR);
   }
 }
 

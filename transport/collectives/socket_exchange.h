@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "transport/collectives/life_line.h"
+#include "transport/collectives/rank_stream.h"
 
 namespace baton {
 
@@ -33,10 +33,11 @@ class SocketExchange {
     std::span<std::byte> bytes;
   };
 
-  SocketExchange(int rank, std::vector<OwnedFd> sockets, Duration spin);
+  SocketExchange(int rank, std::vector<RankStream> streams, Duration spin);
 
   int rank() const { return rank_; }
-  int size() const { return static_cast<int>(sockets_.size()); }
+  int size() const { return static_cast<int>(streams_.size()); }
+  bool has_tls() const;
 
   // Sends all of `out` and receives all of `in`, at most one of each for a peer.
   absl::Status run(Word word, std::span<const Outgoing> out, std::span<const Incoming> in, Instant deadline);
@@ -53,12 +54,15 @@ class SocketExchange {
     uint32_t culprit;  // of kBroken; else 0
     uint64_t bytes;    // of kBroken: why
   };
-  // A message on its way in one direction; `done` counts header and bytes.
+  // A message on its way in one direction; `done` counts header and bytes. What is sent is with the kernel
+  // when it has `left`: under TLS it may wait, encrypted, for room.
   struct Sending {
     Outgoing message;
     Header header;
     size_t done = 0;
-    bool finished() const { return done == sizeof(Header) + message.bytes.size(); }
+    bool left = false;
+    bool taken() const { return done == sizeof(Header) + message.bytes.size(); }
+    bool finished() const { return left; }
   };
   struct Receiving {
     Incoming message;
@@ -85,7 +89,7 @@ class SocketExchange {
   void tell_others(int culprit, Why why);
 
   int rank_;
-  std::vector<OwnedFd> sockets_;
+  std::vector<RankStream> streams_;
   Duration spin_;
   SteadyClock clock_;
   Instant next_look_{};

@@ -178,36 +178,6 @@ absl::Status wait_for(int fd, short events, Instant deadline) {
   }
 }
 
-absl::Status write_all(int fd, std::span<const std::byte> bytes, Instant deadline) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (n > 0) {
-      bytes = bytes.subspan(static_cast<size_t>(n));
-    } else if (errno == EAGAIN) {
-      RETURN_IF_ERROR(wait_for(fd, POLLOUT, deadline));
-    } else if (errno != EINTR) {
-      return failed("send");
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status read_exactly(int fd, std::span<std::byte> bytes, Instant deadline) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::recv(fd, bytes.data(), bytes.size(), 0);
-    if (n > 0) {
-      bytes = bytes.subspan(static_cast<size_t>(n));
-    } else if (n == 0) {
-      return absl::UnavailableError("the other side closed the connection");
-    } else if (errno == EAGAIN) {
-      RETURN_IF_ERROR(wait_for(fd, POLLIN, deadline));
-    } else if (errno != EINTR) {
-      return failed("receive");
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status send_descriptors(int fd, std::span<const int> descriptors, Instant deadline) {
   if (descriptors.size() > kMostDescriptors) return absl::InvalidArgumentError("too many descriptors");
   std::byte space[CMSG_SPACE(kMostDescriptors * sizeof(int))] = {};

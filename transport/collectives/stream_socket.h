@@ -24,9 +24,6 @@ absl::StatusOr<OwnedFd> accept_now(int listener);
 
 // Until one of `events` (poll.h) is there.
 absl::Status wait_for(int fd, short events, Instant deadline);
-// kUnavailable when the other side is gone.
-absl::Status write_all(int fd, std::span<const std::byte> bytes, Instant deadline);
-absl::Status read_exactly(int fd, std::span<std::byte> bytes, Instant deadline);
 
 // Passes open descriptors to the process at the other end of a Unix socket.
 absl::Status send_descriptors(int fd, std::span<const int> descriptors, Instant deadline);

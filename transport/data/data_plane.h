@@ -11,8 +11,8 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "transport/data/lanes.h"
-#include "transport/data/tls_stream.h"
 #include "transport/messages/messages.h"
+#include "transport/tls/tls_stream.h"
 
 namespace baton::transport {
 
@@ -122,14 +122,23 @@ class DataPlane {
   virtual void set_listener(DataPlaneListener& listener) = 0;
 
   // Starts the handshake and the test transfers; on_peer() tells how it ended. Already connected: told again.
+  // kFailedPrecondition: that life of the peer is over.
   virtual absl::Status connect(const WorkerDescription& peer, Instant now) = 0;
   // That life of the peer (and earlier ones) is over for ever; its connection is destroyed.
   virtual void fence(const WorkerRef& peer) = 0;
+  // Ends the connection, as if the peer were lost; connect() may make another.
+  virtual void disconnect(const WorkerRef& peer, const std::string& reason) = 0;
+  // Something of the peer's is overdue: it is asked for a sign of life, and is lost when nothing at all comes
+  // for timers::kQuarantineBeforeTeardown before the answer.
+  virtual void doubt(const WorkerRef& peer) = 0;
 
   virtual absl::Status send(const WorkerRef& peer, std::span<const std::byte> message) = 0;
   virtual absl::Status offer(const WorkerRef& peer, const PieceOffer& piece) = 0;
 
   virtual bool connected(const WorkerRef& peer) const = 0;
+  // Not connected, or the peer has closed its end, whether do_work() has come to that yet or not: what was
+  // read out of its memory since may be anything. UCX's links cannot tell before do_work().
+  virtual bool hung_up(const WorkerRef& peer) const = 0;
   virtual std::string lane(const WorkerRef& peer) const = 0;         // empty when not connected
   virtual double bytes_per_second(const WorkerRef& peer) const = 0;  // measured all the time
   virtual size_t max_piece_bytes(const WorkerRef& peer) const = 0;

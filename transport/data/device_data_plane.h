@@ -42,9 +42,14 @@ class DeviceDataPlane final : public DataPlane, private DataPlaneListener {
   void set_listener(DataPlaneListener& listener) override { owner_ = &listener; }
   absl::Status connect(const WorkerDescription& peer, Instant now) override;
   void fence(const WorkerRef& peer) override;
+  void disconnect(const WorkerRef& peer, const std::string& reason) override {
+    inner_->disconnect(peer, reason);
+  }
+  void doubt(const WorkerRef& peer) override { inner_->doubt(peer); }
   absl::Status send(const WorkerRef& peer, std::span<const std::byte> message) override;
   absl::Status offer(const WorkerRef& peer, const PieceOffer& piece) override;
   bool connected(const WorkerRef& peer) const override { return find(peer) != nullptr; }
+  bool hung_up(const WorkerRef& peer) const override { return !find(peer) || inner_->hung_up(peer); }
   std::string lane(const WorkerRef& peer) const override;
   double bytes_per_second(const WorkerRef& peer) const override;
   size_t max_piece_bytes(const WorkerRef& peer) const override;

@@ -16,6 +16,7 @@ constexpr auto kHandshakeDeadline = timers::kTransferCap;
 constexpr auto kRetryAfter = timers::kHeartbeat;  // doubled each time
 constexpr int kRetries = 3;
 constexpr size_t kMaxSessions = 4096;
+constexpr size_t kMaxNameless = 64;  // of them: connections whose other end has not said who it is
 
 std::string name_of(const WorkerRef& ref) { return cat(ref.name, "/", ref.incarnation.value()); }
 
@@ -100,6 +101,19 @@ void FramedDataPlane::fence(const WorkerRef& peer) {
   for (auto& [link, session] : sessions_)
     if (session->peer.name == peer.name && session->peer.incarnation <= fenced) over.push_back(session.get());
   for (Session* session : over) end_session(*session, "fenced");
+}
+
+void FramedDataPlane::disconnect(const WorkerRef& peer, const std::string& reason) {
+  if (Session* session = find(peer)) end_session(*session, reason);
+}
+
+void FramedDataPlane::doubt(const WorkerRef& peer) {
+  if (Session* session = find(peer)) ask_for_life(*session);
+}
+
+bool FramedDataPlane::hung_up(const WorkerRef& peer) const {
+  const Session* session = find(peer);
+  return !session || links_->peer_closed(session->link);
 }
 
 FramedDataPlane::Session* FramedDataPlane::find(const WorkerRef& peer) const {
@@ -224,6 +238,13 @@ FramedDataPlane::Session& FramedDataPlane::open_session(LinkId link, bool outgoi
 
 void FramedDataPlane::on_accepted(LinkId link) {
   if (sessions_.size() >= kMaxSessions) return links_->close(link);
+  Session* oldest = nullptr;  // links are counted
+  size_t nameless = 0;
+  for (auto& [id, session] : sessions_) {
+    if (!session->nameless()) continue;
+    if (nameless++ == 0) oldest = session.get();
+  }
+  if (nameless >= kMaxNameless) end_session(*oldest, "too many connections that do not say who they are");
   open_session(link, false);
 }
 
@@ -340,7 +361,8 @@ Instant FramedDataPlane::next_deadline() const {
                      session->pull_deadline(), lane_check_due(*session)});
     if (session->may_fetch()) next = Instant{};
   }
-  for (const auto& [peer, wanted] : wanted_) next = std::min({next, wanted.deadline, wanted.retry_at});
+  for (const auto& [peer, wanted] : wanted_)  // whose connection is being made waits for that one's deadline
+    if (!find_any(peer)) next = std::min({next, wanted.deadline, wanted.retry_at});
   return next;
 }
 

@@ -33,9 +33,12 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   void set_listener(DataPlaneListener& listener) override { listener_ = &listener; }
   absl::Status connect(const WorkerDescription& peer, Instant now) override;
   void fence(const WorkerRef& peer) override;
+  void disconnect(const WorkerRef& peer, const std::string& reason) override;
+  void doubt(const WorkerRef& peer) override;
   absl::Status send(const WorkerRef& peer, std::span<const std::byte> message) override;
   absl::Status offer(const WorkerRef& peer, const PieceOffer& piece) override;
   bool connected(const WorkerRef& peer) const override { return find(peer) != nullptr; }
+  bool hung_up(const WorkerRef& peer) const override;
   std::string lane(const WorkerRef& peer) const override;
   double bytes_per_second(const WorkerRef& peer) const override;
   size_t max_piece_bytes(const WorkerRef& peer) const override;
@@ -68,6 +71,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   void on_offer(Session& session, OfferFrame& offer, std::span<const std::byte> payload);
   void on_answer(Session& session, const AnswerFrame& answer);
   void violation(Session& session, const std::string& what);
+  void ask_for_life(Session& session);
 
   // landing
   int run_copies();

@@ -39,8 +39,10 @@ void FramedDataPlane::on_frame(LinkId link, std::span<const std::byte> head,
   if (frame->number != session.frames_received)
     return violation(session, "frame: lost, doubled or out of order");
   ++session.frames_received;
-  if (session.ready()) return in_service(session, frame->body, payload);
-  in_handshake(session, frame->body, payload);
+  if (!session.ready()) return in_handshake(session, frame->body, payload);
+  // Any frame is a sign of life: on a slow link the answer to a ping waits for what was sent before.
+  if (session.pong_deadline != kNever) session.pong_deadline = now_ + timers::kQuarantineBeforeTeardown;
+  in_service(session, frame->body, payload);
 }
 
 void FramedDataPlane::violation(Session& session, const std::string& what) {
@@ -74,16 +76,19 @@ void FramedDataPlane::on_hello(Session& session, const HelloFrame& hello) {
   if (other && other->ready()) {
     // Perhaps our half of an old connection is dead and we do not know it yet: make sure, the peer tries
     // again.
-    if (other->pong_deadline == kNever) {
-      other->pong_deadline = now_ + timers::kQuarantineBeforeTeardown;
-      transmit(*other, PingFrame{}, "", {});
-    }
+    ask_for_life(*other);
     return session.handshake->refuse(RefuseFrame::Code::kDuplicate, "connected already");
   }
   if (other && other->outgoing && options_.identity.self.name < peer.name)
     return session.handshake->refuse(RefuseFrame::Code::kDuplicate, "being connected from the other side");
   session.peer = peer;
   session.handshake->accept(hello);
+}
+
+void FramedDataPlane::ask_for_life(Session& session) {
+  if (session.pong_deadline != kNever) return;
+  session.pong_deadline = now_ + timers::kQuarantineBeforeTeardown;
+  transmit(session, PingFrame{}, "", {});
 }
 
 void FramedDataPlane::in_service(Session& session, FrameBody& frame, std::span<const std::byte> payload) {
@@ -213,8 +218,15 @@ void FramedDataPlane::land(Session& session, const OfferFrame& offer,
 // not a proper offer is collected, and judged as a frame when it is whole.
 Landing* FramedDataPlane::on_payload(LinkId link, std::span<const std::byte> head, uint64_t bytes) {
   const auto it = sessions_.find(link);
-  if (it == sessions_.end() || it->second->refused || !it->second->ready()) return nullptr;
+  if (it == sessions_.end() || it->second->refused) return nullptr;
   Session& session = *it->second;
+  if (!session.ready()) {
+    // The test transfer is all that a handshake brings, and a hello comes before it.
+    const bool greeted = session.handshake->state() == Handshake::State::kVerifying;
+    if (!greeted || bytes > terms_.probe_frame_bytes)
+      violation(session, "frame: bytes out of place in a handshake");
+    return nullptr;
+  }
   auto frame = decode_frame(head);
   auto* offer = frame.ok() ? std::get_if<OfferFrame>(&frame->body) : nullptr;
   if (!offer || frame->number != session.frames_received || offer->lane != Lane::kStream ||

@@ -62,6 +62,8 @@ class Links {
   virtual absl::StatusOr<LinkId> connect(const std::string& address) = 0;
   virtual void send(LinkId link, OutgoingFrame frame) = 0;
   virtual void close(LinkId link) = 0;
+  // The peer has closed its end, though on_closed() was not told yet. False: not that anybody knows.
+  virtual bool peer_closed(LinkId /*link*/) const { return false; }
   virtual int poll() = 0;
   virtual void wait(Duration timeout) = 0;
   virtual void wake() = 0;

@@ -1,5 +1,6 @@
 #include "transport/data/loopback_links.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/cat.h"
@@ -69,6 +70,13 @@ void LoopbackLinks::close(LinkId link) {
   if (it == peers_.end()) return;
   it->second->post({.kind = Arrival::Kind::kClosed, .link = link});
   peers_.erase(it);
+}
+
+bool LoopbackLinks::peer_closed(LinkId link) const {
+  std::lock_guard lock(inbox_->mutex);
+  return std::ranges::any_of(inbox_->arrivals, [link](const Arrival& arrival) {
+    return arrival.kind == Arrival::Kind::kClosed && arrival.link == link;
+  });
 }
 
 void LoopbackLinks::accept(LinkId link, const std::string& peer_address) {

@@ -59,6 +59,7 @@ class LoopbackLinks final : public Links {
   absl::StatusOr<LinkId> connect(const std::string& address) override;
   void send(LinkId link, OutgoingFrame frame) override;
   void close(LinkId link) override;
+  bool peer_closed(LinkId link) const override;
   int poll() override;
   void wait(Duration timeout) override;
   void wake() override;

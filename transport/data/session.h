@@ -112,6 +112,8 @@ struct FramedDataPlane::Session {
   bool may_fetch() const {
     return !copies.empty() && (pulls.empty() || pulled_bytes < pull_window(pull_rate.bytes_per_second));
   }
+  // Somebody connected and has not said who it is, or was not let in.
+  bool nameless() const { return !outgoing && peer.name.empty(); }
   bool ready() const { return handshake->state() == Handshake::State::kReady; }
   Lane lane() const { return handshake->lane(); }
   bool pulls_lane() const { return lane() != Lane::kLocal && lane() != Lane::kStream; }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -109,6 +110,7 @@ SocketLinks::~SocketLinks() {
 LinkId SocketLinks::add_connection(int descriptor, bool connecting) {
   tune(descriptor);
   const LinkId id = ++links_made_;
+  if (tls_) tls_->refresh();
   auto tls = tls_
                  ? std::make_unique<TlsStream>(
                        *tls_, descriptor, connecting ? TlsStream::Side::kConnects : TlsStream::Side::kAccepts)
@@ -170,10 +172,20 @@ void SocketLinks::close(LinkId link) {
   // Words that were said last, a refusal for one, still go out when the kernel takes them now.
   it->second->flush();
   it->second->shut();
+  // At once, for peer_closed() at the other end; the descriptor lives until nobody is inside any more.
+  (void)::shutdown(it->second->descriptor(), SHUT_WR);
   (void)::epoll_ctl(epoll_, EPOLL_CTL_DEL, it->second->descriptor(), nullptr);
   closed_.push_back(std::move(it->second));
   links_.erase(it);
   output_watched_.erase(link);
+}
+
+// What it sent before it closed may still wait here: the kernel knows more than what was read.
+bool SocketLinks::peer_closed(LinkId link) const {
+  const auto it = links_.find(link);
+  if (it == links_.end()) return true;
+  pollfd end{.fd = it->second->descriptor(), .events = POLLRDHUP, .revents = 0};
+  return ::poll(&end, 1, 0) != 0;
 }
 
 void SocketLinks::send(LinkId link, OutgoingFrame frame) {

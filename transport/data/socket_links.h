@@ -12,11 +12,12 @@
 namespace baton::transport {
 
 // Links over TCP, plain or TLS: one listener, one epoll, a connection per link. Nothing but frames is
-// understood, so who can connect can do no more than a refused handshake; with TLS, who has no certificate
-// not even that. Addresses look like "socket:10.0.0.1:4711" or "tls:...": the links of another fabric, and
-// plain ones where TLS is wanted, do not take them. Thread: progress, except wake(). create() may run on
-// another thread before. Owns: all descriptors. Errors: the kernel's words go into the reason of on_closed();
-// bytes that nobody acknowledges, and a peer's machine that is gone, break the link after
+// understood. Who can connect may say hello as any worker and, when that life is not over, become its peer;
+// with TLS that takes a certificate. What it may send before that, and how many such connections there may
+// be, FramedDataPlane bounds. Addresses look like "socket:10.0.0.1:4711" or "tls:...": the links of another
+// fabric, and plain ones where TLS is wanted, do not take them. Thread: progress, except wake(). create() may
+// run on another thread before. Owns: all descriptors. Errors: the kernel's words go into the reason of
+// on_closed(); bytes that nobody acknowledges, and a peer's machine that is gone, break the link after
 // timers::kTransferCap.
 class SocketLinks final : public Links {
  public:
@@ -33,6 +34,7 @@ class SocketLinks final : public Links {
   absl::StatusOr<LinkId> connect(const std::string& address) override;
   void send(LinkId link, OutgoingFrame frame) override;
   void close(LinkId link) override;
+  bool peer_closed(LinkId link) const override;
   int poll() override;
   void wait(Duration timeout) override;
   void wake() override;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "transport/data/links.h"
-#include "transport/data/tls_stream.h"
+#include "transport/tls/tls_stream.h"
 
 namespace baton::transport {
 

@@ -263,6 +263,7 @@ struct PeerReport {
   std::string error;
   double bytes_per_second = 0;
   Duration latency{};
+  bool over = false;  // not connected: here that life of the peer was fenced, or a younger one was met
   friend bool operator==(const PeerReport&, const PeerReport&) = default;
 };
 
@@ -270,6 +271,8 @@ struct Pong {
   uint64_t number = 0;
   LoadSnapshot load;
   bool draining = false;
+  Duration step_age{};        // of the engine's running step; 0: none runs
+  Duration step_predicted{};  // what the worker expects it to take
   friend bool operator==(const Pong&, const Pong&) = default;
 };
 

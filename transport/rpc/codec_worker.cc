@@ -230,6 +230,7 @@ void encode_one(const PeerReport& from, wire::WorkerMessage& message) {
   to.set_error(cut_text(from.error));
   to.set_bytes_per_second(from.bytes_per_second);
   to.set_latency_ns(nanoseconds(from.latency));
+  to.set_over(from.over);
 }
 
 WorkerMessage decode_one(const wire::PeerReport& from, FieldCheck& check) {
@@ -241,6 +242,7 @@ WorkerMessage decode_one(const wire::PeerReport& from, FieldCheck& check) {
   to.error = check.text("error", from.error(), kMaxTextBytes);
   to.bytes_per_second = check.in_range("bytes_per_second", from.bytes_per_second(), 0, 1e18);
   to.latency = check.duration("latency_ns", from.latency_ns());
+  to.over = from.over();
   return to;
 }
 
@@ -249,11 +251,17 @@ void encode_one(const Pong& from, wire::WorkerMessage& message) {
   to.set_number(from.number);
   encode_load(from.load, *to.mutable_load());
   to.set_draining(from.draining);
+  to.set_step_age_ns(nanoseconds(from.step_age));
+  to.set_step_predicted_ns(nanoseconds(from.step_predicted));
 }
 
 WorkerMessage decode_one(const wire::Pong& from, FieldCheck& check) {
   const auto scope = check.scope("pong");
-  return Pong{from.number(), decode_load(from.load(), check), from.draining()};
+  return Pong{.number = from.number(),
+              .load = decode_load(from.load(), check),
+              .draining = from.draining(),
+              .step_age = check.duration("step_age_ns", from.step_age_ns()),
+              .step_predicted = check.duration("step_predicted_ns", from.step_predicted_ns())};
 }
 
 WorkerMessage decode_any(const wire::WorkerMessage& from, FieldCheck& check) {

@@ -310,7 +310,7 @@ Instant ControlClient::Core::tend_open(Connection& connection, Instant now) {
 void ControlClient::Core::attempt(const WorkerRef& worker, Connection& connection, Instant now) {
   connection.next_attempt.reset();
   absl::StatusOr<std::shared_ptr<grpc::Channel>> channel =
-      make_channel(connection.address, options_.security);
+      make_channel(connection.address, options_.security, ChannelLife::kConnection);
   if (!channel.ok()) {
     connection.backoff = std::min(2 * connection.backoff, kLastRetry);
     return report_closed(connection, {worker, channel.status(), false});

@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 #include <grpc/grpc_security_constants.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/timers.h"
+#include "transport/messages/life_over.h"
 #include "transport/rpc/codec.h"
 
 namespace baton::transport {
@@ -62,19 +65,34 @@ absl::StatusOr<Pem> read_files(const TlsFiles& files) {
   return pem;
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> server_credentials(const RpcSecurity& security) {
-  if (!security.tls) return grpc::InsecureServerCredentials();
-  ASSIGN_OR_RETURN(const Pem pem, read_files(*security.tls));
-  grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  options.pem_root_certs = pem.ca;
-  options.pem_key_cert_pairs.push_back({pem.key, pem.certificate});
-  return grpc::SslServerCredentials(options);
+// gRPC's own thread reads the files again and again: a renewed certificate serves without a restart. Files
+// that are no good when it looks leave the ones before in their place.
+std::shared_ptr<grpc::experimental::FileWatcherCertificateProvider> watch(const RpcSecurity& security) {
+  const TlsFiles& files = *security.tls;
+  return std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+      files.key, files.certificate, files.ca, static_cast<unsigned>(security.reload.count()));
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> channel_credentials(const RpcSecurity& security) {
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> server_credentials(const RpcSecurity& security) {
+  if (!security.tls) return grpc::InsecureServerCredentials();
+  RETURN_IF_ERROR(read_files(*security.tls).status());
+  grpc::experimental::TlsServerCredentialsOptions options(watch(security));
+  options.watch_root_certs();
+  options.watch_identity_key_cert_pairs();
+  options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  return grpc::experimental::TlsServerCredentials(options);
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> channel_credentials(const RpcSecurity& security,
+                                                                              ChannelLife life) {
   if (!security.tls) return grpc::InsecureChannelCredentials();
   ASSIGN_OR_RETURN(const Pem pem, read_files(*security.tls));
-  return grpc::SslCredentials({pem.ca, pem.key, pem.certificate});
+  if (life == ChannelLife::kConnection) return grpc::SslCredentials({pem.ca, pem.key, pem.certificate});
+  grpc::experimental::TlsChannelCredentialsOptions options;
+  options.set_certificate_provider(watch(security));
+  options.watch_root_certs();
+  options.watch_identity_key_cert_pairs();
+  return grpc::experimental::TlsCredentials(options);
 }
 
 // gRPC only says that it could not listen; the system says why.
@@ -126,17 +144,22 @@ absl::Status check_address(const std::string& address, const RpcSecurity& securi
 }
 
 absl::Status to_absl(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  absl::Status out(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  if (!out.ok() && !status.error_details().empty())
+    out.SetPayload(kLifeOverPayload, absl::Cord(status.error_details()));
+  return out;
 }
 
 grpc::Status to_grpc(const absl::Status& status) {
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  const auto over = status.GetPayload(kLifeOverPayload);
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()),
+                      over ? std::string(*over) : "");
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> make_channel(const std::string& address,
-                                                            const RpcSecurity& security) {
+                                                            const RpcSecurity& security, ChannelLife life) {
   RETURN_IF_ERROR(check_address(address, security));
-  ASSIGN_OR_RETURN(auto credentials, channel_credentials(security));
+  ASSIGN_OR_RETURN(auto credentials, channel_credentials(security, life));
   grpc::ChannelArguments arguments;
   set_keepalive([&](const char* name, int value) { arguments.SetInt(name, value); });
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -13,9 +13,13 @@ namespace baton::transport {
 absl::Status to_absl(const grpc::Status& status);
 grpc::Status to_grpc(const absl::Status& status);
 
+// kConnection: given up with its connection; the certificates are those of when it was made. kProcess:
+// connects anew by itself, with the certificates of then (a thread of gRPC's watches the files).
+enum class ChannelLife : uint8_t { kConnection, kProcess };
+
 // A connection of its own (no sharing, no hidden back-off) to `address`; nothing is connected yet.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> make_channel(const std::string& address,
-                                                            const RpcSecurity& security);
+                                                            const RpcSecurity& security, ChannelLife life);
 
 struct ListeningServer {
   std::unique_ptr<grpc::Server> server;

@@ -11,8 +11,8 @@
 // What a worker asks of the coordinator's membership, and the answers, as plain values.
 //
 // Status codes that both ends act on: kFailedPrecondition = this life of the worker is fenced, only a new
-// incarnation may join; kNotFound = unknown lease (the coordinator restarted), join again; anything else: try
-// again later.
+// incarnation may join (transport/messages/life_over.h says from which number on); kNotFound = unknown lease
+// (the coordinator restarted), join again; anything else: try again later.
 namespace baton::transport {
 
 struct JoinAccepted {

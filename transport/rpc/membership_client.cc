@@ -250,7 +250,7 @@ MembershipClient::~MembershipClient() {
 absl::StatusOr<std::unique_ptr<MembershipClient>> MembershipClient::create(
     const std::string& coordinator_address, const RpcSecurity& security, WorkerDescription worker,
     Sink sink) {
-  ASSIGN_OR_RETURN(auto channel, make_channel(coordinator_address, security));
+  ASSIGN_OR_RETURN(auto channel, make_channel(coordinator_address, security, ChannelLife::kProcess));
   std::unique_ptr<MembershipClient> client(new MembershipClient);
   client->core_ = std::make_shared<Core>(std::move(channel), std::move(worker), std::move(sink));
   return client;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -23,6 +24,8 @@ struct RpcSecurity {
   // address).
   std::string peer_name;
   bool insecure_i_understand = false;
+  // How often the files are looked at: connections made after that show a renewed certificate.
+  std::chrono::seconds reload{30};
 };
 
 // "127.0.0.1:80", "[::1]:80", "localhost:80".

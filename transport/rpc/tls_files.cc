@@ -134,11 +134,12 @@ std::vector<TlsMistake> check_tls_files(const TlsFiles& files, const std::string
   return out;
 }
 
-int64_t certificate_seconds_left(const TlsFiles& files, int64_t unix_time) {
-  const auto own = read_certificates(files.certificate);
+std::optional<int64_t> certificate_end(const std::string& file) {
+  const auto certificates = read_certificates(file);
   std::tm tm{};
-  if (!own.ok() || ASN1_TIME_to_tm(X509_get0_notAfter(own->front().get()), &tm) != 1) return 0;
-  return ::timegm(&tm) - unix_time;
+  if (!certificates.ok() || ASN1_TIME_to_tm(X509_get0_notAfter(certificates->front().get()), &tm) != 1)
+    return std::nullopt;
+  return ::timegm(&tm);
 }
 
 }  // namespace baton::transport

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct TlsMistake {
 // name that the other end asks for. Empty: none of it. `unix_time`: now, in seconds.
 std::vector<TlsMistake> check_tls_files(const TlsFiles& files, const std::string& own_name,
                                         int64_t unix_time);
-// Seconds until the certificate ends; negative when it has. 0 for a file that is none.
-int64_t certificate_seconds_left(const TlsFiles& files, int64_t unix_time);
+// When the first certificate of a file ends, in unix time; nothing for a file that is none.
+std::optional<int64_t> certificate_end(const std::string& file);
 
 }  // namespace baton::transport

@@ -151,9 +151,16 @@ void WorkerControl::on_said(const std::string& coordinator, transport::StreamId 
       log_error("fence not passed on: the data plane stands still", {{"peer", fence->peer.name}});
     return;
   }
-  if (const auto* ping = std::get_if<Ping>(&message))
-    server_->send(stream,
-                  Pong{.number = ping->number, .load = parts_.engine_status().load, .draining = draining_});
+  if (const auto* ping = std::get_if<Ping>(&message)) server_->send(stream, pong(ping->number));
+}
+
+Pong WorkerControl::pong(uint64_t number) const {
+  const EngineStatus engine = parts_.engine_status();
+  Pong out{.number = number, .load = engine.load, .draining = draining_};
+  if (!engine.step_running) return out;
+  out.step_age = std::max(parts_.clock.now() - engine.last_turn, Duration::zero());
+  out.step_predicted = from_seconds(std::max(engine.counters.last_predicted_seconds, 0.0));
+  return out;
 }
 
 void WorkerControl::on_submit(const std::string& coordinator, const Submit& submit) {
@@ -273,7 +280,7 @@ void WorkerControl::on(const Drain&, Instant) {
   draining_ = true;
   post(SetDraining{true});
   membership_->leave();
-  send_all(Pong{.load = parts_.engine_status().load, .draining = true});
+  send_all(pong(0));
 }
 
 void WorkerControl::send_all(const WorkerMessage& message) {

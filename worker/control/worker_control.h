@@ -93,6 +93,7 @@ class WorkerControl {
   void on_said(const std::string& coordinator, transport::StreamId stream, const CoordinatorMessage& message);
   void on_submit(const std::string& coordinator, const Submit& submit);
   void on_release(const std::string& coordinator, const Release& release);
+  Pong pong(uint64_t number) const;
   void send_step(const StepReport& report);
   void note_blocks(const StepReport& report);
   void send_cached_blocks(transport::StreamId stream);

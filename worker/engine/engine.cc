@@ -7,9 +7,9 @@
 #include "base/check.h"
 
 namespace baton::worker {
-
 Engine::Engine(const EngineOptions& options, KvExchange& exchange)
-    : exchange_(exchange),
+    : prompt_values_(options.prompt_values),
+      exchange_(exchange),
       cache_(options.blocks, options.block_tokens, options.host),
       scheduler_(options.scheduler, cache_),
       plans_(static_cast<size_t>(std::max(options.scheduler.plans_in_flight, 1))) {}
@@ -27,7 +27,6 @@ void Engine::on_message(const CoordinatorMessage& message, Instant now) {
   if (const auto* hello = std::get_if<CoordinatorHello>(&message)) set_hash_key(hello->hash_key);
   if (const auto* submit = std::get_if<Submit>(&message)) on_submit(*submit, now);
   if (const auto* release = std::get_if<Release>(&message)) on_release(*release);
-  if (const auto* fence = std::get_if<FencePeer>(&message)) on_fence(*fence);
 }
 
 RefuseReason Engine::refusal(const Submit& submit, std::string& detail) const {
@@ -73,20 +72,6 @@ void Engine::on_release(const Release& release) {
   if (it == by_request_.end()) return;
   ++counters_.released;
   remove(*it->second);
-}
-
-void Engine::on_fence(const FencePeer& fence) {
-  for (auto& [id, transfer] : transfers_) {
-    if (transfer.peer == fence.peer && transfer.sequence != nullptr)
-      end(*transfer.sequence, FinishReason::kError, cat("worker ", fence.peer.name, " is gone"));
-  }
-  // The writer of what was to land cannot exist any more. Readers of what was sent end with the exchange's
-  // event.
-  cache_.fence(fence.peer);
-  for (auto it = transfers_.begin(); it != transfers_.end();) {
-    const auto current = it++;
-    if (current->second.peer == fence.peer && current->second.leg == Leg::kDecode) close_transfer(current);
-  }
 }
 
 void Engine::fail_all(const std::string& why) {
@@ -144,14 +129,25 @@ void Engine::on_landed(const KvLanded& event) {
     ++counters_.late_events;
     return;
   }
-  outgoing_.push_back(event.report);
   Sequence* sequence = it->second.sequence;
+  const TokenId first = event.first_token.token;
+  if (sequence != nullptr && !scheduler_.knows(first)) {  // a peer's word
+    KvFailed failed{.transfer = event.transfer,
+                    .reason = cat(it->second.peer.name, " says that the first token is ", first,
+                                  ", which the vocabulary does not have"),
+                    .report = event.report};
+    failed.report.ok = false;
+    failed.report.error = failed.reason;
+    on_failed(failed);
+    return on_quiet(event.transfer);
+  }
+  outgoing_.push_back(event.report);
   if (sequence == nullptr) {  // given up meanwhile; nobody writes any more
     on_quiet(event.transfer);
     return;
   }
   transfers_.erase(it);
-  scheduler_.landed(*sequence, event.first_token.token);
+  scheduler_.landed(*sequence, first);
   const FinishReason finish = event.finish != FinishReason::kNone ? event.finish : finish_after(*sequence);
   if (finish != FinishReason::kNone) end(*sequence, finish, "");
 }
@@ -207,6 +203,13 @@ void Engine::close_transfer(std::map<TransferId, Transfer>::iterator transfer) {
 
 // ---- told by the scheduler -----------------------------------------------------------------------
 
+std::vector<uint32_t> Engine::generations_of(std::span<const BlockId> blocks) const {
+  std::vector<uint32_t> out;
+  out.reserve(blocks.size());
+  for (const BlockId block : blocks) out.push_back(cache_.pool().generation(block));
+  return out;
+}
+
 absl::Status Engine::on_admitted(Sequence& sequence, int32_t first_block) {
   if (sequence.leg == Leg::kWhole || sequence.landed) return absl::OkStatus();
   const bool sends = sequence.leg == Leg::kPrefill;
@@ -214,22 +217,18 @@ absl::Status Engine::on_admitted(Sequence& sequence, int32_t first_block) {
       static_cast<size_t>((sequence.prompt_tokens + cache_.block_tokens() - 1) / cache_.block_tokens());
   const std::vector<BlockId> blocks(sequence.blocks.begin() + first_block * !sends,
                                     sequence.blocks.begin() + static_cast<ptrdiff_t>(prompt_blocks));
-  std::vector<uint32_t> generations;
-  generations.reserve(blocks.size());
-  for (BlockId block : blocks) generations.push_back(cache_.pool().generation(block));
   absl::Status status = sends ? exchange_.send({.transfer = sequence.transfer,
                                                 .request = sequence.request.id,
                                                 .destination = *sequence.peer,
                                                 .prompt_tokens = sequence.prompt_tokens,
-                                                .blocks = blocks,
-                                                .generations = generations})
+                                                .blocks = blocks})
                               : exchange_.expect({.transfer = sequence.transfer,
                                                   .request = sequence.request.id,
                                                   .source = *sequence.peer,
                                                   .first_block = first_block,
                                                   .prompt_tokens = sequence.prompt_tokens,
                                                   .blocks = blocks,
-                                                  .generations = generations});
+                                                  .generations = generations_of(blocks)});
   if (!status.ok()) return status;
   transfers_.emplace(sequence.transfer, Transfer{.request = sequence.request.id,
                                                  .leg = sequence.leg,
@@ -248,8 +247,11 @@ absl::Status Engine::on_admitted(Sequence& sequence, int32_t first_block) {
 void Engine::on_dropped(Sequence& sequence, const absl::Status& why) {
   const bool refused = sequence.leg == Leg::kDecode && !sequence.landed;
   if (refused) {
-    refuse(sequence, absl::IsResourceExhausted(why) ? RefuseReason::kOverloaded : RefuseReason::kUnknownPeer,
-           std::string(why.message()));
+    // Another place may do better, the pair is not connected, or it is wrong anywhere.
+    const RefuseReason reason = absl::IsResourceExhausted(why)    ? RefuseReason::kOverloaded
+                                : absl::IsFailedPrecondition(why) ? RefuseReason::kUnknownPeer
+                                                                  : RefuseReason::kInvalid;
+    refuse(sequence, reason, std::string(why.message()));
   } else {
     report_end(sequence, FinishReason::kError, std::string(why.message()));
   }
@@ -351,10 +353,7 @@ void Engine::take_row(Sequence& sequence, const PlannedRows& planned, const Samp
     if (sequence.first_scheduled == kNever) sequence.first_scheduled = now;
     report.queued = sequence.first_scheduled - sequence.arrived;
     report.prefill = now - sequence.first_scheduled;
-    if (auto it = prompt_outputs_.find(sequence.id); it != prompt_outputs_.end()) {
-      report.prompt_tokens = std::move(it->second);
-      prompt_outputs_.erase(it);
-    }
+    tell_prompt(sequence);
   }
   const FinishReason finish = finish_after(sequence);
   if (sequence.leg == Leg::kPrefill) {
@@ -365,6 +364,30 @@ void Engine::take_row(Sequence& sequence, const PlannedRows& planned, const Samp
   } else if (finish != FinishReason::kNone) {
     end(sequence, finish, "");
   }
+}
+
+// In reports of their own, before the first token: a message has a largest size, and many alternatives for
+// each token of a long prompt are more than that.
+void Engine::tell_prompt(const Sequence& sequence) {
+  const auto it = prompt_outputs_.find(sequence.id);
+  if (it == prompt_outputs_.end()) return;
+  StepReport part;
+  size_t values = 0;
+  const auto tell = [&] {
+    part.step = last_step_;
+    part.load = load();
+    outgoing_.push_back(std::exchange(part, StepReport{}));
+    values = 0;
+  };
+  for (TokenOutput& output : it->second) {
+    values += 1 + output.top.size();
+    if (part.sequences.empty())
+      part.sequences.push_back({.request = sequence.request.id, .leg = sequence.leg});
+    part.sequences.front().prompt_tokens.push_back(std::move(output));
+    if (values >= prompt_values_) tell();
+  }
+  if (!part.sequences.empty()) tell();
+  prompt_outputs_.erase(it);
 }
 
 // One sequence cannot go on (its logits are not finite, say); the others of the step are as good as ever.

@@ -19,6 +19,7 @@ struct EngineOptions {
   int32_t block_tokens = 16;
   HostTierOptions host;
   SchedulerOptions scheduler;
+  size_t prompt_values = 1 << 16;  // log probabilities of a prompt in one report: a MiB on the wire, about
 };
 
 // One worker's requests as a deterministic state machine (design I6): scheduler, block pool and the two
@@ -40,9 +41,8 @@ struct EngineOptions {
 // What it promises the coordinator about each accepted leg: its tokens in order, exactly one SequenceTokens
 // with a finish unless it was released first (kPrefill: none when it ends well), and exactly one Released,
 // when no block and no transfer of it is held any more. A refused Submit is followed by nothing. Release of
-// an unknown request is ignored. A request id may be submitted again as soon as it was released. FencePeer
-// may be handed in only when no thread moves bytes from that life of the peer any more (the data plane has
-// destroyed its endpoint): its quarantined blocks become free at once.
+// an unknown request is ignored. A request id may be submitted again as soon as it was released. A peer's
+// death reaches it as the ends of the transfers with that peer.
 //
 // Thread: engine. Owns cache, scheduler and sequences; borrows the exchange. Errors: requests are refused
 // with a reason or end with kError; a broken invariant aborts.
@@ -57,8 +57,7 @@ class Engine final : private AdmissionListener {
   void set_draining(bool draining) { draining_ = draining; }
   bool draining() const { return draining_; }
 
-  // CoordinatorHello (its hash key), Submit, Release, FencePeer; the others are not for the engine and
-  // ignored.
+  // CoordinatorHello (its hash key), Submit, Release; the others are not for the engine and ignored.
   void on_message(const CoordinatorMessage& message, Instant now);
   void on_kv_event(const KvEvent& event, Instant now);
   void on_host_copied(const HostCopied& event, Instant now);
@@ -107,13 +106,13 @@ class Engine final : private AdmissionListener {
     bool rows_run = false;         // the leg ended, but running steps have rows of it
   };
 
+  std::vector<uint32_t> generations_of(std::span<const BlockId> blocks) const;
   absl::Status on_admitted(Sequence& sequence, int32_t first_block) override;
   void on_dropped(Sequence& sequence, const absl::Status& why) override;
 
   void on_submit(const Submit& submit, Instant now);
   RefuseReason refusal(const Submit& submit, std::string& detail) const;
   void on_release(const Release& release);
-  void on_fence(const FencePeer& fence);
   void on_landed(const KvLanded& event);
   void on_failed(const KvFailed& event);
   void on_drained(const KvDrained& event);
@@ -123,6 +122,7 @@ class Engine final : private AdmissionListener {
   void count_step(const StepPlan& plan, const StepResult& result);
   void let_go(Sequence& sequence);
   void take_row(Sequence& sequence, const PlannedRows& planned, const SampledRow& row, Instant now);
+  void tell_prompt(const Sequence& sequence);
   void fail_row(Sequence& sequence, const absl::Status& error);
   FinishReason finish_after(const Sequence& sequence) const;
   void end(Sequence& sequence, FinishReason finish, const std::string& error);
@@ -135,6 +135,7 @@ class Engine final : private AdmissionListener {
   bool has_news() const;
   void flush_report(StepId step);
 
+  const size_t prompt_values_;
   KvExchange& exchange_;
   KvCache cache_;
   Scheduler scheduler_;

@@ -43,6 +43,11 @@ struct EngineStatus {
   double active_seconds = 0;    // of all turns that ran a step: somebody's plan was under way
 };
 
+// A step is under way for longer than `limit`.
+inline bool step_overdue(const EngineStatus& status, Instant now, Duration limit) {
+  return status.step_running && now - status.last_turn > limit;
+}
+
 // The body of the engine thread: drain the mailbox, plan, run, publish. In a pipeline further plans are
 // started while earlier ones compute in later stages. Without work it sleeps on the mailbox until the
 // engine's next deadline, so an idle worker uses no CPU. The plan of step n+1 is prepared while step n runs,

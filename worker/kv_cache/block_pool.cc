@@ -244,8 +244,8 @@ std::vector<BlockId> BlockPool::unlease(TransferId transfer) {
 
 // ---- incoming transfers --------------------------------------------------------------------------
 
-void BlockPool::begin_landing(TransferId transfer, const WorkerRef& peer, std::span<const BlockId> blocks) {
-  Landing landing{.peer = peer, .blocks = {blocks.begin(), blocks.end()}};
+void BlockPool::begin_landing(TransferId transfer, std::span<const BlockId> blocks) {
+  Landing landing{.blocks = {blocks.begin(), blocks.end()}};
   for (BlockId id : blocks) {
     Block& block = at(id);
     BATON_CHECK(block.state == BlockState::kReserved && block.owners == 1 && block.leases == 0);
@@ -288,13 +288,6 @@ void BlockPool::drained(TransferId transfer) {
     set_free(id);
   }
   landings_.erase(it);
-}
-
-void BlockPool::fence(const WorkerRef& peer) {
-  for (auto it = landings_.begin(); it != landings_.end();) {
-    const auto current = it++;
-    if (current->second.peer == peer) drained(current->first);
-  }
 }
 
 // ---- checks --------------------------------------------------------------------------------------

@@ -23,12 +23,12 @@ inline constexpr int kBlockStates = 5;
 // The life of every KV block of one worker (design I2): a block is free only when nobody can touch it.
 //
 //   FREE --reserve--> RESERVED --make_valid--> VALID --last holder left--> FREE (or kept: see keep_idle)
-//                        |  begin_landing(transfer, peer)
+//                        |  begin_landing(transfer)
 //                        v
 //                     INFLIGHT --landed--> VALID
 //                        |  abort
 //                        v
-//                    QUARANTINE --drained(transfer) or fence(peer)--> FREE        never by a timer
+//                    QUARANTINE --drained(transfer)--> FREE                       never by a timer
 //
 // Two kinds of holder are counted apart: owners (requests) and leases (outgoing transfers that read the
 // block). The incoming transfer of an INFLIGHT or QUARANTINE block is its third holder: an owner may leave at
@@ -78,13 +78,10 @@ class BlockPool {
   std::vector<BlockId> unlease(TransferId transfer);  // what was leased, in prompt order
 
   // Incoming transfers.
-  void begin_landing(TransferId transfer, const WorkerRef& peer, std::span<const BlockId> blocks);
+  void begin_landing(TransferId transfer, std::span<const BlockId> blocks);
   void landed(TransferId transfer);   // INFLIGHT -> VALID
   void abort(TransferId transfer);    // INFLIGHT -> QUARANTINE
   void drained(TransferId transfer);  // QUARANTINE -> FREE; the request must have left
-  // That life of the peer is fenced and its endpoint destroyed: aborted transfers from it are drained.
-  // INFLIGHT ones must be aborted before.
-  void fence(const WorkerRef& peer);
 
   bool has_landing(TransferId transfer) const { return landings_.contains(transfer); }
   bool has_lease(TransferId transfer) const { return leases_.contains(transfer); }
@@ -118,7 +115,6 @@ class BlockPool {
     TransferId incoming;  // of INFLIGHT and QUARANTINE
   };
   struct Landing {
-    WorkerRef peer;
     bool aborted = false;
     std::vector<BlockId> blocks;
   };

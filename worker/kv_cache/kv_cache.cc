@@ -118,11 +118,6 @@ void KvCache::drained(TransferId transfer) {
   ++version_;
 }
 
-void KvCache::fence(const WorkerRef& peer) {
-  pool_.fence(peer);
-  ++version_;
-}
-
 // ---- host tier -----------------------------------------------------------------------------------
 
 void KvCache::match_host(std::span<const BlockHash> hashes, std::span<const TokenId> tokens, int32_t from,

@@ -69,13 +69,12 @@ class KvCache {
   // Transfers: see BlockPool.
   void lease(TransferId transfer, std::span<const BlockId> blocks) { pool_.lease(transfer, blocks); }
   void unlease(TransferId transfer);
-  void begin_landing(TransferId transfer, const WorkerRef& peer, std::span<const BlockId> blocks) {
-    pool_.begin_landing(transfer, peer, blocks);
+  void begin_landing(TransferId transfer, std::span<const BlockId> blocks) {
+    pool_.begin_landing(transfer, blocks);
   }
   void landed(TransferId transfer) { pool_.landed(transfer); }
   void abort(TransferId transfer) { pool_.abort(transfer); }
   void drained(TransferId transfer);
-  void fence(const WorkerRef& peer);
 
   // Hashes that became findable, and that ceased to be, since the last call. Apply evicted first, then
   // stored.

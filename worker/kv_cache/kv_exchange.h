@@ -30,7 +30,6 @@ struct KvSend {
   WorkerRef destination;
   int32_t prompt_tokens = 0;
   std::vector<BlockId> blocks;  // source of prompt block i, from block 0
-  std::vector<uint32_t> generations;
 };
 
 // ---- events, delivered to the sink given at construction (it posts into the engine's mailbox) ----

@@ -77,12 +77,10 @@ absl::Status KvExchangeAgent::check_peer(const WorkerRef& peer) {
       cat("peer ", peer.name, "/", peer.incarnation.value(), " is not connected"));
 }
 
-absl::Status KvExchangeAgent::check_blocks(std::span<const BlockId> blocks,
-                                           std::span<const uint32_t> generations) const {
+absl::Status KvExchangeAgent::check_blocks(std::span<const BlockId> blocks) const {
   const size_t most = options_.shape.ranks() == 1 ? kMaxGrantBlocks : kMaxOrderBlocks;
-  if (blocks.size() != generations.size() || blocks.size() > most)
-    return absl::InvalidArgumentError(
-        cat(blocks.size(), " blocks with ", generations.size(), " generations; want ", most, " at most"));
+  if (blocks.size() > most)
+    return absl::InvalidArgumentError(cat(blocks.size(), " blocks; want ", most, " at most"));
   for (const BlockId block : blocks)
     if (block.value() >= options_.geometry.blocks)
       return absl::OutOfRangeError(cat("block ", to_string(block), " of ", options_.geometry.blocks));
@@ -96,7 +94,10 @@ absl::Status KvExchangeAgent::start(Command command) {
 }
 
 absl::Status KvExchangeAgent::check_grant(const KvGrant& grant) const {
-  RETURN_IF_ERROR(check_blocks(grant.blocks, grant.generations));
+  RETURN_IF_ERROR(check_blocks(grant.blocks));
+  if (grant.blocks.size() != grant.generations.size())
+    return absl::InvalidArgumentError(
+        cat("grant of ", grant.blocks.size(), " blocks with ", grant.generations.size(), " generations"));
   const int64_t total = blocks_for(options_.geometry, grant.prompt_tokens);
   if (grant.prompt_tokens > 0 && grant.first_block >= 0 &&
       grant.first_block + static_cast<int64_t>(grant.blocks.size()) == total)
@@ -106,7 +107,7 @@ absl::Status KvExchangeAgent::check_grant(const KvGrant& grant) const {
 }
 
 absl::Status KvExchangeAgent::check_send(const KvSend& send) const {
-  RETURN_IF_ERROR(check_blocks(send.blocks, send.generations));
+  RETURN_IF_ERROR(check_blocks(send.blocks));
   if (send.prompt_tokens > 0 &&
       static_cast<int64_t>(send.blocks.size()) == blocks_for(options_.geometry, send.prompt_tokens))
     return absl::OkStatus();
@@ -223,7 +224,7 @@ void KvExchangeAgent::on_peer(const transport::PeerEvent& event) {
   const bool connected = event.kind == transport::PeerEvent::Kind::kConnected;
   if (event.kind == transport::PeerEvent::Kind::kDown) {
     sink_.on_peer_down(event.peer, event.detail, now_);
-    source_.on_peer_down(event.peer, event.detail);
+    source_.on_peer_down(event.peer, event.detail, now_);
   }
   const PeerReport report{.peer = event.peer,
                           .connected = connected,
@@ -281,7 +282,7 @@ void KvExchangeAgent::on_message(const WorkerRef& from, std::span<const std::byt
   if (const auto* finish = std::get_if<KvFinishMessage>(&*message))
     return sink_.on_finish(from, *finish, now_);
   if (const auto* end = std::get_if<KvEndMessage>(&*message))
-    return end->from == KvSide::kSource ? sink_.on_end(from, *end, now_) : source_.on_end(from, *end);
+    return end->from == KvSide::kSource ? sink_.on_end(from, *end, now_) : source_.on_end(from, *end, now_);
   const auto& renew = std::get<KvRenewMessage>(*message);
   if (renew.from == KvSide::kSource) return sink_.on_renew(from, renew, now_);
   source_.on_renew(from, renew, now_);

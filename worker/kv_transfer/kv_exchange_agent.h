@@ -117,7 +117,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   bool leads() const { return options_.rank == 0; }
   bool heads_apart() const;
   absl::Status check_peer(const WorkerRef& peer);
-  absl::Status check_blocks(std::span<const BlockId> blocks, std::span<const uint32_t> generations) const;
+  absl::Status check_blocks(std::span<const BlockId> blocks) const;
   absl::Status check_grant(const KvGrant& grant) const;
   absl::Status check_send(const KvSend& send) const;
   absl::Status check_links(std::span<const KvLink> links) const;

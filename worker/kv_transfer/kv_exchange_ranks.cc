@@ -117,7 +117,7 @@ void KvExchangeAgent::obey(const KvOrder& order) {
   if (const auto* connect = std::get_if<KvConnectOrder>(&order)) return obey(*connect);
   if (const auto* abandon = std::get_if<KvAbandonOrder>(&order))
     return sink_.abandon(abandon->transfer, now_);
-  if (const auto* cancel = std::get_if<KvCancelOrder>(&order)) return source_.cancel(cancel->transfer);
+  if (const auto* cancel = std::get_if<KvCancelOrder>(&order)) return source_.cancel(cancel->transfer, now_);
   if (const auto* finish = std::get_if<KvFinishOrder>(&order))
     return source_.finish(finish->transfer, finish->first_token, finish->finish, now_);
   const auto& fence = std::get<KvFenceOrder>(order);
@@ -156,7 +156,10 @@ void KvExchangeAgent::obey(const KvConnectOrder& order) {
   for (size_t i = 0; i < order.peers.size(); ++i) {
     const absl::Status started =
         plane_.connect({.ref = order.peers[i], .data_address = order.addresses[i]}, now_);
-    if (!started.ok()) note(PeerReport{.peer = order.peers[i], .error = std::string(started.message())});
+    if (!started.ok())
+      note(PeerReport{.peer = order.peers[i],
+                      .error = std::string(started.message()),
+                      .over = absl::IsFailedPrecondition(started)});
   }
 }
 

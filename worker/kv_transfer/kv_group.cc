@@ -126,6 +126,11 @@ void KvGroup::fence(const WorkerRef& worker) {
   const int ranks =
       known == peers_.end() ? kUnknownRanks : static_cast<int>(known->second.address.ranks.size());
   for (const int rank : joined_) ports_.order(rank, KvFenceOrder{.worker = worker, .ranks = ranks});
+  if (known == peers_.end()) return;
+  // It never comes back: nobody is to connect to it, and its name may not come again.
+  std::erase_if(ranks_, [&](const auto& rank) { return rank.second.first == worker; });
+  peers_.erase(known);
+  ports_.peers({.peer = worker, .error = "that life is over"});
 }
 
 // How long a byte of a hand-over takes. Measured: ranks send side by side, and the slowest one's part

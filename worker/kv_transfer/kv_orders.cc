@@ -38,7 +38,6 @@ void describe_duty(Codec& c, Duty& duty) {
   c.id(duty.request);
   c.number(duty.prompt_tokens);
   c.list(duty.blocks, kMaxOrderBlocks, [](auto& each, auto& block) { each.id(block); });
-  c.list(duty.generations, kMaxOrderBlocks, [](auto& each, auto& value) { each.number(value); });
 }
 
 template <class Codec, class M>
@@ -46,6 +45,7 @@ void describe_order(Codec& c, M& m) {
   using T = std::remove_const_t<M>;
   if constexpr (std::is_same_v<T, KvExpectOrder>) {
     describe_duty(c, m.grant);
+    c.list(m.grant.generations, kMaxOrderBlocks, [](auto& each, auto& value) { each.number(value); });
     c.number(m.grant.first_block);
     c.list(m.links, kMaxGroupRanks, kLink);
   } else if constexpr (std::is_same_v<T, KvSendOrder>) {
@@ -102,6 +102,7 @@ void describe_event(Codec& c, M& m) {
     c.text(m.error, kMaxText);
     c.number(m.bytes_per_second);
     describe(c, m.latency);
+    c.number(m.over);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "worker/kv_transfer/kv_sink.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "base/cat.h"
@@ -21,7 +22,8 @@ void KvSink::expect(const KvGrant& grant, const KvLink& link, Instant now) {
   t.peer = link.peer;
   t.part = link.part;
   t.missing = grant.blocks.size() * static_cast<size_t>(t.part.layers());
-  t.landed.assign(t.missing, false);
+  t.placed.assign(t.missing, false);
+  t.landed = t.placed;
   t.heard = now;
   t.deadline = now + timers::kRequestTotal;
   renew_at_ = std::min(renew_at_, now + timers::kSourceLeaseRenew);
@@ -74,7 +76,14 @@ size_t KvSink::index(const Transfer& t, int32_t layer, int32_t block) const {
          static_cast<size_t>(block - t.grant.first_block);
 }
 
-absl::Status KvSink::check_piece(const Transfer& t, const KvPieceHeader& header, uint64_t bytes) const {
+void KvSink::mark(const Transfer& t, const KvPieceHeader& header, std::vector<bool>& bits) const {
+  const size_t first = index(t, header.layer, header.first_block);
+  std::fill_n(bits.begin() + static_cast<std::ptrdiff_t>(first), header.generations.size(), true);
+}
+
+// `had`: blocks of a layer that may not come again.
+absl::Status KvSink::check_piece(const Transfer& t, const KvPieceHeader& header, uint64_t bytes,
+                                 const std::vector<bool>& had) const {
   const int64_t count = static_cast<int64_t>(header.generations.size());
   if (header.layer < t.part.first_layer || header.layer >= t.part.end_layer)
     return absl::OutOfRangeError(cat("piece: layer ", header.layer));
@@ -86,9 +95,9 @@ absl::Status KvSink::check_piece(const Transfer& t, const KvPieceHeader& header,
     const int32_t block = header.first_block + i;
     if (header.generations[i] != t.grant.generations[block - t.grant.first_block])
       return absl::FailedPreconditionError(cat("piece: generation of block ", block, " is over"));
-    if (t.landed[index(t, header.layer, block)])
+    if (had[index(t, header.layer, block)])
       return absl::AlreadyExistsError(
-          cat("piece: block ", block, " of layer ", header.layer, " landed already"));
+          cat("piece: block ", block, " of layer ", header.layer, " was offered already"));
   }
   return absl::OkStatus();
 }
@@ -102,7 +111,7 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
     return absl::NotFoundError(
         cat("piece: transfer ", to_string(header.transfer), " is not expected from ", from.name));
   }
-  if (absl::Status fits = check_piece(*t, header, bytes); !fits.ok()) {
+  if (absl::Status fits = check_piece(*t, header, bytes, t->placed); !fits.ok()) {
     ++scope_.counters.refused_pieces;
     return fits;
   }
@@ -111,6 +120,7 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
     t->first_offer = now;
     t->lane = scope_.plane.lane(from);
   }
+  mark(*t, header, t->placed);
   if (scope_.plane.lands_by_itself(from)) ++landing_[{header.transfer, from}];
   const auto first = static_cast<size_t>(header.first_block - t->grant.first_block);
   return scope_.runs(t->part, header.layer,
@@ -118,23 +128,23 @@ absl::StatusOr<std::vector<transport::PoolRun>> KvSink::on_offer(const WorkerRef
 }
 
 // The grant, its generations and the sender's incarnation are checked again: what a piece met when it was
-// offered must still be so now that its bytes lie in the pool.
+// offered must still be so now that its bytes lie in the pool. A sender that has hung up may have given its
+// blocks away before they were read.
 absl::Status KvSink::on_landed(const WorkerRef& from, const KvPieceHeader& header, const absl::Status& moved,
                                Instant now) {
   landing_over({header.transfer, from});
   const auto it = transfers_.find({header.transfer, from});
-  if (it == transfers_.end() || !scope_.plane.connected(from))
+  if (it == transfers_.end() || scope_.plane.hung_up(from))
     return absl::NotFoundError("piece: its transfer ended meanwhile");
   Transfer& t = it->second;
   const uint64_t bytes = header.generations.size() * scope_.block_bytes(t.part);
-  absl::Status verdict = moved.ok() ? check_piece(t, header, bytes) : moved;
+  absl::Status verdict = moved.ok() ? check_piece(t, header, bytes, t.landed) : moved;
   if (!verdict.ok()) {
     ++scope_.counters.corrupt_pieces;
     fail(it, std::string(verdict.message()), true, now);
     return verdict;
   }
-  for (size_t i = 0; i < header.generations.size(); ++i)
-    t.landed[index(t, header.layer, header.first_block + static_cast<int32_t>(i))] = true;
+  mark(t, header, t.landed);
   t.missing -= header.generations.size();
   t.bytes += bytes;
   t.last_landed = now;
@@ -162,7 +172,7 @@ void KvSink::on_finish(const WorkerRef& from, const KvFinishMessage& finish, Ins
 
 void KvSink::complete_if_whole(Transfers::iterator it, Instant now) {
   Transfer& t = it->second;
-  if (t.missing > 0 || !t.finish) return;
+  if (t.missing > 0 || !t.finish || landing_.contains(it->first)) return;
   KvLanded landed{.transfer = t.grant.transfer,
                   .first_token = t.finish->first_token,
                   .finish = t.finish->finish,
@@ -232,16 +242,19 @@ void KvSink::on_peer_down(const WorkerRef& peer, const std::string& reason, Inst
 
 int KvSink::on_tick(Instant now) {
   int ended = 0;
+  std::set<WorkerRef> silent;
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     const auto next = std::next(it);
     const Transfer& t = it->second;
     if (now >= t.deadline || now - t.heard >= timers::kSourceLease) {
       ++scope_.counters.deadlines;
       ++ended;
+      silent.insert(t.peer);
       fail(it, "nothing was heard of the transfer for too long", true, now);
     }
     it = next;
   }
+  for (const WorkerRef& peer : silent) scope_.plane.doubt(peer);
   if (now >= renew_at_) renew(now);
   return ended;
 }

@@ -78,7 +78,8 @@ class KvSink {
     int32_t total_blocks = 0;  // of the prompt
     WorkerRef peer;
     KvPart part;
-    std::vector<bool> landed;  // [layer - part.first_layer][block - first_block]
+    std::vector<bool> placed;  // [layer - part.first_layer][block - first_block]: a piece was accepted ...
+    std::vector<bool> landed;  // ... and is here
     size_t missing = 0;
     std::optional<KvFinishMessage> finish;
     Instant heard{};     // from the source, about this transfer
@@ -92,8 +93,10 @@ class KvSink {
   using Transfers = std::map<KvStream, Transfer>;
 
   Transfer* find(TransferId transfer, const WorkerRef& from);
-  absl::Status check_piece(const Transfer& transfer, const KvPieceHeader& header, uint64_t bytes) const;
+  absl::Status check_piece(const Transfer& transfer, const KvPieceHeader& header, uint64_t bytes,
+                           const std::vector<bool>& had) const;
   size_t index(const Transfer& transfer, int32_t layer, int32_t block) const;
+  void mark(const Transfer& transfer, const KvPieceHeader& header, std::vector<bool>& bits) const;
   void complete_if_whole(Transfers::iterator it, Instant now);
   void fail(Transfers::iterator it, const std::string& reason, bool tell_source, Instant now);
   void tell_end(const WorkerRef& to, TransferId transfer, bool ok, const std::string& reason);

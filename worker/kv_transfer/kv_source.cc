@@ -21,6 +21,9 @@ constexpr double kWindowSeconds = 0.25;
 constexpr size_t kWindowPieces = 64;
 constexpr size_t kMaxEarlyGrants = 16'384;
 constexpr size_t kMaxEnded = 16'384;
+// With the answer to a piece of a transfer that ended.
+constexpr Duration kLeastPatience = timers::kQuarantineBeforeTeardown;
+constexpr Duration kMostPatience = timers::kTransferCap - timers::kQuarantineBeforeTeardown;
 
 uint64_t window_bytes(double bytes_per_second) {
   const double wanted = std::min(bytes_per_second * kWindowSeconds, static_cast<double>(kMaxWindowBytes));
@@ -63,8 +66,9 @@ void KvSource::start(const KvSend& send, const KvLink& link, Instant now) {
   t.next_block.assign(static_cast<size_t>(scope_.geometry.layers), 0);
   t.deadline = now + timers::kRequestTotal;
   t.lease = t.deadline;
-  if (ended_.contains(it->first)) return end(it, "the receiver gave it up before it was submitted", false);
-  if (!scope_.plane.connected(t.peer)) return end(it, "destination is not connected", false);
+  if (ended_.contains(it->first))
+    return end(it, "the receiver gave it up before it was submitted", TellSink::kNo, now);
+  if (!scope_.plane.connected(t.peer)) return end(it, "destination is not connected", TellSink::kNo, now);
   const auto early = early_.find(it->first);
   if (early == early_.end()) return;
   KvGrantMessage grant = std::move(early->second.grant);
@@ -104,8 +108,9 @@ void KvSource::finish(TransferId transfer, const TokenOutput& first_token, Finis
   });
 }
 
-void KvSource::cancel(TransferId transfer) {
-  for_streams(transfers_, transfer, [this](Transfers::iterator it) { end(it, "cancelled", true); });
+void KvSource::cancel(TransferId transfer, Instant now) {
+  for_streams(transfers_, transfer,
+              [&](Transfers::iterator it) { end(it, "cancelled", TellSink::kYes, now); });
 }
 
 // ---- grants
@@ -148,7 +153,7 @@ void KvSource::attach(Transfers::iterator it, KvGrantMessage grant, Instant now)
   if (const std::string why = misfit(t, grant); !why.empty()) {
     ++scope_.counters.malformed_messages;
     tell_end(t.peer, grant.transfer, why);
-    return end(it, why, false);
+    return end(it, why, TellSink::kNo, now);
   }
   std::fill(t.next_block.begin(), t.next_block.end(), grant.first_block);
   t.grant = std::move(grant);
@@ -183,7 +188,10 @@ int KvSource::pump(Instant now) {
       const auto it = transfers_.find({id, peer});
       if (it == transfers_.end()) continue;
       it->second.queued = false;
-      if (!offer_next(it->second, window, now)) continue;
+      const absl::StatusOr<bool> done = offer_next(it->second, window, now);
+      if (!done.ok() && scope_.plane.connected(peer))  // else on_peer_down() comes
+        end(it, cat("cannot be offered: ", std::string(done.status().message())), TellSink::kYes, now);
+      if (!done.ok() || !*done) continue;
       ++offered;
       enqueue(it->second);
     }
@@ -192,14 +200,15 @@ int KvSource::pump(Instant now) {
 }
 
 // The lowest layer first that has something: layers become ready in that order, chunk by chunk.
-bool KvSource::offer_next(Transfer& t, Window& window, Instant now) {
+absl::StatusOr<bool> KvSource::offer_next(Transfer& t, Window& window, Instant now) {
   const int layers = t.part.layers();
   const int first = t.part.first_layer - scope_.own.first_layer;
   for (int i = 0; i < layers; ++i) {
     const int layer = first + (t.cursor - first + i) % layers;
     if (t.next_block[layer] >= t.ready_blocks[layer]) continue;
     t.cursor = layer;
-    return offer(t, window, layer, now).ok();
+    RETURN_IF_ERROR(offer(t, window, layer, now));
+    return true;
   }
   return false;
 }
@@ -222,6 +231,7 @@ absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now
   RETURN_IF_ERROR(scope_.plane.offer(peer, {.cookie = cookie, .header = as_bytes(text), .runs = runs}));
   const uint64_t bytes = count * block_bytes;
   t.next_block[layer] += static_cast<int32_t>(count);
+  window.worker = t.send.destination;
   window.bytes += bytes;
   KvPace& pace = paces_[t.send.destination];
   pace.offered(now);
@@ -235,40 +245,50 @@ absl::Status KvSource::offer(Transfer& t, Window& window, int layer, Instant now
 void KvSource::on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict, Instant now) {
   Window& window = windows_[peer];
   const auto piece = window.pieces.find(cookie);
-  if (piece == window.pieces.end()) return;  // of a transfer that ended
-  const TransferId id = piece->second.transfer;
+  if (piece == window.pieces.end()) return;
+  const KvStream stream{piece->second.transfer, peer};
   const uint64_t bytes = piece->second.bytes;
   window.bytes -= bytes;
+  window.answered = now;
   window.pieces.erase(piece);
-  const auto it = transfers_.find({id, peer});
-  if (it == transfers_.end()) return;
-  paces_[it->second.send.destination].answered(bytes, now);
-  it->second.lease = std::max(it->second.lease, now + timers::kSourceLease);
-  if (!verdict.ok()) end(it, cat("piece refused: ", std::string(verdict.message())), true);
+  paces_[window.worker].answered(bytes, now);
+  if (const auto it = transfers_.find(stream); it != transfers_.end()) {
+    it->second.lease = std::max(it->second.lease, now + timers::kSourceLease);
+    if (verdict.ok()) return;
+    return end(it, cat("piece refused: ", std::string(verdict.message())), TellSink::kYes, now);
+  }
+  const auto over = under_way_.find(stream);
+  if (over != under_way_.end() && --over->second.pieces == 0)
+    drained(stream, under_way_.extract(over).mapped().error);
 }
 
 // ---- ends
 // -------------------------------------------------------------------------------------------------------
 
-void KvSource::end(Transfers::iterator it, const std::string& error, bool tell_sink) {
-  const auto [id, peer] = it->first;
+// What is under way may still be read: it keeps its room in the window until it is answered, or the peer is
+// gone. A peer that does not answer is given up before the other ranks of the worker are (KvGroup).
+void KvSource::end(Transfers::iterator it, const std::string& error, TellSink tell, Instant now) {
+  const KvStream stream = it->first;
   const bool known_there = it->second.grant.has_value();
-  const WorkerRef worker = it->second.send.destination;
   transfers_.erase(it);
-  remember_ended({id, peer});
-  if (const auto window = windows_.find(peer); window != windows_.end()) {
-    // What is under way no longer counts; its answers find nothing.
-    for (const auto& [cookie, piece] : window->second.pieces) {
-      if (piece.transfer != id) continue;
-      window->second.bytes -= piece.bytes;
-      paces_[worker].dropped();
-    }
-    absl::erase_if(window->second.pieces,
-                   [id = id](const auto& entry) { return entry.second.transfer == id; });
-  }
+  remember_ended(stream);
   ++(error.empty() ? scope_.counters.sent : scope_.counters.send_failed);
-  if (tell_sink && known_there) tell_end(peer, id, error);
-  scope_.events(peer, KvDrained{.transfer = id, .as_source = true, .error = error});
+  if (tell == TellSink::kYes && known_there) tell_end(stream.peer, stream.transfer, error);
+  size_t pieces = 0;
+  if (const auto window = windows_.find(stream.peer); window != windows_.end()) {
+    for (auto& [cookie, piece] : window->second.pieces) {
+      if (piece.transfer != stream.transfer) continue;
+      piece.last = now + kMostPatience;
+      piece.deadline = std::clamp(piece.deadline, now + kLeastPatience, piece.last);
+      ++pieces;
+    }
+  }
+  if (pieces == 0) return drained(stream, error);
+  under_way_[stream] = {.error = error, .pieces = pieces};
+}
+
+void KvSource::drained(const KvStream& stream, const std::string& error) {
+  scope_.events(stream.peer, KvDrained{.transfer = stream.transfer, .as_source = true, .error = error});
 }
 
 void KvSource::remember_ended(const KvStream& stream) {
@@ -285,22 +305,25 @@ void KvSource::tell_end(const WorkerRef& to, TransferId transfer, const std::str
   scope_.plane.send(to, as_bytes(encode(KvMessage(message)))).IgnoreError();
 }
 
-void KvSource::on_end(const WorkerRef& from, const KvEndMessage& message) {
+void KvSource::on_end(const WorkerRef& from, const KvEndMessage& message, Instant now) {
   const KvStream stream{message.transfer, from};
   if (early_.erase(stream) > 0) remember_ended(stream);
   const auto it = transfers_.find(stream);
   if (it == transfers_.end()) return;
-  if (!message.ok) return end(it, cat("by the receiver: ", message.reason), false);
+  if (!message.ok) return end(it, cat("by the receiver: ", message.reason), TellSink::kNo, now);
   // A receiver that has everything before everything was offered is lying or confused.
-  if (!it->second.finished || !it->second.grant) return end(it, "confirmed before it was sent", true);
-  end(it, "", false);
+  if (!it->second.finished || !it->second.grant)
+    return end(it, "confirmed before it was sent", TellSink::kYes, now);
+  end(it, "", TellSink::kNo, now);
 }
 
+// Who waits for its turn waits for pieces that have deadlines. When all was offered, only answers count.
 void KvSource::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now) {
   for (const TransferId id : renew.transfers) {
     const auto it = transfers_.find({id, from});
     if (it != transfers_.end()) {
-      if (it->second.grant) it->second.lease = now + timers::kSourceLease;
+      Transfer& t = it->second;
+      if (t.grant && (!t.finished || t.queued)) t.lease = now + timers::kSourceLease;
     } else if (!early_.contains({id, from})) {
       ++scope_.counters.unknown_transfers;
       tell_end(from, id, "unknown transfer");
@@ -308,45 +331,64 @@ void KvSource::on_renew(const WorkerRef& from, const KvRenewMessage& renew, Inst
   }
 }
 
-void KvSource::on_peer_down(const WorkerRef& peer, const std::string& reason) {
+void KvSource::on_peer_down(const WorkerRef& peer, const std::string& reason, Instant now) {
+  if (const auto window = windows_.extract(peer); !window.empty())
+    for (size_t i = window.mapped().pieces.size(); i > 0; --i) paces_[window.mapped().worker].dropped();
   std::erase_if(early_, [&](const auto& entry) { return entry.first.peer == peer; });
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     const auto next = std::next(it);
-    if (it->first.peer == peer) end(it, cat("destination lost: ", reason), false);
+    if (it->first.peer == peer) end(it, cat("destination lost: ", reason), TellSink::kNo, now);
     it = next;
   }
-  windows_.erase(peer);
+  std::erase_if(under_way_, [&](const auto& over) {
+    if (over.first.peer != peer) return false;
+    drained(over.first, over.second.error);
+    return true;
+  });
 }
 
 // ---- time
 // -------------------------------------------------------------------------------------------------------
 
 int KvSource::on_tick(Instant now) {
-  std::vector<KvStream> late;
-  for (const auto& [peer, window] : windows_)
-    for (const auto& [cookie, piece] : window.pieces)
-      if (now >= piece.deadline) late.push_back({piece.transfer, peer});
-  for (const auto& [stream, t] : transfers_)
-    if (now >= t.lease || now >= t.deadline) late.push_back(stream);
-  std::sort(late.begin(), late.end());
-  int ended = 0;
-  for (const KvStream& stream : late) {
-    const auto it = transfers_.find(stream);
-    if (it == transfers_.end()) continue;
-    ++scope_.counters.deadlines;
-    ++ended;
-    end(it, "deadline: the receiver did not take it in time", true);
-  }
-  for (auto it = early_.begin(); it != early_.end();) {
-    if (now < it->second.deadline) {
-      ++it;
-      continue;
+  std::set<KvStream> late;
+  std::set<WorkerRef> silent, given_up;
+  for (auto& [peer, window] : windows_) {
+    for (auto& [cookie, piece] : window.pieces) {
+      if (now < piece.deadline) continue;
+      // A link that has become slow still answers.
+      const Instant patient = window.answered + kLeastPatience;
+      const KvStream stream{piece.transfer, peer};
+      if (!under_way_.contains(stream)) {
+        late.insert(stream);
+        if (now >= patient) silent.insert(peer);
+      } else if (const Instant due = std::min(patient, piece.last); now < due) {
+        piece.deadline = due;
+      } else {
+        given_up.insert(peer);
+      }
     }
-    tell_end(it->first.peer, it->first.transfer, "never submitted here");
-    it = early_.erase(it);
   }
+  for (const auto& [stream, t] : transfers_)
+    if (now >= t.lease || now >= t.deadline) late.insert(stream);
+  for (const KvStream& stream : late) {
+    ++scope_.counters.deadlines;
+    end(transfers_.find(stream), "deadline: the receiver did not take it in time", TellSink::kYes, now);
+  }
+  for (const WorkerRef& peer : silent) scope_.plane.doubt(peer);
+  for (const WorkerRef& peer : given_up)
+    scope_.plane.disconnect(peer, "what was offered to it was neither taken nor refused in time");
+  end_early_grants(now);
   if (now >= renew_at_) renew(now);
-  return ended;
+  return static_cast<int>(late.size() + given_up.size());
+}
+
+void KvSource::end_early_grants(Instant now) {
+  std::erase_if(early_, [&](const auto& entry) {
+    if (now < entry.second.deadline) return false;
+    tell_end(entry.first.peer, entry.first.transfer, "never submitted here");
+    return true;
+  });
 }
 
 void KvSource::renew(Instant now) {

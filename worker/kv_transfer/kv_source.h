@@ -17,8 +17,10 @@ namespace baton::worker {
 // amount at a time. Grant and send() come in either order. Pieces are (blocks computed since the last offer)
 // x (one layer), only whole blocks until finish(), which adds the last one. Example, block_tokens 16, prompt
 // 40, first_block 1, chunks of 24 and 16 tokens: layer_ready(l, 24) offers block 1? No: block 1 is
-// positions 16..31, so nothing yet; layer_ready(l, 40) offers block 1 of layer l; finish() block 2. Thread:
-// progress. Errors: a stream that cannot complete ends with KvDrained{error}.
+// positions 16..31, so nothing yet; layer_ready(l, 40) offers block 1 of layer l; finish() block 2. A piece
+// may be read until it is answered: KvDrained waits for that, however the stream ended; a peer that owes an
+// answer for too long is disconnected. Thread: progress. Errors: a stream that cannot complete ends with
+// KvDrained{error}.
 class KvSource {
  public:
   explicit KvSource(const KvTransferScope& scope) : scope_(scope) {}
@@ -29,13 +31,13 @@ class KvSource {
   // Of all streams of the transfer; layers before this one are ready too.
   void layer_ready(TransferId transfer, int layer, int32_t tokens);
   void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish, Instant now);
-  void cancel(TransferId transfer);
+  void cancel(TransferId transfer, Instant now);
 
   void on_grant(const WorkerRef& from, const KvGrantMessage& grant, Instant now);
   void on_answer(const WorkerRef& peer, uint64_t cookie, const absl::Status& verdict, Instant now);
-  void on_end(const WorkerRef& from, const KvEndMessage& end);
+  void on_end(const WorkerRef& from, const KvEndMessage& end, Instant now);
   void on_renew(const WorkerRef& from, const KvRenewMessage& renew, Instant now);
-  void on_peer_down(const WorkerRef& peer, const std::string& reason);
+  void on_peer_down(const WorkerRef& peer, const std::string& reason, Instant now);
   // Offers as much as the windows take; returns how many pieces.
   int pump(Instant now);
   int on_tick(Instant now);
@@ -67,13 +69,21 @@ class KvSource {
     TransferId transfer;
     uint64_t bytes = 0;
     Instant deadline{};
+    Instant last{};  // of a stream that ended: answers to others do not prolong it further
   };
   // Pieces under way to one peer, and the transfers that wait for room, first come first served piece by
   // piece.
   struct Window {
+    WorkerRef worker;  // whose rank the peer is
     uint64_t bytes = 0;
+    Instant answered{};                           // the last of them
     absl::flat_hash_map<uint64_t, Piece> pieces;  // by cookie
     std::deque<TransferId> line;
+  };
+  // A stream that has ended, some of whose pieces are still under way.
+  struct Ended {
+    std::string error;
+    size_t pieces = 0;
   };
   struct EarlyGrant {
     KvGrantMessage grant;
@@ -87,16 +97,21 @@ class KvSource {
   void tell_finish(const Transfer& transfer);
   void tell_end(const WorkerRef& to, TransferId transfer, const std::string& reason);
   void enqueue(Transfer& transfer);
-  bool offer_next(Transfer& transfer, Window& window, Instant now);
+  // False: there is nothing to offer now.
+  absl::StatusOr<bool> offer_next(Transfer& transfer, Window& window, Instant now);
   absl::Status offer(Transfer& transfer, Window& window, int layer, Instant now);
-  void end(Transfers::iterator it, const std::string& error, bool tell_sink);
+  enum class TellSink : uint8_t { kNo, kYes };
+  void end(Transfers::iterator it, const std::string& error, TellSink tell, Instant now);
+  void drained(const KvStream& stream, const std::string& error);
   void remember_ended(const KvStream& stream);
+  void end_early_grants(Instant now);
   void renew(Instant now);
 
   const KvTransferScope& scope_;
   Transfers transfers_;
   std::map<KvStream, EarlyGrant> early_;  // grants of transfers that were not submitted here yet
   std::map<WorkerRef, Window> windows_;
+  std::map<KvStream, Ended> under_way_;  // of these KvDrained is still to be said
   std::map<WorkerRef, KvPace> paces_;
   // The last streams that ended here, so that what crosses an end on the wire is answered at once: a grant
   // after cancel(), a send() after the receiver's abandon.

@@ -1,12 +1,15 @@
 #include "worker/model/device_draw.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/rng.h"
+#include "worker/model/candidates.h"
 
 namespace baton::worker {
 
+using kernels::DrawReport;
 using kernels::DrawRow;
 using kernels::LogitChange;
 
@@ -21,7 +24,7 @@ bool penalises(const SamplingParams& s) {
 }  // namespace
 
 bool DeviceDraw::draws(const GenerateRequest& request, int64_t vocab_size) {
-  if (request.sampling.logprobs >= 0) return false;
+  if (request.sampling.logprobs > DrawReport::kMostTop) return false;
   std::vector<TokenId> ids;
   for (const auto& [id, bias] : request.sampling.logit_bias) {
     if (id < 0 || id >= vocab_size || std::isnan(bias)) return false;
@@ -35,7 +38,7 @@ DrawRow DeviceDraw::describe(const SamplerInput& input, int unknown, std::vector
   const SamplingParams& s = *input.sampling;
   const size_t before = changes.size();
   DrawRow row;
-  if (s.logprobs >= 0) return row;
+  if (s.logprobs > DrawReport::kMostTop) return row;
   const bool described = add_changes(input, unknown, changes);
   for (size_t i = before; i < changes.size(); ++i) places_[changes[i].id] = -1;
   if (unknown > 0 && penalises(s)) changes.push_back({.id = -1, .count = 1, .flags = LogitChange::kSeen});
@@ -54,7 +57,20 @@ DrawRow DeviceDraw::describe(const SamplerInput& input, int unknown, std::vector
   row.first_change = static_cast<int32_t>(before);
   row.changes = static_cast<int32_t>(changes.size() - before);
   row.wanted = 1;
+  row.report = s.logprobs < 0 ? -1 : static_cast<int32_t>(std::min<int64_t>(s.logprobs, vocab_));
   return row;
+}
+
+void DeviceDraw::report(const DrawReport& report, int32_t top, TokenOutput& out) {
+  const double logsumexp =
+      double{report.largest} + std::log(static_cast<double>(report.mass) * DrawReport::kUnit);
+  out.logprob = static_cast<float>(report.logit - logsumexp);
+  std::array<Candidate, DrawReport::kMostTop> likeliest;
+  for (int32_t i = 0; i < top; ++i) likeliest[i] = {report.top[i].logit, report.top[i].id};
+  std::sort(likeliest.begin(), likeliest.begin() + top, before);
+  out.top.resize(top);
+  for (int32_t i = 0; i < top; ++i)
+    out.top[i] = {likeliest[i].id, static_cast<float>(likeliest[i].logit - logsumexp), i};
 }
 
 LogitChange& DeviceDraw::change_of(TokenId id, std::vector<LogitChange>& changes) {

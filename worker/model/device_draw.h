@@ -8,8 +8,8 @@
 namespace baton::worker {
 
 // What a backend that draws() needs to know to draw as Sampler::sample() does; appends the changes of logits.
-// A row with wanted = 0 is the host's: it asks for logprobs, or for something that only the sampler refuses
-// (a bias without a token). Scratch is reused. Thread: one.
+// A row with wanted = 0 is the host's: it asks for more logprobs than a report holds, or for something that
+// only the sampler refuses (a bias without a token). Scratch is reused. Thread: one.
 class DeviceDraw {
  public:
   explicit DeviceDraw(int64_t vocab_size) : vocab_(vocab_size), places_(vocab_size, -1) {}
@@ -19,6 +19,9 @@ class DeviceDraw {
                             std::vector<kernels::LogitChange>& changes);
   // Whether that will be so of all of a request's tokens, so that they can be fed back.
   static bool draws(const GenerateRequest& request, int64_t vocab_size);
+  // The logprobs of `out`, whose token is there: those that the sampler reports, but for the rounding of its
+  // sum, which counts 1e-9 at most. `top`: how many alternatives were asked for.
+  static void report(const kernels::DrawReport& report, int32_t top, TokenOutput& out);
 
  private:
   // The change of a token, made when there is none yet.

@@ -12,7 +12,7 @@
 namespace baton::worker {
 namespace {
 
-constexpr int64_t kBlock = 128;
+constexpr int64_t kBlock = kernels::kFp8Block;
 
 constexpr std::array<float, 256> kNumbers = [] {
   std::array<float, 256> numbers{};
@@ -24,9 +24,21 @@ absl::Status refuse(const std::string& file, std::string_view tensor, std::strin
   return absl::InvalidArgumentError(cat(file, ": ", tensor, ": ", what));
 }
 
-// [rows / 128][cols / 128], rounded up.
-absl::StatusOr<std::vector<float>> read_scales(const std::string& file, const SafetensorsTensor& matrix,
-                                               const SafetensorsTensor* scales) {
+// False when one is not a number.
+bool open_run(std::span<const std::byte> from, float scale, uint16_t* to) {
+  bool numbers = true;
+  for (const std::byte byte : from) {
+    const float value = kNumbers[std::to_integer<uint8_t>(byte)];
+    numbers &= value == value;
+    *to++ = kernels::float_to_bfloat16(value * scale);
+  }
+  return numbers;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<float>> read_fp8_scales(const std::string& file, const SafetensorsTensor& matrix,
+                                                   const SafetensorsTensor* scales) {
   if (scales == nullptr)
     return refuse(file, matrix.name, cat("is F8_E4M3, and ", matrix.name, kFp8Scales, " is missing"));
   const int64_t down = (matrix.shape[0] + kBlock - 1) / kBlock,
@@ -44,23 +56,10 @@ absl::StatusOr<std::vector<float>> read_scales(const std::string& file, const Sa
   return values;
 }
 
-// False when one is not a number.
-bool open_run(std::span<const std::byte> from, float scale, uint16_t* to) {
-  bool numbers = true;
-  for (const std::byte byte : from) {
-    const float value = kNumbers[std::to_integer<uint8_t>(byte)];
-    numbers &= value == value;
-    *to++ = kernels::float_to_bfloat16(value * scale);
-  }
-  return numbers;
-}
-
-}  // namespace
-
 absl::StatusOr<std::vector<std::byte>> open_fp8_matrix(const std::string& file,
                                                        const SafetensorsTensor& matrix,
                                                        const SafetensorsTensor* scales) {
-  ASSIGN_OR_RETURN(const std::vector<float> values, read_scales(file, matrix, scales));
+  ASSIGN_OR_RETURN(const std::vector<float> values, read_fp8_scales(file, matrix, scales));
   const int64_t rows = matrix.shape[0], cols = matrix.shape[1], across = (cols + kBlock - 1) / kBlock;
   std::vector<std::byte> out(2 * matrix.bytes);
   auto* to = reinterpret_cast<uint16_t*>(out.data());

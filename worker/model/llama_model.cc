@@ -68,6 +68,10 @@ ModelMemory model_memory(const ModelShard& shard, const kernels::Backend& backen
   const ModelSpec& spec = shard.spec;
   ModelMemory out;
   for (const LinearSpec& linear : model_linears(shard)) out.weights += backend.packed_bytes(linear);
+  // On the host rows of the table are read from the file; a device shares it with a tied head.
+  const bool tied = shard.part.last_stage() && shard.weights.head.data == shard.weights.embedding.data;
+  if (!backend.in_host_memory() && shard.part.first_stage() && !tied)
+    out.weights += backend.packed_bytes({.parts = {shard.weights.embedding}, .bias = {}, .k_shards = 1});
   const size_t widest = std::max({spec.hidden, spec.q_width(), spec.ffn});
   const size_t own = spec.hidden + spec.qkv_width() + spec.q_width() + spec.ffn + meeting_floats(shard);
   // The backend's: normed rows, twice the codes with their groups, gate and up before they are one.
@@ -168,11 +172,12 @@ void LlamaModel::launch(const StepBatch& batch, const LayerListener& on_layer, c
   rows_ = batch.rows();
   logit_rows_ = static_cast<int32_t>(batch.logit_rows.size());
   kernels::DeviceBackend* const on_device = kernels::device_backend(&backend_);
-  const bool told_later = on_device != nullptr;
+  const LayerListener nobody;  // yet: finish() tells of a device's layers
+  const LayerListener& told = on_device != nullptr ? nobody : on_layer;
   backend_.begin_step(batch);
   backend_.run_together([&] {
     begin_rows();
-    for (int i = 0; i < spec_.layers; ++i) run_layer(i, told_later ? LayerListener() : on_layer);
+    for (int i = 0; i < spec_.layers; ++i) run_layer(i, told);
     finish_rows(logits);
   });
   if (on_device != nullptr) on_device->launch_step();

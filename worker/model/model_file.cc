@@ -64,13 +64,13 @@ std::string model_hash(const ModelSpec& spec, std::vector<StoredTensor> tensors)
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path, Fp8Matrices fp8) {
   std::unique_ptr<ModelFile> model(new ModelFile());
   model->path_ = path;
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) return absl::NotFoundError(cat(path, ": there is no such model"));
-  RETURN_IF_ERROR(std::filesystem::is_directory(status) ? model->open_directory() : model->open_gguf());
+  RETURN_IF_ERROR(std::filesystem::is_directory(status) ? model->open_directory(fp8) : model->open_gguf());
   return model;
 }
 
@@ -84,28 +84,28 @@ absl::Status ModelFile::open_gguf() {
         tensor.name, tensor.type, {tensor.dims.rbegin(), tensor.dims.rend()}, tensor.data, tensor.bytes};
     tensors.push_back(std::move(stored));
   }
-  return finish(WeightNames::kGguf, std::move(tensors));
+  return finish(WeightNames::kGguf, tensors, tensors);
 }
 
-absl::Status ModelFile::open_directory() {
+absl::Status ModelFile::open_directory(Fp8Matrices fp8) {
   const std::string config = path_ + "/config.json";
   ASSIGN_OR_RETURN(const std::string text, read_text_file(config, kMaxConfigBytes));
   ASSIGN_OR_RETURN(spec_, spec_from_config(config, text));
   ASSIGN_OR_RETURN(safetensors_, SafetensorsFiles::open(path_));
-  ASSIGN_OR_RETURN(std::vector<StoredTensor> tensors, directory_tensors());
-  return finish(WeightNames::kHuggingFace, std::move(tensors));
+  ASSIGN_OR_RETURN(std::vector<StoredTensor> tensors, directory_tensors(fp8));
+  std::vector<StoredTensor> stored;
+  for (const SafetensorsTensor& t : safetensors_->tensors())
+    stored.push_back({t.name, t.type, t.shape, t.data, t.bytes});
+  return finish(WeightNames::kHuggingFace, tensors, std::move(stored));
 }
 
-absl::StatusOr<std::vector<StoredTensor>> ModelFile::directory_tensors() {
+absl::StatusOr<std::vector<StoredTensor>> ModelFile::directory_tensors(Fp8Matrices fp8) {
   std::vector<StoredTensor> tensors;
   tensors.reserve(safetensors_->tensors().size());
   for (const SafetensorsTensor& tensor : safetensors_->tensors()) {
     StoredTensor stored{tensor.name, tensor.type, tensor.shape, tensor.data, tensor.bytes};
     if (is_fp8_matrix(tensor)) {
-      const SafetensorsTensor* scales = safetensors_->find(cat(tensor.name, kFp8Scales));
-      ASSIGN_OR_RETURN(std::vector<std::byte> opened, open_fp8_matrix(path_, tensor, scales));
-      stored.type = DType::kBF16, stored.bytes = opened.size();
-      stored.data = own_.emplace_back(std::move(opened)).data();
+      RETURN_IF_ERROR(add_fp8_matrix(tensor, fp8, stored));
     } else if (is_scale_of_fp8(*safetensors_, tensor)) {
       continue;
     } else if (tensor.type && reinterpret_cast<uintptr_t>(tensor.data) % traits_of(*tensor.type).bytes != 0) {
@@ -117,6 +117,22 @@ absl::StatusOr<std::vector<StoredTensor>> ModelFile::directory_tensors() {
   return tensors;
 }
 
+// Embedding and head are multiplied in bf16 on every device.
+absl::Status ModelFile::add_fp8_matrix(const SafetensorsTensor& tensor, Fp8Matrices fp8,
+                                       StoredTensor& stored) {
+  const SafetensorsTensor* scales = safetensors_->find(cat(tensor.name, kFp8Scales));
+  if (fp8 == Fp8Matrices::kKept && tensor.name.starts_with("model.layers.")) {
+    ASSIGN_OR_RETURN(std::vector<float> values, read_fp8_scales(path_, tensor, scales));
+    stored.type = DType::kF8E4M3;
+    stored.block_scales = scales_.emplace_back(std::move(values)).data();
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(std::vector<std::byte> opened, open_fp8_matrix(path_, tensor, scales));
+  stored.type = DType::kBF16, stored.bytes = opened.size();
+  stored.data = own_.emplace_back(std::move(opened)).data();
+  return absl::OkStatus();
+}
+
 size_t ModelFile::mapped_bytes() const {
   return gguf_ != nullptr ? gguf_->file_bytes() : safetensors_->total_bytes();
 }
@@ -124,6 +140,7 @@ size_t ModelFile::mapped_bytes() const {
 size_t ModelFile::own_bytes() const {
   size_t bytes = 0;
   for (const auto& memory : own_) bytes += memory.size();
+  for (const auto& scales : scales_) bytes += scales.size() * sizeof(float);
   return bytes;
 }
 
@@ -137,9 +154,10 @@ void ModelFile::release(const kernels::WeightView& matrix) const {
   release_mapped_pages({matrix.data, before_last + *bytes});
 }
 
-absl::Status ModelFile::finish(WeightNames names, std::vector<StoredTensor> tensors) {
+absl::Status ModelFile::finish(WeightNames names, const std::vector<StoredTensor>& tensors,
+                               std::vector<StoredTensor> stored) {
   ASSIGN_OR_RETURN(weights_, bind_weights(spec_, path_, names, tensors));
-  hash_ = model_hash(spec_, std::move(tensors));
+  hash_ = model_hash(spec_, std::move(stored));
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,7 +25,10 @@ namespace baton::worker {
 // different hashes.
 class ModelFile {
  public:
-  static absl::StatusOr<std::unique_ptr<ModelFile>> open(const std::string& path);
+  // Matrices of layers that a checkpoint has in fp8: for a device that multiplies them so, or opened to bf16.
+  enum class Fp8Matrices : uint8_t { kOpened, kKept };
+  static absl::StatusOr<std::unique_ptr<ModelFile>> open(const std::string& path,
+                                                         Fp8Matrices fp8 = Fp8Matrices::kOpened);
 
   const std::string& path() const { return path_; }
   const ModelSpec& spec() const { return spec_; }
@@ -32,8 +36,11 @@ class ModelFile {
   const std::string& hash() const { return hash_; }
   // Bytes of the files, all mapped.
   size_t mapped_bytes() const;
-  // Of memory beside them, as long as this lives: tensors that were moved, matrices opened from fp8.
+  // Of memory beside them, as long as this lives: tensors that were moved, matrices opened from fp8 or their
+  // scales.
   size_t own_bytes() const;
+  // Whether some matrices are kept in fp8.
+  bool keeps_fp8() const { return !scales_.empty(); }
   // The matrix was repacked: its pages leave this process (a look-up brings them back one by one).
   void release(const kernels::WeightView& matrix) const;
   // The container, for who needs more than weights (vocabulary, chat template); nullptr for a directory.
@@ -42,9 +49,12 @@ class ModelFile {
  private:
   ModelFile() = default;
   absl::Status open_gguf();
-  absl::Status open_directory();
-  absl::StatusOr<std::vector<StoredTensor>> directory_tensors();
-  absl::Status finish(WeightNames names, std::vector<StoredTensor> tensors);
+  absl::Status open_directory(Fp8Matrices fp8);
+  absl::StatusOr<std::vector<StoredTensor>> directory_tensors(Fp8Matrices fp8);
+  absl::Status add_fp8_matrix(const SafetensorsTensor& tensor, Fp8Matrices fp8, StoredTensor& stored);
+  // `stored`: as the file has them, whatever `tensors` became.
+  absl::Status finish(WeightNames names, const std::vector<StoredTensor>& tensors,
+                      std::vector<StoredTensor> stored);
 
   std::string path_;
   std::unique_ptr<GgufFile> gguf_;
@@ -52,6 +62,7 @@ class ModelFile {
   // Of a safetensors file: tensors that lie at odd addresses in it, and fp8 matrices in bf16
   // (fp8_checkpoint.h).
   std::vector<std::vector<std::byte>> own_;
+  std::vector<std::vector<float>> scales_;  // of fp8 matrices that are kept
   ModelSpec spec_;
   ModelWeights weights_;
   std::string hash_;

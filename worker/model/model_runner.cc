@@ -253,6 +253,10 @@ absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sam
   if (device_draws_ && drawn[logit].state != kernels::DrawnToken::kNone) {
     RETURN_IF_ERROR(draw_status(drawn[logit]));
     out.token.emplace().token = drawn[logit].token;
+    const int32_t top = rows.sequence->request.sampling.logprobs;
+    if (top >= 0)
+      DeviceDraw::report(model_.backend().reports()[logit],
+                         static_cast<int32_t>(std::min<size_t>(top, vocab_)), *out.token);
     return absl::OkStatus();
   }
   SamplerInput input = sampler_input(rows);

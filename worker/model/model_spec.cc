@@ -111,6 +111,10 @@ std::string spec_text(const ModelSpec& spec) {
               exact(rope.high_freq_factor), " ", rope.original_context, " ", exact(rope.beta_fast), " ",
               exact(rope.beta_slow), " ", exact(rope.attention_factor));
   for (const double divisor : rope.divisors) text += cat(" ", exact(divisor));
+  // Made with pow(), of which machines have several: where a bit differs, so do keys, and the two must not
+  // meet.
+  text += "\nfrequencies";
+  for (const double frequency : rope_spec(spec, 0).inv_freq) text += cat(" ", exact(frequency));
   return text + "\n";
 }
 

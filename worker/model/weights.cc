@@ -66,7 +66,11 @@ class Binder {
 
   absl::Status matrix(const std::string& name, int64_t rows, int64_t cols, kernels::WeightView& out) {
     ASSIGN_OR_RETURN(const StoredTensor* tensor, take(name, {rows, cols}));
-    out = {*tensor->type, tensor->data, rows, cols};
+    out = {.type = *tensor->type,
+           .data = tensor->data,
+           .rows = rows,
+           .cols = cols,
+           .block_scales = tensor->block_scales};
     if (absl::Status status = kernels::check_weight(out); !status.ok())
       return refuse(name, std::string_view(status.message().data(), status.message().size()));
     return absl::OkStatus();
@@ -75,7 +79,7 @@ class Binder {
   // Appends, so that the biases of stacked matrices land in one vector.
   absl::Status vector(const std::string& name, int64_t size, std::vector<float>& out) {
     ASSIGN_OR_RETURN(const StoredTensor* tensor, take(name, {size}));
-    if (traits_of(*tensor->type).elements != 1)
+    if (traits_of(*tensor->type).elements != 1 || *tensor->type == DType::kF8E4M3)
       return refuse(name, "want F32, F16 or BF16 for a norm or bias");
     const size_t start = out.size();
     out.resize(start + size);

@@ -21,6 +21,7 @@ struct StoredTensor {
   std::vector<int64_t> shape;  // slowest first: {rows, cols} or {size}
   const std::byte* data = nullptr;
   size_t bytes = 0;
+  const float* block_scales = nullptr;  // of F8_E4M3 (kernels::WeightView)
 };
 
 // Matrices stay in the file (borrowed); norms and biases are small and kept as floats.

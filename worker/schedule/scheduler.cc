@@ -66,10 +66,7 @@ RefuseReason Scheduler::check(const Submit& submit, std::string& detail) const {
   if (request.stop.max_tokens < 1) return refuse(RefuseReason::kInvalid, "max_tokens below 1");
   if (submit.leg != Leg::kWhole && !submit.peer)
     return refuse(RefuseReason::kInvalid, "a leg without a peer");
-  const auto known = [&](TokenId t) {
-    return t >= 0 && (options_.vocab_size == 0 || t < options_.vocab_size);
-  };
-  if (!std::ranges::all_of(request.prompt, known))
+  if (!std::ranges::all_of(request.prompt, [this](TokenId t) { return knows(t); }))
     return refuse(RefuseReason::kInvalid, "prompt token outside the vocabulary");
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t total = prompt + request.stop.max_tokens;
@@ -164,6 +161,7 @@ void Scheduler::Draft::clear() {
   plan.prefill_rows = 0;
   sequences.clear();
   load = StepLoad{};
+  prompt_logit_rows = 0;
   valid = false;
 }
 
@@ -182,7 +180,7 @@ void Scheduler::plan(Instant now, AdmissionListener& listener, StepPlan& plan) {
   }
   end_fetches(now, listener);
   if (!room_wanted_) admit(now, listener);
-  expire_grants(now, listener);
+  if (expire_grants(now, listener) && !room_wanted_) admit(now, listener);  // whom they stood in the way of
   if (!last_.plan.rows.empty()) launch(now);
   std::swap(last_.plan, plan);
 }
@@ -246,16 +244,10 @@ void Scheduler::unprepare(const Sequence& sequence) {
   if (!next_.valid || found == next_.sequences.end()) return;
   const auto row = next_.plan.rows.begin() + (found - next_.sequences.begin());
   next_.plan.total_rows -= row->row_count;
-  if (sequence.state == SequenceState::kDecoding) {
-    next_.load.decode_rows -= 1;
-    next_.load.decode_context -= row->first_position + 1;
-    // Nobody waits for a token any more: the chunks may be larger.
-    next_.valid = next_.load.decode_rows > 0 || next_.plan.prefill_rows == 0;
-  } else {
-    next_.plan.prefill_rows -= row->row_count;
-    next_.load.prefill_tokens -= row->row_count;
-    next_.load.attended -= attended_pairs(row->first_position, row->row_count);
-  }
+  next_.load.decode_rows -= 1;
+  next_.load.decode_context -= row->first_position + 1;
+  // What a chunk took is the others' now; and when nobody waits for a token the chunks may be larger.
+  next_.valid = sequence.state == SequenceState::kDecoding && next_.load.decode_rows > 0;
   next_.plan.rows.erase(row);
   next_.sequences.erase(found);
 }
@@ -344,16 +336,19 @@ void Scheduler::plan_prefills(Draft& draft) {
   for (Sequence* sequence : running_) {
     if (sequence->state != SequenceState::kPrefilling || yields(*sequence)) continue;
     const int32_t first = sequence->computed + sequence->rows_running;
-    const int32_t count = chunk_for(first, static_cast<int32_t>(sequence->tokens.size()) - first, draft);
+    const int32_t count = chunk_for(*sequence, first, draft);
     if (count == 0) return;
     add_chunk(*sequence, first, count, draft);
   }
 }
 
-// How many of the `left` tokens from position `first` this step should take. The first prefill of a step
-// always gets min_chunk; later ones get nothing rather than less.
-int32_t Scheduler::chunk_for(int32_t first, int32_t left, const Draft& draft) const {
-  const int32_t limit = std::min(left, options_.token_budget - draft.plan.total_rows);
+// How many of its tokens from position `first` this step should take. The first prefill of a step always gets
+// min_chunk; later ones get nothing rather than less.
+int32_t Scheduler::chunk_for(const Sequence& sequence, int32_t first, const Draft& draft) const {
+  const int32_t left = static_cast<int32_t>(sequence.tokens.size()) - first;
+  int32_t limit = std::min(left, options_.token_budget - draft.plan.total_rows);
+  if (sequence.wants_prompt_logits())
+    limit = std::min(limit, options_.prompt_logit_rows - draft.prompt_logit_rows);
   if (limit <= 0) return 0;
   // A stream that is being handed over here waits for this step with its second token.
   const bool somebody_waits = draft.load.decode_rows > 0 || decoding_elsewhere_ > 0 || landing_ > 0;
@@ -374,6 +369,7 @@ void Scheduler::add_chunk(Sequence& sequence, int32_t first, int32_t count, Draf
   draft.plan.total_rows += count;
   draft.plan.prefill_rows += count;
   draft.load.prefill_tokens += count;
+  if (sequence.wants_prompt_logits()) draft.prompt_logit_rows += count;
   draft.load.attended += attended_pairs(first, count);
 }
 
@@ -386,8 +382,11 @@ void Scheduler::admit(Instant now, AdmissionListener& listener) {
     if (compute_left && !waiting_.empty() && (next == nullptr || older(waiting_.front(), next)))
       next = waiting_.front();
     if (next == nullptr) return;
+    const bool waits_for_room = blocked_ == next->id;
+    if (waits_for_room && blocked_version_ == cache_.version()) return;
+    // Who waits for room takes it when it is there, and begins when a step has tokens left for it.
     if (!next->wants_grant() &&
-        (chunk_for(0, static_cast<int32_t>(next->tokens.size()), last_) == 0 || is_being_computed(*next))) {
+        ((!waits_for_room && chunk_for(*next, 0, last_) == 0) || is_being_computed(*next))) {
       compute_left = false;  // decode legs may still reserve
       continue;
     }
@@ -436,7 +435,6 @@ void Scheduler::match(const Sequence& sequence) {
 
 // The whole table at once, or nothing.
 bool Scheduler::take_blocks(Sequence& sequence) {
-  if (blocked_ == sequence.id && blocked_version_ == cache_.version()) return false;
   extend_hashes(sequence, static_cast<int32_t>(sequence.tokens.size()) / cache_.block_tokens());
   match(sequence);
   const int32_t fresh = blocks_wanted(sequence) - static_cast<int32_t>(matched_.size());
@@ -461,6 +459,7 @@ void Scheduler::count_cached(Sequence& sequence) {
   sequence.cached_tokens = sequence.computed;
   prefix_query_tokens_ += sequence.prompt_tokens;
   prefix_hit_tokens_ += sequence.cached_tokens;
+  host_hit_tokens_ += sequence.host_tokens;
 }
 
 // ---- host memory ---------------------------------------------------------------------------------
@@ -497,8 +496,7 @@ void Scheduler::fetched(HostCopyId fetch, bool well, Instant now) {
   Sequence& sequence = **found;
   if (!well) return fetch_failed(sequence, now);
   fetch_time_ += now - sequence.fetch_begun;
-  host_hit_tokens_ +=
-      static_cast<uint64_t>((sequence.fetch_end - sequence.published) * cache_.block_tokens());
+  sequence.host_tokens = (sequence.fetch_end - sequence.published) * cache_.block_tokens();
   sequence.fetched = true;
   sequence.computed = sequence.fetch_end * cache_.block_tokens();
   publish(sequence);
@@ -548,7 +546,7 @@ void Scheduler::admit_decode_leg(Sequence& sequence, Instant now, AdmissionListe
   const int32_t first = sequence.published;
   const std::span<const BlockId> table(sequence.blocks);
   const auto landing = table.subspan(first, blocks_for(sequence.prompt_tokens) - first);
-  cache_.begin_landing(sequence.transfer, *sequence.peer, landing);
+  cache_.begin_landing(sequence.transfer, landing);
   const absl::Status status = listener.on_admitted(sequence, first);
   if (status.ok()) return;
   const TransferId transfer = sequence.transfer;
@@ -568,14 +566,15 @@ void Scheduler::admit_prefill(Sequence& sequence, AdmissionListener& listener) {
     drop(sequence, status, listener);
     return;
   }
-  const int32_t left = static_cast<int32_t>(sequence.tokens.size()) - sequence.computed;
-  const int32_t count = chunk_for(sequence.computed, left, last_);
+  const int32_t count = chunk_for(sequence, sequence.computed, last_);
   if (count > 0) add_chunk(sequence, sequence.computed, count, last_);
 }
 
-void Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
+bool Scheduler::expire_grants(Instant now, AdmissionListener& listener) {
+  const size_t before = reserving_.size();
   while (!reserving_.empty() && now - reserving_.front()->arrived >= options_.grant_wait)
     drop(*reserving_.front(), absl::ResourceExhaustedError("no room for the prompt's KV in time"), listener);
+  return reserving_.size() < before;
 }
 
 // ---- after a step --------------------------------------------------------------------------------
@@ -658,7 +657,7 @@ Instant Scheduler::next_deadline() const {
 
 void Scheduler::fill(LoadSnapshot& load) const {
   load.running = 0;
-  load.waiting = static_cast<int32_t>(waiting_.size() + fetching_.size());
+  load.waiting = static_cast<int32_t>(waiting_.size());
   load.waiting_prompt_tokens = 0;
   for (const Sequence* sequence : running_) {
     const bool decodes = sequence->state == SequenceState::kDecoding;
@@ -669,9 +668,12 @@ void Scheduler::fill(LoadSnapshot& load) const {
   }
   for (const Sequence* sequence : waiting_)
     load.waiting_prompt_tokens += static_cast<int64_t>(sequence->tokens.size());
-  for (const Sequence* sequence : fetching_)
+  for (const Sequence* sequence : fetching_) {
+    if (sequence->wants_grant()) continue;  // computed elsewhere
+    ++load.waiting;
     load.waiting_prompt_tokens +=
         static_cast<int64_t>(sequence->tokens.size()) - int64_t{sequence->fetch_end} * cache_.block_tokens();
+  }
   load.step_base_seconds = step_time_.base_seconds();
   load.prefill_seconds_per_token = step_time_.prefill_seconds_per_token();
   load.decode_seconds_per_sequence = step_time_.decode_seconds_per_sequence();

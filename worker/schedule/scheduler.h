@@ -26,7 +26,9 @@ struct SchedulerOptions {
   int32_t context_tokens = 2048;  // prompt and output
   int32_t token_budget = 2048;    // rows of a step; >= max_running
   int32_t max_running = 256;      // sequences that hold blocks and compute
-  int plans_in_flight = 1;        // of a pipeline: one for each stage, so that all of them are busy
+  int32_t prompt_logit_rows =
+      64;                   // of a step: prompt tokens whose logits are wanted. Memory is planned for them
+  int plans_in_flight = 1;  // of a pipeline: one for each stage, so that all of them are busy
   // Of a device that feeds drawn tokens back to the next step: whose it can. Then plans_in_flight is 2, and
   // the second plan runs behind the first. Null: no tokens are fed back.
   std::function<bool(const GenerateRequest&)> feeds_back = nullptr;
@@ -96,6 +98,10 @@ class Scheduler {
   void set_hash_key(const HashKey& key) { hash_key_ = key; }
   // kNone, or why this request can never run here.
   RefuseReason check(const Submit& submit, std::string& detail) const;
+  // The vocabulary has it, as far as that is known here.
+  bool knows(TokenId token) const {
+    return token >= 0 && (options_.vocab_size == 0 || token < options_.vocab_size);
+  }
   bool queue_full() const { return waiting_.size() + reserving_.size() >= size_t(options_.max_waiting); }
   Sequence& add(const Submit& submit, Instant now);
   // Prompt tokens that the prefix cache holds for it now.
@@ -155,6 +161,7 @@ class Scheduler {
     StepPlan plan;
     std::vector<Sequence*> sequences;
     StepLoad load;
+    int32_t prompt_logit_rows = 0;
     bool valid = false;
     void clear();
   };
@@ -184,7 +191,7 @@ class Scheduler {
   const Sequence* give_up_youngest(size_t from, AdmissionListener& listener);
   void preempt(Sequence& sequence);
   void plan_prefills(Draft& draft);
-  int32_t chunk_for(int32_t first, int32_t left, const Draft& draft) const;
+  int32_t chunk_for(const Sequence& sequence, int32_t first, const Draft& draft) const;
   static void add_chunk(Sequence& sequence, int32_t first, int32_t count, Draft& draft);
   void admit(Instant now, AdmissionListener& listener);
   void match(const Sequence& sequence);  // into matched_
@@ -196,7 +203,7 @@ class Scheduler {
   void count_cached(Sequence& sequence);
   void admit_decode_leg(Sequence& sequence, Instant now, AdmissionListener& listener);
   void admit_prefill(Sequence& sequence, AdmissionListener& listener);
-  void expire_grants(Instant now, AdmissionListener& listener);
+  bool expire_grants(Instant now, AdmissionListener& listener);
   void drop(Sequence& sequence, const absl::Status& why, AdmissionListener& listener);
   void publish(Sequence& sequence);
   void extend_hashes(Sequence& sequence, int32_t blocks);

@@ -54,6 +54,7 @@ struct Sequence {
   // kFetching: blocks [published, fetch_end) of the table come from host memory ...
   HostCopyId fetch;
   int32_t fetch_end = 0;
+  int32_t host_tokens = 0;  // that came: part of cached_tokens
   Instant fetch_begun{};
   Instant fetch_deadline = kNever;  // ... until then; afterwards they are computed
   bool fetched = false;             // they are there
@@ -64,8 +65,11 @@ struct Sequence {
     return leg == Leg::kDecode && !landed &&
            (state == SequenceState::kWaiting || state == SequenceState::kFetching);
   }
-  // Prompt logits must be computed, so nothing can be taken from the prefix cache.
-  bool wants_prompt_logits() const { return request.sampling.prompt_logprobs >= 0 && generated() == 0; }
+  // Prompt logits must be computed, so nothing can be taken from the prefix cache. Where the prompt is
+  // computed.
+  bool wants_prompt_logits() const {
+    return leg != Leg::kDecode && request.sampling.prompt_logprobs >= 0 && generated() == 0;
+  }
   int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
 };
 

@@ -10,7 +10,7 @@ namespace baton::worker {
 
 // Feeds tokens [first_position, first_position + row_count) of `sequence` through the model.
 struct PlannedRows {
-  const Sequence* sequence = nullptr;  // borrowed; while the step runs only its block table may grow
+  const Sequence* sequence = nullptr;  // borrowed; its tokens and block table may grow meanwhile
   int32_t first_position = 0;
   int32_t row_count = 0;
   bool sample = false;         // the last row yields a token (position first_position + row_count)

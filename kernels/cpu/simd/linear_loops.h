@@ -236,6 +236,8 @@ void linear(const LinearTask& task) {
       return linear_typed<V, DType::kQ6_K>(task);
     case DType::kIQ2_XXS:
       return linear_typed<V, DType::kIQ2_XXS>(task);
+    case DType::kF8E4M3:
+      return;  // refused when the layer is made
   }
 }
 

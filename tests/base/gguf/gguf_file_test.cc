@@ -10,6 +10,8 @@
 
 #include "base/rng.h"
 #include "tests/support/gguf_writer.h"
+#include "tests/support/seed.h"
+#include "tests/support/temp_dir.h"
 
 namespace baton {
 namespace {
@@ -115,7 +117,8 @@ TEST(GgufFile, PlacesTensors) {
 }
 
 TEST(GgufFile, OpensAFileAndVersion2) {
-  const auto path = std::filesystem::path(::testing::TempDir()) / "baton_gguf_file_test.gguf";
+  const support::TempDir directory("gguf");
+  const std::filesystem::path path = directory.file("m.gguf");
   ASSERT_TRUE(sample().set_version(2).save(path.string()));
   auto opened = GgufFile::open(path.string());
   ASSERT_TRUE(opened.ok()) << opened.status();
@@ -240,8 +243,7 @@ TEST(GgufFile, EveryTruncationIsAnErrorOrReadable) {
 }
 
 TEST(GgufFile, MutationsNeverCrash) {
-  const uint64_t seed =
-      std::getenv("BATON_SEED") != nullptr ? std::strtoull(std::getenv("BATON_SEED"), nullptr, 10) : 7;
+  const uint64_t seed = support::seed_or(7);
   SCOPED_TRACE(::testing::Message() << "BATON_SEED=" << seed);
   const std::string whole = sample().bytes();
   uint64_t sum = 0;

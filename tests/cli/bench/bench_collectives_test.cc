@@ -18,7 +18,7 @@ TEST(BenchCollectives, EveryLaneOperationAndSizeHasARowBesideTheBaseline) {
     seen.insert(r.op + "/" + r.lane + "/" + std::to_string(r.ranks));
   }
   EXPECT_EQ(seen.count("store_load/memory/2"), 2);
-  for (const char* lane : {"shm", "socket"})
+  for (const char* lane : {"shm", "socket", "socket-tls"})
     for (const char* ranks : {"2", "3"}) {
       for (const char* op : {"all_reduce", "all_gather", "broadcast", "ping_pong"})
         EXPECT_EQ(seen.count(std::string(op) + "/" + lane + "/" + ranks), 2) << op << lane << ranks;

@@ -14,6 +14,8 @@ ClusterManifest pools(std::initializer_list<PoolManifest> list) {
   return manifest;
 }
 
+AllowedCores ours(std::vector<int> cpus) { return allowed_cores(std::move(cpus), 0); }
+
 std::vector<int> threads(const std::vector<WorkerCores>& split) {
   std::vector<int> out;
   for (const WorkerCores& w : split) out.push_back(w.threads);
@@ -21,15 +23,15 @@ std::vector<int> threads(const std::vector<WorkerCores>& split) {
 }
 
 TEST(Cores, OneWorkerHasThemAll) {
-  const auto split = split_cores(pools({{.name = "any"}}), {4, 6, 7});
+  const auto split = split_cores(pools({{.name = "any"}}), ours({4, 6, 7}));
   ASSERT_EQ(split.size(), 1u);
   EXPECT_EQ(split[0].threads, 3);
   EXPECT_THAT(split[0].cpus, ElementsAre(4, 6, 7));
 }
 
 TEST(Cores, TheExampleOfTheHeader) {
-  const auto split =
-      split_cores(pools({{.name = "prefill", .cpu = 2}, {.name = "decode", .replicas = 2}}), {0, 1, 2, 3, 4});
+  const auto split = split_cores(pools({{.name = "prefill", .cpu = 2}, {.name = "decode", .replicas = 2}}),
+                                 ours({0, 1, 2, 3, 4}));
   EXPECT_THAT(threads(split), ElementsAre(2, 2, 1));
   EXPECT_THAT(split[0].cpus, ElementsAre(0, 1));
   EXPECT_THAT(split[1].cpus, ElementsAre(2, 3));
@@ -37,7 +39,7 @@ TEST(Cores, TheExampleOfTheHeader) {
 }
 
 TEST(Cores, TheRanksOfAWorkerHaveCoresOfTheirOwn) {
-  const auto split = split_cores(pools({{.name = "any", .tensor = 2, .pipeline = 2}}), {0, 1, 2, 3, 4});
+  const auto split = split_cores(pools({{.name = "any", .tensor = 2, .pipeline = 2}}), ours({0, 1, 2, 3, 4}));
   EXPECT_THAT(threads(split), ElementsAre(2, 1, 1, 1));
   EXPECT_THAT(split[0].cpus, ElementsAre(0, 1));
   EXPECT_THAT(split[3].cpus, ElementsAre(4));
@@ -46,7 +48,7 @@ TEST(Cores, TheRanksOfAWorkerHaveCoresOfTheirOwn) {
 TEST(Cores, TwoWorkersOnTwoCoresHaveOneEach) {
   for (const auto& manifest :
        {pools({{.name = "any", .replicas = 2}}), pools({{.name = "prefill"}, {.name = "decode"}})}) {
-    const auto split = split_cores(manifest, {0, 1});
+    const auto split = split_cores(manifest, ours({0, 1}));
     EXPECT_THAT(threads(split), ElementsAre(1, 1));
     EXPECT_THAT(split[0].cpus, ElementsAre(0));
     EXPECT_THAT(split[1].cpus, ElementsAre(1));
@@ -54,14 +56,14 @@ TEST(Cores, TwoWorkersOnTwoCoresHaveOneEach) {
 }
 
 TEST(Cores, MoreWorkersThanCoresHaveOneThreadEachAndNoPins) {
-  for (const WorkerCores& w : split_cores(pools({{.name = "any", .replicas = 3}}), {0, 1})) {
+  for (const WorkerCores& w : split_cores(pools({{.name = "any", .replicas = 3}}), ours({0, 1}))) {
     EXPECT_EQ(w.threads, 1);
     EXPECT_THAT(w.cpus, IsEmpty());
   }
 }
 
 TEST(Cores, WhoAsksForMoreThanThereIsGetsItUnpinned) {
-  const auto split = split_cores(pools({{.name = "a", .cpu = 4}, {.name = "b"}}), {0, 1});
+  const auto split = split_cores(pools({{.name = "a", .cpu = 4}, {.name = "b"}}), ours({0, 1}));
   EXPECT_THAT(threads(split), ElementsAre(4, 1));
   for (const WorkerCores& w : split) EXPECT_THAT(w.cpus, IsEmpty());
 }
@@ -74,7 +76,7 @@ TEST(Cores, EverySplitIsAPartition) {
         std::vector<int> all;
         for (int i = 0; i < cores; ++i) all.push_back(3 * i);
         const auto split =
-            split_cores(pools({{.name = "a", .replicas = a}, {.name = "b", .cpu = fixed}}), all);
+            split_cores(pools({{.name = "a", .replicas = a}, {.name = "b", .cpu = fixed}}), ours(all));
         std::vector<int> owned;
         for (const WorkerCores& w : split) owned.insert(owned.end(), w.cpus.begin(), w.cpus.end());
         const int wanted = fixed > 0 ? a + fixed : a + 1;
@@ -95,7 +97,23 @@ TEST(Cores, AQuotaIsWholeCores) {
   EXPECT_EQ(cores_of_quota("max 100000"), 0);
   EXPECT_EQ(cores_of_quota(""), 0);
   EXPECT_EQ(cores_of_quota("-5 0"), 0);
-  EXPECT_GE(allowed_cores().size(), 1u);
+  EXPECT_GE(allowed_cores().count, 1);
+}
+
+// Other containers with a quota would be pinned to the same first cores.
+TEST(Cores, AQuotaGivesThreadsAndPinsNobody) {
+  const AllowedCores cores = allowed_cores({0, 1, 2, 3, 4, 5, 6, 7}, 3);
+  const auto split = split_cores(pools({{.name = "prefill"}, {.name = "decode"}}), cores);
+  EXPECT_THAT(threads(split), ElementsAre(2, 1));
+  for (const WorkerCores& w : split) EXPECT_THAT(w.cpus, IsEmpty());
+}
+
+TEST(Cores, AQuotaOfAllCoresOrMoreCutsNothing) {
+  for (const int quota : {2, 16}) {
+    const auto split = split_cores(pools({{.name = "any"}}), allowed_cores({5, 7}, quota));
+    EXPECT_EQ(split[0].threads, 2);
+    EXPECT_THAT(split[0].cpus, ElementsAre(5, 7));
+  }
 }
 
 TEST(Cores, AreSaid) {

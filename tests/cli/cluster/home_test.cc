@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 
@@ -88,6 +89,16 @@ TEST_F(HomeTest, MissingModelSaysWhatToDo) {
   EXPECT_TRUE(absl::IsNotFound(none.status()));
   EXPECT_NE(none.status().message().find("baton serve /path/to/model.gguf"), std::string::npos);
   EXPECT_TRUE(absl::IsNotFound(resolve_model(home_, "/no/such.gguf").status()));
+}
+
+TEST_F(HomeTest, ASecretIsItsOwnersFromTheStart) {
+  const std::string file = folder_ + "/secret";
+  ASSERT_TRUE(write_file(file, "old").ok());
+  ASSERT_TRUE(write_file(file, "new", 0600).ok());
+  struct stat st{};
+  ASSERT_EQ(::stat(file.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0600u);
+  EXPECT_EQ(read_file(file).value_or(""), "new");
 }
 
 TEST_F(HomeTest, AFullDiskIsAnErrorAndLeavesNothing) {

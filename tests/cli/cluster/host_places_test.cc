@@ -38,6 +38,23 @@ TEST(HostPlaces, TheProcessesOfThisMachine) {
   EXPECT_THAT(places_here(pool({}, 1, 2), kNode), ElementsAre(ProcessPlace{0, 0}, ProcessPlace{0, 1}));
 }
 
+TEST(HostPlaces, RanksTakeGpusInOrder) {
+  PoolManifest two = pool({}, 2, 2);
+  two.device = "cuda";
+  EXPECT_EQ(device_of(two, {0, 1}), "cuda:1");
+  EXPECT_EQ(device_of(two, {1, 0}), "cuda:2");
+  two.device = "cuda:4";
+  EXPECT_EQ(device_of(two, {0, 0}), "cuda:4");
+  EXPECT_EQ(device_of(two, {1, 1}), "cuda:7");
+  two.hosts = {"a", "b"};  // a worker each
+  EXPECT_EQ(device_of(two, {1, 1}), "cuda:5");
+  PoolManifest one = pool({}, 3);
+  one.device = "cuda:1";
+  EXPECT_EQ(device_of(one, {2, 0}), "cuda:1") << "who has no other ranks shares it";
+  two.device = "cpu";
+  EXPECT_EQ(device_of(two, {1, 1}), "cpu");
+}
+
 TEST(HostPlaces, AProcessFindsItself) {
   const auto own = own_place(pool({"a", "node-b"}, 2), {-1, -1}, kNode);
   ASSERT_TRUE(own.ok()) << own.status();

@@ -34,7 +34,7 @@ TEST(Manifest, ShippedFilesAreGoodAndSurviveWriting) {
   int files = 0;
   std::vector<std::string> paths = {cat(source, "/deploy/docker/cluster.yaml")};
   for (const auto& entry : std::filesystem::directory_iterator(cat(source, "/deploy/manifests")))
-    paths.push_back(entry.path().string());
+    if (entry.path().extension() == ".yaml") paths.push_back(entry.path().string());
   for (const std::string& path : paths) {
     const auto m = read_manifest(path);
     ASSERT_TRUE(m.ok()) << m.status();
@@ -44,6 +44,32 @@ TEST(Manifest, ShippedFilesAreGoodAndSurviveWriting) {
     ++files;
   }
   EXPECT_GE(files, 4);
+}
+
+// Whatever a name or a path has in it, what is written is read as the same.
+TEST(Manifest, OddWordsSurviveWriting) {
+  ClusterManifest m;
+  m.model_source = "/models/a\tb\n\x01\x7f\"\\ \xc3\xa9.gguf";
+  for (const char* name : {"null", "1.0", "true", "1e3", "0x10"}) m.pools.push_back({.name = name});
+  const auto again = parse_manifest("again.yaml", to_yaml(m));
+  ASSERT_TRUE(again.ok()) << again.status().message() << to_yaml(m);
+  EXPECT_EQ(again->model_source, m.model_source);
+  ASSERT_EQ(again->pools.size(), m.pools.size());
+  for (size_t i = 0; i < m.pools.size(); ++i) EXPECT_EQ(again->pools[i].name, m.pools[i].name);
+}
+
+// Everything has a deadline of its own, and those of workers and hand-overs are ten minutes.
+TEST(Manifest, RequestsMayNotTakeLongerThanWorkersWait) {
+  const auto with = [](const std::string& time) {
+    return parse_manifest("c.yaml",
+                          "apiVersion: baton/v1\nkind: Cluster\nspec: {model: {source: /m.gguf}, "
+                          "gateway: {limits: {requestTime: " +
+                              time + "}}}\n");
+  };
+  EXPECT_TRUE(with("600s").ok()) << with("600s").status();
+  const auto longer = with("601s");
+  EXPECT_FALSE(longer.ok());
+  EXPECT_THAT(std::string(longer.status().message()), testing::HasSubstr("requestTime"));
 }
 
 TEST(Manifest, TheFilesForSeveralMachinesAreGood) {
@@ -93,6 +119,8 @@ TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
   ASSERT_TRUE(cuda.ok()) << cuda.status();
   EXPECT_EQ(cuda->pools[0].device, "cuda:1");
   EXPECT_EQ(cuda->pools[0].block_tokens, 64);
+  EXPECT_EQ(cuda->pools[0].kv_memory_bytes, 8ull << 30);
+  EXPECT_EQ(cuda->pools[0].max_batch_tokens, 2048);
   EXPECT_NE(errors_of("  pools: {any: {device: \"cuda:x\"}}\n").find("cuda:MIG-<uuid>"), std::string::npos);
   EXPECT_NE(errors_of("  pools: {any: {device: cuda, numerics: f32}}\n").find("fastest"), std::string::npos);
   EXPECT_NE(errors_of("  pools: {any: {device: cuda, kv: {dtype: int8}}}\n").find("stores bf16"),
@@ -100,10 +128,14 @@ TEST(Manifest, DevicesAreChosenByIndexOrUuid) {
   EXPECT_NE(errors_of("  pools: {any: {device: cuda, kv: {blockTokens: 48}}}\n").find("blockTokens"),
             std::string::npos);
   EXPECT_EQ(errors_of("  pools: {prefill: {device: cuda}, decode: {device: cuda}}\n"), "");
+  EXPECT_EQ(errors_of("  pools: {prefill: {device: \"cuda:0\"}, decode: {device: \"cuda:MIG-1-2\"}}\n"), "");
+  EXPECT_NE(errors_of("  pools: {prefill: {device: cuda}, decode: {device: cpu}}\n").find("differ in device"),
+            std::string::npos);
   EXPECT_EQ(errors_of("  pools: {any: {device: cuda, parallel: {tensor: 2}}}\n"), "");
-  EXPECT_NE(
-      errors_of("  pools: {any: {device: \"cuda:1\", parallel: {tensor: 2}}}\n").find("a GPU of its own"),
-      std::string::npos);
+  EXPECT_EQ(errors_of("  pools: {any: {device: \"cuda:1\", parallel: {tensor: 2}}}\n"), "");
+  EXPECT_NE(errors_of("  pools: {any: {device: \"cuda:GPU-1-2\", parallel: {tensor: 2}}}\n")
+                .find("a GPU of its own"),
+            std::string::npos);
   EXPECT_NE(errors_of("  pools: {any: {numerics: fastest}}\n").find("want one of f32, bf16dot"),
             std::string::npos);
 }
@@ -165,6 +197,26 @@ TEST(Manifest, StaysOnLoopbackUnlessTold) {
             std::string::npos);
 }
 
+TEST(Manifest, OperatorsMayHaveAnAddressOfTheirOwn) {
+  const auto says = [](const std::string& gateway, const char* what) {
+    const std::string errors = errors_of(cat("  gateway: {", gateway, "}\n"));
+    EXPECT_NE(errors.find(what), std::string::npos) << errors;
+  };
+  EXPECT_EQ(errors_of("  gateway: {admin: \"127.0.0.1:9100\"}\n"), "");
+  says("admin: here", "gateway.admin: want an IP address and a port like 127.0.0.1:9100, got 'here'");
+  says("admin: \"gpu-box:9100\"", "want an IP address and a port");
+  says("admin: \"0.0.0.0:9100\"", "gateway.admin: '0.0.0.0' is reachable from other machines");
+  const auto m =
+      parse_manifest("c.yaml",
+                     "apiVersion: baton/v1\nkind: Cluster\nspec:\n  gateway: {admin: \"[::]:9100\", "
+                     "insecureAllowPlaintextOffLoopback: true}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->gateway.admin, "[::]:9100");
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->gateway.admin, "[::]:9100");
+}
+
 // A control section with TLS; `more` stands beside it.
 std::string with_tls(const std::string& listen, const std::string& more = "") {
   return cat("  control:\n    listen: \"", listen,
@@ -203,6 +255,27 @@ TEST(Manifest, KvIsUnderTlsWhereTheControlConnectionIs) {
   EXPECT_FALSE(kv_tls(with_tls("127.0.0.1:8001") + "  transfer: {transport: am}\n"));
   EXPECT_FALSE(kv_tls(with_tls("10.0.0.1:8001") + "  transfer: {insecureAllowPlaintextOffLoopback: true}\n"));
   EXPECT_FALSE(kv_tls(""));
+}
+
+TEST(Manifest, RanksAreUnderTlsWhereTheControlConnectionIs) {
+  const std::string pool = "  pools: {any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'";
+  const auto rank_tls = [&](const std::string& control, const std::string& more) {
+    const auto m = parse_manifest(
+        "c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n", control, pool, more, "}}}\n"));
+    EXPECT_TRUE(m.ok()) << m.status();
+    return m.ok() && m->rank_tls(m->pools[0]);
+  };
+  const std::string plain = ", insecureAllowPlaintextOffLoopback: true";
+  EXPECT_TRUE(rank_tls(with_tls("10.0.0.1:8001"), ""));
+  EXPECT_TRUE(rank_tls(with_tls("127.0.0.1:8001"), ""));
+  EXPECT_FALSE(rank_tls(with_tls("10.0.0.1:8001"), plain)) << "the permission takes it off";
+  EXPECT_FALSE(rank_tls("", plain));
+  const std::string hosts = "parallel: {tensor: 2}, hosts: [a, b]";
+  EXPECT_EQ(errors_of(with_tls("10.0.0.1:8001") + "  pools: {any: {" + hosts + "}}\n"), "");
+  EXPECT_NE(errors_of(with_tls("10.0.0.1:8001") + "  pools: {any: {device: cuda, kv: {dtype: bf16}, " +
+                      hosts + "}}\n")
+                .find("NCCL, which has no TLS"),
+            std::string::npos);
 }
 
 TEST(Manifest, EachRankHasAPortOfItsOwn) {
@@ -334,7 +407,8 @@ TEST(Manifest, RefusesGroupsThatCannotBe) {
   };
   says("prefill: {device: reference, parallel: {tensor: 2}}, decode: {device: reference}",
        "differ in parallel.tensor: device reference stores KV by rows");
-  says("any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'}}", "ranks talk without TLS or keys");
+  says("any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'}}",
+       "ranks talk without TLS: give control.tls");
   says("any: {parallel: {tensor: 2, rendezvous: here}}", "want host:port, got 'here'");
   says("any: {parallel: {tensor: 8, pipeline: 8}}", "tensor x pipeline is 64; want 32 at most");
   EXPECT_EQ(errors_of("  pools: {any: {parallel: {tensor: 2, rendezvous: '127.0.0.1:7100'}}}\n"), "");

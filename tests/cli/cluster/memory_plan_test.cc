@@ -85,6 +85,33 @@ TEST(MemoryPlan, CountsKvInHostMemory) {
               HasSubstr("any.kv.memory to 124 MiB at most, without kv.hostMemory"));
 }
 
+constexpr uint64_t kGi = 1 << 30;
+
+DeviceMemoryPlan gpu_plan() {
+  return {.device = "cuda:0 NVIDIA H200",
+          .weights = 16 * kGi,
+          .kv = 64 * kGi,
+          .activations = 2 * kGi,
+          .rest = kGi,
+          .free = 138 * kGi};
+}
+
+TEST(DeviceMemoryPlan, SaysWhatAGpuHasRoomFor) {
+  DeviceMemoryPlan plan = gpu_plan();
+  EXPECT_TRUE(plan.check("any").ok());
+  EXPECT_EQ(plan.text(),
+            "weights 16 GiB + KV 64 GiB + activations 2 GiB + graphs and scratch 1 GiB = 83 GiB of 138 GiB "
+            "free on cuda:0 NVIDIA H200");
+  plan.kv = 8 * kGi;
+  EXPECT_THAT(plan.text(), HasSubstr("; kv.memory could be 119 GiB"));
+  plan.kv = 120 * kGi;
+  EXPECT_THAT(std::string(plan.check("any").message()),
+              AllOf(HasSubstr("lower spec.pools.any.kv.memory to 119 GiB at most"), HasSubstr("nvidia-smi")));
+  plan.free = 18 * kGi;
+  EXPECT_TRUE(absl::IsResourceExhausted(plan.check("any")));
+  EXPECT_THAT(std::string(plan.check("any").message()), HasSubstr("any.quantization: fp8"));
+}
+
 TEST(MemoryPlan, CountsAllWorkersOfAMachine) {
   ClusterManifest manifest;
   manifest.model_source = "/none";
@@ -98,6 +125,10 @@ TEST(MemoryPlan, CountsAllWorkersOfAMachine) {
   EXPECT_TRUE(absl::IsResourceExhausted(over));
   EXPECT_THAT(std::string(over.message()),
               AllOf(HasSubstr("3 workers want 1.5 GiB of KV"), HasSubstr("lower kv.memory")));
+  manifest.pools[0].device = "cuda:1";
+  EXPECT_TRUE(check_cluster_memory(manifest, {200 * kMi, "RAM"}).ok()) << "KV and weights are the GPU's";
+  manifest.pools[0].kv_host_memory_bytes = 10 * kMi;
+  EXPECT_FALSE(check_cluster_memory(manifest, {200 * kMi, "RAM"}).ok());
 }
 
 }  // namespace

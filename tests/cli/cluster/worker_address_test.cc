@@ -27,6 +27,16 @@ std::string choose(AddressQuestion q) {
   return cat(a->control_listen, " ", a->control_host, " ", a->data_host, ":", a->data_port);
 }
 
+TEST(HostAddress, ClientsOfThisMachineComeOverLoopbackOrTheAddressThatListens) {
+  for (const char* own : {"127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"})
+    EXPECT_TRUE(from_this_machine(own, "0.0.0.0")) << own;
+  EXPECT_TRUE(from_this_machine("10.0.0.1", "10.0.0.1"));
+  EXPECT_TRUE(from_this_machine("::ffff:10.0.0.1", "10.0.0.1"));
+  for (const char* other : {"10.0.0.2", "::ffff:10.0.0.2", "fd00::1", "127.evil", ""})
+    EXPECT_FALSE(from_this_machine(other, "10.0.0.1")) << other;
+  EXPECT_FALSE(from_this_machine("10.0.0.1", "0.0.0.0"));
+}
+
 TEST(WorkerAddress, FollowsTheRouteToTheCoordinator) {
   EXPECT_EQ(choose({.join = "127.0.0.1:8001"}), "127.0.0.1:0 127.0.0.1 127.0.0.1:0");
   EXPECT_EQ(choose({.join = "10.0.0.1:8001"}), "10.0.0.2:0 10.0.0.2 10.0.0.2:0");

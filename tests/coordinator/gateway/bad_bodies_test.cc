@@ -94,7 +94,7 @@ TEST_F(BadBodies, WrongTypesAndRanges) {
       {"max_tokens",
        {"-1", "0", "1.5", "\"5\"", "true", "[]", "{}", "1e30", "2147483648", "99999999999999999999"}},
       {"temperature", {"-0.1", "2.1", "\"hot\"", "true", "[1]", "1e999", "-1e999"}},
-      {"top_p", {"0", "-0.1", "1.01", "\"x\"", "{}", "false"}},
+      {"top_p", {"-0.1", "1.01", "\"x\"", "{}", "false"}},
       {"top_k", {"-2", "0.5", "\"x\"", "1e20", "[]"}},
       {"min_p", {"-0.1", "1.1", "\"x\""}},
       {"n", {"0", "-1", "-9223372036854775808", "17", "\"2\"", "1.5", "1e10"}},
@@ -150,6 +150,8 @@ TEST_F(BadBodies, WrongTypesAndRanges) {
       R"({"messages":[{"content":"x"}]})",
       R"({"messages":[{"role":7,"content":"x"}]})",
       R"({"messages":[{"role":"","content":"x"}]})",
+      R"({"messages":[{"role":"im_end","content":"x"}]})",
+      R"({"messages":[{"role":"User","content":"x"}]})",
       R"({"messages":[{"role":"user","content":7}]})",
       R"({"messages":[{"role":"user","content":[7]}]})",
       R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///etc/passwd"}}]}]})",
@@ -170,6 +172,10 @@ TEST_F(BadBodies, WrongTypesAndRanges) {
       R"({"messages":[{"role":"user","content":"x"}],"max_completion_tokens":0})",
       R"({"messages":[{"role":"user","content":"x"}],"chat_template":"x"})",
       R"({"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":7})",
+      R"({"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":{"tools":[{"type":"function"}]}})",
+      R"({"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":{"messages":[]}})",
+      R"({"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":{"documents":[]}})",
+      R"({"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":{"add_generation_prompt":false}})",
       R"({"messages":[{"role":"user","content":"x"}],"documents":7})",
       R"({"messages":[{"role":"user","content":"x"}],"continue_final_message":true})"};
   for (const auto& body : chats) expect_refused(c, kChat, body);

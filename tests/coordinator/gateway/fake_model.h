@@ -22,6 +22,8 @@ class ByteTokenizer final : public text::Tokenizer {
  public:
   absl::StatusOr<std::vector<TokenId>> encode(std::string_view text, EncodeOptions options) const override {
     std::vector<TokenId> ids;
+    if (options.most_tokens > 0 && text.size() > options.most_tokens)  // a token is a byte at least
+      return absl::OutOfRangeError("at least " + std::to_string(text.size()) + " tokens");
     if (options.add_special) ids.push_back(kBegin);
     while (!text.empty()) {
       TokenId id = static_cast<unsigned char>(text[0]);

@@ -143,7 +143,7 @@ class GatewayTest : public testing::Test {
                                                      return std::make_shared<const ClusterStatus>(*status_);
                                                    },
                                                .random = [this] { return ++random_; },
-                                               .unix_time = [] { return 1700000000; },
+                                               .unix_time = [this] { return unix_time_.load(); },
                                                .metrics_text = [] { return "baton_up 1\n"; },
                                                .observer = observer});
     RouteTable routes;
@@ -205,6 +205,7 @@ class GatewayTest : public testing::Test {
   std::vector<CallRecord> records_;
   std::atomic<int> unknown_fields_ = 0;
   std::atomic<int> disconnects_ = 0;
+  std::atomic<int64_t> unix_time_ = 1700000000;
   std::atomic<uint64_t> random_ = 1000;
   ScriptedPort port_;
   std::unique_ptr<TextPool> pool_;

@@ -183,6 +183,10 @@ TEST_F(ServerTest, ConnectionCloseAndExpectContinue) {
   client.send("ok");
   EXPECT_EQ(client.read_reply().body, "ok");
   EXPECT_TRUE(client.at_end());
+  LoopbackClient old(server_->port());  // HTTP/1.0 knows no interim answers
+  old.send("POST /tokenize HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  old.send("ok");
+  EXPECT_TRUE(old.read_until("\r\n").starts_with("HTTP/1.1 200"));
 }
 
 // The whole table over real sockets: the status the check says is the status on the wire, and the server
@@ -229,6 +233,34 @@ TEST_F(ServerTest, PipelinedRequestsAreAnsweredInOrder) {
   EXPECT_EQ(client.read_reply().body, "root");
 }
 
+// Behind an answer its connection looks at what came meanwhile in a turn of its own; bytes that arrive just
+// before that turn belong behind them.
+TEST_F(ServerTest, PipelinedBytesAreReadInTheOrderTheyCame) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send(LoopbackClient::post_text("/wait", "") + "GET /hea");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  server_->post([&] {
+    client.send("lth HTTP/1.1\r\nHost: a\r\n\r\n");
+    // With this queued, the thread looks at the sockets once without waiting: the bytes are next behind it.
+    server_->post([&] { open_[0]->answer({.body = "first"}); });
+  });
+  EXPECT_EQ(client.read_reply().body, "first");
+  const auto second = client.read_reply();
+  EXPECT_EQ(second.status, 200) << second.body;
+  EXPECT_EQ(second.body, "{}");
+
+  LoopbackClient cut(server_->port());  // and so does the end
+  cut.send(LoopbackClient::post_text("/wait", "") + "GET /hea");
+  ASSERT_TRUE(soon([&] { return kept() == 2; }));
+  server_->post([&] {
+    cut.half_close();
+    server_->post([&] { open_[1]->answer({.body = "whole"}); });
+  });
+  EXPECT_EQ(cut.read_reply().body, "whole");
+  EXPECT_EQ(cut.read_reply().status, 400);
+}
+
 TEST_F(ServerTest, TooMuchBehindAnOpenRequestEndsIt) {
   start({.early_bytes = 1000});
   LoopbackClient client(server_->port());
@@ -238,18 +270,86 @@ TEST_F(ServerTest, TooMuchBehindAnOpenRequestEndsIt) {
 
 TEST_F(ServerTest, AClientThatLeavesIsSeenAtOnce) {
   start();
-  for (int kind = 0; kind < 3; ++kind) {
+  const std::string requests[] = {LoopbackClient::post_text("/wait", ""),
+                                  "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n",
+                                  "POST /wait HTTP/1.0\r\nContent-Length: 0\r\n\r\n"};
+  for (int kind = 0; kind < 5; ++kind) {
     LoopbackClient client(server_->port());
-    client.send(LoopbackClient::post_text("/wait", ""));
+    client.send(requests[kind / 2]);
     ASSERT_TRUE(soon([&] { return kept() == static_cast<size_t>(kind) + 1; }));
     EXPECT_EQ(left_, kind);
-    if (kind == 0) client.close();
-    if (kind == 1) client.reset();
-    if (kind == 2) client.half_close();
-    EXPECT_TRUE(soon([&] { return left_ == kind + 1; }));
+    if (kind == 1 || kind == 3) {
+      client.reset();
+    } else if (kind == 4) {
+      client.half_close();  // HTTP/1.0: nothing can be sent that would not be the answer
+    } else {
+      if (kind == 2) client.read_until("data: 1\n\n");
+      client.close();
+    }
+    EXPECT_TRUE(soon([&] { return left_ == kind + 1; })) << kind;
     EXPECT_TRUE(soon([&] { return server_->open_exchanges() == 0 && server_->open_connections() == 0; }));
     with(static_cast<size_t>(kind), [](Exchange& e) { e.answer({.body = "nobody reads this"}); });
   }
+}
+
+// shutdown(SHUT_WR) behind the last request: all of them are answered, then the connection is closed.
+TEST_F(ServerTest, AClientThatSaysNoMoreIsAnswered) {
+  start({.sse_keep_alive = 20ms});
+  LoopbackClient client(server_->port());
+  client.send(LoopbackClient::post_text("/wait", "") + "GET /health HTTP/1.1\r\nHost: a\r\n\r\n" +
+              LoopbackClient::post_text("/wait", ""));
+  client.half_close();
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  const std::string interim = "HTTP/1.1 100 Continue\r\n\r\n";
+  EXPECT_EQ(client.read_until(interim), interim);
+  EXPECT_EQ(client.read_until(interim), interim) << "asked again: it may leave later";
+  with(0, [](Exchange& e) { e.answer({.body = "late"}); });
+  EXPECT_EQ(client.read_reply().body, "late");
+  EXPECT_EQ(client.read_reply().body, "{}");
+  ASSERT_TRUE(soon([&] { return kept() == 2; }));
+  with(1, [](Exchange& e) { e.answer({.body = "last"}); });
+  EXPECT_EQ(client.read_reply().body, "last");
+  EXPECT_TRUE(client.at_end());
+
+  LoopbackClient stream(server_->port());
+  stream.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  stream.half_close();
+  ASSERT_TRUE(soon([&] { return kept() == 3; }));
+  stream.read_until("\n:\n\n");
+  with(2, [](Exchange& e) {
+    e.write("data: 2\n\n");
+    e.end();
+  });
+  EXPECT_TRUE(stream.read_until("0\r\n\r\n").ends_with("data: 2\n\n\r\n0\r\n\r\n"));
+  EXPECT_TRUE(stream.at_end());
+
+  LoopbackClient cut(server_->port());
+  cut.send(LoopbackClient::post_text("/wait", "") + "GET /health HTT");
+  cut.half_close();
+  ASSERT_TRUE(soon([&] { return kept() == 4; }));
+  with(3, [](Exchange& e) { e.answer({.body = "whole"}); });
+  EXPECT_EQ(cut.read_reply().body, "whole");
+  EXPECT_EQ(cut.read_reply().status, 400);
+  EXPECT_TRUE(cut.at_end());
+  EXPECT_EQ(left_, 0);
+  EXPECT_TRUE(soon([&] { return server_->open_connections() == 0; }));
+}
+
+// It says no more, and goes later: nothing comes from it then, so it is asked now and then.
+TEST_F(ServerTest, AClientThatSaysNoMoreAndLeavesLaterIsSeen) {
+  start({.sse_keep_alive = 20ms});
+  for (const std::string& request :
+       {LoopbackClient::post_text("/wait", ""), std::string("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")}) {
+    const int before = left_;
+    LoopbackClient client(server_->port());
+    client.send(request);
+    client.half_close();
+    client.read_until(request[0] == 'P' ? "Continue\r\n\r\n" : "\n:\n\n");
+    EXPECT_EQ(left_, before);
+    client.close();
+    EXPECT_TRUE(soon([&] { return left_ == before + 1; }));
+  }
+  EXPECT_TRUE(soon([&] { return server_->open_exchanges() == 0 && server_->open_connections() == 0; }));
 }
 
 TEST_F(ServerTest, StreamsAreChunkedAndCanBreak) {
@@ -310,8 +410,65 @@ TEST_F(ServerTest, OutputIsBoundedWhateverTheStallTime) {
   }));
 }
 
+// One event may be larger than what a stream may hold; a client that reads gets it, and what follows it.
+TEST_F(ServerTest, OneLargeEventIsNoSlowReader) {
+  start({.output_bytes = 16 * 1024});
+  LoopbackClient client(server_->port(), 4096);
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  const std::string large(8 << 20, 'x');
+  with(0, [&](Exchange& e) {
+    for (const size_t bytes : {large.size(), size_t{10}, size_t{1000}}) e.write(large.substr(0, bytes));
+    e.end();
+  });
+  const auto reply = client.read_reply();
+  EXPECT_TRUE(reply.complete);
+  EXPECT_EQ(reply.body.size(), std::string("data: 1\n\n").size() + large.size() + 1010);
+  EXPECT_EQ(left_, 0);
+}
+
+TEST_F(ServerTest, LargeEventsAreBoundedTogether) {
+  start({.write_stall = 1h, .output_bytes = 16 * 1024});
+  LoopbackClient client(server_->port(), 4096);
+  client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  EXPECT_TRUE(soon([&] {
+    with(0, [](Exchange& e) { e.write(std::string(1 << 20, 'x')); });
+    return left_ == 1;
+  }));
+}
+
+// A byte now and then is progress, but not an answer.
+TEST_F(ServerTest, AnAnswerThatIsReadDropByDropIsCutOff) {
+  start({.write_stall = 200ms, .answer_bytes_per_second = 1 << 30});
+  LoopbackClient client(server_->port(), 4096);
+  client.send(LoopbackClient::post_text("/wait", ""));
+  ASSERT_TRUE(soon([&] { return kept() == 1; }));
+  with(0, [](Exchange& e) { e.answer({.body = std::string(32 << 20, 'x')}); });
+  EXPECT_TRUE(soon([&] {
+    (void)client.read_some();
+    return server_->open_connections() == 0;
+  }));
+}
+
+TEST_F(ServerTest, BodiesThatAreUnderWayAreBoundedTogether) {
+  start({.all_body_bytes = 3000});
+  const auto head = [](size_t bytes) {
+    return "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(bytes) + "\r\n\r\n";
+  };
+  LoopbackClient first(server_->port()), second(server_->port());
+  first.send(head(2001) + std::string(2000, 'a'));
+  EXPECT_EQ(LoopbackClient(server_->port()).post("/tokenize", std::string(900, 'b')).status, 200);
+  second.send(head(2000) + std::string(1500, 'b'));
+  EXPECT_EQ(second.read_reply().status, 503);
+  first.send("c");
+  EXPECT_EQ(first.read_reply().body.size(), 2001u);
+  EXPECT_EQ(LoopbackClient(server_->port()).post("/tokenize", std::string(2500, 'd')).status, 200)
+      << "what is answered, refused or gone counts no more";
+}
+
 TEST_F(ServerTest, SlowHeadsAndBodiesAreCutOff) {
-  start({.head_timeout = 50ms, .body_idle = 50ms, .keep_alive = 50ms});
+  start({.head_timeout = 500ms, .body_idle = 500ms, .keep_alive = 500ms});
   LoopbackClient head(server_->port());
   head.send("GET /hea");
   EXPECT_EQ(head.read_reply().status, 408);
@@ -326,13 +483,11 @@ TEST_F(ServerTest, ABodyThatTricklesIsCutOff) {
   start({.body_idle = 100ms, .body_bytes_per_second = 100000});
   LoopbackClient client(server_->port());
   client.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
-  std::thread feeder([&] {
-    for (int i = 0; i < 100 && refused_ == 0; ++i) {
-      client.send("x");
-      std::this_thread::sleep_for(10ms);
-    }
-  });
-  feeder.join();
+  for (int i = 0; i < 900 && refused_ == 0; ++i) {
+    client.send("x");
+    std::this_thread::sleep_for(10ms);
+  }
+  EXPECT_EQ(refused_, 408) << "nobody refused it while it still sent";
   EXPECT_EQ(client.read_reply().status, 408);
 }
 

@@ -68,6 +68,11 @@ std::string LoopbackClient::read_until(const std::string& mark) {
   return out;
 }
 
+std::string LoopbackClient::read_some() {
+  fill();
+  return std::exchange(buffer_, {});
+}
+
 LoopbackClient::Reply LoopbackClient::read_reply(bool head_only) {
   Reply reply;
   std::string head = read_until("\r\n\r\n");

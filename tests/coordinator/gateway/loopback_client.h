@@ -30,7 +30,8 @@ class LoopbackClient {
   Reply read_reply(bool head_only = false);
   // Up to and with the first occurrence of `mark`; what came before the end when it never comes.
   std::string read_until(const std::string& mark);
-  bool at_end();  // the server has closed; waits for it
+  std::string read_some();  // what one read gives
+  bool at_end();            // the server has closed; waits for it
 
   Reply get(const std::string& path);
   Reply post(const std::string& path, const std::string& body, const std::string& fields = "");

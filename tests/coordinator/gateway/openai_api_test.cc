@@ -1,5 +1,7 @@
 #include "coordinator/gateway/openai_api.h"
 
+#include <gmock/gmock.h>
+
 #include "tests/coordinator/gateway/gateway_fixture.h"
 
 namespace baton::coordinator {
@@ -53,7 +55,7 @@ TEST_F(GatewayTest, EveryFieldOfAChatReachesTheWorker) {
   const auto reply = c.post("/chat/completions", R"({"model":"default","messages":[
       {"role":"system","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
       {"role":"user","content":"hi <end>"}],
-      "tools":[{"type":"function","function":{"name":"f"}}],"chat_template_kwargs":{"mood":"calm","messages":[]},
+      "tools":[{"type":"function","function":{"name":"f"}}],"chat_template_kwargs":{"mood":"calm"},
       "max_completion_tokens":9,"max_tokens":5,"ignore_eos":true,"logprobs":true,"top_logprobs":2,"seed":-1,
       "temperature":0,"top_k":-1,"add_generation_prompt":false})");
   ASSERT_EQ(reply.status, 200) << reply.body;
@@ -67,6 +69,38 @@ TEST_F(GatewayTest, EveryFieldOfAChatReachesTheWorker) {
             (SamplingParams{.temperature = 0, .seed = static_cast<uint64_t>(-1), .logprobs = 2}));
   EXPECT_EQ(got.stop, (StopParams{.max_tokens = 9}));
   EXPECT_TRUE(valid_request_id(got.trace_id));
+}
+
+// Clients compare it: it changes with weights and numerics, and with nothing else.
+TEST_F(GatewayTest, TheFingerprintIsThatOfWeightsAndNumerics) {
+  port_.set_script(ScriptedPort::tokens({'o'}));
+  start();
+  auto c = client();
+  const auto fingerprint = [&](const std::vector<std::pair<std::string, std::string>>& workers) {
+    {
+      std::lock_guard lock(mutex_);
+      status_->workers.clear();
+      for (const auto& [model, numerics] : workers)
+        status_->workers.push_back({.description = {.model_hash = model, .numerics_id = numerics}});
+    }
+    const auto unary = json(c.post("/v1/completions", R"({"prompt":"a"})").body);
+    const auto stream = events(c.post("/v1/completions", R"({"prompt":"a","stream":true})").body);
+    for (const auto& event : stream)
+      EXPECT_EQ(event.at("system_fingerprint"), unary.at("system_fingerprint"));
+    return std::string(unary.at("system_fingerprint").as_string());
+  };
+  const std::string one = fingerprint({{"m", "bf16"}});
+  EXPECT_EQ(fingerprint({{"m", "bf16"}, {"m", "bf16"}}), one);
+  EXPECT_NE(fingerprint({{"m", "f32"}}), one);
+  EXPECT_NE(fingerprint({{"n", "bf16"}}), one);
+}
+
+TEST_F(GatewayTest, TopPOfNothingIsTheMostLikelyToken) {
+  port_.set_script(ScriptedPort::tokens({'o'}));
+  start();
+  EXPECT_EQ(client().post("/v1/completions", R"({"prompt":"a","top_p":0,"temperature":0.7})").status, 200);
+  EXPECT_EQ(port_.last().request.sampling.temperature, 0.0f);
+  EXPECT_EQ(port_.last().request.sampling.top_p, 1.0f);
 }
 
 TEST_F(GatewayTest, DefaultsAreOpenAisAndVllms) {
@@ -130,6 +164,7 @@ TEST_F(GatewayTest, UnaryCompletion) {
   EXPECT_EQ(v.at("object"), "text_completion");
   EXPECT_EQ(v.at("created"), 1700000000);
   EXPECT_EQ(v.at("model"), "tiny");
+  EXPECT_TRUE(v.at("system_fingerprint").as_string().starts_with("fp_"));
   EXPECT_EQ(v.at("choices"),
             json(R"([{"index":0,"text":"hi","logprobs":null,"finish_reason":"stop","stop_reason":null,
                                        "token_ids":[104,105,256],"prompt_token_ids":[257,97,98,99]}])"));
@@ -571,6 +606,18 @@ TEST_F(GatewayTest, DrainingRefusesNewWork) {
   EXPECT_EQ(c.get("/health").status, 200);
 }
 
+TEST_F(GatewayTest, ReadyWaitsForPoolsHealthDoesNot) {
+  status_->awaited = "no worker of pool prefill has come up yet";
+  start();
+  auto c = client();
+  const auto ready = c.get("/ready");
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_EQ(json(ready.body).at("reason"), "no worker of pool prefill has come up yet");
+  EXPECT_EQ(c.get("/health").status, 200);
+  port_.set_script(ScriptedPort::tokens({'o'}));
+  EXPECT_EQ(c.post("/v1/completions", R"({"prompt":"a","max_tokens":1})").status, 200);
+}
+
 // ---- the other routes
 
 TEST_F(GatewayTest, TokenizeInBothDialects) {
@@ -595,6 +642,53 @@ TEST_F(GatewayTest, TokenizeInBothDialects) {
   EXPECT_EQ(c.post("/detokenize", "{}").status, 400);
 }
 
+// What could be no prompt is not worked on for seconds: the bound, and the words, of completions.
+TEST_F(GatewayTest, TokenizeIsBoundedLikeAPrompt) {
+  start();
+  auto c = client();
+  const std::string fits(600, 'a'), over(601, 'a');
+  const auto prompt = [](const char* field, const std::string& text) {
+    return std::string("{\"") + field + "\":\"" + text + "\",\"add_special_tokens\":false}";
+  };
+  EXPECT_EQ(json(c.post("/tokenize", prompt("prompt", fits)).body).at("count"), 600);
+  EXPECT_EQ(c.post("/tokenize", prompt("content", fits)).status, 200);
+  const std::string chat = R"({"messages":[{"role":"user","content":")" + over + R"("}]})";
+  for (const std::string& body : {prompt("prompt", over), prompt("content", over), chat}) {
+    const auto refused = c.post("/tokenize", body);
+    EXPECT_EQ(refused.status, 400);
+    const auto error = json(refused.body).at("error");
+    EXPECT_EQ(error.at("code"), "context_length_exceeded");
+    EXPECT_THAT(std::string(error.at("message").as_string()),
+                testing::HasSubstr("maximum context length is 600"));
+  }
+  std::string ids = "97";
+  for (int i = 1; i < 600; ++i) ids += ",97";
+  EXPECT_EQ(c.post("/detokenize", "{\"tokens\":[" + ids + "]}").status, 200);
+  const auto many = c.post("/detokenize", "{\"tokens\":[" + ids + ",97]}");
+  EXPECT_EQ(many.status, 400);
+  EXPECT_THAT(many.body, testing::HasSubstr("`tokens` must have at most 600 items"));
+}
+
+// A tokenizer may know special tokens that the weights have no row for: no prompt may hold one.
+TEST_F(GatewayTest, TokensWithoutARowAreRefused) {
+  model_.embedding_rows = kUserMark;
+  start();
+  auto c = client();
+  EXPECT_EQ(c.post("/v1/completions", R"({"prompt":[258]})").status, 400);
+  EXPECT_EQ(c.post("/v1/completions", R"({"prompt":"a","logit_bias":{"258":1}})").status, 400);
+  EXPECT_EQ(c.post("/v1/completions", R"({"prompt":"a","stop_token_ids":[258]})").status, 400);
+  EXPECT_EQ(json(c.get("/v1/models").body).at("data").at(0).at("meta").at("n_vocab"), 258);
+}
+
+TEST_F(GatewayTest, APromptThatGetsATokenWithoutARowIsRefused) {
+  model_.embedding_rows = kBegin;  // which prompts start with
+  start();
+  auto c = client();
+  const auto refused = c.post("/v1/completions", R"({"prompt":"a"})");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_THAT(refused.body, testing::HasSubstr("`<begin>` (id 257), which this model's weights do not have"));
+}
+
 TEST_F(GatewayTest, ModelsProbesMetricsVersion) {
   start();
   auto c = client();
@@ -604,6 +698,8 @@ TEST_F(GatewayTest, ModelsProbesMetricsVersion) {
   EXPECT_EQ(list.at("data").at(0).at("id"), "tiny");
   EXPECT_EQ(list.at("data").at(0).at("max_model_len"), 600);
   EXPECT_EQ(json(c.get("/models/org%2Ftiny").body).at("id"), "org/tiny");
+  unix_time_ += 60;
+  EXPECT_EQ(json(c.get("/v1/models").body), list) << "created, too, stays what it was";
   EXPECT_EQ(json(c.get("/v1/models/org/tiny").body).at("id"), "org/tiny");
   EXPECT_EQ(json(c.get("/v1/models/default").body).at("id"), "default");
   EXPECT_EQ(c.get("/v1/models/nope").status, 404);

@@ -104,5 +104,23 @@ TEST_F(TextPoolTest, FullOrClosedItRefusesBothKinds) {
   EXPECT_FALSE(pool_.submit(kShort, [] {}));
 }
 
+// Long texts are large: what waits is bounded in bytes, too.
+TEST(TextPool, LongTextsThatWaitAreBoundedInBytes) {
+  TextPool pool(8, 3 * kLong);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(pool.submit(kLong, [] {}));
+  EXPECT_FALSE(pool.submit(kLong, [] {}));
+  std::promise<void> done;
+  EXPECT_TRUE(pool.submit(kShort, [] {}));
+  std::jthread thread([&] { pool.run(); });
+  ASSERT_TRUE([&] {
+    for (int i = 0; i < 60'000 && pool.waiting() > 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return pool.waiting() == 0;
+  }());
+  EXPECT_TRUE(pool.submit(3 * kLong, [&] { done.set_value(); })) << "what was taken makes room";
+  EXPECT_EQ(done.get_future().wait_for(seconds(60)), std::future_status::ready);
+  pool.close();
+}
+
 }  // namespace
 }  // namespace baton::coordinator

@@ -8,6 +8,8 @@
 
 #include "base/cat.h"
 #include "base/rng.h"
+#include "tests/support/seed.h"
+#include "transport/messages/life_over.h"
 
 namespace baton::coordinator {
 namespace {
@@ -104,8 +106,55 @@ TEST_F(MembershipTest, SilenceIsSuspectThenDeath) {
   EXPECT_FALSE(membership.heard(a.ref, Released{}, now));
   EXPECT_EQ(membership.renew(a.ref, lease, now).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(membership.join(a, now).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(youngest_life_over(membership.join(worker("a", 3), now).status()), a.ref.incarnation)
+      << "what a process needs to know whose clock is behind";
   membership.stream_opened(a, now);
   EXPECT_THAT(decisions(), IsEmpty());
+  EXPECT_TRUE(membership.join(worker("a", 8), now).ok());
+  EXPECT_EQ(youngest_life_over(membership.join(a, now).status()), a.ref.incarnation);
+}
+
+// The process answers every ping, its engine does not move.
+TEST_F(MembershipTest, AStepThatDoesNotEndIsSuspectThenDeath) {
+  bring_up(a);
+  EXPECT_TRUE(membership.heard(a.ref, Pong{.step_age = timers::kStepSuspect - 1ns}, now));
+  EXPECT_THAT(decisions(), IsEmpty());
+  EXPECT_TRUE(membership.heard(a.ref, Pong{.step_age = timers::kStepSuspect}, now));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7"));
+  EXPECT_TRUE(membership.heard(a.ref, TransferReport{}, now)) << "its other threads go on";
+  EXPECT_THAT(decisions(), IsEmpty());
+  EXPECT_TRUE(membership.heard(a.ref, StepReport{}, now)) << "it was only slow";
+  EXPECT_THAT(decisions(), ElementsAre("takes a/7"));
+  EXPECT_TRUE(membership.heard(a.ref, Pong{.step_age = timers::kStepDead - 1ns}, now));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7"));
+  EXPECT_FALSE(membership.heard(a.ref, Pong{.step_age = timers::kStepDead}, now));
+  EXPECT_THAT(decisions(), ElementsAre("stop a/7", "lost a/7"));
+  EXPECT_EQ(membership.find(a.ref), nullptr);
+}
+
+TEST_F(MembershipTest, ALongStepThatWasExpectedIsNoReason) {
+  bring_up(a);
+  EXPECT_TRUE(membership.heard(a.ref, Pong{.step_age = 99s, .step_predicted = 20s}, now));
+  EXPECT_THAT(decisions(), IsEmpty());
+  EXPECT_TRUE(membership.heard(a.ref, Pong{.step_age = 100s, .step_predicted = 20s}, now));
+  EXPECT_THAT(decisions(), ElementsAre("silent a/7"));
+  EXPECT_TRUE(membership.heard(a.ref, Pong{.step_age = 399s, .step_predicted = 20s}, now));
+  EXPECT_FALSE(membership.heard(a.ref, Pong{.step_age = 400s, .step_predicted = 20s}, now));
+  EXPECT_THAT(decisions(), ElementsAre("stop a/7", "lost a/7"));
+}
+
+// Fences die with a coordinator; who obeyed them remembers.
+TEST_F(MembershipTest, ALifeThatAPeerTakesForOverIsLost) {
+  const WorkerDescription b = worker("b", 1);
+  bring_up(a);
+  bring_up(b);
+  EXPECT_TRUE(membership.heard(b.ref, PeerReport{.peer = a.ref, .error = "refused"}, now));
+  EXPECT_TRUE(membership.heard(b.ref, PeerReport{.peer = worker("a", 6).ref, .over = true}, now));
+  EXPECT_THAT(decisions(), IsEmpty()) << "another life than the one that is here";
+  EXPECT_TRUE(
+      membership.heard(b.ref, PeerReport{.peer = a.ref, .error = "that life is over", .over = true}, now));
+  EXPECT_THAT(decisions(), ElementsAre("stop a/7", "lost a/7"));
+  EXPECT_EQ(membership.join(a, now).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(membership.join(worker("a", 8), now).ok());
 }
 
@@ -328,11 +377,7 @@ class Chaos {
 };
 
 TEST(MembershipChaos, KeepsItsWord) {
-  const char* given = std::getenv("BATON_SEED");
-  const uint64_t seed =
-      given ? std::strtoull(given, nullptr, 10)
-            : static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
-  std::cout << "BATON_SEED=" << seed << std::endl;
+  const uint64_t seed = support::fresh_seed();
   size_t events = 0;
   for (uint64_t run = 0; run < 200; ++run) {
     Chaos first(seed + run), again(seed + run);

@@ -85,6 +85,47 @@ TEST_F(ControlCoreTest, JoinOpensAStreamAndTheStreamBringsRequests) {
   EXPECT_EQ(status.ledger_entries, 1);
 }
 
+// A cluster of two pools: ready when both were up once; what is lost later is /health's matter.
+TEST_F(ControlCoreTest, PoolsOfTheManifestAreAwaitedOnce) {
+  ControlCore core({.pools = {"decode", "prefill"}}, streams_);
+  const auto up = [&](const char* name, const char* pool) {
+    WorkerDescription d = description(1);
+    d.ref.name = name;
+    d.pool = pool;
+    core.handle(JoinWorker{d, [](auto) {}}, now_);
+    core.handle(StreamOpened{d}, now_);
+    return d.ref;
+  };
+  EXPECT_EQ(core.status(now_).awaited, "no worker of pool decode, prefill has come up yet");
+  EXPECT_EQ(core.next_deadline(), kNever) << "nobody is there: that says /ready by itself";
+  up("d0", "decode");
+  EXPECT_TRUE(core.status(now_).can_generate);
+  EXPECT_EQ(core.status(now_).awaited, "no worker of pool prefill has come up yet");
+  const WorkerRef prefill = up("p0", "prefill");
+  EXPECT_EQ(core.status(now_).awaited, "");
+  core.handle(StreamClosed{prefill, true, "reset"}, now_);
+  EXPECT_EQ(core.status(now_).awaited, "");
+}
+
+// A coordinator that is started anew while a pool is down serves with what is there.
+TEST_F(ControlCoreTest, APoolThatDoesNotComeIsNotAwaitedForEver) {
+  ControlCore core({.pools = {"decode", "prefill"}}, streams_);
+  WorkerDescription d = description(1);
+  d.pool = "decode";
+  core.handle(JoinWorker{d, [](auto) {}}, now_);
+  core.handle(StreamOpened{d}, now_);
+  const Instant ends = now_ + timers::kPoolPatience;
+  while (now_ < ends) {
+    EXPECT_NE(core.status(now_).awaited, "");
+    ASSERT_LE(core.next_deadline(), ends);
+    now_ = std::min(now_ + milliseconds(250), ends);
+    core.handle(WorkerMessageArrived{d.ref, Pong{}}, now_);
+    core.on_tick(now_);
+  }
+  EXPECT_EQ(core.status(now_).awaited, "");
+  EXPECT_TRUE(core.status(now_).can_generate);
+}
+
 TEST_F(ControlCoreTest, SilenceIsSuspectThenLost) {
   up(1);
   wait(timers::kSuspect);

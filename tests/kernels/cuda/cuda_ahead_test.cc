@@ -7,9 +7,11 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "tests/golden/answered_streams.h"
 #include "tests/golden/model_under_test.h"
 #include "tests/kernels/cuda/late_device.h"
 #include "tests/support/random_model.h"
+#include "tests/support/seed.h"
 #include "tests/worker/model/temp_dir.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/kv_cache/no_exchange.h"
@@ -17,13 +19,15 @@
 namespace baton::kernels::cuda {
 namespace {
 
+using baton::testing::AnsweredStreams;
 using baton::testing::EngineSetup;
 using baton::testing::ModelUnderTest;
 using baton::testing::RandomModel;
+using baton::testing::Stream;
 using baton::testing::TempDir;
 
 constexpr int64_t kVocab = 160;
-constexpr int64_t kBlocks = 6;
+constexpr int64_t kBlocks = 5;
 
 GenerateRequest random_request(uint64_t id, Rng& rng) {
   GenerateRequest request{.id = RequestId(id)};
@@ -45,26 +49,23 @@ GenerateRequest random_request(uint64_t id, Rng& rng) {
   return request;
 }
 
-struct Stream {
-  std::vector<TokenOutput> tokens, prompt_tokens;
-  FinishReason finish = FinishReason::kNone;
-  bool operator==(const Stream&) const = default;
-};
-
 // Counts the rows that were fed.
 class Watched final : public worker::StepExecutor {
  public:
   explicit Watched(worker::ModelRunner& runner) : runner_(runner) {}
   absl::Status start(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
                      worker::StepResult& result) override {
-    for (const worker::PlannedRows& rows : plan.rows) fed += rows.fed_by >= 0;
+    for (const worker::PlannedRows& rows : plan.rows) {
+      fed += rows.fed_by >= 0;
+      fed_with_logprobs += rows.fed_by >= 0 && rows.sequence->request.sampling.logprobs >= 0;
+    }
     return runner_.start(plan, on_layer, result);
   }
   absl::Status finish(const worker::StepPlan& plan, const worker::LayerListener& on_layer,
                       worker::StepResult& result) override {
     return runner_.finish(plan, on_layer, result);
   }
-  int fed = 0;
+  int fed = 0, fed_with_logprobs = 0;
 
  private:
   worker::ModelRunner& runner_;
@@ -72,7 +73,7 @@ class Watched final : public worker::StepExecutor {
 
 struct Outcome {
   std::map<uint64_t, Stream> streams;
-  int fed = 0;
+  int fed = 0, fed_with_logprobs = 0;
   uint64_t preemptions = 0;
 };
 
@@ -83,7 +84,7 @@ class Served {
       : executor_(model.runner()),
         engine_({.blocks = kBlocks, .block_tokens = 16, .scheduler = scheduler(model)}, exchange_),
         loop_({engine_, executor_, mailbox_, clock_},
-              [this](std::vector<WorkerMessage>& messages) { take(messages); }) {
+              [this](std::vector<WorkerMessage>& messages) { answered_.take(messages); }) {
     BATON_CHECK(mailbox_.post(worker::SetHashKey{{1, 2}}));
   }
   Outcome run(uint64_t seed, uint64_t requests) {
@@ -92,10 +93,11 @@ class Served {
       BATON_CHECK(mailbox_.post(CoordinatorMessage(Submit{.request = random_request(id, rng)})));
       for (uint64_t turns = arrivals.below(3); turns > 0; --turns) turn();
     }
-    for (int turns = 0; ended_ < requests && turns < 2000; ++turns) turn();
+    for (int turns = 0; answered_.ended < requests && turns < 2000; ++turns) turn();
     engine_.check_invariants();
     EXPECT_TRUE(engine_.idle() || engine_.oldest() != nullptr);
-    return {std::move(streams_), executor_.fed, engine_.counters().preemptions};
+    return {std::move(answered_.streams), executor_.fed, executor_.fed_with_logprobs,
+            engine_.counters().preemptions};
   }
 
  private:
@@ -113,21 +115,6 @@ class Served {
     const auto worked = loop_.do_work(clock_.now());
     BATON_CHECK(worked.ok(), "a step failed");
   }
-  void take(std::vector<WorkerMessage>& messages) {
-    for (const WorkerMessage& message : messages) {
-      const auto* step = std::get_if<StepReport>(&message);
-      if (step == nullptr) continue;
-      for (const SequenceTokens& s : step->sequences) {
-        Stream& stream = streams_[s.request.value()];
-        stream.tokens.insert(stream.tokens.end(), s.tokens.begin(), s.tokens.end());
-        stream.prompt_tokens.insert(stream.prompt_tokens.end(), s.prompt_tokens.begin(),
-                                    s.prompt_tokens.end());
-        if (s.finish == FinishReason::kNone) continue;
-        stream.finish = s.finish;
-        ++ended_;
-      }
-    }
-  }
 
   Watched executor_;
   SteadyClock clock_;
@@ -135,8 +122,7 @@ class Served {
   worker::Engine engine_;
   worker::EngineMailbox mailbox_{64};
   worker::EngineLoop loop_;
-  std::map<uint64_t, Stream> streams_;
-  uint64_t ended_ = 0;
+  AnsweredStreams answered_;
 };
 
 class CudaAhead : public ::testing::Test {
@@ -168,9 +154,8 @@ class CudaAhead : public ::testing::Test {
 
 TEST_F(CudaAhead, TokensAreThoseOfADeviceThatIsWaitedFor) {
   ASSERT_TRUE(RandomModel({.ffn = 172}).write_gguf(dir_.file("m.gguf")));
-  const char* given = std::getenv("BATON_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 11;
-  SCOPED_TRACE(::testing::Message() << "BATON_TEST_SEED=" << seed);
+  const uint64_t seed = support::seed_or(11);
+  SCOPED_TRACE(::testing::Message() << "BATON_SEED=" << seed);
   constexpr uint64_t kRequests = 24;
   ::setenv("BATON_CUDA_AHEAD", "0", 1);
   const Outcome want = serve(seed, kRequests);
@@ -186,7 +171,8 @@ TEST_F(CudaAhead, TokensAreThoseOfADeviceThatIsWaitedFor) {
     for (const auto& [id, stream] : want.streams)
       EXPECT_TRUE(got.streams.at(id) == stream) << "request " << id << (graphs ? ", graphs" : ", eager");
     EXPECT_GT(got.fed, 50) << "the test says little";
-    EXPECT_GT(got.preemptions + (given != nullptr), 0u);
+    EXPECT_GT(got.fed_with_logprobs, 5);
+    EXPECT_GT(got.preemptions + support::given_seed().has_value(), 0u);
     EXPECT_EQ(graphs_launched() > launched, graphs && launched >= 0);
   }
 }

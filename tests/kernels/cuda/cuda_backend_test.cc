@@ -7,6 +7,7 @@
 #include "kernels/weight_slice.h"
 #include "tests/golden/model_under_test.h"
 #include "tests/kernels/cuda/emulation/emulated_runtime.h"
+#include "tests/support/fp8_checkpoint.h"
 #include "tests/support/random_model.h"
 #include "tests/worker/model/temp_dir.h"
 
@@ -69,15 +70,41 @@ TEST_F(Device, MatrixInstructionsAreANumericsClass) {
   const BackendOptions options = {.device = "cuda", .numerics = Numerics::kBrainDots};
   DeviceOptions device;
   const auto id = [&] { return (*make_device_backend(options, device))->numerics_id(KvType::kBF16); };
-  EXPECT_EQ(id(), "cuda-bf16-wgmma-v3-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-bf16-wgmma-v4-sm90/kv-bf16");
   device.quantization = Quantization::kFp8;
-  EXPECT_EQ(id(), "cuda-fp8-wgmma-v3-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-fp8-wgmma-v4-sm90/kv-bf16");
   ::setenv("BATON_CUDA_WGMMA", "0", 1);
   EXPECT_THAT(make_device_backend(options, device).status().message(),
               HasSubstr("quantization fp8 wants wgmma"));
   device.quantization = Quantization::kNone;
-  EXPECT_EQ(id(), "cuda-bf16-mma-v3-sm90/kv-bf16");
+  EXPECT_EQ(id(), "cuda-bf16-mma-v4-sm90/kv-bf16");
   ::unsetenv("BATON_CUDA_WGMMA");
+}
+
+// Numbers and scales of a checkpoint are those that are multiplied: the reference opens the same ones,
+// without rounding.
+TEST_F(Device, FollowsTheReferenceWithAnFp8Checkpoint) {
+  baton::testing::write_fp8_checkpoint(dir_.file("hf"), {.hidden = 192, .ffn = 160});
+  EngineSetup setup = cuda_setup();
+  setup.device_options.quantization = Quantization::kFp8;
+  setup.fp8_matrices = worker::ModelFile::Fp8Matrices::kKept;
+  const auto cuda = ModelUnderTest::open(dir_.file("hf"), setup);
+  ASSERT_TRUE(cuda.ok()) << cuda.status();
+  const auto reference =
+      ModelUnderTest::open(dir_.file("hf"), {.fp8_matrices = setup.fp8_matrices, .blocks = 40});
+  ASSERT_TRUE(reference.ok()) << reference.status();
+  std::vector<std::vector<float>> logits;
+  const std::vector<TokenId> tokens = {3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46};
+  for (ModelUnderTest* engine : {cuda->get(), reference->get()})
+    engine->forward(tokens, std::vector<int32_t>{10},
+                    [&](int32_t, std::span<const float> l) { logits.emplace_back(l.begin(), l.end()); });
+  double worst = 0, spread = 0;
+  for (size_t v = 0; v < logits[1].size(); ++v) {
+    worst = std::max(worst, std::abs(double{logits[0][v]} - logits[1][v]));
+    spread = std::max(spread, std::abs(double{logits[1][v]}));
+  }
+  EXPECT_LT(worst, 0.3 * spread);
+  EXPECT_GT(worst, 0);
 }
 
 // A rank's columns of a matrix lie further apart than they are long.

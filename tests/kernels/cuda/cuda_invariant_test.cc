@@ -150,7 +150,7 @@ TEST_F(Invariant, PassesTheCheckThatAWorkerMakes) {
   EXPECT_EQ(check_against_reference(**backend, {.head_dim = 64, .kv = KvType::kBF16, .rows = 70}),
             absl::OkStatus());
   EXPECT_EQ((*backend)->numerics_id(KvType::kBF16),
-            "cuda-invariant-" + table_.bits() + "-wgmma-v3-sm90/kv-bf16");
+            "cuda-invariant-" + table_.bits() + "-wgmma-v4-sm90/kv-bf16");
 }
 
 TEST_F(Invariant, RefusesATableThatDoesNotMatch) {

@@ -160,11 +160,12 @@ TEST_P(CudaModel, GivesTheSameBitsInEveryBatchChunkAndGraph) {
   for (const int others : {0, 2}) expect_same(want, generate(*overlapping, 100, others));
 }
 
-// Tokens drawn on the device are those that the host draws from the logits, in one step with rows that are
-// the host's.
+// Tokens drawn on the device are those that the host draws from the logits, and log-probabilities those that
+// it finds.
 TEST_P(CudaModel, DrawsTheTokensOfTheHost) {
   const TempDir dir("cuda");
   std::vector<std::vector<TokenId>> all;
+  std::vector<TokenOutput> told;  // with logprobs
   for (const bool full_logits : {true, false}) {
     EngineSetup changed = setup();
     changed.full_logits = full_logits;
@@ -178,6 +179,7 @@ TEST_P(CudaModel, DrawsTheTokensOfTheHost) {
       sampling.top_p = i == 2 ? 0.9f : 1.0f;
       sampling.frequency_penalty = i == 1 ? 0.5f : 0.0f;
       sampling.logprobs = i == 3 ? 2 : -1;
+      if (i == 3) sampling.logit_bias = {{7, 2.5f}};
       sampling.seed = static_cast<uint64_t>(i);
     }
     for (int step = 0; step < 6; ++step) {
@@ -192,11 +194,21 @@ TEST_P(CudaModel, DrawsTheTokensOfTheHost) {
         ASSERT_TRUE(result.sampled[i].token.has_value()) << result.sampled[i].error;
         sequences[i].tokens.push_back(result.sampled[i].token->token);
       }
-      EXPECT_EQ(result.sampled[3].token->top.size(), 2u);
+      told.push_back(*result.sampled[3].token);
     }
     for (const Sequence& s : sequences) all.emplace_back(s.tokens.begin(), s.tokens.end());
   }
   for (int i = 0; i < 4; ++i) EXPECT_EQ(all[i], all[4 + i]) << i;
+  for (size_t step = 0; step < 6; ++step) {
+    const TokenOutput &host = told[step], &device = told[6 + step];
+    EXPECT_NEAR(device.logprob, host.logprob, 1e-6);
+    ASSERT_EQ(host.top.size(), 2u);
+    ASSERT_EQ(device.top.size(), 2u);
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(device.top[i].token, host.top[i].token);
+      EXPECT_NEAR(device.top[i].logprob, host.top[i].logprob, 1e-6);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

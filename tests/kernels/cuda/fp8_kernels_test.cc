@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/hopper_launches.h"
 #include "kernels/float8.h"
+#include "kernels/weight_slice.h"
 #include "tests/kernels/cuda/kernel_fixture.h"
 
 namespace baton::kernels::cuda {
@@ -212,6 +213,37 @@ TEST(Fp8Packing, RefusesRowsThatShareAStripWithoutSharingAScale) {
   const LinearSpec spec = {
       .parts = {{DType::kBF16, reinterpret_cast<const std::byte*>(stored.data()), 12, 64}}, .bias = {}};
   EXPECT_FALSE(pack_fp8(spec, packed_shape(spec, PackedType::kFp8)).ok());
+}
+
+// Of an fp8 checkpoint: gate and up, rows 8 and on of a larger matrix.
+TEST(Fp8Packing, KeepsNumbersAndScalesOfACheckpoint) {
+  Random random(25);
+  SCOPED_TRACE(random.seed());
+  constexpr int kRows = 144, kCols = 200, kFirst = 8, kCount = 136;
+  std::vector<uint8_t> numbers(kRows * kCols);
+  for (uint8_t& n : numbers) n = static_cast<uint8_t>(random.between(0, 1) * 128 + random.between(0, 126));
+  const std::vector<float> scales = random.floats(2 * 2);
+  const WeightView whole = {.type = DType::kF8E4M3,
+                            .data = reinterpret_cast<const std::byte*>(numbers.data()),
+                            .rows = kRows,
+                            .cols = kCols,
+                            .block_scales = scales.data()};
+  const WeightView part = rows_of(whole, kFirst, kCount);
+  Fp8Layer layer;
+  layer.spec = {.parts = {part, part}, .bias = {}};
+  layer.shape = packed_shape(layer.spec, PackedType::kFp8);
+  layer.packed = *pack_fp8(layer.spec, layer.shape);
+  for (int r = 0; r < 2 * kCount; ++r)
+    for (int c = 0; c < kCols; ++c) {
+      const int row = kFirst + r % kCount;
+      ASSERT_EQ(layer.byte(r, c), numbers[row * kCols + c]);
+      ASSERT_EQ(layer.scale(r, c / 128), scales[row / 128 * 2 + c / 128]);
+    }
+  layer.spec.parts = {rows_of(whole, 4, 8)};
+  EXPECT_FALSE(pack_fp8(layer.spec, packed_shape(layer.spec, PackedType::kFp8)).ok()) << "between two scales";
+  numbers[kFirst * kCols + 3] = 0xff;
+  layer.spec.parts = {part};
+  EXPECT_FALSE(pack_fp8(layer.spec, packed_shape(layer.spec, PackedType::kFp8)).ok()) << "not a number";
 }
 
 // norm_factor: 256 chains, the lanes of each warp in pairs 16, 8, 4, 2, 1 apart, the warps ascending.

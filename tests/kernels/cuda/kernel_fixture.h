@@ -17,6 +17,7 @@
 
 #include "kernels/cuda/step_tables.h"
 #include "kernels/float16.h"
+#include "tests/support/seed.h"
 
 // What the emulated kernel tests share: random numbers from a printed seed and a step's tables.
 namespace baton::kernels::cuda {
@@ -38,10 +39,7 @@ class Random {
   }
 
  private:
-  static uint64_t seed_or(uint64_t fallback) {
-    const char* text = std::getenv("BATON_TEST_SEED");
-    return text == nullptr ? fallback : std::stoull(text);
-  }
+  static uint64_t seed_or(uint64_t fallback) { return support::given_seed().value_or(fallback); }
   uint64_t seed_;
   std::mt19937_64 generator_;
 };

@@ -1,4 +1,5 @@
 #include "kernels/cuda/work_list.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -76,8 +77,7 @@ TEST(WorkList, WithoutSlotsABlockWalksAllChunks) {
 
 TEST(WorkList, CoversEveryRowOnce) {
   for (int round = 0; round < 200; ++round) {
-    const uint64_t seed =
-        std::getenv("BATON_TEST_SEED") ? std::stoull(std::getenv("BATON_TEST_SEED")) : 100 + round;
+    const uint64_t seed = support::given_seed().value_or(100 + round);
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
     const auto between = [&](int low, int high) {

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstring>
 
+#include "tests/support/seed.h"
+#include "tests/transport/collectives/group_tls.h"
 #include "tests/transport/collectives/rank_threads.h"
 #include "transport/collectives/form_group.h"
 #include "transport/collectives/rank_sum.h"
@@ -22,6 +24,10 @@ struct Lane {
 class Collectives : public ::testing::TestWithParam<std::tuple<Lane, int>> {
  protected:
   int size() const { return std::get<1>(GetParam()); }
+  void SetUp() override {
+    if (std::string(std::get<0>(GetParam()).name) == "socket_tls" && !TestCertificates::get().there())
+      GTEST_SKIP() << "the openssl command is not there or failed";
+  }
   Ranks ranks() const {
     auto made = std::get<0>(GetParam()).make(size());
     EXPECT_TRUE(made.ok()) << made.status();
@@ -153,8 +159,8 @@ TEST_P(Collectives, NobodyLeavesABarrierBeforeAllHaveCome) {
 }
 
 TEST_P(Collectives, RandomOperationsAgree) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Ranks group = ranks();
   on_all(group, [&](Communicator& c) {
     std::mt19937_64 random(seed);  // the same on every rank
@@ -265,7 +271,7 @@ TEST_P(Collectives, AnotherCollectiveOnOneRankBreaksTheGroup) {
 }
 
 // Ranks as threads that form a group as processes do.
-absl::StatusOr<Ranks> formed(int size, GroupLane lane) {
+absl::StatusOr<Ranks> formed(int size, GroupLane lane, const transport::TlsContext* tls = nullptr) {
   ASSIGN_OR_RETURN(const std::string address, free_address());
   Ranks ranks(size);
   std::vector<absl::Status> failed(size);
@@ -279,7 +285,8 @@ absl::StatusOr<Ranks> formed(int size, GroupLane lane) {
                                  .size = size,
                                  .rendezvous = address,
                                  .lane = lane,
-                                 .deadline = in(60s)});
+                                 .deadline = in(60s),
+                                 .tls = tls});
         failed[r] = group.status();
         if (group.ok()) ranks[r] = std::move(group->communicator);
       });
@@ -290,11 +297,14 @@ absl::StatusOr<Ranks> formed(int size, GroupLane lane) {
 
 constexpr Lane kFormedShm{"formed_shm", [](int size) { return formed(size, GroupLane::kAuto); }};
 constexpr Lane kSocket{"socket", [](int size) { return formed(size, GroupLane::kSocket); }};
+constexpr Lane kSocketTls{"socket_tls",
+                          [](int size) { return formed(size, GroupLane::kSocket, tls_as("worker").get()); }};
 constexpr Lane kShm{"shm", [](int size) { return thread_ranks(size); }};
 constexpr Lane kShmAsleep{"shm_asleep", [](int size) { return thread_ranks(size, Duration::zero()); }};
 
 INSTANTIATE_TEST_SUITE_P(Lanes, Collectives,
-                         ::testing::Combine(::testing::Values(kShm, kShmAsleep, kFormedShm, kSocket),
+                         ::testing::Combine(::testing::Values(kShm, kShmAsleep, kFormedShm, kSocket,
+                                                              kSocketTls),
                                             ::testing::Values(1, 2, 3, 4, 5, 8)),
                          [](const auto& i) {
                            return std::string(std::get<0>(i.param).name) + "_" +

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/cat.h"
+#include "tests/support/end_with.h"
 #include "tests/support/network_hosts.h"
 #include "tests/transport/collectives/rank_threads.h"
 #include "transport/collectives/form_group.h"
@@ -38,8 +39,10 @@ class RankProcess {
     };
     if (hosts != nullptr) {
       pid_ = hosts->fork_inside(host, child);
-    } else if (pid_ = ::fork(); pid_ == 0) {
-      ::_exit(child());
+    } else {
+      const pid_t parent = ::getpid();
+      pid_ = ::fork();
+      if (pid_ == 0) ::_exit(end_with(parent) ? child() : 126);
     }
     ::close(ends[1]);
   }

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 
+#include "tests/transport/collectives/group_tls.h"
 #include "transport/collectives/group_door.h"
 #include "transport/collectives/rank_sum.h"
 #include "transport/collectives/socket_communicator.h"
@@ -97,13 +98,21 @@ TEST_P(Sizes, ProcessesOverSocketsHaveTheBitsOfTheTree) {
 
 INSTANTIATE_TEST_SUITE_P(Ranks, Sizes, ::testing::Values(2, 3, 4, 5, 8));
 
-class Lanes : public ::testing::TestWithParam<GroupLane> {
+// shm, socket, socket-tls.
+class Lanes : public ::testing::TestWithParam<std::string> {
  protected:
+  void SetUp() override {
+    if (GetParam() != "socket-tls") return;
+    tls_ = tls_as("worker");
+    if (tls_ == nullptr) GTEST_SKIP() << "the openssl command is not there or failed";
+  }
   GroupOptions of(int rank, int size, const std::string& at) const {
     GroupOptions o = options(rank, size, at);
-    o.lane = GetParam();
+    o.lane = GetParam() == "shm" ? GroupLane::kShm : GroupLane::kSocket;
+    o.tls = tls_.get();
     return o;
   }
+  std::unique_ptr<transport::TlsContext> tls_;
 };
 
 TEST_P(Lanes, AKilledRankIsNamedByAllLongBeforeTheDeadline) {
@@ -161,8 +170,8 @@ TEST_P(Lanes, AGroupFormsAgainWithTheRankThatWasStartedAgain) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Lanes, Lanes, ::testing::Values(GroupLane::kShm, GroupLane::kSocket),
-                         [](const auto& i) { return i.param == GroupLane::kShm ? "shm" : "socket"; });
+INSTANTIATE_TEST_SUITE_P(Lanes, Lanes, ::testing::Values("shm", "socket", "socket-tls"),
+                         [](const auto& i) { return i.param == "socket-tls" ? "socket_tls" : i.param; });
 
 TEST(FormGroup, WhoDoesNotFitIsRefusedWithTheReasonAndTheGroupForms) {
   const std::string at = own_name("refuse");
@@ -198,7 +207,8 @@ TEST(FormGroup, BytesFromElsewhereDoNotDisturb) {
   auto stranger = connect_to(at, in(60s));
   ASSERT_TRUE(stranger.ok());
   const std::string text(5000, 'G');
-  ASSERT_TRUE(write_all(stranger->get(), std::as_bytes(std::span(text)), in(60s)).ok());
+  RankStream to_zero(*std::move(stranger));
+  ASSERT_TRUE(to_zero.write_all(std::as_bytes(std::span(text)), in(60s)).ok());
   auto silent = connect_to(at, in(60s));
   ASSERT_TRUE(silent.ok());
   RankProcess one([&](const Say& say) { check_sums(options(1, 2, at), say); });
@@ -208,16 +218,17 @@ TEST(FormGroup, BytesFromElsewhereDoNotDisturb) {
 
 // What a rank does before it is in the group: comes to rank 0 and hears its answer.
 struct HalfWay {
-  OwnedFd to_zero, listener;
+  RankStream to_zero;
+  OwnedFd listener;
   std::vector<std::string> answer;
 };
 
 HalfWay come_and_hear(const GroupOptions& o, const std::string& own_host) {
   HalfWay out;
-  out.to_zero = *connect_to(o.rendezvous, o.deadline);
+  out.to_zero = RankStream(*connect_to(o.rendezvous, o.deadline), o.tls, RankStream::Side::kConnects);
   out.listener = *listen_at(host_and_port(own_host, 0));
-  if (!group_hello(o, local_port(out.listener.get())).write(out.to_zero.get(), o.deadline).ok()) std::abort();
-  out.answer = GroupFrame::read(out.to_zero.get(), o.deadline)->words();
+  if (!group_hello(o, local_port(out.listener.get())).write(out.to_zero, o.deadline).ok()) std::abort();
+  out.answer = GroupFrame::read(out.to_zero, o.deadline)->words();
   return out;
 }
 
@@ -230,11 +241,11 @@ TEST_P(Lanes, ARankThatDiesWhileTheGroupFormsMayComeAgain) {
       rest.push_back(
           std::make_unique<RankProcess>([&, r](const Say& say) { check_sums(of(r, 3, at), say); }));
     const std::string lane = half.line();
-    ASSERT_EQ(lane, lane_word(GetParam()));
+    ASSERT_EQ(lane, GetParam() == "shm" ? "shm" : "socket");
     ASSERT_EQ(half.line(), "");  // it has ended
     rest.push_back(
         std::make_unique<RankProcess>([&](const Say& say) { check_sums(of(victim, 3, at), say); }));
-    for (auto& rank : rest) EXPECT_EQ(rank->line(), lane + " 77 4");
+    for (auto& rank : rest) EXPECT_EQ(rank->line(), GetParam() + " 77 4");
   }
 }
 
@@ -274,11 +285,11 @@ TEST(FormGroup, WhoSaysNothingToARankDoesNotKeepItFromTheGroup) {
   HalfWay two = come_and_hear(of(2), "127.0.0.1");
   ASSERT_EQ(two.answer.size(), 6U);
   const OwnedFd silent = *connect_to(two.answer[4], in(60s));
-  std::vector<OwnedFd> sockets(3);
-  sockets[1] = *connect_to(two.answer[4], in(60s));
-  ASSERT_TRUE(GroupFrame({two.answer[2], "2"}).write(sockets[1].get(), in(60s)).ok());
-  sockets[0] = std::move(two.to_zero);
-  EXPECT_TRUE(socket_communicator(2, std::move(sockets), {})->barrier(in(60s)).ok());
+  std::vector<RankStream> streams(3);
+  streams[1] = RankStream(*connect_to(two.answer[4], in(60s)));
+  ASSERT_TRUE(GroupFrame({two.answer[2], "2"}).write(streams[1], in(60s)).ok());
+  streams[0] = std::move(two.to_zero);
+  EXPECT_TRUE(socket_communicator(2, std::move(streams), {})->barrier(in(60s)).ok());
   for (auto& rank : ranks) EXPECT_EQ(rank->line(), "formed");
 }
 
@@ -305,16 +316,30 @@ class TwoHosts : public ::testing::Test {
     if (!made.ok()) GTEST_SKIP() << made.status();
     hosts = *std::move(made);
     at = hosts->address(0) + ":7100";
+    tls = tls_as("worker");
+  }
+  // Without the openssl command plain ones only.
+  std::vector<const transport::TlsContext*> ways() const {
+    return tls == nullptr ? std::vector<const transport::TlsContext*>{nullptr}
+                          : std::vector<const transport::TlsContext*>{nullptr, tls.get()};
+  }
+  GroupOptions of(int rank, int size, const transport::TlsContext* with) const {
+    GroupOptions o = options(rank, size, at);
+    o.tls = with;
+    return o;
   }
   std::unique_ptr<NetworkHosts> hosts;
+  std::unique_ptr<transport::TlsContext> tls;
   std::string at;
 };
 
 TEST_F(TwoHosts, SocketsAreUsedBetweenHostsAndTheBitsAreTheSame) {
-  for (const int size : {2, 4, 5}) {
-    Processes all(size, [&](int r, const Say& say) { check_sums(options(r, size, at), say); }, hosts.get());
-    for (auto& rank : all.ranks) EXPECT_EQ(rank->line(), "socket 77 4");
-  }
+  for (const transport::TlsContext* with : ways())
+    for (const int size : {2, 4, 5}) {
+      Processes all(size, [&](int r, const Say& say) { check_sums(of(r, size, with), say); }, hosts.get());
+      for (auto& rank : all.ranks)
+        EXPECT_EQ(rank->line(), with == nullptr ? "socket 77 4" : "socket-tls 77 4");
+    }
 }
 
 TEST_F(TwoHosts, SharedMemoryIsRefusedBetweenHosts) {
@@ -345,12 +370,14 @@ TEST_F(TwoHosts, ACutLinkEndsTheWaitByItsDeadline) {
 }
 
 TEST_F(TwoHosts, AKilledRankOnTheOtherHostIsSeen) {
-  Processes all(4, [&](int r, const Say& say) { sum_until_it_fails(options(r, 4, at), say); }, hosts.get());
-  for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
-  all.ranks[3]->signal(SIGKILL);
-  for (int r = 0; r < 3; ++r) {
-    EXPECT_THAT(all.ranks[r]->line(), testing::HasSubstr("rank 3 of the group is gone"));
-    std::printf("rank %d saw it after %s s\n", r, all.ranks[r]->line().c_str());
+  for (const transport::TlsContext* with : ways()) {
+    Processes all(4, [&](int r, const Say& say) { sum_until_it_fails(of(r, 4, with), say); }, hosts.get());
+    for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+    all.ranks[3]->signal(SIGKILL);
+    for (int r = 0; r < 3; ++r) {
+      EXPECT_THAT(all.ranks[r]->line(), testing::HasSubstr("rank 3 of the group is gone"));
+      std::printf("rank %d saw it after %s s\n", r, all.ranks[r]->line().c_str());
+    }
   }
 }
 

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <unistd.h>
+
 #include <functional>
 #include <memory>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "base/cat.h"
 #include "base/clock.h"
 #include "base/rng.h"
 #include "transport/collectives/communicator.h"
@@ -17,10 +20,12 @@ using Ranks = std::vector<std::unique_ptr<Communicator>>;
 
 inline Instant in(Duration d) { return SteadyClock().now() + d; }
 
-// A port of the loopback interface that is free now.
+// A port that is free now, on a loopback address of this process's own: nobody else takes it meanwhile.
 inline absl::StatusOr<std::string> free_address() {
-  ASSIGN_OR_RETURN(const OwnedFd listener, listen_at("127.0.0.1:0"));
-  return host_and_port("127.0.0.1", local_port(listener.get()));
+  const auto pid = static_cast<unsigned>(::getpid());
+  const std::string host = cat("127.", 64 + (pid >> 16) % 64, ".", (pid >> 8) % 256, ".", pid % 256);
+  ASSIGN_OR_RETURN(const OwnedFd listener, listen_at(cat(host, ":0")));
+  return host_and_port(host, local_port(listener.get()));
 }
 
 // Runs `body(communicator)` on a thread for each rank.

@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "base/timers.h"
+#include "tests/support/seed.h"
 #include "tests/transport/data/plane_fixture.h"
 
 namespace baton::transport {
@@ -96,8 +97,8 @@ TEST_P(DataPlaneTest, MessagesArriveInOrderBothWays) {
 TEST_P(DataPlaneTest, RandomRunsLandWhereTheReceiverSays) {
   auto a = make("a"), b = make("b");
   ASSERT_TRUE(join(*a, *b));
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   auto source = a->plane->pool(), target = b->plane->pool();
   for (auto& byte : source) byte = static_cast<std::byte>(rng.next());
@@ -345,6 +346,44 @@ TEST_P(DataPlaneTest, ASilentPeerIsGivenUp) {
     return a->saw(Kind::kRefused);
   }));
   EXPECT_EQ(a->plane->next_deadline(), kNever);
+}
+
+// A pair that is connected and moves nothing: whoever doubts it is told.
+TEST_P(DataPlaneTest, WhoIsDoubtedAnswersOrIsLost) {
+  auto a = make("a"), b = make("b");
+  ASSERT_TRUE(join(*a, *b));
+  a->plane->doubt(b->ref);
+  for (int i = 0; i < 200; ++i) step({a.get(), b.get()});
+  now_ += timers::kQuarantineBeforeTeardown;
+  step({a.get()});
+  EXPECT_TRUE(a->plane->connected(b->ref));
+  a->plane->doubt(b->ref);
+  a->plane->doubt(b->ref);  // the first word counts
+  now_ += timers::kQuarantineBeforeTeardown - std::chrono::milliseconds(1);
+  step({a.get()});
+  EXPECT_TRUE(a->plane->connected(b->ref));
+  now_ += std::chrono::milliseconds(1);
+  step({a.get()});
+  EXPECT_FALSE(a->plane->connected(b->ref));
+  EXPECT_EQ(a->peers.back().kind, Kind::kDown);
+  ASSERT_TRUE(until({a.get(), b.get()}, [&] { return b->saw(Kind::kDown); }));
+  ASSERT_TRUE(join(*a, *b));
+}
+
+TEST_P(DataPlaneTest, WhoIsDisconnectedMayComeBack) {
+  auto a = make("a"), b = make("b");
+  ASSERT_TRUE(join(*a, *b));
+  EXPECT_FALSE(a->plane->hung_up(b->ref));
+  a->plane->disconnect(b->ref, "enough");
+  EXPECT_EQ(a->peers.back().kind, Kind::kDown);
+  EXPECT_EQ(a->peers.back().detail, "enough");
+  EXPECT_TRUE(a->plane->hung_up(b->ref));
+  // b does not know yet, but can find out.
+  const bool ucx = GetParam() == Fabric::kUcxAm || GetParam() == Fabric::kUcxLocal;
+  EXPECT_TRUE(b->plane->connected(a->ref));
+  EXPECT_EQ(b->plane->hung_up(a->ref), !ucx);
+  ASSERT_TRUE(until({a.get(), b.get()}, [&] { return b->saw(Kind::kDown); }));
+  ASSERT_TRUE(join(*b, *a));
 }
 
 TEST_P(DataPlaneTest, WakeEndsAWaitAndIdleCostsNothing) {

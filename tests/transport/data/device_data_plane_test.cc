@@ -8,6 +8,7 @@
 #include <random>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/transport/data/fake_device.h"
 #include "tests/transport/data/plane_fixture.h"
 
@@ -34,10 +35,10 @@ struct GpuWorker {
   }
   DataPlane& plane() const { return *recorder->plane; }
   std::string word(size_t offset, size_t bytes) const {
-    return {reinterpret_cast<const char*>(device.memory.data() + offset), bytes};
+    return {reinterpret_cast<const char*>(device.kv.data() + offset), bytes};
   }
   void fill(size_t offset, size_t bytes, char with) {
-    std::fill_n(device.memory.begin() + static_cast<ptrdiff_t>(offset), bytes, static_cast<std::byte>(with));
+    std::fill_n(device.kv.begin() + static_cast<ptrdiff_t>(offset), bytes, static_cast<std::byte>(with));
   }
 
   SteadyClock clock;
@@ -156,7 +157,7 @@ TEST(DeviceDataPlane, APoolIsUnmappedBeforeItsOwnersEndIsTold) {
   ASSERT_TRUE(pair.meet());
   pair.b.plane().fence(pair.a.recorder->ref);
   EXPECT_FALSE(pair.b.plane().connected(pair.a.recorder->ref));
-  EXPECT_FALSE(pair.machine.mapped.contains(pair.a.device.memory.data()));
+  EXPECT_FALSE(pair.machine.mapped.contains(pair.a.device.kv.data()));
   ASSERT_TRUE(pair.until([&] { return pair.a.recorder->saw(PeerEvent::Kind::kDown); }));
   EXPECT_TRUE(pair.machine.mapped.empty());
 }
@@ -259,8 +260,8 @@ TEST(DeviceDataPlane, WordsThatComeLateStillCount) {
 }
 
 TEST(DeviceWords, AnyBytesAreReadOrRefused) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(cat("seed ", seed));
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(cat("BATON_SEED=", seed));
   std::mt19937_64 random(seed);
   const std::string whole = encode_word(OfferWord{3, "header", {{0, 64}, {128, 64}}});
   ASSERT_TRUE(decode_word(std::as_bytes(std::span(whole))).ok());

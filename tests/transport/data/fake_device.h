@@ -57,18 +57,21 @@ class FakeCopies final : public kernels::DeviceStream {
 class FakeDevice final : public kernels::Device {
  public:
   FakeDevice(FakeMachine& machine, size_t pool_bytes)
-      : number(machine.next++), memory(pool_bytes), machine_(machine) {
+      : number(machine.next++), kv(pool_bytes), machine_(machine) {
     machine_.devices[number] = this;
   }
   ~FakeDevice() override { machine_.devices.erase(number); }
 
   std::string id() const override { return cat("gpu-", number); }
+  absl::StatusOr<kernels::DeviceMemory> memory() override {
+    return kernels::DeviceMemory{.free = kv.size(), .total = kv.size()};
+  }
   kernels::DeviceStream& step_stream() override { return steps_; }
   absl::StatusOr<std::unique_ptr<kernels::DeviceStream>> make_stream() override {
     return std::make_unique<FakeCopies>(polls);
   }
   bool await_stored(int) override { return true; }
-  std::span<std::byte> kv_pool() override { return memory; }
+  std::span<std::byte> kv_pool() override { return kv; }
   absl::Status pin(std::span<std::byte> host) override {
     if (!pinnable) return absl::InternalError("no more pinned memory");
     pinned.insert(host.data());
@@ -76,7 +79,7 @@ class FakeDevice final : public kernels::Device {
   }
   void unpin(std::span<std::byte> host) override { pinned.erase(host.data()); }
   absl::StatusOr<kernels::PoolHandle> export_pool() override {
-    kernels::PoolHandle handle{.pool_bytes = memory.size(), .nonce = {number, 7}};
+    kernels::PoolHandle handle{.pool_bytes = kv.size(), .nonce = {number, 7}};
     std::memcpy(handle.words.data(), &number, sizeof number);
     return handle;
   }
@@ -86,9 +89,9 @@ class FakeDevice final : public kernels::Device {
     const auto found = machine_.devices.find(wanted);
     if (found == machine_.devices.end() || handle.nonce[0] != wanted)
       return absl::InvalidArgumentError("another one lies there");
-    if (handle.pool_bytes > found->second->memory.size())
+    if (handle.pool_bytes > found->second->kv.size())
       return absl::InvalidArgumentError("its mapping is smaller");
-    const std::byte* pool = found->second->memory.data();
+    const std::byte* pool = found->second->kv.data();
     ++machine_.mapped[pool];
     return pool;
   }
@@ -97,7 +100,7 @@ class FakeDevice final : public kernels::Device {
   }
 
   const uint64_t number;
-  std::vector<std::byte> memory;
+  std::vector<std::byte> kv;
   std::set<std::byte*> pinned;
   bool pinnable = true;
   int polls = 3;  // that find copies not done before one finds them done

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "transport/data/byte_codec.h"
 
 namespace baton::transport {
@@ -80,8 +81,8 @@ TEST(Frames, CountsAndLengthsAreNotBelieved) {
 
 // Whatever decodes encodes to the same bytes again; nothing crashes or reads outside (ASan).
 TEST(Frames, RandomDamage) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   const auto frames = one_of_each();
   int decoded = 0;
@@ -99,8 +100,8 @@ TEST(Frames, RandomDamage) {
 }
 
 TEST(Frames, RandomBytes) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   for (int i = 0; i < 50'000; ++i) {
     std::string bytes(rng.below(64), '\0');

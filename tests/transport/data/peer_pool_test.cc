@@ -10,6 +10,7 @@
 
 #include <cstring>
 
+#include "tests/support/end_with.h"
 #include "transport/data/host_id.h"
 
 namespace baton::transport {
@@ -63,8 +64,10 @@ TEST(PeerPool, AFileThatMayShrinkIsRefused) {
 TEST(PeerPool, OutlivesItsOwner) {
   int pipes[2];
   ASSERT_EQ(::pipe(pipes), 0);
+  const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child == 0) {
+    if (!end_with(parent)) _exit(1);
     auto pool = SharedPool::create(kBytes, true);
     std::memset((*pool)->bytes().data(), 9, kBytes);
     const PoolTicket ticket = (*pool)->ticket();

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/timers.h"
+#include "tests/support/temp_dir.h"
 #include "tests/transport/data/held_pull_lane.h"
 #include "tests/transport/data/plane_fixture.h"
 #include "transport/data/byte_codec.h"
@@ -322,7 +323,8 @@ TEST(GetTicket, ImpossibleMemoryIsRefused) {
 }
 
 TEST(Rdma, DevicesOfAnInterface) {
-  const std::filesystem::path net = std::filesystem::path(testing::TempDir()) / "rdma_devices_test";
+  const support::TempDir directory("rdma_devices");
+  const std::filesystem::path net = directory.path();
   std::filesystem::create_directories(net / "ib1" / "device" / "infiniband" / "mlx5_0");
   std::filesystem::create_directories(net / "ib1" / "device" / "infiniband" / "mlx5_1");
   std::ofstream(net / "ib1" / "dev_port") << "1\n";
@@ -330,7 +332,6 @@ TEST(Rdma, DevicesOfAnInterface) {
   EXPECT_EQ(rdma_devices("ib1", net.string()), (std::vector<std::string>{"mlx5_0:2", "mlx5_1:2"}));
   EXPECT_TRUE(rdma_devices("eth0", net.string()).empty());
   EXPECT_TRUE(rdma_devices("none", net.string()).empty());
-  std::filesystem::remove_all(net);
 }
 
 TEST(Rdma, GetIsRefusedWhereThereIsNone) {

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/transport/data/plane_fixture.h"
 
 namespace baton::transport {
@@ -127,8 +128,8 @@ class SocketLinksTest : public testing::Test {
 };
 
 TEST_F(SocketLinksTest, FramesSurviveEveryCut) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   const int fd = client();
   std::string stream;
@@ -170,8 +171,8 @@ TEST_F(SocketLinksTest, PlacesThatWereTakenBackAreNotWritten) {
 }
 
 TEST_F(SocketLinksTest, GarbageEndsItsOwnLinkOnly) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   const int good = client();
   say(good, wire("C", "hello"));

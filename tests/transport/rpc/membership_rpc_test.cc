@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/timers.h"
 #include "tests/transport/rpc/event_log.h"
+#include "transport/messages/life_over.h"
 #include "transport/rpc/membership_client.h"
 #include "transport/rpc/membership_server.h"
 #include "wire.grpc.pb.h"
@@ -102,8 +103,9 @@ TEST_F(MembershipRpcTest, ACoordinatorThatComesLaterIsFound) {
 TEST_F(MembershipRpcTest, AFencedWorkerStopsAsking) {
   start();
   join_as(some_worker("decode-0", 6));
-  next_call<JoinCall>().reply(absl::FailedPreconditionError("incarnation i7 is known"));
+  next_call<JoinCall>().reply(life_over("incarnation i7 is known", Incarnation(7)));
   ASSERT_TRUE(until([&] { return events.count<Fenced>() == 1; }));
+  EXPECT_EQ(youngest_life_over(events.all<Fenced>()[0].why), Incarnation(7));
   EXPECT_EQ(client->tick(now += std::chrono::hours(1)), kNever);
 }
 

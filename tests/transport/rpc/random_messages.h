@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "transport/messages/messages.h"
 
 // Random messages with every field set. The structured bindings name every field of a struct: a field that is
@@ -15,11 +16,7 @@ namespace baton::transport {
 
 // Replay with BATON_SEED=n.
 inline uint64_t test_seed() {
-  const char* given = std::getenv("BATON_SEED");
-  const uint64_t seed =
-      given ? std::strtoull(given, nullptr, 10)
-            : static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
-  std::cout << "BATON_SEED=" << seed << std::endl;
+  const uint64_t seed = support::fresh_seed();
   return seed;
 }
 
@@ -59,7 +56,7 @@ class RandomMessages {
       case 5:
         return peer_report();
       default:
-        return Pong{rng_.next(), load(), flip()};
+        return Pong{rng_.next(), load(), flip(), duration(), duration()};
     }
   }
 
@@ -239,13 +236,14 @@ class RandomMessages {
 
   PeerReport peer_report() {
     PeerReport r;
-    auto& [peer, connected, lane, error, rate, latency] = r;
+    auto& [peer, connected, lane, error, rate, latency, over] = r;
     peer = ref();
     connected = flip();
     lane = name();
     error = text();
     rate = rng_.next_double() * 1e12;
     latency = duration();
+    over = flip();
     return r;
   }
 

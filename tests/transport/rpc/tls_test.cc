@@ -5,9 +5,12 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/temp_dir.h"
 #include "tests/transport/rpc/event_log.h"
+#include "transport/rpc/certificate_watch.h"
 #include "transport/rpc/control_client.h"
 #include "transport/rpc/control_server.h"
 #include "transport/rpc/handshake_log.h"
@@ -21,14 +24,13 @@ namespace {
 class TlsTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    std::string name = (std::filesystem::temp_directory_path() / "baton_tls_XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder = name;
+    directory = std::make_unique<support::TempDir>("tls");
+    folder = directory->path();
     made = make_ca("ca") && make_ca("other") && make_certificate("coordinator", "ca") &&
            make_certificate("worker", "ca") && make_certificate("stranger", "other") &&
            make_certificate("short", "ca", 1);
   }
-  static void TearDownTestSuite() { std::filesystem::remove_all(folder); }
+  static void TearDownTestSuite() { directory.reset(); }
   void SetUp() override {
     if (!made) GTEST_SKIP() << "the openssl command is not there or failed";
   }
@@ -37,10 +39,15 @@ class TlsTest : public ::testing::Test {
     return std::system(absl::StrCat("cd ", folder, " && openssl ", arguments, " >/dev/null 2>&1").c_str()) ==
            0;
   }
-  static bool make_ca(const std::string& name) {
-    return openssl(
-        absl::StrCat("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout ", name,
-                     ".key -out ", name, ".pem -subj /CN=", name));
+  static bool make_ca(const std::string& name, int days = 2) {
+    return openssl(absl::StrCat("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days ", days,
+                                " -keyout ", name, ".key -out ", name, ".pem -subj /CN=", name));
+  }
+  // Files `name` become those of `of`.
+  static bool lay(const std::string& name, const std::string& of) {
+    return std::system(absl::StrCat("cd ", folder, " && cp ", of, ".key ", name, ".key && cp ", of, ".pem ",
+                                    name, ".pem")
+                           .c_str()) == 0;
   }
   static bool make_certificate(const std::string& name, const std::string& ca, int days = 2) {
     std::ofstream(absl::StrCat(folder, "/", name, ".ext")) << "subjectAltName=DNS:" << name << "\n";
@@ -77,6 +84,7 @@ class TlsTest : public ::testing::Test {
     return closed.empty() ? absl::OkStatus() : closed[0].why;
   }
 
+  static inline std::unique_ptr<support::TempDir> directory;
   static inline std::string folder;
   static inline bool made = false;
   EventLog<ControlServerEvent> server_log;
@@ -165,8 +173,92 @@ TEST_F(TlsTest, FilesAreCheckedBeforeAnybodyConnects) {
   says(good, "does not carry the name 'coordinator'", "coordinator");
   says(*as("short", "").tls, "short.pem: expired on", "short", 30);
   says(good, "not valid before", "worker", -30);
-  EXPECT_GT(certificate_seconds_left(good, std::time(nullptr)), 3600);
-  EXPECT_EQ(certificate_seconds_left({"", "/none", ""}, 0), 0);
+  EXPECT_GT(certificate_end(good.certificate).value_or(0), std::time(nullptr) + 3600);
+  EXPECT_EQ(certificate_end("/none"), std::nullopt);
+  EXPECT_EQ(certificate_end(good.key), std::nullopt);
+}
+
+// A certificate that is renewed while the processes run: nobody restarts, connections made from then on show
+// and ask for the new one.
+TEST_F(TlsTest, AServerShowsARenewedCertificate) {
+  ASSERT_TRUE(make_certificate("renewed", "ca") && lay("live", "worker"));
+  RpcSecurity live = as("live", "coordinator");
+  live.reload = std::chrono::seconds(1);
+  start(live);
+  EXPECT_TRUE(connect(as("coordinator", "worker")).ok());
+  EXPECT_FALSE(connect(as("coordinator", "renewed")).ok());
+  ASSERT_TRUE(lay("live", "renewed"));
+  absl::Status status = absl::UnknownError("not tried");
+  EXPECT_TRUE(
+      turn_until([&] { status = connect(as("coordinator", "renewed")); }, [&] { return status.ok(); }))
+      << status;
+  EXPECT_FALSE(connect(as("coordinator", "worker")).ok());
+}
+
+TEST_F(TlsTest, AWorkersLastingChannelShowsARenewedCertificate) {
+  ASSERT_TRUE(make_certificate("renewed", "ca") && lay("live", "worker"));
+  EventLog<MembershipCall> calls;
+  MembershipServerOptions options;
+  options.security = as("coordinator", "renewed");  // "worker" is not let in
+  auto membership = MembershipServer::start(options, calls.sink());
+  ASSERT_TRUE(membership.ok()) << membership.status();
+  options.listen = absl::StrCat("127.0.0.1:", (*membership)->port());
+  RpcSecurity live = as("live", "coordinator");
+  live.reload = std::chrono::seconds(1);
+  EventLog<MembershipEvent> events;
+  auto client = MembershipClient::create(options.listen, live, some_worker("w", 1),
+                                         [&](auto e) { (void)events.sink()(std::move(e)); });
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto turn = [&] { (*client)->tick(SteadyClock().now()); };
+  EXPECT_TRUE(turn_until(turn, [&] { return events.count<JoinFailed>() > 0; }));
+  ASSERT_TRUE(lay("live", "renewed"));
+  EXPECT_EQ(calls.count<JoinCall>(), 0u);
+  EXPECT_TRUE(turn_until(
+      [&] {
+        // The coordinator starts anew now and then, so that the worker connects anew.
+        membership->reset();
+        membership = MembershipServer::start(options, calls.sink());
+        ASSERT_TRUE(membership.ok()) << membership.status();
+        const Instant limit = SteadyClock().now() + std::chrono::seconds(2);
+        while (calls.count<JoinCall>() == 0 && SteadyClock().now() < limit) {
+          turn();
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
+      },
+      [&] { return calls.count<JoinCall>() > 0; }));
+}
+
+// The dates are the file's, the time is the test's.
+TEST_F(TlsTest, ACertificateThatEndsSoonIsToldOnceADay) {
+  constexpr int64_t kHour = 3600, kDay = 24 * kHour;
+  ASSERT_TRUE(make_certificate("year", "ca", 365) && make_certificate("month", "ca", 30) &&
+              lay("live", "month"));
+  const TlsFiles files = *as("live", "", "long_ca").tls;
+  ASSERT_TRUE(make_ca("long_ca", 3650));
+  CertificateWatch watch(files);
+  EXPECT_TRUE(watch.terms(0).empty());  // not looked at
+  const int64_t ends = certificate_end(files.certificate).value_or(0);
+  EXPECT_TRUE(watch.look(ends - 15 * kDay).empty());
+  const auto told = watch.look(ends - 13 * kDay);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_STREQ(told[0].name, "certificate");
+  EXPECT_EQ(told[0].file, files.certificate);
+  EXPECT_EQ(told[0].seconds_left, 13 * kDay);
+  EXPECT_TRUE(watch.look(ends - 13 * kDay + 23 * kHour).empty());
+  EXPECT_EQ(watch.look(ends - 12 * kDay).size(), 1u);
+  EXPECT_EQ(watch.look(ends + kDay).size(), 1u);  // ended
+  const auto terms = watch.terms(ends + kDay);
+  ASSERT_EQ(terms.size(), 2u);
+  EXPECT_EQ(terms[0].seconds_left, -kDay);
+  EXPECT_STREQ(terms[1].name, "ca");
+  EXPECT_GT(terms[1].seconds_left, 3000 * kDay);
+  // Renewed: the file says so. A file that is none for a moment changes nothing.
+  ASSERT_TRUE(lay("live", "year"));
+  EXPECT_TRUE(watch.look(ends + 2 * kDay).empty());
+  EXPECT_GT(watch.terms(ends)[0].seconds_left, 300 * kDay);
+  std::filesystem::remove(files.certificate);
+  EXPECT_TRUE(watch.look(ends + 3 * kDay).empty());
+  EXPECT_GT(watch.terms(ends)[0].seconds_left, 300 * kDay);
 }
 
 TEST(HandshakeWords, GrpcsTextsAreExplained) {

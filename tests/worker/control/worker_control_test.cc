@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <optional>
 #include <thread>
 
 #include "base/cat.h"
@@ -14,6 +15,7 @@
 namespace baton::worker {
 namespace {
 
+using namespace std::chrono_literals;
 using transport::ControlClient;
 using transport::ControlClientEvent;
 using transport::EventLog;
@@ -87,7 +89,13 @@ class WorkerControlTest : public ::testing::Test {
     options.join = cat("127.0.0.1:", membership->port());
     WorkerControlParts parts{
         .engine = *mailbox,
-        .engine_status = [] { return EngineStatus{.load = {.running = 5}}; },
+        .engine_status =
+            [this] {
+              EngineStatus status{.load = {.running = 5}, .step_running = step_began.has_value()};
+              status.last_turn = step_began.value_or(Instant{});
+              status.counters.last_predicted_seconds = 0.25;
+              return status;
+            },
         .connect_peer =
             [this](const WorkerDescription& peer) { return peers.post(peer.ref) && peers_have_room.load(); },
         .fence_peer = [this](const WorkerRef& peer) { return fences.post(peer); },
@@ -98,6 +106,7 @@ class WorkerControlTest : public ::testing::Test {
     control = *std::move(started);
     thread = std::jthread([this](std::stop_token stop) { control->run(stop); });
   }
+  std::optional<Instant> step_began;  // before start()
   absl::StatusOr<JoinAccepted> join_answer(const JoinCall&) {
     if (refuse_join) return absl::FailedPreconditionError("this life is over");
     return JoinAccepted{1, timers::kLeaseTtl, "a", 1, kKey};
@@ -173,6 +182,18 @@ TEST_F(WorkerControlTest, PingsAreAnsweredWithTheLoad) {
   EXPECT_EQ(a.heard<Pong>()[0].number, 77u);
   EXPECT_EQ(a.heard<Pong>()[0].load.running, 5);
   EXPECT_FALSE(a.heard<Pong>()[0].draining);
+  EXPECT_EQ(a.heard<Pong>()[0].step_age, Duration::zero());
+}
+
+TEST_F(WorkerControlTest, PingsAreAnsweredWithTheAgeOfTheStep) {
+  step_began = clock.now() - 7s;
+  start();
+  Coordinator a("a");
+  a.connect(*control);
+  ASSERT_TRUE(a.send(Ping{77}));
+  ASSERT_TRUE(a.hears<Pong>());
+  EXPECT_GE(a.heard<Pong>()[0].step_age, 7s);
+  EXPECT_EQ(a.heard<Pong>()[0].step_predicted, 250ms);
 }
 
 TEST_F(WorkerControlTest, EachCoordinatorHearsOfItsOwnRequestsOnly) {

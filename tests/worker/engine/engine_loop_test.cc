@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <ctime>
+#include <functional>
 #include <thread>
 
+#include "base/timers.h"
+#include "tests/support/soon.h"
 #include "tests/worker/engine/engine_fixture.h"
 
 namespace baton::worker {
@@ -21,12 +24,14 @@ class Breakable final : public StepExecutor {
   explicit Breakable(StepExecutor& inner) : inner_(inner) {}
   absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
     if (--steps_left == 0) return absl::InternalError("device lost");
+    if (inside) inside();
     return inner_.start(plan, on_layer, result);
   }
   absl::Status finish(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override {
     return inner_.finish(plan, on_layer, result);
   }
   int steps_left = -1;
+  std::function<void()> inside;  // of each step
 
  private:
   StepExecutor& inner_;
@@ -125,6 +130,26 @@ TEST_F(EngineLoopTest, ABrokenExecutorEndsTheLoopAndEveryRequest) {
   EXPECT_TRUE(engine_.idle());
 }
 
+// What a worker's /live and /ready ask: from inside a step that does not end, and when there is none.
+TEST_F(EngineLoopTest, AStepThatDoesNotEndIsOverdue) {
+  EngineLoop loop = make_loop(manual_);
+  const auto overdue_in = [&](Duration later) {
+    return step_overdue(loop.status(), manual_.now() + later, timers::kRequestTotal);
+  };
+  int asked = 0;
+  executor_.inside = [&] {
+    ++asked;
+    EXPECT_FALSE(overdue_in(timers::kRequestTotal));
+    EXPECT_TRUE(overdue_in(timers::kRequestTotal + 1ms));
+  };
+  EXPECT_FALSE(overdue_in(1h));
+  post(SetHashKey{{1, 2}});
+  post(CoordinatorMessage(Submit{.request = request(1, 10, 2)}));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(loop.do_work(manual_.now()).ok());
+  EXPECT_EQ(asked, 2);
+  EXPECT_FALSE(overdue_in(1h));
+}
+
 TEST_F(EngineLoopTest, DrainingAndFailAllAreCommands) {
   EngineLoop loop = make_loop(manual_);
   post(SetHashKey{{1, 2}});
@@ -156,16 +181,17 @@ TEST_F(EngineLoopTest, AThreadThatSleepsWhenIdle) {
   post(SetHashKey{{1, 2}});
   auto r = request(1, 10, 30);
   post(CoordinatorMessage(Submit{.request = r}));
-  while (released_ < 1) std::this_thread::sleep_for(1ms);
-  // A decode leg whose peer is not there ends by the request's deadline or the exchange's refusal, without
-  // traffic.
+  EXPECT_TRUE(support::soon([&] { return released_ == 1; }));
+  // A decode leg whose peer sends nothing ends by the request's deadline, without traffic.
+  support::KvHashPool far_pool(2, 64, kBlock);
+  fabric_.join({"far", Incarnation(1)}, far_pool, [](const KvEvent&) {});
   auto waits = request(2, 250 - 52, 2);
   waits.time_left = 50ms;
   post(CoordinatorMessage(Submit{.request = waits,
                                  .leg = Leg::kDecode,
                                  .transfer = TransferId(1),
-                                 .peer = WorkerRef{"nobody", Incarnation(1)}}));
-  std::this_thread::sleep_for(300ms);
+                                 .peer = WorkerRef{"far", Incarnation(1)}}));
+  EXPECT_TRUE(support::soon([&] { return loop.status().counters.deadline_expired == 1; }));
   const uint64_t steps = loop.status().counters.steps;
   const double before = used();
   std::this_thread::sleep_for(300ms);
@@ -175,6 +201,7 @@ TEST_F(EngineLoopTest, AThreadThatSleepsWhenIdle) {
   thread.join();
   EXPECT_TRUE(ended.ok()) << ended;
   EXPECT_EQ(tokens_, support::kvhash_reference(r, 2, {}));
+  EXPECT_EQ(error_, "deadline exceeded");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include <cstdlib>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/worker/engine/engine_fixture.h"
 
 // Three engines of any role, small pools, random legs, lengths, releases, deadlines, transfer faults and
@@ -116,11 +117,10 @@ class EngineRandomTest : public EngineFixture {
 };
 
 void EngineRandomTest::check_seeds(Kind kind, int plans_in_flight) {
-  const char* given = std::getenv("BATON_TEST_SEED");
-  const uint64_t first = given != nullptr ? std::strtoull(given, nullptr, 10) : 1;
+  const uint64_t first = support::seed_or(1);
   int requests = 0;
-  for (uint64_t seed = first; seed < first + (given != nullptr ? 1 : 60); ++seed) {
-    SCOPED_TRACE(testing::Message() << "BATON_TEST_SEED=" << seed);
+  for (uint64_t seed = first; seed < first + (support::given_seed().has_value() ? 1 : 60); ++seed) {
+    SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
     Rng rng(seed);
     build(rng, kind, plans_in_flight);
     std::vector<Placed> placed;
@@ -147,7 +147,7 @@ void EngineRandomTest::check_seeds(Kind kind, int plans_in_flight) {
     if (HasFailure()) return;
   }
   EXPECT_GT(complete_, requests / 2) << "most must go through, or the test says little";
-  if (given != nullptr) return;
+  if (support::given_seed().has_value()) return;
   EXPECT_GT(blocks_in_, 1000u) << "host memory must be of use, or the test says little";
   EXPECT_GT(fetches_failed_, 10u);
   EXPECT_GT(preemptions_, 100u);

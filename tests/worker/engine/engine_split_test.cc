@@ -1,3 +1,6 @@
+#include <gmock/gmock.h>
+
+#include "base/cat.h"
 #include "tests/worker/engine/engine_fixture.h"
 
 // Prefill on one engine, decode on another: the same tokens as on one, whatever happens in between.
@@ -100,6 +103,27 @@ TEST_F(EngineSplitTest, AFailedTransferIsAnErrorAndFreesAfterTheDrain) {
     EXPECT_EQ(decode(r.id).released, 0);
     world().run();
     EXPECT_EQ(world().leg(kD, after.id).tokens, reference(after));
+    EXPECT_EQ(world().engine(kD).counters().transfers_failed, 1u);
+    world().expect_clean();
+  }
+}
+
+// I8: what a peer says is looked at before anybody looks it up.
+TEST_F(EngineSplitTest, AFirstTokenThatTheVocabularyDoesNotHaveEndsThatLegOnly) {
+  for (const TokenId token : {TokenId(-1), TokenId(1000), TokenId(2147483647)}) {
+    SCOPED_TRACE(token);
+    auto options = defaults();
+    options.engine.scheduler.vocab_size = 1000;
+    options.kv.first_token = [&](TransferId) { return token; };
+    make_pair(options);
+    const auto r = request(1, 40, 6);
+    world().submit_split(kP, kD, r);
+    const auto beside = request(2, 40, 6, 500);
+    world().submit(kD, beside);
+    world().run();
+    EXPECT_EQ(decode(r.id).finish, FinishReason::kError);
+    EXPECT_THAT(decode(r.id).error, testing::HasSubstr("the vocabulary does not have"));
+    EXPECT_EQ(world().leg(kD, beside.id).tokens, reference(beside));
     EXPECT_EQ(world().engine(kD).counters().transfers_failed, 1u);
     world().expect_clean();
   }
@@ -271,6 +295,48 @@ TEST_F(EngineSplitTest, SharedPrefixesComputedAtTheSameTime) {
   }
   world().expect_clean();
   EXPECT_LE(world().engine(kP).cache().blocks_cached(), 10) << "equal blocks are kept once";
+}
+
+// What an engine says of transfers: "5 begins", "5 layer 0", "5 cancelled".
+class ToldExchange final : public KvExchange {
+ public:
+  absl::Status expect(const KvGrant&) override { return absl::UnimplementedError("it only sends"); }
+  void abandon(TransferId) override {}
+  absl::Status send(const KvSend& send) override {
+    say(send.transfer, " begins");
+    return absl::OkStatus();
+  }
+  void layer_ready(TransferId id, int layer, int32_t, int32_t) override { say(id, cat(" layer ", layer)); }
+  void finish(TransferId id, const TokenOutput&, FinishReason) override { say(id, " finished"); }
+  void cancel(TransferId id) override { say(id, " cancelled"); }
+  int open_transfers() const override { return 0; }
+
+  std::vector<std::string> told;
+
+ private:
+  void say(TransferId id, const std::string& what) { told.push_back(cat(id.value(), what)); }
+};
+
+// A leg may end while its step runs: its transfer hears of no further layer.
+TEST_F(EngineSplitTest, LayersOfALegThatEndedAreNotTold) {
+  ManualClock clock;
+  ToldExchange exchange;
+  Engine engine(defaults().engine, exchange);
+  engine.set_hash_key({1, 2});
+  for (uint64_t i : {5, 6})
+    engine.on_message(CoordinatorMessage(Submit{.request = request(i, 10, 4, static_cast<TokenId>(70 * i)),
+                                                .leg = Leg::kPrefill,
+                                                .transfer = TransferId(i),
+                                                .peer = WorkerRef{"d", Incarnation(1)}}),
+                      clock.now());
+  const StepPlan* plan = engine.plan(clock.now());
+  ASSERT_NE(plan, nullptr);
+  ASSERT_EQ(plan->rows.size(), 2u);
+  engine.on_layer(*plan, 0);
+  engine.on_message(CoordinatorMessage(Release{RequestId(5)}), clock.now());
+  engine.on_layer(*plan, 1);
+  EXPECT_EQ(exchange.told, (std::vector<std::string>{"5 begins", "6 begins", "5 layer 0", "6 layer 0",
+                                                     "5 cancelled", "6 layer 1"}));
 }
 
 }  // namespace

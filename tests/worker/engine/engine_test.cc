@@ -273,6 +273,22 @@ TEST_F(EngineTest, PromptLogprobsComeWholeWithTheFirstToken) {
   world().expect_clean();
 }
 
+// A message has a largest size, whatever the length of a prompt.
+TEST_F(EngineTest, PromptLogprobsComeInReportsOfABoundedSize) {
+  auto options = defaults();
+  options.engine.prompt_values = 16;
+  make(options);
+  auto wanted = request(1, 90, 3);
+  wanted.sampling.prompt_logprobs = 0;
+  world().submit(0, wanted);
+  world().run();
+  EXPECT_EQ(world().leg(0, wanted.id).prompt_tokens,
+            support::kvhash_prompt_reference(wanted, options.kv.layers));
+  EXPECT_LE(world().leg(0, wanted.id).most_prompt_tokens, 16u);
+  EXPECT_EQ(world().leg(0, wanted.id).tokens, reference(wanted));
+  world().expect_clean();
+}
+
 TEST_F(EngineTest, PromptLogprobsSurvivePreemption) {
   auto options = defaults();
   options.engine.blocks = 20;

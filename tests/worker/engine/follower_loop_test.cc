@@ -8,6 +8,7 @@
 
 #include "base/timers.h"
 #include "tests/support/random_model.h"
+#include "tests/support/temp_dir.h"
 #include "transport/collectives/thread_ranks.h"
 #include "worker/model/model_file.h"
 #include "worker/model/model_runner.h"
@@ -49,7 +50,8 @@ class ReadyLayers final : public KvExchange {
 class FollowerLoopTest : public ::testing::Test {
  protected:
   FollowerLoopTest() {
-    const std::string path = ::testing::TempDir() + "/follower.gguf";
+    const support::TempDir directory("follower");
+    const std::string path = directory.file("m.gguf");
     EXPECT_TRUE(testing::RandomModel({.layers = 1}).write_gguf(path));
     file_ = ModelFile::open(path).value();
     auto world = thread_ranks(2).value();

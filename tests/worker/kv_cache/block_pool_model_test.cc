@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "worker/kv_cache/block_pool.h"
 
 // 100,000 random operations on a pool and on a model of it that keeps, for each block, the set of its holders
@@ -73,7 +74,7 @@ class Model {
       case 13:
         return end_copy();
       case 11:
-        return rng_.below(20) == 0 ? fence() : release_idle();
+        return release_idle();
     }
   }
 
@@ -98,7 +99,7 @@ class Model {
   void finish() {
     for (size_t i = 0; i < blocks_.size(); ++i)
       for (; blocks_[i].owners > 0; --blocks_[i].owners) pool_.drop_owner(BlockId(static_cast<uint32_t>(i)));
-    for (auto& [id, peer] : landings_) {
+    for (const uint64_t id : landings_) {
       if (!aborted(id)) pool_.abort(TransferId(id));
       pool_.drained(TransferId(id));
     }
@@ -113,7 +114,6 @@ class Model {
   }
 
  private:
-  static WorkerRef peer(uint64_t i) { return {"p", Incarnation(i)}; }
   size_t any() { return rng_.below(blocks_.size()); }
   bool aborted(uint64_t transfer) const {
     for (const ModelBlock& m : blocks_)
@@ -158,19 +158,18 @@ class Model {
         blocks.push_back(id);
     });
     const uint64_t id = next_++;
-    const uint64_t from = 1 + rng_.below(3);
-    pool_.begin_landing(TransferId(id), peer(from), blocks);
+    pool_.begin_landing(TransferId(id), blocks);
     for (BlockId block : blocks) blocks_[block.value()].incoming = id;
     if (blocks.empty())
       pool_.landed(TransferId(id));
     else
-      landings_[id] = from;
+      landings_.insert(id);
   }
   void end_landing() {
     if (landings_.empty()) return;
     auto it = landings_.begin();
     std::advance(it, static_cast<long>(rng_.below(landings_.size())));
-    const uint64_t id = it->first;
+    const uint64_t id = *it;
     int owned = 0;
     int total = 0;
     for (const ModelBlock& m : blocks_) {
@@ -192,27 +191,14 @@ class Model {
       for (ModelBlock& m : blocks_) m.aborted |= m.incoming == id;
     }
   }
-  void drain(std::map<uint64_t, uint64_t>::iterator it) {
-    pool_.drained(TransferId(it->first));
-    clear(it->first);
+  void drain(std::set<uint64_t>::iterator it) {
+    pool_.drained(TransferId(*it));
+    clear(*it);
     landings_.erase(it);
   }
   void clear(uint64_t id) {
     for (ModelBlock& m : blocks_)
       if (m.incoming == id) m = ModelBlock{.generation = m.generation};
-  }
-  void fence() {
-    const uint64_t from = 1 + rng_.below(3);
-    for (auto& [id, source] : landings_) {
-      if (source != from) continue;
-      if (!aborted(id)) pool_.abort(TransferId(id));
-      for (size_t i = 0; i < blocks_.size(); ++i)
-        for (; blocks_[i].incoming == id && blocks_[i].owners > 0; --blocks_[i].owners)
-          pool_.drop_owner(BlockId(static_cast<uint32_t>(i)));
-      clear(id);
-    }
-    pool_.fence(peer(from));
-    std::erase_if(landings_, [&](const auto& l) { return l.second == from; });
   }
   void lease() {
     std::vector<BlockId> blocks;
@@ -263,15 +249,14 @@ class Model {
   std::vector<ModelBlock> blocks_;
   Rng rng_;
   uint64_t next_ = 1;
-  std::map<uint64_t, uint64_t> landings_;  // transfer -> peer
+  std::set<uint64_t> landings_;
   std::set<uint64_t> leases_;
 };
 
 TEST(BlockPoolModel, RandomOperations) {
-  const char* given = std::getenv("BATON_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 20240611;
+  const uint64_t seed = support::seed_or(20240611);
   for (uint64_t round = 0; round < 10; ++round) {
-    SCOPED_TRACE(testing::Message() << "BATON_TEST_SEED=" << seed + round);
+    SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed + round);
     Model model(seed + round, round % 2 == 0 ? 40 : 130);
     for (int i = 0; i < 10'000; ++i) {
       model.step();

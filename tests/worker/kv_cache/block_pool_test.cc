@@ -7,8 +7,6 @@
 namespace baton::worker {
 namespace {
 
-const WorkerRef kPeer{"prefill-0", Incarnation(7)};
-
 BlockId b(uint32_t i) { return BlockId(i); }
 
 std::vector<BlockId> reserve(BlockPool& pool, int32_t count) {
@@ -69,7 +67,7 @@ TEST(BlockPool, GenerationGrowsWithEachReservation) {
 TEST(BlockPool, AbortedLandingIsFreeOnlyAfterItDrained) {
   BlockPool pool(4);
   const auto blocks = reserve(pool, 2);
-  pool.begin_landing(TransferId(1), kPeer, blocks);
+  pool.begin_landing(TransferId(1), blocks);
   for (BlockId block : blocks) pool.drop_owner(block);
   EXPECT_EQ(pool.count(BlockState::kInflight), 2) << "the transfer still writes";
   pool.abort(TransferId(1));
@@ -79,21 +77,6 @@ TEST(BlockPool, AbortedLandingIsFreeOnlyAfterItDrained) {
   pool.drained(TransferId(1));
   EXPECT_EQ(pool.free(), 4);
   EXPECT_EQ(pool.open_transfers(), 0u);
-  pool.check_invariants();
-}
-
-TEST(BlockPool, FenceFreesOnlyThatLifeOfThePeer) {
-  BlockPool pool(4);
-  const WorkerRef later{kPeer.name, Incarnation(8)};
-  const auto old_blocks = reserve(pool, 2);
-  const auto new_blocks = reserve(pool, 2);
-  pool.begin_landing(TransferId(1), kPeer, old_blocks);
-  pool.begin_landing(TransferId(2), later, new_blocks);
-  for (BlockId block : old_blocks) pool.drop_owner(block);
-  pool.abort(TransferId(1));
-  pool.fence(kPeer);
-  EXPECT_EQ(pool.free(), 2);
-  EXPECT_EQ(pool.count(BlockState::kInflight), 2);
   pool.check_invariants();
 }
 
@@ -134,10 +117,9 @@ TEST(BlockPoolDeath, WrongTransitionsAbort) {
   EXPECT_DEATH(pool.drop_owner(b(3)), "owners > 0");
   EXPECT_DEATH(pool.drained(TransferId(9)), "CHECK failed");
   EXPECT_DEATH(pool.state(b(4)), "CHECK failed");
-  pool.begin_landing(TransferId(1), kPeer, blocks);
+  pool.begin_landing(TransferId(1), blocks);
   EXPECT_DEATH(pool.make_valid(blocks[0]), "kReserved");
   EXPECT_DEATH(pool.drained(TransferId(1)), "aborted") << "never without an abort first";
-  EXPECT_DEATH(pool.fence(kPeer), "aborted");
   pool.abort(TransferId(1));
   EXPECT_DEATH(pool.drained(TransferId(1)), "owners == 0") << "the request must have left";
 }

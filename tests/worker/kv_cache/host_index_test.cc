@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 
 namespace baton::worker {
 namespace {
@@ -73,9 +74,8 @@ TEST(HostIndex, ForgetsAll) {
 
 // As KvCache uses it: whoever is taken or touched had all its ancestors touched just before.
 TEST(HostIndex, NeverOutlivesAnAncestor) {
-  const char* given = std::getenv("BATON_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 11;
-  SCOPED_TRACE(testing::Message() << "BATON_TEST_SEED=" << seed);
+  const uint64_t seed = support::seed_or(11);
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   HostIndex index(24, kBlock);
   std::vector<Chain> chains;

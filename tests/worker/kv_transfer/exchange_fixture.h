@@ -24,6 +24,7 @@ struct RankOf {
   ParallelShape shape{};
   int rank = 0;
   std::string layout = "kv-head-test";
+  bool checksum = true;
 };
 
 // One rank's data plane and agent, with every event written down. A worker of one rank starts at once, those
@@ -31,9 +32,10 @@ struct RankOf {
 class ExchangeSide {
  public:
   ExchangeSide(transport::Fabric fabric, transport::LoopbackHub& hub, const std::string& name,
-               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry())
+               uint64_t incarnation = 1, kernels::KvGeometry geometry = small_geometry(),
+               bool checksum = true)
       : ExchangeSide(fabric, hub, {name, Incarnation(incarnation)}, geometry,
-                     {.model = model_with(geometry)}) {
+                     {.model = model_with(geometry), .checksum = checksum}) {
     start({});
   }
   ExchangeSide(transport::Fabric fabric, transport::LoopbackHub& hub, const WorkerRef& worker,
@@ -47,6 +49,7 @@ class ExchangeSide {
     whole.kv_heads = place.model.kv_heads;
     options.identity.kv_layout_hash = kv_layout_hash(whole, "test");
     options.pool_bytes = geometry.pool_bytes();
+    options.checksum = place.checksum;
     plane = transport::make_plane(fabric, hub, options);
   }
   void start(std::vector<std::string> addresses) {
@@ -62,7 +65,8 @@ class ExchangeSide {
                                          .worker = worker,
                                          .key = {1, 2},
                                          .addresses = std::move(addresses),
-                                         .lost = [this](const std::string& why) { lost.push_back(why); }});
+                                         .lost = [this](const std::string& why) { lost.push_back(why); },
+                                         .on_phase = on_phase});
     EXPECT_TRUE(made.ok()) << made.status();
     agent = *std::move(made);
   }
@@ -105,7 +109,8 @@ class ExchangeSide {
   std::map<TransferId, KvDrained> drains;
   std::vector<PeerReport> reports;
   std::vector<std::string> lost;
-  Duration word_worth{};  // for the next start()
+  Duration word_worth{};  // for the next start(), like on_phase
+  std::function<void(KvPhase, TransferId)> on_phase;
 
  private:
   const RankOf place_;
@@ -129,9 +134,9 @@ class ExchangeSide {
 // A prefill side, a decode side, and a clock that moves when told.
 class ExchangePair {
  public:
-  explicit ExchangePair(transport::Fabric fabric, int64_t blocks = 96)
-      : prefill(fabric, hub, "prefill", 1, small_geometry(blocks)),
-        decode(fabric, hub, "decode", 1, small_geometry(blocks)) {}
+  explicit ExchangePair(transport::Fabric fabric, int64_t blocks = 96, bool checksum = true)
+      : prefill(fabric, hub, "prefill", 1, small_geometry(blocks), checksum),
+        decode(fabric, hub, "decode", 1, small_geometry(blocks), checksum) {}
 
   void step() {
     prefill.agent->do_work(now);

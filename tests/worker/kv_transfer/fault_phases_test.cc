@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/worker/kv_transfer/two_peers.h"
 
 namespace baton::worker {
@@ -97,8 +98,8 @@ INSTANTIATE_TEST_SUITE_P(Faults, FaultPhasesTest, testing::ValuesIn(faults()),
 
 void FaultPhasesTest::live_and_let_die(TwoPeers* peers) {
   const Fault& fault = GetParam();
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   const bool sink = std::string(fault.victim) == "source";
   const auto made = peers ? peers->survivor(fault.lane, sink) : std::make_unique<Survivor>(fault.lane, sink);

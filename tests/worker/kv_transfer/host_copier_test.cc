@@ -8,6 +8,7 @@
 
 #include "base/agent.h"
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/transport/data/fake_device.h"
 
 // Blocks go out and come back over a thread of their own, on the CPU and on a fake GPU.
@@ -28,7 +29,7 @@ class HostCopierTest : public testing::TestWithParam<bool> {
  protected:
   HostCopierTest() {
     options_ = {.geometry = kGeometry, .pool = pool_, .slots = 9};
-    if (GetParam()) options_ = {.geometry = kGeometry, .pool = gpu_.memory, .slots = 9, .device = &gpu_};
+    if (GetParam()) options_ = {.geometry = kGeometry, .pool = gpu_.kv, .slots = 9, .device = &gpu_};
     auto made = HostCopier::make(options_, clock_, [this](HostCopied end) {
       std::lock_guard lock(mutex_);
       ended_.push_back(std::move(end));
@@ -109,9 +110,8 @@ TEST_P(HostCopierTest, CopiesAreDoneInOrder) {
 }
 
 TEST_P(HostCopierTest, RandomTraffic) {
-  const char* given = std::getenv("BATON_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 3;
-  SCOPED_TRACE(testing::Message() << "BATON_TEST_SEED=" << seed);
+  const uint64_t seed = support::seed_or(3);
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   std::array<int, 9> slots{};
   for (uint32_t s = 0; s < slots.size(); ++s) {
@@ -130,14 +130,16 @@ TEST_P(HostCopierTest, RandomTraffic) {
   }
 }
 
-TEST_P(HostCopierTest, AfterAnErrorEverythingFails) {
-  if (!GetParam()) GTEST_SKIP() << "the CPU's copies do not fail";
+using FailingCopierTest = HostCopierTest;
+
+TEST_P(FailingCopierTest, AfterAnErrorEverythingFails) {
   gpu_.pinnable = false;
   EXPECT_EQ(move(true, {at(0, 0)}), "no more pinned memory");
   gpu_.pinnable = true;
   EXPECT_EQ(move(true, {at(0, 0)}), "no more pinned memory");
 }
 
+INSTANTIATE_TEST_SUITE_P(Pools, FailingCopierTest, testing::Values(true));  // the CPU's copies do not fail
 INSTANTIATE_TEST_SUITE_P(Pools, HostCopierTest, testing::Bool(),
                          [](const auto& where) { return where.param ? "FakeGpu" : "Cpu"; });
 

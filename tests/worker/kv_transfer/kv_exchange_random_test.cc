@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <random>
 
+#include "tests/support/seed.h"
 #include "tests/worker/kv_transfer/kv_exchange_test.h"
 
 namespace baton::worker {
@@ -53,7 +54,6 @@ class RandomTransfers {
               .blocks = take(free_source_, total)};
     for (size_t i = 0; i < s.grant.blocks.size(); ++i)
       s.grant.generations.push_back(static_cast<uint32_t>(rng_.next()));
-    s.send.generations.assign(s.send.blocks.size(), 1);
     if (may_stop) {
       s.stop_at = static_cast<int>(rng_.below(8));
       s.stop_sink = rng_.below(2) == 0;
@@ -127,8 +127,8 @@ class RandomTransfers {
 };
 
 TEST_P(KvRandomTest, RandomTransfersInRandomOrder) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   RandomTransfers transfers(*pair, rng);
   std::vector<Script> open;
@@ -160,8 +160,8 @@ TEST_P(KvRandomTest, RandomTransfersInRandomOrder) {
 
 // I2: after the end of a transfer nobody touches its blocks, whoever ended it and whenever.
 TEST_P(KvRandomTest, RandomEndsLeaveNoLateWriter) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   RandomTransfers transfers(*pair, rng);
   std::vector<Script> open;

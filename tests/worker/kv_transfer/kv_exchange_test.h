@@ -50,7 +50,6 @@ class KvExchangeTest : public testing::TestWithParam<transport::Fabric> {
              .destination = pair->decode.ref,
              .prompt_tokens = prompt,
              .blocks = std::move(blocks)};
-    s.generations.assign(s.blocks.size(), 1);
     return s;
   }
   static std::vector<BlockId> range(uint32_t from, uint32_t count) {

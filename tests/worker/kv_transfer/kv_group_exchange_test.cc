@@ -147,8 +147,7 @@ class GroupExchangeTest : public testing::TestWithParam<Fabric> {
                                            .request = RequestId(9),
                                            .destination = kDecode,
                                            .prompt_tokens = kPrompt,
-                                           .blocks = kSource,
-                                           .generations = {1, 1, 1}});
+                                           .blocks = kSource});
   }
   void finish(TransferId id) { prefill_->leader().agent->finish(id, {.token = 42}, FinishReason::kNone); }
   bool over(TransferId id) const {

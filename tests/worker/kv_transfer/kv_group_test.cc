@@ -54,12 +54,7 @@ class KvGroupTest : public testing::Test {
         now);
   }
   void send() {
-    group.send({.transfer = id,
-                .destination = kPeer,
-                .prompt_tokens = 8,
-                .blocks = {BlockId(1)},
-                .generations = {1}},
-               now);
+    group.send({.transfer = id, .destination = kPeer, .prompt_tokens = 8, .blocks = {BlockId(1)}}, now);
   }
   template <class Order>
   int count(int rank) const {
@@ -274,6 +269,27 @@ TEST_F(KvGroupTest, AFenceGoesToAllRanksAndNamesAllOfThePeers) {
   group.fence(kPeer);
   EXPECT_EQ(count<KvFenceOrder>(0) + count<KvFenceOrder>(1), 2);
   EXPECT_EQ(std::get<KvFenceOrder>(orders.back().second).ranks, 2);
+}
+
+// Workers come and go under ever new names: what is over is forgotten, and no rank that joins later looks for
+// it.
+TEST_F(KvGroupTest, AFencedPeerIsForgotten) {
+  pair();
+  group.fence(kPeer);
+  ASSERT_FALSE(reports.empty());
+  EXPECT_FALSE(reports.back().connected);
+  orders.clear();
+  reports.clear();
+  group.on_joined(0);
+  EXPECT_EQ(count<KvConnectOrder>(0), 0);
+  report(0, 0, false);
+  EXPECT_THAT(reports, SizeIs(0));
+  expect();
+  EXPECT_TRUE(std::holds_alternative<KvFailed>(events.at(0)));
+  WorkerDescription next = description();
+  next.ref.incarnation = Incarnation(kPeer.incarnation.value() + 1);
+  group.connect(next);
+  EXPECT_EQ(count<KvConnectOrder>(0), 1);
 }
 
 // Any order of ends: exactly one event sequence as kv_exchange.h promises, and it comes after the last end.

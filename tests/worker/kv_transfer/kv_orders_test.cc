@@ -29,8 +29,7 @@ std::vector<KvOrder> orders() {
                     .request = RequestId(2),
                     .destination = {"decode-0", Incarnation(7)},
                     .prompt_tokens = 20,
-                    .blocks = {BlockId(8), BlockId(1)},
-                    .generations = {6, 7}};
+                    .blocks = {BlockId(8), BlockId(1)}};
   return {
       KvExpectOrder{grant, {link, link}},
       KvSendOrder{send, {link}},
@@ -54,6 +53,7 @@ std::vector<KvNote> notes() {
           KvStreamNote{kPeer, KvFailed{TransferId(1), "why", report}},
           KvStreamNote{kPeer, KvDrained{TransferId(1), true, "why"}},
           PeerReport{.peer = kPeer, .connected = true, .lane = "local", .bytes_per_second = 1e9},
+          PeerReport{.peer = kPeer, .error = "that life is over", .over = true},
           KvPaceNote{.worker = kPeer, .bytes_per_second = 2e9}};
 }
 

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "transport/data/byte_codec.h"
 #include "worker/kv_transfer/kv_layout.h"
 
@@ -65,8 +66,8 @@ TEST(KvWire, TruncatedExtendedAndInsaneAreRefused) {
 }
 
 TEST(KvWire, RandomDamageNeverCrashes) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   const auto messages = one_of_each();
   int decoded = 0;

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/worker/kv_transfer/victim.h"
 
 namespace baton::worker {
@@ -35,8 +36,8 @@ INSTANTIATE_TEST_SUITE_P(Lanes, PeerDeathTest, testing::Values("local", "socket"
 
 // kill -9 of the sender, each time somewhere else in a stream of transfers.
 TEST_P(PeerDeathTest, KilledSender) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   Survivor survivor(GetParam(), true);
   size_t descriptors = 0;

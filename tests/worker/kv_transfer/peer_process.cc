@@ -60,7 +60,7 @@ class Peer {
     std::vector<BlockId> blocks;
     for (uint32_t i = 0; i < kSlotBlocks; ++i) blocks.emplace_back(slot * kSlotBlocks + i);
     const std::vector<uint32_t> generations(kSlotBlocks, static_cast<uint32_t>(id.value()));
-    const absl::Status started = source_ ? send(id, blocks, generations)
+    const absl::Status started = source_ ? send(id, blocks)
                                          : agent_->expect({.transfer = id,
                                                            .source = *survivor_,
                                                            .prompt_tokens = kPrompt,
@@ -70,14 +70,9 @@ class Peer {
     free_.pop_back();
     busy_[id] = slot;
   }
-  absl::Status send(TransferId id, const std::vector<BlockId>& blocks,
-                    const std::vector<uint32_t>& generations) {
+  absl::Status send(TransferId id, const std::vector<BlockId>& blocks) {
     const kernels::KvGeometry geometry = process_geometry();
-    const KvSend send{.transfer = id,
-                      .destination = *survivor_,
-                      .prompt_tokens = kPrompt,
-                      .blocks = blocks,
-                      .generations = generations};
+    const KvSend send{.transfer = id, .destination = *survivor_, .prompt_tokens = kPrompt, .blocks = blocks};
     if (absl::Status status = agent_->send(send); !status.ok()) return status;
     for (int layer = 0; layer < geometry.layers; ++layer) {
       for (uint32_t i = 0; i < kSlotBlocks; ++i)

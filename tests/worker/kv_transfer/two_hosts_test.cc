@@ -55,7 +55,7 @@ INSTANTIATE_TEST_SUITE_P(Lanes, BetweenHostsTest, testing::Values("socket", "soc
                          name_of_lane);
 
 // Cut in mid-transfer; the transfers end by their own deadline, nothing late is written, and when the link is
-// there again the same pair goes on.
+// there again the same pair goes on, or meets anew if no sign of life came through in time.
 void BetweenHostsTest::cut_and_heal(const std::vector<std::pair<int, int>>& cuts) {
   const auto survivor = this->survivor(true);
   const auto peer = victim("source");
@@ -70,17 +70,15 @@ void BetweenHostsTest::cut_and_heal(const std::vector<std::pair<int, int>>& cuts
   survivor->jump += 11s;
   ASSERT_TRUE(survivor->until([&] { return survivor->agent->open_transfers() == 0; }));
   // A read of the peer's memory that does not end gives its place back with the endpoint only.
-  const bool parted = std::string(GetParam()) == "get" && !survivor->plane->connected(peer->ref());
-  if (!parted) {
+  if (std::string(GetParam()) != "get" || survivor->plane->connected(peer->ref())) {
     EXPECT_GT(survivor->agent->counters().deadlines, 0u);
-    EXPECT_TRUE(survivor->plane->connected(peer->ref()));  // nobody was told anything
   }
   std::fill(survivor->plane->pool().begin(), survivor->plane->pool().end(), std::byte{0x5a});
   for (const auto& [from, to] : cuts) ASSERT_TRUE(hosts().heal(from, to).ok());
   const auto heard = std::chrono::steady_clock::now() + 1s;
   while (std::chrono::steady_clock::now() < heard) survivor->step();
   for (const std::byte b : survivor->plane->pool()) ASSERT_EQ(b, std::byte{0x5a});
-  if (parted) {
+  if (!survivor->plane->connected(peer->ref())) {
     ASSERT_TRUE(survivor->connect(*peer)) << survivor->reports.back().error;
     return;
   }

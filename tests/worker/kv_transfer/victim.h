@@ -165,21 +165,17 @@ class Survivor {
     const TransferId id(++last_);
     slots_[slot] = id;
     landed_.erase(slot);
-    const std::vector<uint32_t> generations(kSlotBlocks, 1);
     if (sink_) {
       (void)agent->expect({.transfer = id,
                            .source = *victim_,
                            .prompt_tokens = kPrompt,
                            .blocks = blocks(slot),
-                           .generations = generations});
+                           .generations = std::vector<uint32_t>(kSlotBlocks, 1)});
       return;
     }
     if (!agent
-             ->send({.transfer = id,
-                     .destination = *victim_,
-                     .prompt_tokens = kPrompt,
-                     .blocks = blocks(slot),
-                     .generations = generations})
+             ->send(
+                 {.transfer = id, .destination = *victim_, .prompt_tokens = kPrompt, .blocks = blocks(slot)})
              .ok())
       return;
     agent->finish(id, {}, FinishReason::kNone);

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/timers.h"
+#include "tests/support/soon.h"
 #include "transport/collectives/thread_ranks.h"
 
 namespace baton::worker {
@@ -44,7 +45,7 @@ class RankPulseTest : public ::testing::Test {
 
 TEST_F(RankPulseTest, EveryRankHearsOfAll) {
   for (int r = 0; r < 3; ++r) start(r);
-  while (ranks_[2].pulse->reports()[0].steps < 2) std::this_thread::sleep_for(5ms);
+  ASSERT_TRUE(support::soon([&] { return ranks_[2].pulse->reports()[0].steps >= 2; }));
   const std::vector<RankReport> reports = ranks_[2].pulse->reports();
   for (int r = 0; r < 3; ++r) EXPECT_EQ(reports[r].step_nanoseconds, r);
   EXPECT_EQ(ranks_[2].world->culprit(), -1);
@@ -53,7 +54,7 @@ TEST_F(RankPulseTest, EveryRankHearsOfAll) {
 // Rank 1 beats no more, and lives. A step that waits for it far longer ends, on every rank.
 TEST_F(RankPulseTest, ASilentRankEndsTheGroup) {
   for (int r = 0; r < 3; ++r) start(r);
-  while (ranks_[0].pulse->reports()[1].steps < 1) std::this_thread::sleep_for(5ms);
+  ASSERT_TRUE(support::soon([&] { return ranks_[0].pulse->reports()[1].steps >= 1; }));
   ranks_[1].thread.request_stop();
   std::byte byte{};
   const absl::Status step = ranks_[0].world->receive(1, {&byte, 1}, clock_.now() + 10min);
@@ -68,7 +69,7 @@ TEST_F(RankPulseTest, ASilentRankEndsTheGroup) {
 // Whoever is gone is seen by the others' own waits: what it said before still counts.
 TEST_F(RankPulseTest, ARankThatIsGoneIsLeftToTheSteps) {
   for (int r = 0; r < 3; ++r) start(r);
-  while (ranks_[0].pulse->reports()[1].steps < 1) std::this_thread::sleep_for(5ms);
+  ASSERT_TRUE(support::soon([&] { return ranks_[0].pulse->reports()[1].steps >= 1; }));
   ranks_[1].thread.request_stop();
   ranks_[1].thread.join();
   ranks_[1].pulse.reset();

@@ -10,7 +10,7 @@
 //! The beginning of a spelling at the end of a string is marked too ("<|im_" in one content part, "end|>" in the
 //! next). What is not covered: a template that itself deletes or rewrites characters inside the user's text, and
 //! spellings that a template composes from its own text and a user's string ('<|' + role + '|>'): these are the
-//! template's, the caller checks roles.
+//! template's; roles are a closed set, which the gateway holds (chat_context.cc).
 
 use std::collections::HashSet;
 

@@ -1,10 +1,11 @@
-#include "transport/data/tls_stream.h"
+#include "transport/tls/tls_stream.h"
 
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +15,7 @@
 
 #include "base/cat.h"
 #include "base/check.h"
+#include "base/log.h"
 
 namespace baton::transport {
 
@@ -28,6 +30,18 @@ std::string last_error() {
   const char* reason = code == 0 ? nullptr : ::ERR_reason_error_string(code);
   ::ERR_clear_error();
   return reason == nullptr ? "unknown error" : reason;
+}
+
+// Another text when a file is another one, or was written to.
+std::string versions_of(const StreamSecurity& security) {
+  std::string out;
+  for (const std::string* file : {&security.ca, &security.certificate, &security.key}) {
+    struct stat st{};
+    if (::stat(file->c_str(), &st) != 0) st = {};
+    out +=
+        cat(st.st_dev, ".", st.st_ino, ".", st.st_size, ".", st.st_mtim.tv_sec, ".", st.st_mtim.tv_nsec, " ");
+  }
+  return out;
 }
 
 }  // namespace
@@ -48,7 +62,7 @@ struct TlsSocket {
   static long control(BIO*, int what, long, void*) { return what == BIO_CTRL_FLUSH ? 1 : 0; }
   static BIO_METHOD* method() {
     static BIO_METHOD* const made = [] {
-      BIO_METHOD* m = ::BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "data socket");
+      BIO_METHOD* m = ::BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "worker socket");
       BATON_CHECK(m != nullptr && ::BIO_meth_set_write(m, &write) == 1 &&
                       ::BIO_meth_set_read(m, &read) == 1 && ::BIO_meth_set_ctrl(m, &control) == 1,
                   "OpenSSL: no memory");
@@ -67,10 +81,11 @@ absl::StatusOr<std::unique_ptr<TlsContext>> TlsContext::create(const StreamSecur
   ::ERR_clear_error();
   std::unique_ptr<TlsContext> out(new TlsContext);
   out->security_ = security;
+  out->versions_ = versions_of(security);
   out->context_.reset(::SSL_CTX_new(::TLS_method()));
   SSL_CTX* context = out->context_.get();
   const auto refuse = [](const std::string& what) {
-    return absl::InvalidArgumentError(cat("TLS for KV: ", what, ": ", last_error()));
+    return absl::InvalidArgumentError(cat("TLS between workers: ", what, ": ", last_error()));
   };
   if (context == nullptr || SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) != 1 ||
       ::SSL_CTX_set_ciphersuites(
@@ -83,7 +98,7 @@ absl::StatusOr<std::unique_ptr<TlsContext>> TlsContext::create(const StreamSecur
       ::SSL_CTX_check_private_key(context) != 1)
     return refuse(security.key);
   if (security.peer_name.empty())
-    return absl::InvalidArgumentError("TLS for KV: no name that a peer's certificate must carry");
+    return absl::InvalidArgumentError("TLS between workers: no name that a peer's certificate must carry");
   ::SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
   X509_VERIFY_PARAM* check = ::SSL_CTX_get0_param(context);
   ::X509_VERIFY_PARAM_set_hostflags(check, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
@@ -98,6 +113,20 @@ absl::StatusOr<std::unique_ptr<TlsContext>> TlsContext::create(const StreamSecur
   return out;
 }
 
+void TlsContext::refresh() {
+  const std::string now = versions_of(security_);
+  if (now == versions_) return;
+  versions_ = now;
+  auto made = create(security_);
+  if (!made.ok()) {
+    log_warn("changed certificates are no good: connections go on with those before",
+             {{"why", std::string(made.status().message())}});
+    return;
+  }
+  context_ = std::move((*made)->context_);  // streams hold on to theirs
+  log_info("connections use the changed certificates from now on", {{"file", security_.certificate}});
+}
+
 // ---- a connection
 // ----------------------------------------------------------------------------------------------
 
@@ -105,7 +134,7 @@ void TlsStream::Free::operator()(ssl_st* ssl) const { ::SSL_free(ssl); }
 
 TlsStream::TlsStream(const TlsContext& context, int descriptor, Side side)
     : descriptor_(descriptor),
-      rekey_bytes_(context.security_.rekey_bytes),
+      rekey_records_(context.security_.rekey_records),
       ssl_(::SSL_new(context.context_.get())) {
   BIO* bio = ::BIO_new(TlsSocket::method());
   BATON_CHECK(ssl_ != nullptr && bio != nullptr, "OpenSSL: no memory");
@@ -117,8 +146,11 @@ TlsStream::TlsStream(const TlsContext& context, int descriptor, Side side)
 
 TlsStream::~TlsStream() = default;
 
-void TlsStream::fail(std::string why) {
-  if (!failure_) failure_ = std::move(why);
+void TlsStream::fail(Fault fault, std::string why) {
+  // Why it went may be read after it was noticed that it did.
+  if (failed() && !(fault_ == Fault::kGone && fault == Fault::kRefused)) return;
+  failure_ = std::move(why);
+  fault_ = fault;
 }
 
 // A call of OpenSSL's did not do it: later, never, or the peer has gone.
@@ -129,23 +161,26 @@ void TlsStream::ended(int result, const char* doing) {
     case SSL_ERROR_WANT_WRITE:
       return;
     case SSL_ERROR_ZERO_RETURN:
-      return fail("closed by the peer");
+      return fail(Fault::kGone, "closed by the peer");
     case SSL_ERROR_SYSCALL:
-      return fail(error == 0 ? "closed by the peer" : cat(doing, ": ", std::strerror(error)));
+      return fail(Fault::kGone, error == 0 ? "closed by the peer" : cat(doing, ": ", std::strerror(error)));
     default:
       break;
   }
   const long verdict = ::SSL_get_verify_result(ssl_.get());
   if (!established_ && verdict != X509_V_OK) {
     ::ERR_clear_error();
-    return fail(cat("TLS: the peer's certificate: ", ::X509_verify_cert_error_string(verdict)));
+    return fail(Fault::kRefused,
+                cat("TLS: the peer's certificate: ", ::X509_verify_cert_error_string(verdict)));
   }
   const int reason = ERR_GET_REASON(::ERR_peek_last_error());
   if (!established_ && (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST)) {
     ::ERR_clear_error();
-    return fail("TLS: the peer does not speak it");
+    return fail(Fault::kPlain, "TLS: the peer does not speak it");
   }
-  fail(cat(reason >= SSL_AD_REASON_OFFSET ? "TLS: refused by the peer: " : "TLS: ", last_error()));
+  const bool refused = reason >= SSL_AD_REASON_OFFSET;
+  fail(refused ? Fault::kRefused : Fault::kBroken,
+       cat(refused ? "TLS: refused by the peer: " : "TLS: ", last_error()));
 }
 
 bool TlsStream::ready() {
@@ -171,7 +206,7 @@ bool TlsStream::drain() {
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
     if (n < 0) {
       // What the peer said before it closed tells more than that it did.
-      if (established_ || !failed()) fail(cat("send: ", std::strerror(errno)));
+      if (established_ || !failed()) fail(Fault::kGone, cat("send: ", std::strerror(errno)));
       return false;
     }
     sent_ += static_cast<size_t>(n);
@@ -182,7 +217,7 @@ bool TlsStream::drain() {
 }
 
 bool TlsStream::encrypt(const void* bytes, size_t count) {
-  if (since_key_ >= rekey_bytes_) {
+  if (since_key_ >= rekey_records_) {
     ::SSL_key_update(ssl_.get(), SSL_KEY_UPDATE_NOT_REQUESTED);  // goes before the next record
     since_key_ = 0;
   }
@@ -191,10 +226,10 @@ bool TlsStream::encrypt(const void* bytes, size_t count) {
   const int n = ::SSL_write(ssl_.get(), bytes, static_cast<int>(count));
   if (n != static_cast<int>(count)) {
     ended(n, "send");
-    if (!failed()) fail("TLS: a record was not taken");  // cannot be: nothing is in its way
+    if (!failed()) fail(Fault::kBroken, "TLS: a record was not taken");  // cannot be: nothing is in its way
     return false;
   }
-  since_key_ += count;
+  ++since_key_;
   return true;
 }
 
@@ -233,7 +268,7 @@ size_t TlsStream::write(std::span<const iovec> parts) {
 }
 
 size_t TlsStream::read(std::span<const iovec> parts) {
-  if (failed() || !ready()) return 0;
+  if (!established_ && (failed() || !ready())) return 0;
   size_t got = 0;
   for (const iovec& part : parts) {
     for (size_t at = 0; at < part.iov_len;) {

@@ -16,21 +16,24 @@ struct ssl_st;
 
 namespace baton::transport {
 
-// How data sockets protect themselves: PEM files of this process and of the cluster's own CA, and the name
-// that a peer's certificate must carry.
+// How connections between workers, and between the ranks of one, protect themselves: PEM files of this
+// process and of the cluster's own CA, and the name that a peer's certificate must carry.
 struct StreamSecurity {
   std::string ca;
   std::string certificate;
   std::string key;
   std::string peer_name;
-  // A new key after so many bytes: TLS lets AES-GCM encrypt 2^24.5 records with one.
-  uint64_t rekey_bytes = uint64_t{64} << 30;
+  // A new key after so many records: TLS lets AES-GCM encrypt 2^24.5 with one.
+  uint64_t rekey_records = uint64_t{1} << 22;
 };
 
-// The files of StreamSecurity, read once. TLS 1.3 only, both sides show a certificate, no resumption.
+// The files of StreamSecurity, read. TLS 1.3 only, both sides show a certificate, no resumption.
 class TlsContext {
  public:
   static absl::StatusOr<std::unique_ptr<TlsContext>> create(const StreamSecurity& security);
+  // Reads the files again if one of them has changed: streams made from then on show what is in them now.
+  // Files that are no good are logged, and what was read before stays.
+  void refresh();
 
  private:
   friend class TlsStream;
@@ -39,16 +42,21 @@ class TlsContext {
   };
   TlsContext() = default;
   StreamSecurity security_;
+  std::string versions_;  // of the files that were read
   std::unique_ptr<ssl_ctx_st, Free> context_;
 };
 
 // TLS over one connected, non-blocking socket: what sendmsg() and recvmsg() are without it. Records are made
 // of what is given (up to 16 KiB each, small parts joined) and leave in large writes. The peer's certificate
-// is verified, name and dates too, before the first byte is given or taken. Thread: progress. Owns: OpenSSL's
-// state and what is encrypted and not sent; not the descriptor. Errors: failed() with failure(), final.
+// is verified, name and dates too, before the first byte is given or taken. Thread: one at a time. Owns:
+// OpenSSL's state and what is encrypted and not sent; not the descriptor. Errors: failed() with failure() and
+// fault(), final; but what the peer said before it went can still be read when sending has failed.
 class TlsStream {
  public:
   enum class Side : uint8_t { kConnects, kAccepts };
+  // kGone: the connection ended. kPlain: the peer does not speak TLS. kRefused: one of both does not take the
+  // other, its certificate most likely. kBroken: what came is no TLS of this connection.
+  enum class Fault : uint8_t { kNone, kGone, kPlain, kRefused, kBroken };
   TlsStream(const TlsContext& context, int descriptor, Side side);
   ~TlsStream();
   TlsStream(const TlsStream&) = delete;
@@ -66,6 +74,7 @@ class TlsStream {
   bool established() const { return established_; }
   bool failed() const { return failure_.has_value(); }
   const std::string& failure() const { return *failure_; }
+  Fault fault() const { return fault_; }
 
  private:
   friend struct TlsSocket;  // OpenSSL's way to the descriptor
@@ -75,16 +84,17 @@ class TlsStream {
   bool ready();
   bool encrypt(const void* bytes, size_t count);
   void ended(int result, const char* doing);
-  void fail(std::string why);
+  void fail(Fault fault, std::string why);
 
   const int descriptor_;
-  const uint64_t rekey_bytes_;
+  const uint64_t rekey_records_;
   std::unique_ptr<ssl_st, Free> ssl_;
   bool established_ = false;
   std::optional<std::string> failure_;
+  Fault fault_ = Fault::kNone;
   std::string encrypted_;  // [sent_, end) waits
   size_t sent_ = 0;
-  uint64_t since_key_ = 0;  // bytes
+  uint64_t since_key_ = 0;  // records
 };
 
 }  // namespace baton::transport

@@ -1,5 +1,5 @@
-// Data sockets under TLS: who is let in, what the wire shows, keys that are changed.
-#include "transport/data/tls_stream.h"
+// Connections between workers under TLS: who is let in, what the wire shows, keys that are changed.
+#include "transport/tls/tls_stream.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,9 +7,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
+#include <fstream>
 #include <random>
 
 #include "base/rng.h"
+#include "tests/support/seed.h"
 #include "tests/support/test_certificates.h"
 #include "tests/transport/data/plane_fixture.h"
 #include "transport/data/socket_links.h"
@@ -34,10 +37,14 @@ class Wire {
  public:
   Wire(const StreamSecurity& connects, const StreamSecurity& accepts)
       : contexts_{context_of(connects), context_of(accepts)} {
+    join(*contexts_[0], *contexts_[1]);
+  }
+  Wire(const TlsContext& connects, const TlsContext& accepts) { join(connects, accepts); }
+  void join(const TlsContext& connects, const TlsContext& accepts) {
     for (auto& pair : sockets_)
       EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair.data()), 0);
-    a = std::make_unique<TlsStream>(*contexts_[0], sockets_[0][0], TlsStream::Side::kConnects);
-    b = std::make_unique<TlsStream>(*contexts_[1], sockets_[1][0], TlsStream::Side::kAccepts);
+    a = std::make_unique<TlsStream>(connects, sockets_[0][0], TlsStream::Side::kConnects);
+    b = std::make_unique<TlsStream>(accepts, sockets_[1][0], TlsStream::Side::kAccepts);
   }
   ~Wire() {
     for (const auto& pair : sockets_)
@@ -81,7 +88,7 @@ class Wire {
   std::array<std::string, 2> waits_;
 };
 
-class DataTlsTest : public testing::Test {
+class TlsStreamTest : public testing::Test {
  protected:
   void SetUp() override {
     if (!certificates_.there()) GTEST_SKIP() << "the openssl command is not there or failed";
@@ -116,12 +123,12 @@ void send_all(Wire& wire, TlsStream& from, TlsStream& to, std::string& text, Rng
   EXPECT_TRUE(got == text);
 }
 
-TEST_F(DataTlsTest, WhatIsSentArrivesAndTheWireDoesNotShowIt) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+TEST_F(TlsStreamTest, WhatIsSentArrivesAndTheWireDoesNotShowIt) {
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
   Rng rng(seed);
   StreamSecurity security = certificates_.as("worker");
-  security.rekey_bytes = 1 << 20;  // five new keys
+  security.rekey_records = 60;  // about five new keys
   Wire wire(security, certificates_.as("worker"));
   ASSERT_TRUE(wire.meet());
   ASSERT_TRUE(wire.a->established() && wire.b->established());
@@ -135,7 +142,41 @@ TEST_F(DataTlsTest, WhatIsSentArrivesAndTheWireDoesNotShowIt) {
   EXPECT_GT(wire.seen.size(), text.size() + answer.size());
 }
 
-TEST_F(DataTlsTest, OnlyAWorkerOfTheClusterIsLetIn) {
+// A certificate that is renewed while both ends run, and a file that is none for a moment.
+TEST_F(TlsStreamTest, ChangedFilesAreUsedByStreamsMadeThen) {
+  const std::string folder = testing::TempDir();
+  StreamSecurity live = certificates_.as("worker");
+  const auto lay = [&](const std::string& who) {
+    const StreamSecurity from = certificates_.as(who);
+    const auto replace = std::filesystem::copy_options::overwrite_existing;
+    live.certificate = folder + "/live.pem";
+    live.key = folder + "/live.key";
+    std::filesystem::copy_file(from.certificate, live.certificate, replace);
+    std::filesystem::copy_file(from.key, live.key, replace);
+  };
+  lay("expired");
+  const auto context = context_of(live);
+  const auto other = context_of(certificates_.as("worker"));
+  ASSERT_TRUE(context && other);
+  const auto meets = [&] {
+    Wire wire(*context, *other);
+    EXPECT_TRUE(wire.meet());
+    return wire.a->established() && wire.b->established();
+  };
+  EXPECT_FALSE(meets());
+  lay("worker");
+  EXPECT_FALSE(meets());  // nobody looked
+  context->refresh();
+  EXPECT_TRUE(meets());
+  std::ofstream(live.key) << "half a fi";
+  context->refresh();
+  EXPECT_TRUE(meets());
+  lay("expired");
+  context->refresh();
+  EXPECT_FALSE(meets());
+}
+
+TEST_F(TlsStreamTest, OnlyAWorkerOfTheClusterIsLetIn) {
   struct Case {
     const char* name;
     StreamSecurity connects, accepts;
@@ -166,7 +207,7 @@ TEST_F(DataTlsTest, OnlyAWorkerOfTheClusterIsLetIn) {
   }
 }
 
-TEST_F(DataTlsTest, PlainWordsAreRefused) {
+TEST_F(TlsStreamTest, PlainWordsAreRefused) {
   for (const std::string& words : {std::string("BTS1"), std::string("GET / HTTP/1.1\r\n\r\n")}) {
     Wire wire(certificates_.as("worker"), certificates_.as("worker"));
     wire.say(words + std::string(100, 'x'));
@@ -178,7 +219,7 @@ TEST_F(DataTlsTest, PlainWordsAreRefused) {
   }
 }
 
-TEST_F(DataTlsTest, FilesThatAreNoGoodAreNamed) {
+TEST_F(TlsStreamTest, FilesThatAreNoGoodAreNamed) {
   StreamSecurity missing = certificates_.as("worker");
   missing.ca = "/nowhere/ca.pem";
   EXPECT_THAT(std::string(TlsContext::create(missing).status().message()), HasSubstr("/nowhere/ca.pem"));
@@ -191,7 +232,7 @@ TEST_F(DataTlsTest, FilesThatAreNoGoodAreNamed) {
 }
 
 // One side has TLS, the other has not: no pair, whoever connects and whatever the address pretends.
-TEST_F(DataTlsTest, NothingFallsBackToPlainText) {
+TEST_F(TlsStreamTest, NothingFallsBackToPlainText) {
   LoopbackHub hub;
   const AllowedLanes lanes = lanes_of(Fabric::kSocket);
   for (const bool secret_connects : {true, false}) {
