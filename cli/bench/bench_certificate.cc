@@ -2,14 +2,13 @@
 
 #include <openssl/evp.h>
 #include <openssl/pem.h>
-#include <openssl/x509.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <memory>
 
 #include "base/cat.h"
+#include "transport/tls/openssl_owner.h"
 
 namespace baton::cli {
 namespace {
@@ -17,16 +16,9 @@ namespace {
 constexpr const char* kName = "bench";
 constexpr long kSeconds = 24 * 3600;
 
-template <auto Free>
-struct FreeBy {
-  template <class T>
-  void operator()(T* p) const {
-    Free(p);
-  }
-};
-using File = std::unique_ptr<std::FILE, FreeBy<std::fclose>>;
-using Certificate = std::unique_ptr<X509, FreeBy<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, FreeBy<EVP_PKEY_free>>;
+using transport::Certificate;
+using transport::File;
+using transport::Key;
 
 bool sign(X509* certificate, EVP_PKEY* key) {
   X509_NAME* name = ::X509_get_subject_name(certificate);

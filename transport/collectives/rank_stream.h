@@ -16,9 +16,8 @@ namespace baton {
 
 // What to do when one rank has TLS and another has not.
 inline constexpr const char* kSameTls =
-    "give all ranks of the worker the same control.tls, and parallel.insecureAllowPlaintextOffLoopback to "
-    "all "
-    "of them or to none";
+    "give all ranks of the worker the same control.tls, and "
+    "parallel.insecureAllowPlaintextOffLoopback to all of them or to none";
 
 // One connection between two ranks: a stream socket, plain or under mutual TLS, with the same calls for both.
 // Under TLS no byte goes either way before each side has verified the other. Thread: one at a time; fd() may

@@ -9,25 +9,12 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
-#include <memory>
 
 #include "base/cat.h"
+#include "transport/tls/openssl_owner.h"
 
 namespace baton::transport {
 namespace {
-
-template <auto Free>
-struct FreeBy {
-  template <class T>
-  void operator()(T* p) const {
-    Free(p);
-  }
-};
-using File = std::unique_ptr<std::FILE, FreeBy<std::fclose>>;
-using Certificate = std::unique_ptr<X509, FreeBy<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, FreeBy<EVP_PKEY_free>>;
-using Store = std::unique_ptr<X509_STORE, FreeBy<X509_STORE_free>>;
-using StoreContext = std::unique_ptr<X509_STORE_CTX, FreeBy<X509_STORE_CTX_free>>;
 
 int no_password(char*, int, int, void*) { return 0; }
 
