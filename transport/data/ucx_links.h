@@ -13,9 +13,10 @@ namespace baton::transport {
 
 // Links over UCX: one context, one worker, one listener; a link is an endpoint with peer error handling, a
 // frame one eager active message. No RMA feature is used: nothing outside this process can write its memory,
-// and the death of a peer is an error callback (docs: dataplane measurements, PUT killed survivors, active
-// messages never). Thread: progress (UCX in single-thread mode), except wake(). create() may run on another
-// thread before. Owns: all UCX handles. Errors: UCX's words go into the reason of on_closed().
+// and the death of a peer is an error callback (PUT killed survivors; active messages do not, as long as they
+// are sent without zero copy: ucx_start.cc). Thread: progress (UCX in single-thread mode), except wake().
+// create() may run on another thread before. Owns: all UCX handles. Errors: UCX's words go into the reason of
+// on_closed().
 class UcxLinks final : public Links {
  public:
   // `host`: numeric address of one interface; traffic stays on that interface.

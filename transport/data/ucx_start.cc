@@ -29,6 +29,9 @@ absl::Status configure(ucp_config_t* config, const UcxWish& wish) {
       {"NET_DEVICES", "UCX_NET_DEVICES", wish.devices},
       {"TX_SEG_SIZE", "UCX_TCP_TX_SEG_SIZE", tcp ? cat(kSegment) : ""},
       {"RX_SEG_SIZE", "UCX_TCP_RX_SEG_SIZE", tcp ? cat(kSegment) : ""},
+      // No zero-copy sends: one that meets a broken connection in sendmsg() is completed twice, and UCX's own
+      // assertion ends the process (uct_tcp_ep_sendv, 1.13 to 1.22; tests/transport/data/ucx_links_test.cc).
+      {"ZCOPY_THRESH", "UCX_ZCOPY_THRESH", tcp ? "inf" : ""},
       // A restarted worker gets its port back while old connections to it linger.
       {"CM_REUSEADDR", "UCX_TCP_CM_REUSEADDR", tcp ? "y" : ""},
       {"KEEPALIVE_INTERVAL", "UCX_KEEPALIVE_INTERVAL", "1s"},
