@@ -26,7 +26,7 @@ class ClusterOnHosts : public ::testing::Test {
   static constexpr const char* kHosts[] = {"10.77.0.2", "10.77.1.2", "10.77.2.2", "10.77.3.2", "10.77.4.2"};
   virtual int host_count() const { return 3; }
 
-  static std::string model() {
+  virtual std::string model() const {
     const char* shared = std::getenv("BATON_SHARED");
     const char* source = std::getenv("BATON_SOURCE_DIR");
     const std::string root = shared != nullptr ? shared : cat(source == nullptr ? "." : source, "/../shared");

@@ -1,7 +1,5 @@
-"""Workers of several ranks (tensor, pipeline): the tokens of one process, through HTTP; kill -9 of any rank ends the life of the whole group,
-which is back as a new one."""
-import concurrent.futures
-import os
+"""Workers of several ranks (tensor, pipeline): kill -9 of any rank ends the life of the whole group, which is back as a new one with the tokens of one
+process. Every shape: shapes_test.py."""
 import signal
 import time
 import urllib.request
@@ -9,7 +7,7 @@ import urllib.request
 from cluster import ANY, STORIES, Cluster, RunningStream, manifest, need, pools
 
 need(STORIES)
-PROMPTS = ["Once upon a time", "Lily likes cats and dogs", "Tom had a red ball. " * 20]
+PROMPTS = ["Once upon a time", "Lily likes cats and dogs"]
 SMALL = {"memory": "8Mi"}
 
 
@@ -17,28 +15,8 @@ def group(tensor, pipeline, replicas=1):
     return manifest(pools(ANY, parallel={"tensor": tensor, "pipeline": pipeline}, kv=SMALL, replicas=replicas))
 
 
-def answers(cluster):
-    """Greedy and seeded, alone and together."""
-    got = [cluster.generate(p, 40)[0] for p in PROMPTS]
-    got += [cluster.generate(p, 30, temperature=0.9, seed=5, logprobs=2)[0] for p in PROMPTS]
-    with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
-        return got + list(pool.map(lambda p: cluster.generate(p, 40)[0], PROMPTS))
-
-
 with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:
-    want = answers(c)
-
-for tensor, pipeline in ((2, 1), (4, 1), (1, 2), (2, 2)):
-    with Cluster(STORIES, group(tensor, pipeline)) as c:
-        assert answers(c) == want, (tensor, pipeline)
-        ps = c.ps()
-        ranks = [p for p in ps if p["name"].startswith("any-0")]
-        assert [p.get("rank", 0) for p in ranks] == list(range(tensor * pipeline)) and all(p["state"] == "ready" for p in ranks), ps
-        assert len(c.workers()) == 1, "a group is one worker to the coordinator"
-        assert "%d ranks over shm" % (tensor * pipeline) in ranks[0]["device"], ranks[0]
-        c.wait_idle(3)
-    print("passed: tensor %d, pipeline %d has the tokens of one process" % (tensor, pipeline), flush=True)
-
+    want = [c.generate(p, 40)[0] for p in PROMPTS]
 
 with Cluster(STORIES, group(2, 2)) as c:
     names = ["any-0", "any-0.1", "any-0.2", "any-0.3"]
