@@ -46,7 +46,7 @@ class Bench {
     for (const uint64_t piece : options_.pieces) RETURN_IF_ERROR(repeat({&subject}, piece));
     return absl::OkStatus();
   }
-  // The lane with and without checksums, each repetition beside its baseline.
+  // The lane with checksums and, where it goes without, without; each repetition beside its baseline.
   absl::Status measure_lane(const std::string& name, const std::string& baseline) {
     const auto plain_name = name + " without checksums";
     LaneOptions lane{.lane = name, .pool_bytes = options_.pool_bytes};
@@ -55,25 +55,31 @@ class Bench {
       lane.tls = certificate_.security();
     }
     ASSIGN_OR_RETURN(Subject & with, start(name, lane_pair(lane)));
-    lane.checksum = false;
-    ASSIGN_OR_RETURN(Subject & without, start(plain_name, lane_pair(lane)));
+    Subject* without = nullptr;
+    if (goes_without_checksums(name)) {
+      lane.checksum = false;
+      ASSIGN_OR_RETURN(Subject & plain, start(plain_name, lane_pair(lane)));
+      without = &plain;
+    }
     Subject& base = subjects_.at(baseline);
+    std::vector<Subject*> in_turn{&base, &with};
+    if (without != nullptr) in_turn.push_back(without);
     for (const uint64_t piece : options_.pieces) {
       const size_t first = base.seconds[piece].size();
-      RETURN_IF_ERROR(repeat({&base, &with, &without}, piece));
+      RETURN_IF_ERROR(repeat(in_turn, piece));
       TransferRow row = row_of(with, piece);
       row.baseline = baseline;
       std::vector<double> shares, costs;
       for (size_t i = 0; i < with.seconds[piece].size(); ++i) {
         shares.push_back(base.seconds[piece][first + i] / with.seconds[piece][i]);
-        costs.push_back(with.seconds[piece][i] / without.seconds[piece][i] - 1);
+        if (without != nullptr) costs.push_back(with.seconds[piece][i] / without->seconds[piece][i] - 1);
       }
       row.of_baseline = median(shares);
-      row.checksum_cost = median(costs);
+      if (without != nullptr) row.checksum_cost = median(costs);
       lanes_.push_back(std::move(row));
     }
     with.pair.reset();  // its memory is wanted for the next lane
-    without.pair.reset();
+    if (without != nullptr) without->pair.reset();
     return absl::OkStatus();
   }
   // Baselines first, then the lanes.
@@ -172,7 +178,7 @@ std::string to_json(const TransferBenchReport& report) {
       row["baseline"] = r.baseline;
       row["of_baseline"] = r.of_baseline;
       row["checksum"] = true;
-      row["checksum_cost"] = r.checksum_cost;
+      if (r.checksum_cost) row["checksum_cost"] = *r.checksum_cost;
     }
     rows.push_back(std::move(row));
   }
@@ -189,8 +195,8 @@ std::string to_table(const TransferBenchReport& report) {
   for (const TransferRow& r : report.rows) {
     out += line("%-10s %9llu %8.2f %9.3f", r.lane.c_str(), static_cast<unsigned long long>(r.piece_bytes),
                 r.gb_s, r.cpu_s_per_gb);
-    if (!r.baseline.empty())
-      out += line(" %8.2f of %-10s %13.1f%%", r.of_baseline, r.baseline.c_str(), 100 * r.checksum_cost);
+    if (!r.baseline.empty()) out += line(" %8.2f of %-10s", r.of_baseline, r.baseline.c_str());
+    if (r.checksum_cost) out += line(" %13.1f%%", 100 * *r.checksum_cost);
     out += "\n";
   }
   return out;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,11 +14,12 @@ namespace baton::cli {
 struct TransferRow {
   std::string lane;  // memcpy, memcpy_nt, rawsocket: baselines; local, socket, am, get: as workers move KV
   uint64_t piece_bytes = 0;
-  double gb_s = 0;           // 1e9 bytes a second
-  double cpu_s_per_gb = 0;   // of both processes
-  std::string baseline;      // what the lane is held against; empty for baselines
-  double of_baseline = 0;    // its rate as a share of that
-  double checksum_cost = 0;  // of the time: with checksums / without - 1; lanes only
+  double gb_s = 0;          // 1e9 bytes a second
+  double cpu_s_per_gb = 0;  // of both processes
+  std::string baseline;     // what the lane is held against; empty for baselines
+  double of_baseline = 0;   // its rate as a share of that
+  // Of the time: with checksums / without - 1; of lanes that go without (docs/adr/0004).
+  std::optional<double> checksum_cost;
   int repetitions = 0;
 };
 

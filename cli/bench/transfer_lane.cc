@@ -131,6 +131,8 @@ bool is_bench_lane(const std::string& lane) {
   return lane == kTlsLane || (lane != "auto" && transport::parse_lanes(lane).ok());
 }
 
+bool goes_without_checksums(const std::string& lane) { return lane != "am" && !lane.starts_with("get"); }
+
 MovePair lane_pair(const LaneOptions& options) {
   const auto send = [=](const MovePipe& pipe, const std::string& address) {
     const auto plane = make_plane("sender", options);

@@ -21,5 +21,7 @@ struct LaneOptions {
 MovePair lane_pair(const LaneOptions& options);
 // A lane with a name that says which.
 bool is_bench_lane(const std::string& lane);
+// `am` and `get` refuse (docs/adr/0004).
+bool goes_without_checksums(const std::string& lane);
 
 }  // namespace baton::cli

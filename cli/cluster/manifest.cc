@@ -292,6 +292,12 @@ void read_pools(ConfigObject& spec, const std::string& folder, ClusterManifest& 
 void read_transfer(ConfigObject transfer, ClusterManifest& out) {
   out.transport = transfer.choice("transport", out.transport, {"auto", "local", "socket", "am", "get"});
   out.checksum = transfer.boolean("checksum", out.checksum);
+  if (!out.checksum && (out.transport == "am" || out.transport == "get"))
+    transfer.fail("checksum",
+                  cat("transport ", out.transport,
+                      " needs checksums: a receiver that was stopped for a while cannot see there that the "
+                      "sender has given the blocks to somebody else; want true, or transport auto, local or "
+                      "socket"));
   out.insecure_transfer = transfer.boolean("insecureAllowPlaintextOffLoopback", false);
   const auto join = split_host_port(out.control.join_address());
   const bool off_host = join && !is_loopback_host(join->host);

@@ -35,7 +35,7 @@ struct DataPlaneOptions {
   std::optional<StreamSecurity> tls;  // of lane `socket`, then `socket-tls`; also carries the words of others
   size_t pool_bytes = 0;
   bool prefault_pool = true;  // take the pool's memory at start rather than at first use
-  bool checksum = true;       // of every piece; both sides must agree
+  bool checksum = true;       // of every piece; both sides must agree; `am` and `get` do not go without
 };
 
 // A run of bytes inside a pool. Multiples of kPoolAlignment.

@@ -257,6 +257,20 @@ TEST(Manifest, KvIsUnderTlsWhereTheControlConnectionIs) {
   EXPECT_FALSE(kv_tls(""));
 }
 
+// Docs/adr/0004: a stale read would be served.
+TEST(Manifest, ChecksumsAreNotTakenOffLanesThatNeedThem) {
+  for (const char* lane : {"am", "get"}) {
+    const std::string errors = errors_of(cat("  transfer: {transport: ", lane, ", checksum: false}\n"));
+    EXPECT_NE(errors.find(cat("spec.transfer.checksum: transport ", lane, " needs checksums")),
+              std::string::npos)
+        << errors;
+    EXPECT_NE(errors.find("want true, or transport auto, local or socket"), std::string::npos) << errors;
+    EXPECT_EQ(errors_of(cat("  transfer: {transport: ", lane, "}\n")), "");
+  }
+  for (const char* lane : {"auto", "local", "socket"})
+    EXPECT_EQ(errors_of(cat("  transfer: {transport: ", lane, ", checksum: false}\n")), "");
+}
+
 TEST(Manifest, RanksAreUnderTlsWhereTheControlConnectionIs) {
   const std::string pool = "  pools: {any: {parallel: {tensor: 2, rendezvous: '10.0.0.1:7100'";
   const auto rank_tls = [&](const std::string& control, const std::string& more) {

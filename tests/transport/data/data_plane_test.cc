@@ -189,6 +189,7 @@ TEST_P(DataPlaneTest, EveryMismatchIsRefusedWithItsReason) {
     SCOPED_TRACE(c.want);
     auto changed = plane_options("b", 1, lanes_of(GetParam()));
     c.change(changed);
+    if (!changed.checksum && !goes_without_checksums(GetParam())) continue;  // does not even start
     auto a = make(base), b = make(changed);
     ASSERT_TRUE(a->plane->connect(describe(*b->plane, {"b", Incarnation(1)}), now_).ok());
     ASSERT_TRUE(until({a.get(), b.get()}, [&] { return !a->peers.empty(); }));
@@ -333,6 +334,38 @@ TEST(DataPlaneStart, WhatCannotWorkIsRefusedAtOnce) {
   ASSERT_TRUE(first.ok());
   options.listen_port = static_cast<uint16_t>(std::stoi((*first)->address().substr(10)));
   EXPECT_THAT(std::string(make_ucx_data_plane(options).status().message()), HasSubstr("listen on 127.0.0.1"));
+}
+
+// Their receivers cannot tell that a sender has given its blocks away (docs/adr/0004).
+TEST(DataPlaneStart, AmAndGetDoNotGoWithoutChecksums) {
+  for (const char* lane : {"am", "get", "get-emulated"}) {
+    auto options = plane_options("a", 1, *parse_lanes(lane));
+    options.checksum = false;
+    EXPECT_THAT(std::string(make_process_data_plane(options).status().message()),
+                HasSubstr("Set transfer.checksum: true, or use transport auto, local or socket"))
+        << lane;
+  }
+  for (const char* lane : {"auto", "local", "socket"}) {
+    auto options = plane_options("a", 1, *parse_lanes(lane));
+    options.checksum = false;
+    EXPECT_TRUE(make_process_data_plane(options).ok()) << lane;
+  }
+}
+
+// Where `auto` finds RDMA, and checksums are off.
+TEST(DataPlaneStart, AutoWithoutChecksumsLeavesGetAloneAndSaysSo) {
+  auto options = plane_options("a", 1, *parse_lanes("auto"));
+  options.identity.host_id = "";  // so that no faster lane is taken
+  options.checksum = false;
+  RecordingPlane a(options.identity.self, *make_get_data_plane(options));
+  options.identity.self.name = "b";
+  RecordingPlane b(options.identity.self, *make_get_data_plane(options));
+  const Instant now{std::chrono::seconds(1000)};
+  ASSERT_TRUE(a.plane->connect(describe(*b.plane, b.ref), now).ok());
+  ASSERT_TRUE(drive([&] { a.plane->do_work(now), b.plane->do_work(now); },
+                    [&] { return a.plane->connected(b.ref) && b.plane->connected(a.ref); }));
+  EXPECT_EQ(a.peers[0].lane, "socket");
+  EXPECT_THAT(a.peers[0].detail, HasSubstr("get needs checksums"));
 }
 
 // Somebody connects and says nothing, or never answers: the handshake has a deadline on both sides (I4).

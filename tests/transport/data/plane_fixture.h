@@ -54,6 +54,10 @@ inline AllowedLanes lanes_of(Fabric fabric) {
   return {.local = local, .stream = !local && !get, .get = get, .emulate_get = get};
 }
 
+inline bool goes_without_checksums(Fabric fabric) {
+  return fabric != Fabric::kUcxAm && fabric != Fabric::kUcxLocal && fabric != Fabric::kGet;
+}
+
 inline DataPlaneOptions plane_options(const std::string& name, uint64_t incarnation,
                                       AllowedLanes lanes = {}) {
   return {.identity = {.self = {name, Incarnation(incarnation)},
