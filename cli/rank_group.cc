@@ -6,9 +6,8 @@
 #include "base/cat.h"
 #include "base/log.h"
 #include "cli/cluster/process.h"
-#include "transport/collectives/form_group.h"
+#include "transport/collectives/form_part.h"
 #include "transport/collectives/nccl_communicator.h"
-#include "transport/collectives/stream_socket.h"
 
 namespace baton::cli {
 namespace {
@@ -17,13 +16,6 @@ namespace {
 // that died is seen at once, this is for one that was stopped.
 constexpr auto kStepPatience = std::chrono::seconds(10);
 constexpr size_t kAddressBytes = 128;
-
-// A place that some ranks can meet at, from the first of them.
-absl::StatusOr<std::string> meeting_place(const std::string& own_host) {
-  if (own_host.empty()) return cat("unix:@baton-ranks-", random_source()());
-  ASSIGN_OR_RETURN(const OwnedFd listener, listen_at(host_and_port(own_host, 0)));
-  return host_and_port(own_host, local_port(listener.get()));
-}
 
 }  // namespace
 
@@ -93,22 +85,13 @@ absl::Status RankGroup::form_on_gpus(const RankGroupOptions& o) {
 absl::StatusOr<std::unique_ptr<Communicator>> RankGroup::form_part(const RankGroupOptions& o,
                                                                    const std::string& name, int first,
                                                                    int size) {
-  std::array<char, kAddressBytes> mine{};
-  ASSIGN_OR_RETURN(const std::string own, meeting_place(host_));
-  std::memcpy(mine.data(), own.data(), std::min(own.size(), mine.size() - 1));
-  std::vector<char> all(mine.size() * o.place.ranks);
-  const Instant deadline = o.clock.now() + o.patience;
-  RETURN_IF_ERROR(
-      world_->all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), deadline));
-  ASSIGN_OR_RETURN(Group group, form_group({.group = cat(o.worker, "/", name),
-                                            .build = o.build,
-                                            .incarnation = incarnation_,
-                                            .rank = o.place.rank - first,
-                                            .size = size,
-                                            .rendezvous = std::string(&all[kAddressBytes * first]),
-                                            .deadline = deadline,
-                                            .within = world_.get(),
-                                            .tls = tls_.get()}));
+  ASSIGN_OR_RETURN(Group group,
+                   baton::form_part(*world_, {.name = name, .first = first, .size = size, .host = host_},
+                                    {.group = o.worker,
+                                     .build = o.build,
+                                     .incarnation = incarnation_,
+                                     .deadline = o.clock.now() + o.patience,
+                                     .tls = tls_.get()}));
   return std::move(group.communicator);
 }
 

@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <sched.h>
-#include <sys/random.h>
 
 #include <algorithm>
 
@@ -25,18 +24,6 @@ constexpr Duration kAgain = 20ms;
 constexpr Duration kSlice = 50ms;       // between two looks at who may have left meanwhile
 constexpr Duration kIntroduction = 2s;  // who connects says at once who it is; a stranger may say nothing
 constexpr Duration kConnectSlice = 1s;  // of one attempt to reach a rank that may have left
-
-// Random words that only the ranks of this group know: the proof on connections made later.
-absl::StatusOr<std::string> new_token() {
-  uint8_t bytes[16];
-  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return absl::InternalError("no random bytes");
-  std::string text;
-  for (const uint8_t b : bytes) {
-    text += "0123456789abcdef"[b >> 4];
-    text += "0123456789abcdef"[b & 15];
-  }
-  return text;
-}
 
 // Spinning helps only where every rank of this host has a core.
 Duration spin_of(const GroupOptions& o, int ranks_here) {
@@ -148,7 +135,7 @@ absl::Status take_line(const GroupOptions& o, const std::string& token, RankStre
 
 absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o,
                                                            std::vector<GroupGuest>& guests) {
-  ASSIGN_OR_RETURN(const std::string token, new_token());
+  ASSIGN_OR_RETURN(const std::string token, group_token());
   const std::string address = cat("unix:@baton-group-", token);
   ASSIGN_OR_RETURN(const OwnedFd listener, listen_at(address));
   ASSIGN_OR_RETURN(std::shared_ptr<ShmRegion> region, ShmRegion::create(o.size));
@@ -194,7 +181,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o, 
 
 absl::StatusOr<std::unique_ptr<Communicator>> tell_addresses(const GroupOptions& o,
                                                              std::vector<GroupGuest> guests) {
-  ASSIGN_OR_RETURN(const std::string token, new_token());
+  ASSIGN_OR_RETURN(const std::string token, group_token());
   std::vector<std::string> words{"socket", cat(o.incarnation.value()), token};
   for (const GroupGuest& g : guests) words.push_back(g.listens);
   std::vector<RankStream> streams(o.size);
@@ -308,12 +295,12 @@ absl::StatusOr<Group> form_group(const GroupOptions& options) {
   if (o.size < 1 || o.size > ShmRegion::kMostRanks - 1 || o.rank < 0 || o.rank >= o.size)
     return absl::InvalidArgumentError(cat("rank ", o.rank, " of ", o.size, ": want 0 <= rank < size < 64"));
   if (o.size == 1) return Group{.communicator = self_communicator(), .incarnation = o.incarnation};
-  OwnedFd listener;
-  if (o.rank == 0) {
-    ASSIGN_OR_RETURN(listener, listen_at(o.rendezvous));
+  OwnedFd own;
+  if (o.rank == 0 && o.listener == nullptr) {
+    ASSIGN_OR_RETURN(own, listen_at(o.rendezvous));
   }
   for (;;) {
-    absl::StatusOr<Group> group = form_once(o, listener);
+    absl::StatusOr<Group> group = form_once(o, o.listener != nullptr ? *o.listener : own);
     if (group.ok() || !absl::IsUnavailable(group.status())) return group;
     RETURN_IF_ERROR(whole(o));
     if (SteadyClock().now() + kAgain >= o.deadline) return group;

@@ -6,6 +6,7 @@
 #include "base/ids.h"
 #include "base/status.h"
 #include "transport/collectives/communicator.h"
+#include "transport/collectives/life_line.h"
 #include "transport/tls/tls_stream.h"
 
 namespace baton {
@@ -20,7 +21,8 @@ struct GroupOptions {
   Incarnation incarnation{};  // rank 0 gives it; another rank may want a certain one, or (0) takes rank 0's
   int rank = 0;
   int size = 1;
-  std::string rendezvous;  // where rank 0 listens: "host:port", or on one host "unix:@name"
+  std::string rendezvous;             // where rank 0 listens: "host:port", or on one host "unix:@name"
+  const OwnedFd* listener = nullptr;  // of rank 0 when it listens there already
   GroupLane lane = GroupLane::kAuto;
   Instant deadline{};
   Communicator* within =

@@ -1,5 +1,6 @@
 #include "transport/collectives/group_door.h"
 
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -61,6 +62,17 @@ std::string group_host_id() {
   char name[128];
   const ssize_t n = ::readlink("/proc/thread-self/ns/net", name, sizeof name);
   return n <= 0 ? "" : cat(boot, "/", std::string_view(name, static_cast<size_t>(n)));
+}
+
+absl::StatusOr<std::string> group_token() {
+  uint8_t bytes[16];
+  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return absl::InternalError("no random bytes");
+  std::string text;
+  for (const uint8_t b : bytes) {
+    text += "0123456789abcdef"[b >> 4];
+    text += "0123456789abcdef"[b & 15];
+  }
+  return text;
 }
 
 GroupFrame group_hello(const GroupOptions& o, int listening_port) {

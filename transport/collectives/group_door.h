@@ -64,6 +64,8 @@ GroupFrame group_hello(const GroupOptions& options, int listening_port);
 // Equal for two processes exactly when they can meet on an abstract Unix socket and share memory passed over
 // it: the kernel's boot id and the network namespace. Empty when the system does not tell.
 std::string group_host_id();
+// Random words that only those know who are told: the proof on connections made later.
+absl::StatusOr<std::string> group_token();
 const char* lane_word(GroupLane lane);
 
 }  // namespace baton
