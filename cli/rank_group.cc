@@ -42,7 +42,8 @@ absl::Status RankGroup::form_once(const RankGroupOptions& o) {
                                             .size = o.place.ranks,
                                             .rendezvous = o.place.rendezvous,
                                             .deadline = o.clock.now() + o.patience,
-                                            .tls = tls_.get()}));
+                                            .tls = tls_.get(),
+                                            .patience = kStepPatience}));
   world_ = std::move(group.communicator);
   incarnation_ = group.incarnation;
   host_ = group.host;
@@ -91,7 +92,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> RankGroup::form_part(const RankGro
                                      .build = o.build,
                                      .incarnation = incarnation_,
                                      .deadline = o.clock.now() + o.patience,
-                                     .tls = tls_.get()}));
+                                     .tls = tls_.get(),
+                                     .patience = kStepPatience}));
   return std::move(group.communicator);
 }
 

@@ -106,6 +106,12 @@ absl::StatusOr<GroupFrame> introduction(RankStream& caller, const GroupOptions& 
   return words;
 }
 
+// All ranks of it are there, and have met once.
+absl::StatusOr<std::unique_ptr<Communicator>> met(const GroupOptions& o, std::unique_ptr<Communicator> made) {
+  RETURN_IF_ERROR(made->barrier(o.deadline));
+  return made;
+}
+
 // --- Shared memory
 
 absl::StatusOr<ShmSeat> seat_of(const GroupOptions& o, std::shared_ptr<ShmRegion> region, OwnedFd own_line,
@@ -159,7 +165,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> share_memory(const GroupOptions& o
   for (int r = 1; r < o.size; ++r)
     RETURN_IF_ERROR(send_descriptors(visitors[r].fd(), descriptors, o.deadline));
   ASSIGN_OR_RETURN(ShmSeat seat, seat_of(o, std::move(region), std::move(own.held), std::move(lines)));
-  return shm_communicator(std::move(seat));
+  return met(o, shm_communicator(std::move(seat)));
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o, const RankStream& to_zero,
@@ -174,10 +180,19 @@ absl::StatusOr<std::unique_ptr<Communicator>> map_memory(const GroupOptions& o, 
   ASSIGN_OR_RETURN(std::shared_ptr<ShmRegion> region, ShmRegion::map(std::move(got[0]), o.size));
   got.erase(got.begin());
   ASSIGN_OR_RETURN(ShmSeat seat, seat_of(o, std::move(region), std::move(own.held), std::move(got)));
-  return shm_communicator(std::move(seat));
+  return met(o, shm_communicator(std::move(seat)));
 }
 
 // --- Sockets: a rank connects to all below it; the connection to rank 0 is the one it came by
+
+absl::StatusOr<std::unique_ptr<Communicator>> join(const GroupOptions& o, std::vector<RankStream> streams) {
+  std::vector<int> sockets;
+  for (const RankStream& stream : streams)
+    if (stream.valid()) sockets.push_back(stream.fd());
+  ASSIGN_OR_RETURN(auto made, met(o, socket_communicator(o.rank, std::move(streams), spin_of(o, 1))));
+  for (const int socket : sockets) let_it_compute(socket, o.patience);
+  return made;
+}
 
 absl::StatusOr<std::unique_ptr<Communicator>> tell_addresses(const GroupOptions& o,
                                                              std::vector<GroupGuest> guests) {
@@ -189,7 +204,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> tell_addresses(const GroupOptions&
     RETURN_IF_ERROR(GroupFrame(words).write(guests[r].connection, o.deadline));
     streams[r] = std::move(guests[r].connection);
   }
-  return socket_communicator(o.rank, std::move(streams), spin_of(o, 1));
+  return join(o, std::move(streams));
 }
 
 void take_caller(const GroupOptions& o, const std::string& token, RankStream caller,
@@ -215,7 +230,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> connect_pairs(const GroupOptions& 
   }
   for (;;) {
     if (std::all_of(streams.begin() + o.rank + 1, streams.end(), [](const auto& s) { return s.valid(); }))
-      return socket_communicator(o.rank, std::move(streams), spin_of(o, 1));
+      return join(o, std::move(streams));
     RETURN_IF_ERROR(wait_at(listener, {&zero, 1}, o));
     ASSIGN_OR_RETURN(OwnedFd caller, accept_now(listener.get()));
     if (!caller.valid()) continue;
@@ -282,9 +297,7 @@ absl::StatusOr<Group> visit_rank_0(const GroupOptions& o) {
 
 // kUnavailable: somebody left.
 absl::StatusOr<Group> form_once(const GroupOptions& o, const OwnedFd& listener) {
-  ASSIGN_OR_RETURN(Group group, o.rank == 0 ? receive_ranks(o, listener) : visit_rank_0(o));
-  RETURN_IF_ERROR(group.communicator->barrier(o.deadline));
-  return group;
+  return o.rank == 0 ? receive_ranks(o, listener) : visit_rank_0(o);
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ struct GroupOptions {
   Communicator* within =
       nullptr;  // of a part of a group: the group; when it has lost a rank, nobody waits for it
   const transport::TlsContext* tls = nullptr;     // every connection but those inside a host is under it
+  Duration patience = std::chrono::seconds(10);   // a rank that does not read for so long is not lost
   Duration spin = std::chrono::microseconds(-1);  // before a wait sleeps; -1: 50 us, 0 on too few cores
 };
 

@@ -166,6 +166,10 @@ absl::StatusOr<OwnedFd> accept_now(int listener) {
   return fd;
 }
 
+void let_it_compute(int fd, Duration patience) {
+  set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, std::max(kNetworkDeadMs, static_cast<int>(patience / 1ms)));
+}
+
 absl::Status wait_for(int fd, short events, Instant deadline) {
   const SteadyClock clock;
   for (;;) {

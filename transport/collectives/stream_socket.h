@@ -14,13 +14,18 @@ namespace baton {
 // Stream sockets with a deadline on everything, as the forming of a group needs them. Addresses are
 // "host:port" ("[::1]:7000" for IPv6; port 0 when listening takes a free one) or "unix:@name", a name in the
 // abstract space of this network namespace, which leaves no file. Every socket is non-blocking, closed on
-// exec, and TCP ones send small messages at once and find a dead network in about 2 s. Thread: any.
+// exec, and TCP ones send small messages at once and find a dead network in about 2 s: what was sent has not
+// been acknowledged for so long, or an idle connection's probes. Thread: any.
 absl::StatusOr<OwnedFd> listen_at(const std::string& address);
 // Tries again until `deadline` while nobody listens there.
 absl::StatusOr<OwnedFd> connect_to(const std::string& address, Instant deadline);
 // A connection that waits at the listener; an invalid descriptor when there is none. On a Unix listener only
 // processes of the same user are let in.
 absl::StatusOr<OwnedFd> accept_now(int listener);
+
+// From now on the peer may compute for so long without reading: the kernel takes a window that stays full for
+// a dead network, and finds one of those no sooner either.
+void let_it_compute(int fd, Duration patience);
 
 // Until one of `events` (poll.h) is there.
 absl::Status wait_for(int fd, short events, Instant deadline);

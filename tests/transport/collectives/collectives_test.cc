@@ -259,6 +259,22 @@ TEST_P(Collectives, AMessageOfAnotherLengthBreaksTheGroup) {
   });
 }
 
+// A rank that computes does not read: its window fills, and the kernel counts that as a network that is dead.
+TEST_P(Collectives, ARankThatDoesNotReadForLongIsWaitedFor) {
+  if (size() != 2) return;
+  Ranks group = ranks();
+  on_all(group, [&](Communicator& c) {
+    std::vector<std::byte> bytes(size_t{16} << 20);
+    if (c.rank() == 0) {
+      EXPECT_EQ(c.send(1, bytes, in(60s)), absl::OkStatus());
+    } else {
+      std::this_thread::sleep_for(3500ms);
+      EXPECT_EQ(c.receive(0, bytes, in(60s)), absl::OkStatus());
+    }
+    EXPECT_EQ(c.barrier(in(60s)), absl::OkStatus());
+  });
+}
+
 TEST_P(Collectives, AnotherCollectiveOnOneRankBreaksTheGroup) {
   if (size() == 1) return;
   Ranks group = ranks();
@@ -286,7 +302,8 @@ absl::StatusOr<Ranks> formed(int size, GroupLane lane, const transport::TlsConte
                                  .rendezvous = address,
                                  .lane = lane,
                                  .deadline = in(60s),
-                                 .tls = tls});
+                                 .tls = tls,
+                                 .patience = 60s});
         failed[r] = group.status();
         if (group.ok()) ranks[r] = std::move(group->communicator);
       });

@@ -26,7 +26,8 @@ GroupOptions options(int rank, int size, const std::string& rendezvous) {
           .rank = rank,
           .size = size,
           .rendezvous = rendezvous,
-          .deadline = in(60s)};
+          .deadline = in(60s),
+          .patience = 60s};  // as all calls here
 }
 
 std::string own_name(const char* what) { return cat("unix:@baton-test-", what, "-", ::getpid()); }
@@ -366,6 +367,26 @@ TEST_F(TwoHosts, ACutLinkEndsTheWaitByItsDeadline) {
     EXPECT_THAT(why, testing::AnyOf(testing::HasSubstr(cat("rank ", 1 - r, " of the group")),
                                     testing::HasSubstr("found by rank 1")));
     std::printf("rank %d: %s after %s s\n", r, why.c_str(), all.ranks[r]->line().c_str());
+  }
+}
+
+TEST_F(TwoHosts, AnIdleRankFindsThatItsNetworkIsDead) {
+  const auto idle = [&](int r, const Say& say) {
+    GroupOptions o = of(r, 2, nullptr);
+    o.patience = 3s;
+    auto group = form_group(o);
+    say(group.ok() ? "formed" : group.status().ToString());
+    absl::Status alive = group.status();
+    for (; alive.ok(); std::this_thread::sleep_for(20ms)) alive = group->communicator->alive();
+    say(alive.ToString());
+  };
+  Processes all(2, idle, hosts.get());
+  for (auto& rank : all.ranks) ASSERT_EQ(rank->line(), "formed");
+  const Instant begin = SteadyClock().now();
+  ASSERT_TRUE(hosts->cut(0, 1).ok() && hosts->cut(1, 0).ok());
+  for (int r = 0; r < 2; ++r) {
+    EXPECT_THAT(all.ranks[r]->line(), testing::HasSubstr(cat("rank ", 1 - r, " of the group is gone")));
+    std::printf("rank %d saw it after %.1f s\n", r, to_seconds(SteadyClock().now() - begin));
   }
 }
 
