@@ -26,6 +26,7 @@ std::unique_ptr<DataPlane> make_plane(const std::string& name, const LaneOptions
   BATON_CHECK(lanes.ok());
   auto plane = transport::make_process_data_plane(
       {.identity = {.self = {name, Incarnation(1)}, .host_id = transport::host_id()},
+       .callers = transport::Callers::kAnybody,
        .lanes = *lanes,
        .tls = options.lane == kTlsLane ? options.tls : std::nullopt,
        .pool_bytes = options.pool_bytes,

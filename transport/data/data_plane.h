@@ -27,8 +27,12 @@ struct DataIdentity {
   std::string numerics_id;
 };
 
+// Who may connect to me: workers that I was told of by connect() or let_in(), or whoever fits.
+enum class Callers : uint8_t { kNamed, kAnybody };
+
 struct DataPlaneOptions {
   DataIdentity identity;
+  Callers callers = Callers::kNamed;
   std::string listen_host = "127.0.0.1";  // numeric address of one interface
   uint16_t listen_port = 0;               // 0 = any
   AllowedLanes lanes;
@@ -124,6 +128,9 @@ class DataPlane {
   // Starts the handshake and the test transfers; on_peer() tells how it ended. Already connected: told again.
   // kFailedPrecondition: that life of the peer is over.
   virtual absl::Status connect(const WorkerDescription& peer, Instant now) = 0;
+  // That life of the peer may connect to me. Who does so before it is named waits, for 5 s at most: two peers
+  // are told of each other at different moments.
+  virtual void let_in(const WorkerRef& peer) = 0;
   // That life of the peer (and earlier ones) is over for ever; its connection is destroyed.
   virtual void fence(const WorkerRef& peer) = 0;
   // Ends the connection, as if the peer were lost; connect() may make another.

@@ -41,6 +41,7 @@ class DeviceDataPlane final : public DataPlane, private DataPlaneListener {
   const std::string& address() const override { return inner_->address(); }
   void set_listener(DataPlaneListener& listener) override { owner_ = &listener; }
   absl::Status connect(const WorkerDescription& peer, Instant now) override;
+  void let_in(const WorkerRef& peer) override { inner_->let_in(peer); }
   void fence(const WorkerRef& peer) override;
   void disconnect(const WorkerRef& peer, const std::string& reason) override {
     inner_->disconnect(peer, reason);

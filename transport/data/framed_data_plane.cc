@@ -64,6 +64,25 @@ bool FramedDataPlane::stale(const WorkerRef& peer) const {
   return newest != newest_.end() && peer.incarnation < newest->second;
 }
 
+bool FramedDataPlane::named(const WorkerRef& peer) const {
+  if (options_.callers == Callers::kAnybody) return true;
+  const auto known = named_.find(peer.name);
+  return known != named_.end() && known->second == peer.incarnation;
+}
+
+void FramedDataPlane::let_in(const WorkerRef& peer) {
+  Incarnation& life = named_[peer.name];
+  life = std::max(life, peer.incarnation);
+  std::vector<Session*> waiting;
+  for (auto& [link, session] : sessions_)
+    if (session->unnamed && session->unnamed->identity.self == peer) waiting.push_back(session.get());
+  for (Session* session : waiting) {
+    const HelloFrame hello = *std::exchange(session->unnamed, std::nullopt);
+    on_hello(*session, hello);
+    settle(*session);
+  }
+}
+
 absl::Status FramedDataPlane::connect(const WorkerDescription& peer, Instant now) {
   now_ = now;
   BATON_CHECK(listener_);
@@ -74,6 +93,7 @@ absl::Status FramedDataPlane::connect(const WorkerDescription& peer, Instant now
     ++counters_->stale_incarnations;
     return absl::FailedPreconditionError(cat("peer ", name_of(ref), ": that life is over"));
   }
+  let_in(ref);
   if (const Session* session = find(ref)) {
     listener_->on_peer(connected_event(*session));
     return absl::OkStatus();
@@ -285,6 +305,14 @@ void FramedDataPlane::resolve_wanted(const WorkerRef& peer, const std::string& r
   listener_->on_peer({.kind = PeerEvent::Kind::kRefused, .peer = peer, .detail = reason});
 }
 
+void FramedDataPlane::refuse_unnamed(Session& session) {
+  const WorkerRef caller = std::exchange(session.unnamed, std::nullopt)->identity.self;
+  session.handshake->refuse(RefuseFrame::Code::kMismatch,
+                            cat("the coordinator has not named ", name_of(caller), " as a peer of ",
+                                name_of(options_.identity.self)));
+  settle(session);
+}
+
 // After each frame of a handshake: did it end?
 void FramedDataPlane::settle(Session& session) {
   if (session.ended || session.refused) return;
@@ -329,7 +357,9 @@ int FramedDataPlane::do_work(Instant now) {
 void FramedDataPlane::run_deadlines() {
   std::vector<std::pair<Session*, const char*>> late;
   for (auto& [link, session] : sessions_) {
-    if (now_ >= session->deadline)
+    if (now_ >= session->deadline && session->unnamed)
+      refuse_unnamed(*session);
+    else if (now_ >= session->deadline)
       late.emplace_back(session.get(), "handshake deadline");
     else if (now_ >= session->pong_deadline)
       late.emplace_back(session.get(), "no answer");

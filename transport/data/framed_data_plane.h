@@ -32,6 +32,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   const std::string& address() const override { return links_->address(); }
   void set_listener(DataPlaneListener& listener) override { listener_ = &listener; }
   absl::Status connect(const WorkerDescription& peer, Instant now) override;
+  void let_in(const WorkerRef& peer) override;
   void fence(const WorkerRef& peer) override;
   void disconnect(const WorkerRef& peer, const std::string& reason) override;
   void doubt(const WorkerRef& peer) override;
@@ -110,6 +111,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   std::string lane_name(const Session& session) const;
   Session& open_session(LinkId link, bool outgoing);
   absl::Status start_session(const WorkerRef& peer, const std::string& address);
+  void refuse_unnamed(Session& session);
   void settle(Session& session);
   void become_ready(Session& session);
   void end_session(Session& session, const std::string& reason);
@@ -121,6 +123,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   Session* find(const WorkerRef& peer) const;
   Session* find_any(const WorkerRef& peer) const;
   bool stale(const WorkerRef& peer) const;
+  bool named(const WorkerRef& peer) const;
 
   const DataPlaneOptions options_;
   const std::unique_ptr<SharedPool> pool_;
@@ -135,6 +138,7 @@ class FramedDataPlane final : public DataPlane, private LinksListener {
   std::map<LinkId, std::unique_ptr<Session>> sessions_;
   std::map<WorkerRef, Session*> ready_;
   std::map<WorkerRef, Wanted> wanted_;
+  std::map<std::string, Incarnation> named_;     // may connect: this life
   std::map<std::string, Incarnation> newest_;    // verified
   std::map<std::string, Incarnation> fenced_;    // this and earlier lives are over
   std::vector<std::unique_ptr<Session>> ended_;  // freed when nobody is inside any more

@@ -16,6 +16,9 @@ namespace {
 // % less).
 constexpr size_t kCopyBudget = 2 << 20;
 
+// A caller waits so long to be named: half of its own deadline, so that it hears why it is refused.
+constexpr auto kNameDeadline = timers::kTransferCap / 2;
+
 absl::Status from_wire(const AnswerFrame& answer) {
   if (answer.code == 0) return absl::OkStatus();
   const bool known = answer.code <= static_cast<uint8_t>(absl::StatusCode::kUnauthenticated);
@@ -54,7 +57,7 @@ void FramedDataPlane::in_handshake(Session& session, const FrameBody& frame,
                                    std::span<const std::byte> payload) {
   const auto* hello = std::get_if<HelloFrame>(&frame);
   if (hello && !session.outgoing && session.handshake->state() == Handshake::State::kHello &&
-      session.peer.name.empty()) {
+      session.nameless() && !session.unnamed) {
     on_hello(session, *hello);
   } else if (!session.handshake->on_frame(frame, payload)) {
     return violation(session, "frame: out of place in a handshake");
@@ -71,6 +74,11 @@ void FramedDataPlane::on_hello(Session& session, const HelloFrame& hello) {
     ++counters_->stale_incarnations;
     return session.handshake->refuse(RefuseFrame::Code::kStale, cat(peer.name, "/", peer.incarnation.value(),
                                                                     ": that life is fenced or was replaced"));
+  }
+  if (!named(peer)) {
+    session.unnamed = hello;
+    session.deadline = std::min(session.deadline, now_ + kNameDeadline);
+    return;
   }
   Session* other = find_any(peer);
   if (other && other->ready()) {

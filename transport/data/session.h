@@ -87,8 +87,9 @@ struct FramedDataPlane::Session {
   LinkId link = 0;
   bool outgoing = false;
   bool ended = false;
-  bool refused = false;  // lingers until its refusal has left
-  WorkerRef peer;        // expected, then verified; empty until an incoming hello
+  bool refused = false;               // lingers until its refusal has left
+  WorkerRef peer;                     // expected, then verified; empty until an incoming hello is let in
+  std::optional<HelloFrame> unnamed;  // came from a worker that nobody has told us of yet
   std::unique_ptr<Handshake> handshake;
   Instant deadline = kNever;
   Instant pong_deadline = kNever;  // of a ready session that somebody wants to replace

@@ -51,6 +51,7 @@ KvExchangeAgent::KvExchangeAgent(transport::DataPlane& plane, KvExchangeOptions 
     if (rank == options_.rank) continue;
     ranks_[rank_ref(options_.worker, rank)] = rank;
     if (leads()) joins_[rank] = Instant{};
+    if (rank == 0) plane_.let_in(rank_ref(options_.worker, rank));
   }
   if (leads())
     group_ = std::make_unique<KvGroup>(KvGroupOptions{.model = options_.model,

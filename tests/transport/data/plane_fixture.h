@@ -65,6 +65,7 @@ inline DataPlaneOptions plane_options(const std::string& name, uint64_t incarnat
                        .kv_layout_hash = "layout",
                        .model_hash = "model",
                        .numerics_id = "numerics"},
+          .callers = Callers::kAnybody,
           .lanes = lanes,
           .pool_bytes = 1 << 20,
           .prefault_pool = false};

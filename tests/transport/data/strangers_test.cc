@@ -1,5 +1,6 @@
 // Whoever can connect to a data plane, and what that may cost it before they are known.
 #include <arpa/inet.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -7,6 +8,7 @@
 
 #include <cstring>
 
+#include "base/cat.h"
 #include "base/timers.h"
 #include "tests/transport/data/plane_fixture.h"
 
@@ -92,6 +94,104 @@ TEST_F(StrangersTest, NoBytesBeforeTheHello) {
   stranger.say(frame);
   ASSERT_TRUE(drive([&] { a->plane->do_work(now_); }, [&] { return stranger.turned_away(); }));
   EXPECT_EQ(a->plane->counters().malformed_frames, 1u);
+}
+
+// A worker with all that a worker shows, of which nobody has told us: it could pose as any other.
+class NamedCallersTest : public testing::TestWithParam<Fabric> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == Fabric::kTls && !TestCertificates::get().there())
+      GTEST_SKIP() << "the openssl command is not there or failed";
+  }
+  std::unique_ptr<RecordingPlane> make(const std::string& name, uint64_t incarnation = 1) {
+    DataPlaneOptions options = plane_options(name, incarnation, lanes_of(GetParam()));
+    options.callers = Callers::kNamed;
+    return std::make_unique<RecordingPlane>(GetParam(), hub_, options);
+  }
+  void connect(RecordingPlane& from, const RecordingPlane& to) {
+    ASSERT_TRUE(from.plane->connect(describe(*to.plane, to.ref), now_).ok());
+  }
+  void turns(std::initializer_list<RecordingPlane*> planes, int count) {
+    while (count-- > 0)
+      for (RecordingPlane* p : planes) p->plane->do_work(now_), p->plane->wait(std::chrono::milliseconds(1));
+  }
+  bool until(std::initializer_list<RecordingPlane*> planes, const std::function<bool()>& done) {
+    return drive([&] { turns(planes, 1); }, done);
+  }
+  // To be named: that takes half as long as a handshake may.
+  bool until_it_waits(RecordingPlane& caller, RecordingPlane& called) {
+    return until({&caller, &called},
+                 [&] { return called.plane->next_deadline() <= now_ + timers::kTransferCap / 2; });
+  }
+
+  LoopbackHub hub_;
+  Instant now_{std::chrono::seconds(1000)};
+};
+INSTANTIATE_TEST_SUITE_P(Fabrics, NamedCallersTest,
+                         testing::Values(Fabric::kLoopbackStream, Fabric::kSocket, Fabric::kSocketLocal,
+                                         Fabric::kTls, Fabric::kUcxAm),
+                         [](const auto& info) { return fabric_name(info.param); });
+
+TEST_P(NamedCallersTest, WhoWasNotNamedWaitsAndIsRefusedWithTheReason) {
+  auto a = make("a"), b = make("b");
+  connect(*a, *b);
+  ASSERT_TRUE(until_it_waits(*a, *b));
+  turns({a.get(), b.get()}, 20);
+  EXPECT_TRUE(a->peers.empty() && b->peers.empty());
+  EXPECT_FALSE(b->plane->connected(a->ref));
+  now_ += timers::kTransferCap / 2;
+  ASSERT_TRUE(until({a.get(), b.get()}, [&] { return !a->peers.empty(); }));
+  EXPECT_EQ(a->peers[0].kind, PeerEvent::Kind::kRefused);
+  EXPECT_EQ(a->peers[0].detail, "refused by the peer: the coordinator has not named a/1 as a peer of b/1");
+  EXPECT_TRUE(b->peers.empty());
+  EXPECT_EQ(b->plane->counters().handshakes_refused, 1u);
+}
+
+// The coordinator tells both, one of them first.
+TEST_P(NamedCallersTest, WhoIsNamedMeanwhileIsLetIn) {
+  auto a = make("a"), b = make("b"), c = make("c");
+  connect(*a, *b);
+  connect(*c, *b);
+  ASSERT_TRUE(until_it_waits(*a, *b));
+  turns({a.get(), b.get(), c.get()}, 20);
+  now_ += timers::kTransferCap / 2 - std::chrono::milliseconds(1);
+  connect(*b, *a);           // a was told of b, b is now told of a
+  b->plane->let_in(c->ref);  // as rank 0 of its group is, of which no address is known
+  ASSERT_TRUE(until({a.get(), b.get(), c.get()}, [&] {
+    return a->plane->connected(b->ref) && b->plane->connected(a->ref) && c->plane->connected(b->ref) &&
+           b->plane->connected(c->ref);
+  }));
+  EXPECT_EQ(b->peers.size(), 2u);
+  // Named once, it may come again.
+  a->plane->disconnect(b->ref, "test");
+  ASSERT_TRUE(until({a.get(), b.get()}, [&] { return !b->plane->connected(a->ref); }));
+  connect(*a, *b);
+  EXPECT_TRUE(
+      until({a.get(), b.get()}, [&] { return a->plane->connected(b->ref) && b->plane->connected(a->ref); }));
+}
+
+TEST_P(NamedCallersTest, AnotherLifeThanTheNamedOneIsNotLetIn) {
+  auto a = make("a", 2), b = make("b");
+  b->plane->let_in({"a", Incarnation(1)});
+  connect(*a, *b);
+  ASSERT_TRUE(until_it_waits(*a, *b));
+  now_ += timers::kTransferCap / 2;
+  ASSERT_TRUE(until({a.get(), b.get()}, [&] { return !a->peers.empty(); }));
+  EXPECT_THAT(a->peers[0].detail, testing::HasSubstr("has not named a/2"));
+}
+
+// They count as strangers: many of them do not keep a worker out.
+TEST_P(NamedCallersTest, SoManyWaitAndNoMore) {
+  auto b = make("b"), known = make("known");
+  std::vector<std::unique_ptr<RecordingPlane>> callers;
+  for (int i = 0; i < 70; ++i) {
+    callers.push_back(make(cat("caller-", i)));
+    connect(*callers.back(), *b);
+    turns({callers.back().get(), b.get()}, 3);
+  }
+  b->plane->let_in(known->ref);
+  connect(*known, *b);
+  EXPECT_TRUE(until({known.get(), b.get()}, [&] { return known->plane->connected(b->ref); }));
 }
 
 // A connect() whose peer is connecting to us waits for that connection's deadline and not for its own.

@@ -50,6 +50,7 @@ class ExchangeSide {
     options.identity.kv_layout_hash = kv_layout_hash(whole, "test");
     options.pool_bytes = geometry.pool_bytes();
     options.checksum = place.checksum;
+    options.callers = transport::Callers::kNamed;
     plane = transport::make_plane(fabric, hub, options);
   }
   void start(std::vector<std::string> addresses) {

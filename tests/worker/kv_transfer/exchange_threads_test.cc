@@ -26,6 +26,7 @@ class ThreadedWorker {
       : ref{name, Incarnation(1)} {
     auto options = transport::plane_options(name, 1, transport::lanes_of(fabric));
     options.pool_bytes = geometry().pool_bytes();
+    options.callers = transport::Callers::kNamed;
     plane = transport::make_plane(fabric, hub, options);
     agent = *KvExchangeAgent::create(*plane, {.geometry = geometry(),
                                               .layout = "kv-head-test",

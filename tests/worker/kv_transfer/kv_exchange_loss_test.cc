@@ -209,6 +209,7 @@ TEST_P(KvLossTest, ARestartedPeerIsAnotherPeer) {
   ASSERT_TRUE(pair->decode.agent->expect(grant(TransferId(1), 16, range(0, 2))).ok());
   ExchangeSide next(GetParam(), pair->hub, "prefill", 2);
   ASSERT_TRUE(next.agent->connect(pair->decode.description()));
+  pair->decode.plane->let_in(next.ref);  // the coordinator has named it
   ASSERT_TRUE(transport::drive(
       [&] {
         pair->step();

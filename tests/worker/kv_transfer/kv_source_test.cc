@@ -23,6 +23,7 @@ class ScriptedPlane final : public transport::DataPlane {
   const std::string& address() const override { return address_; }
   void set_listener(transport::DataPlaneListener&) override {}
   absl::Status connect(const WorkerDescription&, Instant) override { return absl::OkStatus(); }
+  void let_in(const WorkerRef&) override {}
   void fence(const WorkerRef&) override {}
   void disconnect(const WorkerRef& peer, const std::string&) override { disconnected.push_back(peer); }
   void doubt(const WorkerRef& peer) override { doubted.push_back(peer); }
