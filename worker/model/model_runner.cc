@@ -48,6 +48,7 @@ ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& gro
       vocab_(model.spec().vocab_size),
       group_(group),
       device_draws_(model.backend().draws() && model.part().shape.ranks() == 1 && !group.full_logits),
+      ranks_draw_(model.part().shape.ranks() > 1 && !group.full_logits),
       draw_(model.spec().vocab_size),
       step_(model, group.links, clock) {
   BATON_CHECK(model.part().rank == 0, "only rank 0 plans");
@@ -150,6 +151,7 @@ void ModelRunner::lay_out(const StepPlan& plan) {
   ids_.clear();
   for (const PlannedRows& rows : plan.rows) lay_out_rows(rows);
   if (!rows_.fed.empty()) rows_.fed.resize(rows_.tokens.size(), -1);
+  if (!rows_.draws.empty()) rows_.draws.resize(rows_.logit_rows.size());
   BATON_CHECK(rows_.tokens.size() == static_cast<size_t>(plan.total_rows));
 }
 
@@ -174,8 +176,9 @@ void ModelRunner::lay_out_rows(const PlannedRows& rows) {
   ids_.push_back(sequence.id);
   for (int32_t row = rows.row_count - logit_count(rows); row < rows.row_count; ++row)
     rows_.logit_rows.push_back(first_row + row);
-  rows_.keep.resize(rows_.logit_rows.size(), needed(rows));
+  rows_.keep.resize(rows_.logit_rows.size(), BatchRows::kAllLogits);
   if (device_draws_) describe_draws(rows);
+  if (ranks_draw_ && rows.sample && !rows.prompt_logits && tokens_valid(rows)) plan_draw(rows);
 }
 
 // By the plan before, which runs.
@@ -241,18 +244,30 @@ SamplerInput ModelRunner::sampler_input(const PlannedRows& rows) const {
   return input;
 }
 
-// Candidates for the sampled row, 0 = its logits; and always 0 where the logits are made here.
-int32_t ModelRunner::needed(const PlannedRows& rows) const {
-  if (model_.part().shape.ranks() == 1 || group_.full_logits || rows.prompt_logits || !rows.sample) return 0;
-  return samplers_[0].needs(sampler_input(rows));
+// What rank 0 wants of the row's logits, and how the ranks that have them are to draw it or to change them.
+void ModelRunner::plan_draw(const PlannedRows& rows) {
+  const SamplerInput input = sampler_input(rows);
+  int32_t keep = samplers_[0].needs(input);
+  if (samplers_[0].draws_from_all(input)) keep = BatchRows::kDrawn;
+  if (keep == BatchRows::kAllLogits) return;
+  const size_t before = rows_.changes.size();
+  const kernels::DrawRow draw = draw_.describe(input, 0, rows_.changes);
+  if (draw.wanted == 0 || !may_be_told(draw, std::span(rows_.changes).subspan(before), vocab_)) {
+    rows_.changes.resize(before);
+    return;
+  }
+  rows_.keep.back() = keep;
+  if (keep != BatchRows::kDrawn && draw.changes == 0) return;
+  rows_.draws.resize(rows_.logit_rows.size());
+  rows_.draws.back() = draw;
 }
 
 absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler,
                                       SampledRow& out) const {
-  const std::span<const kernels::DrawnToken> drawn = model_.backend().drawn();
-  if (device_draws_ && drawn[logit].state != kernels::DrawnToken::kNone) {
-    RETURN_IF_ERROR(draw_status(drawn[logit]));
-    out.token.emplace().token = drawn[logit].token;
+  const kernels::DrawnToken drawn = device_draws_ ? model_.backend().drawn()[logit] : step_.drawn(logit);
+  if (drawn.state != kernels::DrawnToken::kNone) {
+    RETURN_IF_ERROR(draw_status(drawn));
+    out.token.emplace().token = drawn.token;
     const int32_t top = rows.sequence->request.sampling.logprobs;
     if (top >= 0)
       DeviceDraw::report(model_.backend().reports()[logit],

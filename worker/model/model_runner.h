@@ -37,7 +37,7 @@ class ModelRunner final : public StepExecutor {
     // A step of this many rows or more is cut into so many micro-batches, when there are stages to keep busy.
     int micro_batches = 4;
     int32_t micro_batch_rows = 32;
-    bool full_logits = false;  // for tests: never candidates, nor tokens that the backend drew
+    bool full_logits = false;  // for tests: never candidates, nor tokens that the backend or the ranks drew
   };
   static constexpr size_t kMostPlans = 8;
 
@@ -54,10 +54,12 @@ class ModelRunner final : public StepExecutor {
   Instant next_deadline() const override;
 
   // Row i of the plan that was finished last belongs to row logit_rows()[i] of the one started last; empty
-  // when candidates were enough to draw from, without meaning when the backend drew. For tests of exactness.
+  // when candidates were enough to draw from or the ranks drew, without meaning when the backend drew. For
+  // tests of exactness.
   std::span<const int32_t> logit_rows() const { return rows_.logit_rows; }
   std::span<const float> logits(size_t i) const { return step_.logits(i); }
   const RankTime& time() const { return step_.time(); }
+  uint64_t collected_bytes() const { return step_.collected_bytes(); }
 
  private:
   // A plan that was started.
@@ -73,7 +75,7 @@ class ModelRunner final : public StepExecutor {
   void finish_rows(const PlannedRows& rows, size_t first_logit, Sampler& sampler, SampledRow& out) const;
   absl::Status score_prompt(const PlannedRows& rows, size_t first_logit, Sampler& sampler,
                             SampledRow& out) const;
-  int32_t needed(const PlannedRows& rows) const;
+  void plan_draw(const PlannedRows& rows);
   SamplerInput sampler_input(const PlannedRows& rows) const;
   absl::Status sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler, SampledRow& out) const;
   int micro_batches() const;
@@ -86,7 +88,7 @@ class ModelRunner final : public StepExecutor {
   size_t vocab_;
   std::vector<Sampler> samplers_;  // one for each of the backend's host threads
   const Group group_;
-  const bool device_draws_;
+  const bool device_draws_, ranks_draw_;
   DeviceDraw draw_;
   RankStep step_;
   std::array<Flight, kMostPlans> flights_;  // a ring: `running_` from oldest_ on

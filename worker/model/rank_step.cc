@@ -8,6 +8,7 @@
 
 namespace baton::worker {
 
+using kernels::DrawnToken;
 using kernels::SequenceRows;
 using kernels::StepBatch;
 
@@ -44,7 +45,10 @@ RankStep::RankStep(LlamaModel& model, RankLinks* links, const Clock& clock)
       vocab_(static_cast<size_t>(model.spec().vocab_size)),
       direct_(model.part().rank == 0 && model.part().vocab.size() == model.spec().vocab_size),
       queue_(model.part().shape.ranks() == 1 ? kernels::device_backend(&model.backend()) : nullptr),
-      ahead_(queue_ != nullptr && queue_->feeds_back()) {}
+      ahead_(queue_ != nullptr && queue_->feeds_back()) {
+  if (!direct_ && model.part().last_stage())
+    draw_ = std::make_unique<ShardedDraw>(model.backend(), *links, model.spec().vocab_size);
+}
 
 absl::Status RankStep::run(StepId step, const BatchRows& rows, int micro_batches,
                            const LayerListener& on_layer) {
@@ -63,8 +67,11 @@ absl::Status RankStep::run(StepId step, const BatchRows& rows, int micro_batches
     queue_->feed(rows.fed);
     model_.launch(rows.batch(), on_layer, own_rows(0));
   } else {
-    status = forward(rows.batch(), micro_batches, on_layer);
+    StepBatch batch = rows.batch();
+    if (!direct_) batch.draws = {}, batch.changes = {};  // not the backend's to draw
+    status = forward(batch, micro_batches, on_layer);
   }
+  if (status.ok() && draw_ != nullptr) status = draw_->draw(rows, own_rows(0));
   if (status.ok() && model_.part().last_stage() && model_.part().rank != 0) {
     keep_.assign(rows.keep.begin(), rows.keep.end());
     keep_.resize(count, 0);
@@ -88,7 +95,8 @@ absl::Status RankStep::collect(StepId step, std::span<const int32_t> keep, const
   }
   if (direct_) return absl::OkStatus();
   const Duration before = links_->spent();
-  if (full_[0].size() < keep.size() * vocab_) full_[0].resize(keep.size() * vocab_);
+  const bool columns = std::ranges::find(keep, BatchRows::kAllLogits) != keep.end();
+  if (columns && full_[0].size() < keep.size() * vocab_) full_[0].resize(keep.size() * vocab_);
   absl::Status status = gather(step);
   time_.steps += clock_.now() - begun;
   time_.links += links_->spent() - before;
@@ -96,7 +104,7 @@ absl::Status RankStep::collect(StepId step, std::span<const int32_t> keep, const
 }
 
 std::span<const float> RankStep::logits(size_t i) const {
-  if (keep_.at(i) > 0) return {};
+  if (keep_.at(i) != BatchRows::kAllLogits) return {};
   return {full_[collects_].data() + i * vocab_, vocab_};
 }
 
@@ -107,8 +115,12 @@ std::span<const float> RankStep::maxima(size_t i) const {
 }
 
 std::span<const Candidate> RankStep::candidates(size_t i) const {
-  if (keep_.at(i) == 0) return {};
+  if (keep_.at(i) <= 0) return {};
   return candidates_.at(i);
+}
+
+DrawnToken RankStep::drawn(size_t i) const {
+  return keep_.at(i) == BatchRows::kDrawn ? drawn_.at(i) : DrawnToken{};
 }
 
 absl::Status RankStep::forward(const StepBatch& batch, int micro_batches, const LayerListener& on_layer) {
@@ -134,9 +146,11 @@ kernels::LogitRows RankStep::own_rows(size_t first) {
 void RankStep::lay_out(const Range& columns) {
   const auto width = static_cast<size_t>(columns.size());
   offsets_.assign(1, sizeof(StepId));
-  for (const int32_t wanted : keep_) {
-    const auto keep = std::min(static_cast<size_t>(wanted), width);
-    offsets_.push_back(offsets_.back() + (keep > 0 ? keep * sizeof(Candidate) : width * sizeof(float)));
+  for (const int32_t keep : keep_) {
+    size_t bytes = width * sizeof(float);
+    if (keep == BatchRows::kDrawn) bytes = sizeof(DrawnToken);
+    if (keep > 0) bytes = std::min(static_cast<size_t>(keep), width) * sizeof(Candidate);
+    offsets_.push_back(offsets_.back() + bytes);
   }
   if (message_.size() < offsets_.back()) message_.resize(offsets_.back());
 }
@@ -152,7 +166,11 @@ void RankStep::pack(StepId step) {
   backend.run_on_host(static_cast<int>(keep_.size()), [&](int r, int thread) {
     const std::span<const float> own(own_.data() + r * width, width);
     std::byte* to = message_.data() + offsets_[r];
-    if (keep_[r] == 0) {
+    if (keep_[r] == BatchRows::kDrawn) {
+      std::memcpy(to, &draw_->drawn(static_cast<size_t>(r)), sizeof(DrawnToken));
+      return;
+    }
+    if (keep_[r] == BatchRows::kAllLogits || width == 0) {
       std::memcpy(to, own.data(), own.size_bytes());
       return;
     }
@@ -167,6 +185,7 @@ absl::Status RankStep::gather(StepId step) {
   const ModelPart& part = model_.part();
   if (candidates_.size() < keep_.size()) candidates_.resize(keep_.size());
   for (auto& row : candidates_) row.clear();
+  drawn_.assign(keep_.size(), {});
   const int tensor = part.shape.tensor, first = (part.shape.pipeline - 1) * tensor;
   for (int place = 0; place < tensor; ++place) {
     const Range columns = vocab_part(static_cast<int64_t>(vocab_), tensor, place);
@@ -182,24 +201,57 @@ absl::Status RankStep::gather(StepId step) {
     if (answered != step)
       return absl::InternalError(cat("rank ", first + place, " of the group answers step ", answered.value(),
                                      ", want step ", step.value()));
-    take(columns);
+    collected_bytes_ += offsets_.back();
+    RETURN_IF_ERROR(take(columns, first + place));
+  }
+  for (size_t r = 0; r < keep_.size(); ++r)
+    if (keep_[r] == BatchRows::kDrawn && drawn_[r].state == DrawnToken::kNone)
+      return absl::InternalError(cat("no rank of the group has drawn logit row ", r));
+  return absl::OkStatus();
+}
+
+absl::Status RankStep::take(const Range& columns, int rank) {
+  for (size_t r = 0; r < keep_.size(); ++r) {
+    const std::byte* from = message_.data() + offsets_[r];
+    const size_t bytes = offsets_[r + 1] - offsets_[r];
+    if (keep_[r] == BatchRows::kAllLogits) {
+      std::memcpy(full_[0].data() + r * vocab_ + columns.begin, from, bytes);
+    } else if (keep_[r] == BatchRows::kDrawn) {
+      DrawnToken drawn;
+      std::memcpy(&drawn, from, sizeof drawn);
+      if (!take_drawn(drawn, columns, r))
+        return absl::InternalError(cat("rank ", rank, " of the group draws token ", drawn.token, ", state ",
+                                       drawn.state, " of logit row ", r));
+    } else {
+      std::vector<Candidate>& row = candidates_[r];
+      const size_t had = row.size();
+      row.resize(had + bytes / sizeof(Candidate));
+      std::memcpy(row.data() + had, from, bytes);
+    }
   }
   return absl::OkStatus();
 }
 
-void RankStep::take(const Range& columns) {
-  for (size_t r = 0; r < keep_.size(); ++r) {
-    const std::byte* from = message_.data() + offsets_[r];
-    const size_t bytes = offsets_[r + 1] - offsets_[r];
-    if (keep_[r] == 0) {
-      std::memcpy(full_[0].data() + r * vocab_ + columns.begin, from, bytes);
-      continue;
-    }
-    std::vector<Candidate>& row = candidates_[r];
-    const size_t had = row.size();
-    row.resize(had + bytes / sizeof(Candidate));
-    std::memcpy(row.data() + had, from, bytes);
+// False for what cannot be: a token of other columns, a second one, an error that not all have.
+bool RankStep::take_drawn(const DrawnToken& drawn, const Range& columns, size_t row) {
+  DrawnToken& so_far = drawn_[row];
+  const bool first = columns.begin == 0;
+  switch (drawn.state) {
+    case DrawnToken::kNone:
+      return so_far.state == DrawnToken::kNone || so_far.state == DrawnToken::kDrawn;
+    case DrawnToken::kDrawn:
+      if (so_far.state != DrawnToken::kNone || drawn.token < columns.begin || drawn.token >= columns.end)
+        return false;
+      break;
+    case DrawnToken::kNotFinite:
+    case DrawnToken::kNothingLeft:
+      if (!first && so_far.state != drawn.state) return false;
+      break;
+    default:
+      return false;
   }
+  so_far = drawn;
+  return true;
 }
 
 }  // namespace baton::worker

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "kernels/device.h"
 #include "worker/model/candidates.h"
 #include "worker/model/llama_model.h"
+#include "worker/model/sharded_draw.h"
 #include "worker/parallel/batch_rows.h"
 
 namespace baton::worker {
@@ -22,15 +24,15 @@ struct RankTime {
   Duration links{};  // part of it: waiting for other ranks, and copying to and from them
 };
 
-// One rank's part of a step: the forward pass over one or more micro-batches, then what rank 0 draws tokens
-// from: the ranks of the last stage have the logits' columns and send it all of them, or of rows with `keep`
-// that many candidates each. Example keep 1 (greedy), 2 ranks, vocabulary 49152: 16 bytes a row instead of
-// 98,304. The same code on rank 0 and its followers, and for a group of one, where it is one call of
-// forward(). Rank 0 of a pipeline may run() further steps before it collects the first: the others send when
-// they are done, also of steps without logits, so that whoever was collected computes nowhere any more. One
-// rank may run() one further step when its backend feeds_back(): then collect() waits for the device.
-// Owns the logits. Thread: engine. Errors: as LlamaModel::forward; kInternal when a rank answers another
-// step.
+// One rank's part of a step: the forward pass over one or more micro-batches, then what rank 0 wants of the
+// logits, whose columns the ranks of the last stage have (BatchRows::keep): the token, which they draw
+// together (sharded_draw.h); some candidates each, of which it draws; or all columns. Example 2 ranks,
+// vocabulary 49152: a token, or one candidate (greedy), is 8 bytes a row from each, columns are 98,304. The
+// same code on rank 0 and its followers, and for a group of one, where it is one call of forward(). Rank 0 of
+// a pipeline may run() further steps before it collects the first: the others send when they are done, also
+// of steps without logits, so that whoever was collected computes nowhere any more. One rank may run() one
+// further step when its backend feeds_back(): then collect() waits for the device. Owns the logits. Thread:
+// engine. Errors: as LlamaModel::forward; kInternal when a rank answers another step.
 class RankStep {
  public:
   // `links` as in the model's options.
@@ -40,13 +42,16 @@ class RankStep {
   absl::Status run(StepId step, const BatchRows& rows, int micro_batches, const LayerListener& on_layer);
   // On rank 0: what the oldest step gave that was run and not collected, whose BatchRows::keep this is.
   absl::Status collect(StepId step, std::span<const int32_t> keep, const LayerListener& on_layer);
-  // Of logit row i of the step collected last: all logits, or candidates when it was to keep some. The other
-  // one is empty.
+  // Of logit row i of the step collected last: all logits, or candidates when it was to keep some, or what
+  // was drawn. The others are empty, and kNone.
   std::span<const float> logits(size_t i) const;
   std::span<const Candidate> candidates(size_t i) const;
+  kernels::DrawnToken drawn(size_t i) const;
   // The maxima of logits(i), or nothing when they were not made with the logits.
   std::span<const float> maxima(size_t i) const;
   const RankTime& time() const { return time_; }
+  // What the ranks of the last stage have sent to rank 0, which this is, or would have if they are this one.
+  uint64_t collected_bytes() const { return collected_bytes_; }
 
  private:
   absl::Status forward(const kernels::StepBatch& batch, int micro_batches, const LayerListener& on_layer);
@@ -54,7 +59,8 @@ class RankStep {
   void lay_out(const Range& columns);
   void pack(StepId step);
   absl::Status gather(StepId step);
-  void take(const Range& columns);
+  absl::Status take(const Range& columns, int rank);
+  bool take_drawn(const kernels::DrawnToken& drawn, const Range& columns, size_t row);
 
   LlamaModel& model_;
   RankLinks* const links_;
@@ -70,8 +76,11 @@ class RankStep {
   std::array<std::vector<float>, 2> own_maxima_;    // of the logits that forward() writes
   std::vector<int32_t> keep_;                       // by logit row of the step at hand
   std::vector<std::vector<Candidate>> candidates_;  // [logit rows], rank 0
-  // A message of one rank to rank 0: the step, then of each logit row its columns or its candidates, at
-  // offsets_[row].
+  std::vector<kernels::DrawnToken> drawn_;          // [logit rows], rank 0
+  std::unique_ptr<ShardedDraw> draw_;               // on ranks of the last stage, if there are several ranks
+  uint64_t collected_bytes_ = 0;
+  // A message of one rank to rank 0: the step, then of each logit row its columns, candidates or drawn token,
+  // at offsets_[row].
   std::vector<std::byte> message_;
   std::vector<size_t> offsets_;
   std::vector<CandidateSelector> selectors_;  // one for each of the backend's host threads

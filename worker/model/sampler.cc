@@ -1,7 +1,6 @@
 #include "worker/model/sampler.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -9,25 +8,18 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "kernels/logit_blocks.h"
+#include "worker/model/logit_changes.h"
 #include "worker/model/logit_loops.h"
-#include "worker/parallel/plan_codec.h"
+#include "worker/parallel/batch_rows.h"
 
 namespace baton::worker {
 namespace {
 
 constexpr size_t kBlock = kernels::kLogitBlock;
 constexpr float kGreedyBelow = 1e-5f;
-// Without top-k, tokens less likely than e^-40 of the best are never drawn: 53 random bits could not reach
-// them.
-constexpr double kFarBelow = 40.0;
-constexpr size_t kBins = 512;  // 8 per power of two below the weight 1 of the best; the last takes the rest
+constexpr const char* kNotFinite = "the model's logits are not finite";
+constexpr const char* kNothingLeft = "mask, bias and penalties leave no finite largest logit";
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-
-// Bins of weights in (0, 1], most likely first: the exponent and three mantissa bits, counted down from 1.
-size_t bin_of(double weight) {
-  const uint64_t steps = (std::bit_cast<uint64_t>(1.0) >> 49) - (std::bit_cast<uint64_t>(weight) >> 49);
-  return std::min<uint64_t>(steps, kBins - 1);
-}
 
 // Whether anything is added to the logits or forbidden before the draw.
 bool adjusts(const SamplerInput& input) {
@@ -41,6 +33,10 @@ bool adjusts(const SamplerInput& input) {
 
 bool is_greedy(const SamplingParams& sampling) { return !(sampling.temperature >= kGreedyBelow); }
 
+bool has_top_k(const SamplingParams& s, size_t vocab) {
+  return s.top_k > 0 && static_cast<size_t>(s.top_k) < vocab;
+}
+
 }  // namespace
 
 Sampler::Sampler(int64_t vocab_size)
@@ -51,9 +47,9 @@ Sampler::Sampler(int64_t vocab_size)
       seen_(vocab_),
       values_(vocab_),
       ids_(vocab_),
-      bin_mass_(kBins) {
+      weights_(vocab_) {
+  ranked_.reserve(block_max_.size());
   candidates_.reserve(vocab_);
-  weights_.reserve(vocab_);
   crossing_.reserve(vocab_);
 }
 
@@ -76,15 +72,14 @@ Sampler::Scan Sampler::scan(std::span<const float> logits, std::span<const float
 absl::Status Sampler::sample(const SamplerInput& input, TokenOutput& out) {
   BATON_CHECK(input.logits.size() == vocab_);
   const Scan raw = scan(input.logits, input.maxima);
-  if (!raw.finite) return absl::InvalidArgumentError("the model's logits are not finite");
+  if (!raw.finite) return absl::InvalidArgumentError(kNotFinite);
   const SamplingParams& sampling = *input.sampling;
   out = TokenOutput{};
   const double logsumexp = sampling.logprobs >= 0 ? report(input.logits, raw, sampling.logprobs, out) : 0;
   ASSIGN_OR_RETURN(const std::span<const float> logits, adjust(input));
   // Masked tokens are -inf now; NaN and +inf can only come from absurd parameters.
   const Scan adjusted = logits.data() == input.logits.data() ? raw : scan(logits);
-  if (!std::isfinite(adjusted.max))
-    return absl::InvalidArgumentError("mask, bias and penalties leave no finite largest logit");
+  if (!std::isfinite(adjusted.max)) return absl::InvalidArgumentError(kNothingLeft);
   out.token = is_greedy(sampling) ? adjusted.argmax : draw(logits, adjusted, input);
   if (sampling.logprobs >= 0) out.logprob = static_cast<float>(input.logits[out.token] - logsumexp);
   return absl::OkStatus();
@@ -92,18 +87,24 @@ absl::Status Sampler::sample(const SamplerInput& input, TokenOutput& out) {
 
 int32_t Sampler::needs(const SamplerInput& input) const {
   const SamplingParams& s = *input.sampling;
-  if (s.logprobs >= 0 || adjusts(input)) return 0;
+  if (s.logprobs >= 0) return 0;
   if (is_greedy(s)) return 1;
-  return s.top_k > 0 && s.top_k <= kMaxKeep && static_cast<size_t>(s.top_k) < vocab_ ? s.top_k : 0;
+  return has_top_k(s, vocab_) && s.top_k <= most_candidates(static_cast<int64_t>(vocab_)) ? s.top_k : 0;
+}
+
+bool Sampler::draws_from_all(const SamplerInput& input) const {
+  const SamplingParams& s = *input.sampling;
+  return s.logprobs < 0 && !is_greedy(s) && !has_top_k(s, vocab_);
 }
 
 absl::Status Sampler::sample_from(std::span<const Candidate> candidates, const SamplerInput& input,
                                   TokenOutput& out) {
   BATON_CHECK(!candidates.empty());
   for (const Candidate& c : candidates)
-    if (!std::isfinite(c.logit)) return absl::InvalidArgumentError("the model's logits are not finite");
+    if (std::isnan(c.logit)) return absl::InvalidArgumentError(kNotFinite);
   out = TokenOutput{};
   const Candidate best = *std::ranges::min_element(candidates, before);
+  if (!std::isfinite(best.logit)) return absl::InvalidArgumentError(kNothingLeft);
   out.token = best.id;
   if (is_greedy(*input.sampling)) return absl::OkStatus();
   candidates_.assign(candidates.begin(), candidates.end());
@@ -116,7 +117,7 @@ absl::Status Sampler::score(const SamplerInput& input, TokenId token, int32_t to
   const std::span<const float> logits = input.logits;
   BATON_CHECK(logits.size() == vocab_ && token >= 0 && static_cast<size_t>(token) < vocab_);
   const Scan raw = scan(logits, input.maxima);
-  if (!raw.finite) return absl::InvalidArgumentError("the model's logits are not finite");
+  if (!raw.finite) return absl::InvalidArgumentError(kNotFinite);
   out = TokenOutput{};
   const double logsumexp = report(logits, raw, top, out);
   out.token = token;
@@ -168,16 +169,13 @@ absl::Status Sampler::mask_and_bias(const SamplerInput& input) {
 
 void Sampler::penalise(const SamplerInput& input) {
   const SamplingParams& s = *input.sampling;
+  const Penalties penalties = {s.repetition_penalty, s.frequency_penalty, s.presence_penalty};
   const auto output = input.tokens.subspan(input.prompt_tokens);
   for (const TokenId id : output) ++counts_[id];
   for (const TokenId id : input.tokens) {
     if (seen_[id] != 0) continue;
     seen_[id] = 1;
-    float& logit = adjusted_[id];
-    logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
-    if (counts_[id] == 0) continue;
-    logit -= s.frequency_penalty * static_cast<float>(counts_[id]);
-    logit -= s.presence_penalty;
+    adjusted_[id] = penalised(adjusted_[id], counts_[id], penalties);
   }
   for (const TokenId id : input.tokens) seen_[id] = 0, counts_[id] = 0;
 }
@@ -190,9 +188,9 @@ void Sampler::select_top(std::span<const float> logits, size_t k) {
   // The k-th largest block maximum cannot be above the k-th largest logit.
   float floor = kMasked;
   if (k <= block_max_.size()) {
-    weights_.assign(block_max_.begin(), block_max_.end());
-    std::nth_element(weights_.begin(), weights_.begin() + (k - 1), weights_.end(), std::greater<>());
-    floor = static_cast<float>(weights_[k - 1]);
+    ranked_.assign(block_max_.begin(), block_max_.end());
+    std::nth_element(ranked_.begin(), ranked_.begin() + (k - 1), ranked_.end(), std::greater<>());
+    floor = ranked_[k - 1];
   }
   select_above(logits, floor);
   candidates_.clear();
@@ -211,78 +209,33 @@ void Sampler::keep_top(size_t k) {
 
 TokenId Sampler::draw(std::span<const float> logits, const Scan& scan, const SamplerInput& input) {
   const SamplingParams& s = *input.sampling;
-  if (s.top_k > 0 && static_cast<size_t>(s.top_k) < vocab_) {
+  if (has_top_k(s, vocab_)) {
     select_top(logits, s.top_k);
   } else {
-    select_above(logits, static_cast<float>(scan.max - kFarBelow * s.temperature));
+    select_above(logits, TokenWeights::floor(scan.max, s.temperature));
   }
   return draw_kept(scan.max, input);
 }
 
 TokenId Sampler::draw_kept(float max, const SamplerInput& input) {
   const SamplingParams& s = *input.sampling;
-  weights_.resize(kept_);
-  logit_loops::exp_weights({values_.data(), kept_}, max, s.temperature, weights_.data());
-  if (s.min_p > 0) apply_min_p(s.min_p);
+  weights_.weigh({ids_.data(), kept_}, {values_.data(), kept_}, max, s.temperature);
+  if (s.min_p > 0) weights_.drop_below(s.min_p);
   if (s.top_p < 1) apply_top_p(s.top_p);
   double total = 0;
-  for (const double w : weights_) total += w;
-  const double target = uniform(s.seed, input.tokens.size()) * total;
-  double sum = 0;
-  size_t last = 0;
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    if (weights_[i] == 0) continue;
-    last = i;
-    sum += weights_[i];
-    if (sum > target) break;
-  }
-  return ids_[last];
-}
-
-void Sampler::apply_min_p(float min_p) {
-  // The best token's weight is 1, so the threshold is min_p itself; it always stays.
-  const double threshold = std::min(double{min_p}, 1.0);
-  for (double& w : weights_)
-    if (w < threshold) w = 0;
+  weights_.add_to(total);
+  return weights_.walk(0, uniform(s.seed, input.tokens.size()) * total);
 }
 
 // Keeps the smallest set of the most likely candidates whose mass reaches top_p of the whole. Mass is counted
 // into bins by likelihood; only the bin in which the target is reached is sorted.
 void Sampler::apply_top_p(float top_p) {
-  std::fill(bin_mass_.begin(), bin_mass_.end(), 0.0);
-  double total = 0;
-  for (const double w : weights_) {
-    if (w == 0) continue;
-    bin_mass_[bin_of(w)] += w;
-    total += w;
-  }
-  const double target = std::max(double{top_p}, 0.0) * total;
-  size_t bin = 0;
-  double above = 0;
-  while (bin + 1 < kBins && above + bin_mass_[bin] < target) above += bin_mass_[bin++];
-  const Cut cut = cut_in_bin(bin, target - above);
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    const bool keep = weights_[i] > cut.weight || (weights_[i] == cut.weight && ids_[i] <= cut.id);
-    if (!keep) weights_[i] = 0;
-  }
-}
-
-// The least likely candidate of the bin that is still needed to reach `target`.
-Sampler::Cut Sampler::cut_in_bin(size_t bin, double target) {
+  masses_ = {};
+  weights_.add_to(masses_);
+  const TokenWeights::Crossing crossing = TokenWeights::crossing(masses_, top_p);
   crossing_.clear();
-  for (size_t i = 0; i < weights_.size(); ++i)
-    if (weights_[i] > 0 && bin_of(weights_[i]) == bin) crossing_.push_back(static_cast<uint32_t>(i));
-  std::sort(crossing_.begin(), crossing_.end(), [this](uint32_t a, uint32_t b) {
-    return weights_[a] != weights_[b] ? weights_[a] > weights_[b] : ids_[a] < ids_[b];
-  });
-  Cut cut{0, std::numeric_limits<TokenId>::max()};  // everything stays, when rounding left the bin empty
-  double mass = 0;
-  for (const uint32_t i : crossing_) {
-    cut = {weights_[i], ids_[i]};
-    mass += weights_[i];
-    if (mass >= target) break;
-  }
-  return cut;
+  weights_.members(crossing.bin, crossing_);
+  weights_.keep(TokenWeights::cut(crossing_, crossing.wanted));
 }
 
 }  // namespace baton::worker

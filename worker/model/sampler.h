@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "transport/messages/messages.h"
 #include "worker/model/candidates.h"
+#include "worker/model/token_weights.h"
 
 namespace baton::worker {
 
@@ -38,9 +39,12 @@ class Sampler {
   explicit Sampler(int64_t vocab_size);
 
   absl::Status sample(const SamplerInput& input, TokenOutput& out);
-  // How many of the likeliest tokens of a row sample() needs to know: its draw depends on no other logit, and
-  // reports none. 0: on all of them. `input.logits` is not looked at.
+  // How many of the likeliest tokens of a row sample() needs to know, by logits that bias, mask and penalties
+  // have changed: its draw depends on no other logit, and reports none. 0: on more of them than is worth it.
+  // `input.logits` is not looked at.
   int32_t needs(const SamplerInput& input) const;
+  // Whether it draws from however many tokens there are: neither greedy nor top-k, and no logprobs.
+  bool draws_from_all(const SamplerInput& input) const;
   // The token that sample() would draw, when `candidates` hold the needs() likeliest, and maybe others.
   absl::Status sample_from(std::span<const Candidate> candidates, const SamplerInput& input,
                            TokenOutput& out);
@@ -54,11 +58,6 @@ class Sampler {
     TokenId argmax = 0;
     bool finite = true;
   };
-  struct Cut {
-    double weight;
-    TokenId id;
-  };
-
   Scan scan(std::span<const float> logits, std::span<const float> maxima = {});
   // The input's logits, or a copy with bias, mask and penalties applied.
   absl::StatusOr<std::span<const float>> adjust(const SamplerInput& input);
@@ -73,9 +72,7 @@ class Sampler {
   TokenId draw_kept(float max, const SamplerInput& input);
   // The `k` likeliest of candidates_ become values_ and ids_, ascending.
   void keep_top(size_t k);
-  void apply_min_p(float min_p);
   void apply_top_p(float top_p);
-  Cut cut_in_bin(size_t bin, double target);
   double report(std::span<const float> logits, const Scan& scan, int32_t top, TokenOutput& out);
 
   size_t vocab_;
@@ -86,10 +83,11 @@ class Sampler {
   std::vector<float> values_;    // the first kept_: logits that may be drawn, by ascending id
   std::vector<int32_t> ids_;     // parallel to values_
   size_t kept_ = 0;
-  std::vector<Candidate> candidates_;  // scratch of select_top()
-  std::vector<double> weights_;        // parallel to values_
-  std::vector<uint32_t> crossing_;     // candidates of one bin
-  std::vector<double> bin_mass_;
+  std::vector<float> ranked_;                   // scratch of select_top()
+  std::vector<Candidate> candidates_;           // the same
+  TokenWeights weights_;                        // of the kept ones
+  TokenWeights::Masses masses_;                 // scratch of apply_top_p()
+  std::vector<TokenWeights::Member> crossing_;  // the same
 };
 
 }  // namespace baton::worker

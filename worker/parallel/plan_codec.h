@@ -25,8 +25,8 @@ struct PlanLimits {
 
 enum class PlanKind : uint16_t { kStep = 1, kBeat = 2, kStop = 3 };
 
-// Little-endian, as it lies. One message: head, a record a sequence, tokens [rows], new blocks [added],
-// transfers [sends].
+// Little-endian, as it lies. One message: head, a record a sequence, draws [draws], tokens [rows], new blocks
+// [added], transfers [sends], changes of logits [changes].
 struct PlanHead {
   static constexpr uint32_t kMagic = 0x6e6c5042;  // "BPln"
   uint32_t magic = kMagic;
@@ -37,10 +37,12 @@ struct PlanHead {
   uint32_t sequences = 0;
   uint32_t added = 0;
   uint32_t sends = 0;
+  uint32_t draws = 0;
+  uint32_t changes = 0;
   uint32_t bytes = sizeof(PlanHead);  // of the whole message
   uint32_t unused = 0;
 };
-static_assert(sizeof(PlanHead) == 40);
+static_assert(sizeof(PlanHead) == 48);
 
 // Every sequence has a slot on all ranks, which keeps its block table from step to step: `kept` entries of it
 // are still right, `added` follow. A sequence that was not in a step for long may lose its slot to another
@@ -55,7 +57,30 @@ struct PlanRecord {
   int32_t keep = 0;        // of a single logit row (BatchRows::keep)
 };
 static_assert(sizeof(PlanRecord) == 28);
-inline constexpr int32_t kMaxKeep = 256;
+
+// How the ranks draw the single logit row of a sequence (kernels::DrawRow), or change its logits before they
+// keep candidates. Sequences ascend; each has the next `changes`.
+struct PlanDraw {
+  double uniform = 0;
+  float temperature = 0;
+  float top_p = 1;
+  float min_p = 0;
+  float repetition = 1, frequency = 0, presence = 0;
+  uint32_t sequence = 0;
+  uint32_t changes = 0;
+};
+static_assert(sizeof(PlanDraw) == 40);
+struct PlanChange {  // kernels::LogitChange
+  int32_t id = 0;
+  float bias = 0;
+  uint32_t count_and_flags = 0;  // count * 8 + flags
+};
+static_assert(sizeof(PlanChange) == 12);
+
+// Whether the ranks of a group may be told to draw the row: all numbers are such that no logit becomes what
+// is not a number, and the changes are much less than the columns. What is absurd is the sampler's to refuse,
+// on rank 0.
+bool may_be_told(const kernels::DrawRow& row, std::span<const kernels::LogitChange> changes, int64_t vocab);
 
 // The KV of this sequence's rows belongs to that transfer.
 struct PlanSend {
@@ -65,8 +90,9 @@ struct PlanSend {
 };
 static_assert(sizeof(PlanSend) == 12);
 
-// Rank 0's side. Example: a decode step of 32 sequences is 40 + 32 * (28 + 4) bytes, 1064, and 4 more for
-// each sequence that starts a block. Owns the message and a copy of every table. Thread: one.
+// Rank 0's side. Example: a decode step of 32 sequences is 48 + 32 * (28 + 4) bytes, 1072, 4 more for each
+// sequence that starts a block and 40 for each whose token the ranks draw. Owns the message and a copy of
+// every table. Thread: one.
 class PlanWriter {
  public:
   explicit PlanWriter(const PlanLimits& limits);
@@ -85,6 +111,8 @@ class PlanWriter {
   };
   uint32_t slot_of(SequenceId id);
   PlanRecord record_of(SequenceId id, const kernels::SequenceRows& rows);
+  void add_draw(uint32_t sequence, const kernels::DrawRow& draw,
+                std::span<const kernels::LogitChange> changes);
 
   std::vector<Slot> slots_;
   absl::flat_hash_map<SequenceId, uint32_t> index_;
@@ -93,6 +121,8 @@ class PlanWriter {
   std::vector<PlanRecord> records_;
   std::vector<BlockId> added_;
   std::vector<PlanSend> sends_;
+  std::vector<PlanDraw> draws_;
+  std::vector<PlanChange> changes_;
   std::vector<std::byte> message_;
 };
 
@@ -113,6 +143,9 @@ class PlanReader {
     std::vector<BlockId> table;
   };
   absl::Status read_record(const PlanRecord& record, std::span<const BlockId> added, BatchRows& out);
+  absl::Status read_sends(const PlanHead& head, const std::byte* sends, BatchRows& out) const;
+  absl::Status read_draws(const PlanHead& head, const std::byte* draws, const std::byte* changes,
+                          BatchRows& out) const;
 
   const PlanLimits limits_;
   std::vector<Slot> slots_;

@@ -32,6 +32,22 @@ void RankLinks::gather(std::span<const float> mine, std::span<float> all) {
   });
 }
 
+void RankLinks::gather(std::span<const std::byte> mine, std::span<std::byte> all) {
+  attempt([&](Instant deadline) { return places().all_gather(mine, all, deadline); });
+}
+
+void RankLinks::to_next_place(std::span<const std::byte> bytes) {
+  attempt([&](Instant deadline) { return places().send(places().rank() + 1, bytes, deadline); });
+}
+
+void RankLinks::from_previous_place(std::span<std::byte> bytes) {
+  attempt([&](Instant deadline) { return places().receive(places().rank() - 1, bytes, deadline); });
+}
+
+void RankLinks::from_last_place(std::span<std::byte> bytes) {
+  attempt([&](Instant deadline) { return places().broadcast(places().size() - 1, bytes, deadline); });
+}
+
 void RankLinks::send_on(std::span<const float> activations) {
   attempt([&](Instant deadline) {
     return parts_.world.send(rank() + shape_.tensor, std::as_bytes(activations), deadline);

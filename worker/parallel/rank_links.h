@@ -41,6 +41,13 @@ class RankLinks {
   void sum(std::span<float> values);
   // all = theirs one after the other; all.size() = tensor * mine.size().
   void gather(std::span<const float> mine, std::span<float> all);
+  // Among the ranks of this stage too, but from and to the machine's own memory whatever the backend computes
+  // in: bytes one after the other, as above; from place to place, 0 to 1 and so on; from the last place to
+  // all.
+  void gather(std::span<const std::byte> mine, std::span<std::byte> all);
+  void to_next_place(std::span<const std::byte> bytes);
+  void from_previous_place(std::span<std::byte> bytes);
+  void from_last_place(std::span<std::byte> bytes);
   // To and from the rank at the same place of the next and the previous stage.
   void send_on(std::span<const float> activations);
   void receive(std::span<float> activations);
@@ -58,6 +65,8 @@ class RankLinks {
   OrderFence& fence() { return fence_; }
 
  private:
+  // Ranks on GPUs have a `tensor` of their own, and one stage: then `world` is the stage's in host memory.
+  Communicator& places() { return shape_.pipeline == 1 ? parts_.world : parts_.tensor; }
   Communicator& results() { return parts_.results == nullptr ? parts_.world : *parts_.results; }
   // Runs call(deadline) unless something failed before.
   template <class Call>

@@ -107,15 +107,22 @@ TEST(SampleFrom, WantsAllLogitsForWhatNeedsThem) {
   s = {.temperature = 0};
   s.logprobs = 0;
   EXPECT_EQ(needs(s), 0);
+  // Of changed logits; rows without top-k are drawn from all.
   s = {.temperature = 0};
   s.presence_penalty = 0.5f;
-  EXPECT_EQ(needs(s), 0);
-  s = {.temperature = 0};
   s.logit_bias = {{5, 1.0f}};
-  EXPECT_EQ(needs(s), 0);
+  EXPECT_EQ(needs(s), 1);
   stop.min_tokens = 5;
   stop.end_token_ids = {2};
-  EXPECT_EQ(needs({.temperature = 0}), 0);
+  EXPECT_EQ(needs({.temperature = 0}), 1);
+  const auto from_all = [&](const SamplingParams& sampling) {
+    return sampler.draws_from_all({{}, tokens, 2, &sampling, &stop});
+  };
+  EXPECT_TRUE(from_all({.temperature = 1}));
+  EXPECT_TRUE(from_all({.temperature = 1, .top_k = 1000}));
+  EXPECT_FALSE(from_all({.temperature = 1, .top_k = 257}));
+  EXPECT_FALSE(from_all({.temperature = 0}));
+  EXPECT_FALSE(from_all({.temperature = 1, .logprobs = 0}));
 }
 
 TEST(SampleFrom, RefusesAFault) {
@@ -125,7 +132,14 @@ TEST(SampleFrom, RefusesAFault) {
   const StopParams stop;
   TokenOutput out;
   const std::vector<Candidate> candidates = {{1.0f, 3}, {std::numeric_limits<float>::quiet_NaN(), 500}};
-  EXPECT_FALSE(sampler.sample_from(candidates, {{}, tokens, 1, &sampling, &stop}, out).ok());
+  const SamplerInput input{{}, tokens, 1, &sampling, &stop};
+  EXPECT_EQ(sampler.sample_from(candidates, input, out).message(), "the model's logits are not finite");
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const float best : {-kInf, kInf})
+    EXPECT_EQ(sampler.sample_from(std::vector<Candidate>{{best, 3}, {-kInf, 4}}, input, out).message(),
+              "mask, bias and penalties leave no finite largest logit");
+  EXPECT_TRUE(sampler.sample_from(std::vector<Candidate>{{1.0f, 3}, {-kInf, 4}}, input, out).ok());
+  EXPECT_EQ(out.token, 3);
 }
 
 }  // namespace

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "worker/model/token_weights.h"
+#include "worker/parallel/batch_rows.h"
+#include "worker/parallel/model_part.h"
+#include "worker/parallel/rank_links.h"
+
+namespace baton::worker {
+
+// Draws a step's tokens where the logits are: the ranks of the last stage have the columns of their share of
+// the vocabulary each, and say to each other what Sampler::sample() would need of the others' shares, so that
+// every token is the one that it would draw from the whole row, bit by bit (docs/adr/0010). All rows of a
+// step go together, and every rank calls draw() for every step, with the same rows. Rounds, with what a row
+// says:
+//   1. the largest logit, and whether all are finite: gathered (8 bytes)
+//   2. top-p only: the mass and its 512 bins, from place to place (4 KiB); the last one says which bin is
+//   crossed
+//      (16 bytes); that bin's members are gathered (16 bytes each)
+//   3. the sum of the weights that are left, from place to place; the last one says the total (16 bytes)
+// Then one place finds the token: where the sum passes u * total. Example weights 1, 0.5 | 0.5 of two places,
+// u = 0.9: sums 0 and 1.5, total 2, target 1.8: the second place. Changes of logits are made first, also
+// those of rows of which candidates are kept.
+//
+// Memory: 12 bytes for each logit that may be drawn; grows to the largest step. Thread: engine, and the
+// backend's on_host threads inside. Borrows all. Errors: the links', and kInternal when another rank says
+// what cannot be.
+class ShardedDraw {
+ public:
+  ShardedDraw(kernels::Backend& backend, RankLinks& links, int64_t vocab);
+
+  // `own`: this rank's columns of all logit rows. Those of rows with changes are changed in place, maxima
+  // too.
+  absl::Status draw(const BatchRows& rows, const kernels::LogitRows& own);
+  // Logit row i of that step: kDrawn on the one rank that has the token, kNone on others; an error on all.
+  const kernels::DrawnToken& drawn(size_t row) const { return drawn_.at(row); }
+
+ private:
+  struct Peak {
+    float max = 0;
+    int32_t finite = 1;  // before the changes
+  };
+  struct Sum {
+    double sum = 0;
+    int32_t last = -1;  // the last place that has a token
+    int32_t unused = 0;
+  };
+  struct Row {
+    size_t logit = 0;
+    const kernels::DrawRow* how = nullptr;
+    float max = 0;  // of all places
+    std::vector<TokenId> ids;
+    TokenWeights weights;
+    double before = 0, after = 0;  // the sum that came to this place, and that left it
+    std::vector<TokenWeights::Member> members;
+  };
+  struct Scratch {  // of a host thread
+    std::vector<float> logits;
+    std::vector<int32_t> ids;
+    std::vector<TokenWeights::Member> members;
+  };
+  void take_rows(const BatchRows& rows);
+  void change(const BatchRows& rows, size_t logit);
+  Peak peak(size_t logit) const;
+  absl::Status meet_peaks();
+  void weigh(Row& row, Scratch& scratch);
+  absl::Status cut_top_p();
+  absl::Status find_crossings();
+  absl::Status gather_members();
+  void cut(size_t i, Scratch& scratch);
+  absl::Status draw_tokens();
+  void find_token(size_t i);
+  // `values` go from place to place; add(i) adds this rank's part to values[i].
+  template <class Value, class Add>
+  absl::Status carry(std::vector<Value>& values, const Add& add);
+  // work(i, scratch) for every i < count, on the backend's host threads.
+  template <class Work>
+  void each(size_t count, const Work& work);
+
+  kernels::Backend& backend_;
+  RankLinks& links_;
+  const int64_t vocab_;
+  const int places_, place_;
+  const Range columns_;
+  kernels::LogitRows own_;
+  std::vector<Row> rows_;  // the first count_: to be drawn, and not in error
+  size_t count_ = 0;
+  std::vector<size_t> cutting_;  // of rows_: with top-p
+  std::vector<kernels::DrawnToken> drawn_;
+  std::vector<Scratch> scratch_;
+  // Messages: [rows], or [places][rows].
+  std::vector<Peak> peaks_, all_peaks_;
+  std::vector<TokenWeights::Masses> masses_;
+  std::vector<TokenWeights::Crossing> crossings_;
+  std::vector<uint32_t> counts_, all_counts_;
+  std::vector<TokenWeights::Member> members_, all_members_;  // [places][as many as any place has]
+  std::vector<Sum> sums_;
+};
+
+}  // namespace baton::worker
