@@ -40,6 +40,10 @@ GenerateRequest make_request(int i, Rng& rng) {
   if (i % 6 == 3) s.presence_penalty = 0.5f;
   if (i % 8 == 5) s.prompt_logprobs = 0;
   if (i % 7 == 2) request.stop.min_tokens = 3, request.stop.end_token_ids = {7};
+  if (i % 7 == 3) s.repetition_penalty = 1.3f, s.frequency_penalty = 0.2f;
+  if (i % 7 == 4) s.logit_bias = {{11, 2.5f}, {12, -100.0f}, {499, 1.0f}};
+  if (i % 7 == 5) s.min_p = 0.01f;
+  if (i % 11 == 6) s.temperature = 2, s.top_k = 300;
   return request;
 }
 
@@ -81,17 +85,20 @@ class Served {
   testing::AnsweredStreams answered_;
 };
 
-TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
-  const testing::RandomFile model({.vocab = kVocab,
-                                   .hidden = 128,
-                                   .ffn = 512,
-                                   .layers = 3,
-                                   .heads = 8,
-                                   .kv_heads = 4,
-                                   .head_dim = 64,
-                                   .matrix = DType::kQ8_0,
-                                   .embedding = DType::kQ8_0,
-                                   .seed = 21});
+testing::RandomModelOptions small_model() {
+  return {.vocab = kVocab,
+          .hidden = 128,
+          .ffn = 512,
+          .layers = 3,
+          .heads = 8,
+          .kv_heads = 4,
+          .head_dim = 64,
+          .matrix = DType::kQ8_0,
+          .embedding = DType::kQ8_0,
+          .seed = 21};
+}
+
+EngineSetup group_setup() {
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
@@ -99,14 +106,22 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
   setup.max_rows = 48;
   setup.micro_batch_rows = 8;
   setup.full_logits = false;
+  return setup;
+}
+
+TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
+  const testing::RandomFile model(small_model());
+  EngineSetup setup = group_setup();
   std::map<uint64_t, Stream> want;
   // The shape, and how many plans are in flight.
   for (const auto& [shape, plans] : std::vector<std::pair<ParallelShape, int>>{{{1, 1}, 1},
                                                                                {{2, 1}, 1},
                                                                                {{4, 1}, 1},
+                                                                               {{8, 1}, 1},
                                                                                {{1, 2}, 1},
                                                                                {{1, 2}, 2},
                                                                                {{2, 2}, 2},
+                                                                               {{4, 2}, 2},
                                                                                {{1, 3}, 3},
                                                                                {{1, 2}, 4}}) {
     setup.shape = shape;
@@ -121,6 +136,41 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
     for (const auto& [id, stream] : want)
       EXPECT_TRUE(got.at(id) == stream) << "request " << id << " over tensor " << shape.tensor << " pipeline "
                                         << shape.pipeline << " with " << plans << " plans in flight";
+  }
+}
+
+// What the ranks of the last stage send to rank 0: 8 bytes of a step, and of each row ...
+TEST(ParallelEngine, ColumnsTravelOnlyForLogprobs) {
+  const testing::RandomFile model(small_model());
+  struct Case {
+    SamplingParams sampling;
+    uint64_t bytes;  // ... so many of each rank, of two
+  };
+  const std::vector<Case> cases = {
+      {{.temperature = 1}, 8},
+      {{.temperature = 0.7f, .top_p = 0.9f, .min_p = 0.01f}, 8},
+      {{.temperature = 1, .repetition_penalty = 1.2f, .presence_penalty = 0.5f}, 8},
+      {{.temperature = 1, .logit_bias = {{3, 1.0f}}}, 8},
+      {{.temperature = 0, .frequency_penalty = 0.5f}, 8},
+      {{.temperature = 1, .top_k = 20, .presence_penalty = 0.5f}, 160},
+      {{.temperature = 1, .logprobs = 0}, 1000},
+  };
+  for (const ParallelShape shape : {ParallelShape{2, 1}, ParallelShape{2, 2}}) {
+    EngineSetup setup = group_setup();
+    setup.shape = shape;
+    auto group = ModelUnderTest::open(model.path(), setup);
+    ASSERT_TRUE(group.ok()) << group.status();
+    uint64_t want = 2 * 8;
+    std::vector<worker::Sequence> sequences;
+    for (const Case& c : cases) {
+      sequences.push_back((*group)->make_sequence({5, 6, 7}));
+      sequences.back().request.sampling = c.sampling;
+      want += 2 * c.bytes;
+    }
+    std::vector<worker::PlannedRows> rows;
+    for (const worker::Sequence& sequence : sequences) rows.push_back({&sequence, 0, 3, true, false});
+    for (const worker::SampledRow& row : (*group)->run(rows).sampled) EXPECT_TRUE(row.token.has_value());
+    EXPECT_EQ((*group)->runner().collected_bytes(), want);
   }
 }
 

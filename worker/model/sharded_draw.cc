@@ -1,6 +1,7 @@
 #include "worker/model/sharded_draw.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -47,7 +48,11 @@ template <class Value, class Add>
 absl::Status ShardedDraw::carry(std::vector<Value>& values, const Add& add) {
   if (place_ > 0) links_.from_previous_place(std::as_writable_bytes(std::span(values)));
   RETURN_IF_ERROR(links_.status());
-  each(values.size(), [&](size_t i, Scratch&) { add(i); });
+  constexpr size_t kAbreast = TokenWeights::kAbreast;
+  each((values.size() + kAbreast - 1) / kAbreast, [&](size_t i, Scratch&) {
+    const size_t first = i * kAbreast;
+    add(Abreast(weights_).subspan(first, std::min(kAbreast, values.size() - first)), first);
+  });
   if (place_ + 1 < places_) links_.to_next_place(std::as_bytes(std::span(values)));
   return links_.status();
 }
@@ -148,7 +153,11 @@ absl::Status ShardedDraw::cut_top_p() {
 
 absl::Status ShardedDraw::find_crossings() {
   masses_.assign(cutting_.size(), {});
-  RETURN_IF_ERROR(carry(masses_, [&](size_t i) { rows_[cutting_[i]].weights.add_to(masses_[i]); }));
+  weights_.clear();
+  for (const size_t i : cutting_) weights_.push_back(&rows_[i].weights);
+  RETURN_IF_ERROR(carry(masses_, [&](Abreast rows, size_t first) {
+    TokenWeights::add_to(std::span(masses_).subspan(first, rows.size()), rows);
+  }));
   crossings_.resize(cutting_.size());
   if (place_ + 1 == places_)
     for (size_t i = 0; i < cutting_.size(); ++i)
@@ -209,25 +218,31 @@ void ShardedDraw::cut(size_t i, Scratch& scratch) {
 }
 
 absl::Status ShardedDraw::draw_tokens() {
-  sums_.assign(count_, {});
-  RETURN_IF_ERROR(carry(sums_, [&](size_t i) {
-    Row& row = rows_[i];
-    row.before = sums_[i].sum;
-    row.weights.add_to(sums_[i].sum);
-    row.after = sums_[i].sum;
-    if (!row.weights.empty()) sums_[i].last = place_;
-  }));
-  links_.from_last_place(std::as_writable_bytes(std::span(sums_)));
+  totals_.assign(count_, {});
+  weights_.clear();
+  for (size_t i = 0; i < count_; ++i) weights_.push_back(&rows_[i].weights);
+  RETURN_IF_ERROR(carry(totals_, [&](Abreast rows, size_t first) { add_totals(rows, first); }));
+  links_.from_last_place(std::as_writable_bytes(std::span(totals_)));
   RETURN_IF_ERROR(links_.status());
   each(count_, [&](size_t i, Scratch&) { find_token(i); });
   return absl::OkStatus();
 }
 
+void ShardedDraw::add_totals(Abreast rows, size_t first) {
+  std::array<double, TokenWeights::kAbreast> sums{};
+  for (size_t k = 0; k < rows.size(); ++k) sums[k] = rows_[first + k].before = totals_[first + k].sum;
+  TokenWeights::add_to(std::span(sums).first(rows.size()), rows);
+  for (size_t k = 0; k < rows.size(); ++k) {
+    totals_[first + k].sum = rows_[first + k].after = sums[k];
+    if (!rows[k]->empty()) totals_[first + k].last = place_;
+  }
+}
+
 void ShardedDraw::find_token(size_t i) {
   const Row& row = rows_[i];
-  const double total = sums_[i].sum, target = row.how->uniform * total;
+  const double total = totals_[i].sum, target = row.how->uniform * total;
   // Rounding may leave the target at the total: then it is the last token there is.
-  const bool here = total > target ? !(row.before > target) && row.after > target : sums_[i].last == place_;
+  const bool here = total > target ? !(row.before > target) && row.after > target : totals_[i].last == place_;
   if (here) drawn_[row.logit] = {row.weights.walk(row.before, target), DrawnToken::kDrawn};
 }
 

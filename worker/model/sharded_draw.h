@@ -44,7 +44,7 @@ class ShardedDraw {
     float max = 0;
     int32_t finite = 1;  // before the changes
   };
-  struct Sum {
+  struct Total {
     double sum = 0;
     int32_t last = -1;  // the last place that has a token
     int32_t unused = 0;
@@ -74,9 +74,12 @@ class ShardedDraw {
   void cut(size_t i, Scratch& scratch);
   absl::Status draw_tokens();
   void find_token(size_t i);
-  // `values` go from place to place; add(i) adds this rank's part to values[i].
+  // `values` of some rows go from place to place, and this rank adds its part: add(rows, first) that of so
+  // many rows, to values[first] and on.
   template <class Value, class Add>
   absl::Status carry(std::vector<Value>& values, const Add& add);
+  using Abreast = std::span<const TokenWeights* const>;
+  void add_totals(Abreast rows, size_t first);
   // work(i, scratch) for every i < count, on the backend's host threads.
   template <class Work>
   void each(size_t count, const Work& work);
@@ -89,7 +92,8 @@ class ShardedDraw {
   kernels::LogitRows own_;
   std::vector<Row> rows_;  // the first count_: to be drawn, and not in error
   size_t count_ = 0;
-  std::vector<size_t> cutting_;  // of rows_: with top-p
+  std::vector<size_t> cutting_;               // of rows_: with top-p
+  std::vector<const TokenWeights*> weights_;  // of the rows that are carried
   std::vector<kernels::DrawnToken> drawn_;
   std::vector<Scratch> scratch_;
   // Messages: [rows], or [places][rows].
@@ -98,7 +102,7 @@ class ShardedDraw {
   std::vector<TokenWeights::Crossing> crossings_;
   std::vector<uint32_t> counts_, all_counts_;
   std::vector<TokenWeights::Member> members_, all_members_;  // [places][as many as any place has]
-  std::vector<Sum> sums_;
+  std::vector<Total> totals_;
 };
 
 }  // namespace baton::worker

@@ -30,12 +30,48 @@ void TokenWeights::drop_below(float min_p) {
     if (w < threshold) w = 0;
 }
 
-void TokenWeights::add_to(Masses& masses) const {
-  for (const double w : weights_) {
-    if (w == 0) continue;
-    masses.bins[bin_of(w)] += w;
-    masses.total += w;
+template <class Add>
+void TokenWeights::abreast(std::span<const TokenWeights* const> rows, const Add& add) {
+  size_t done = 0;
+  if (rows.size() == kAbreast) {
+    const double* w[kAbreast];
+    done = rows[0]->weights_.size();
+    for (size_t k = 0; k < kAbreast; ++k) {
+      w[k] = rows[k]->weights_.data();
+      done = std::min(done, rows[k]->weights_.size());
+    }
+    for (size_t i = 0; i < done; ++i) add(0, w[0][i]), add(1, w[1][i]), add(2, w[2][i]), add(3, w[3][i]);
   }
+  for (size_t k = 0; k < rows.size(); ++k)
+    for (const double weight : std::span(rows[k]->weights_).subspan(done)) add(k, weight);
+}
+
+void TokenWeights::add_to(std::span<Masses> masses, std::span<const TokenWeights* const> rows) {
+  double totals[kAbreast];
+  for (size_t k = 0; k < rows.size(); ++k) totals[k] = masses[k].total;
+  abreast(rows, [&](size_t k, double weight) {
+    if (weight == 0) return;
+    masses[k].bins[bin_of(weight)] += weight;
+    totals[k] += weight;
+  });
+  for (size_t k = 0; k < rows.size(); ++k) masses[k].total = totals[k];
+}
+
+void TokenWeights::add_to(std::span<double> sums, std::span<const TokenWeights* const> rows) {
+  double own[kAbreast];
+  std::ranges::copy(sums, own);
+  abreast(rows, [&own](size_t k, double weight) { own[k] += weight; });
+  std::copy_n(own, sums.size(), sums.begin());
+}
+
+void TokenWeights::add_to(Masses& masses) const {
+  const TokenWeights* const row = this;
+  add_to({&masses, 1}, {&row, 1});
+}
+
+void TokenWeights::add_to(double& sum) const {
+  const TokenWeights* const row = this;
+  add_to({&sum, 1}, {&row, 1});
 }
 
 TokenWeights::Crossing TokenWeights::crossing(const Masses& masses, float top_p) {
@@ -68,12 +104,6 @@ TokenWeights::Cut TokenWeights::cut(std::span<Member> members, double wanted) {
 void TokenWeights::keep(const Cut& cut) {
   for (size_t i = 0; i < weights_.size(); ++i)
     if (!(weights_[i] > cut.weight || (weights_[i] == cut.weight && ids_[i] <= cut.id))) weights_[i] = 0;
-}
-
-void TokenWeights::add_to(double& sum) const {
-  double s = sum;
-  for (const double w : weights_) s += w;
-  sum = s;
 }
 
 TokenId TokenWeights::walk(double sum, double target) const {

@@ -65,12 +65,21 @@ class TokenWeights {
   static Cut cut(std::span<Member> members, double wanted);
   void keep(const Cut& cut);
   void add_to(double& sum) const;
+  // add_to() of up to kAbreast rows, which takes little longer than that of one: additions to one sum wait
+  // for one another.
+  static constexpr size_t kAbreast = 4;
+  static void add_to(std::span<Masses> masses, std::span<const TokenWeights* const> rows);
+  static void add_to(std::span<double> sums, std::span<const TokenWeights* const> rows);
   // The token at which the sum, which begins at `sum`, is above `target`; else the last one there is, -1 when
   // there is none.
   TokenId walk(double sum, double target) const;
   bool empty() const;
 
  private:
+  // add(k, weight) for each weight of each row k, by ascending id.
+  template <class Add>
+  static void abreast(std::span<const TokenWeights* const> rows, const Add& add);
+
   std::span<const TokenId> ids_;
   std::vector<double> weights_;  // parallel to ids_; 0 = dropped
 };
