@@ -76,9 +76,11 @@ ModelMemory model_memory(const ModelShard& shard, const kernels::Backend& backen
   const size_t own = spec.hidden + spec.qkv_width() + spec.q_width() + spec.ffn + meeting_floats(shard);
   // The backend's: normed rows, twice the codes with their groups, gate and up before they are one.
   const size_t scratch = 4 * widest + 2 * (widest + widest / 4) + 4 * widest;
-  // Logits: rank 0 has all of them, whoever computed them.
-  const int64_t vocab = shard.part.rank == 0 ? spec.vocab_size : shard.part.vocab.size();
-  out.activations = max_rows * (4 * own + scratch) + logit_rows * 4 * static_cast<size_t>(vocab);
+  // Logits: rank 0 has all of them, whoever computed them; ranks that draw together weigh their own.
+  const auto columns = static_cast<size_t>(shard.part.vocab.size());
+  const size_t logits = 4 * (shard.part.rank == 0 ? static_cast<size_t>(spec.vocab_size) : columns);
+  const size_t weights = shard.part.shape.ranks() > 1 ? 12 * columns : 0;
+  out.activations = max_rows * (4 * own + scratch) + logit_rows * (logits + weights);
   return out;
 }
 

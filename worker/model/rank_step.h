@@ -50,7 +50,7 @@ class RankStep {
   // The maxima of logits(i), or nothing when they were not made with the logits.
   std::span<const float> maxima(size_t i) const;
   const RankTime& time() const { return time_; }
-  // What the ranks of the last stage have sent to rank 0, which this is, or would have if they are this one.
+  // On rank 0: of all steps collected, what the ranks of the last stage had to say, itself included.
   uint64_t collected_bytes() const { return collected_bytes_; }
 
  private:

@@ -48,11 +48,7 @@ template <class Value, class Add>
 absl::Status ShardedDraw::carry(std::vector<Value>& values, const Add& add) {
   if (place_ > 0) links_.from_previous_place(std::as_writable_bytes(std::span(values)));
   RETURN_IF_ERROR(links_.status());
-  constexpr size_t kAbreast = TokenWeights::kAbreast;
-  each((values.size() + kAbreast - 1) / kAbreast, [&](size_t i, Scratch&) {
-    const size_t first = i * kAbreast;
-    add(Abreast(weights_).subspan(first, std::min(kAbreast, values.size() - first)), first);
-  });
+  add();
   if (place_ + 1 < places_) links_.to_next_place(std::as_bytes(std::span(values)));
   return links_.status();
 }
@@ -153,10 +149,8 @@ absl::Status ShardedDraw::cut_top_p() {
 
 absl::Status ShardedDraw::find_crossings() {
   masses_.assign(cutting_.size(), {});
-  weights_.clear();
-  for (const size_t i : cutting_) weights_.push_back(&rows_[i].weights);
-  RETURN_IF_ERROR(carry(masses_, [&](Abreast rows, size_t first) {
-    TokenWeights::add_to(std::span(masses_).subspan(first, rows.size()), rows);
+  RETURN_IF_ERROR(carry(masses_, [&] {
+    each(masses_.size(), [&](size_t i, Scratch&) { rows_[cutting_[i]].weights.add_to(masses_[i]); });
   }));
   crossings_.resize(cutting_.size());
   if (place_ + 1 == places_)
@@ -219,22 +213,28 @@ void ShardedDraw::cut(size_t i, Scratch& scratch) {
 
 absl::Status ShardedDraw::draw_tokens() {
   totals_.assign(count_, {});
-  weights_.clear();
-  for (size_t i = 0; i < count_; ++i) weights_.push_back(&rows_[i].weights);
-  RETURN_IF_ERROR(carry(totals_, [&](Abreast rows, size_t first) { add_totals(rows, first); }));
+  constexpr size_t kAbreast = TokenWeights::kAbreast;
+  RETURN_IF_ERROR(carry(totals_, [&] {
+    each((count_ + kAbreast - 1) / kAbreast,
+         [&](size_t i, Scratch&) { add_totals(i * kAbreast, std::min(kAbreast, count_ - i * kAbreast)); });
+  }));
   links_.from_last_place(std::as_writable_bytes(std::span(totals_)));
   RETURN_IF_ERROR(links_.status());
   each(count_, [&](size_t i, Scratch&) { find_token(i); });
   return absl::OkStatus();
 }
 
-void ShardedDraw::add_totals(Abreast rows, size_t first) {
+void ShardedDraw::add_totals(size_t first, size_t count) {
+  std::array<const TokenWeights*, TokenWeights::kAbreast> weights{};
   std::array<double, TokenWeights::kAbreast> sums{};
-  for (size_t k = 0; k < rows.size(); ++k) sums[k] = rows_[first + k].before = totals_[first + k].sum;
-  TokenWeights::add_to(std::span(sums).first(rows.size()), rows);
-  for (size_t k = 0; k < rows.size(); ++k) {
+  for (size_t k = 0; k < count; ++k) {
+    weights[k] = &rows_[first + k].weights;
+    sums[k] = rows_[first + k].before = totals_[first + k].sum;
+  }
+  TokenWeights::add_to(std::span(sums).first(count), std::span(weights).first(count));
+  for (size_t k = 0; k < count; ++k) {
     totals_[first + k].sum = rows_[first + k].after = sums[k];
-    if (!rows[k]->empty()) totals_[first + k].last = place_;
+    if (!weights[k]->empty()) totals_[first + k].last = place_;
   }
 }
 

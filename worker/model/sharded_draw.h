@@ -15,20 +15,18 @@ namespace baton::worker {
 // Draws a step's tokens where the logits are: the ranks of the last stage have the columns of their share of
 // the vocabulary each, and say to each other what Sampler::sample() would need of the others' shares, so that
 // every token is the one that it would draw from the whole row, bit by bit (docs/adr/0010). All rows of a
-// step go together, and every rank calls draw() for every step, with the same rows. Rounds, with what a row
-// says:
-//   1. the largest logit, and whether all are finite: gathered (8 bytes)
-//   2. top-p only: the mass and its 512 bins, from place to place (4 KiB); the last one says which bin is
-//   crossed
-//      (16 bytes); that bin's members are gathered (16 bytes each)
-//   3. the sum of the weights that are left, from place to place; the last one says the total (16 bytes)
+// step go together; every rank calls draw() for every step, with the same rows. What is said of a row:
+//   1. gathered: its largest logit, and whether all are finite (8 bytes);
+//   2. with top-p, from place to place: the mass and its 512 bins (4 KiB); from the last place to all: which
+//      bin is crossed (16 bytes); gathered: the members of that bin (4 bytes, and 16 for each);
+//   3. from place to place: the sum of the weights that are left (16 bytes), and from the last place to all.
 // Then one place finds the token: where the sum passes u * total. Example weights 1, 0.5 | 0.5 of two places,
 // u = 0.9: sums 0 and 1.5, total 2, target 1.8: the second place. Changes of logits are made first, also
 // those of rows of which candidates are kept.
 //
-// Memory: 12 bytes for each logit that may be drawn; grows to the largest step. Thread: engine, and the
-// backend's on_host threads inside. Borrows all. Errors: the links', and kInternal when another rank says
-// what cannot be.
+// Memory: 12 bytes for each logit that may be drawn; grows to the largest step. Thread: engine, and inside
+// the backend's host threads. Borrows all. Errors: the links', and kInternal when another rank says what
+// cannot be.
 class ShardedDraw {
  public:
   ShardedDraw(kernels::Backend& backend, RankLinks& links, int64_t vocab);
@@ -74,12 +72,10 @@ class ShardedDraw {
   void cut(size_t i, Scratch& scratch);
   absl::Status draw_tokens();
   void find_token(size_t i);
-  // `values` of some rows go from place to place, and this rank adds its part: add(rows, first) that of so
-  // many rows, to values[first] and on.
+  // `values` go from place to place; add() adds what this rank has.
   template <class Value, class Add>
   absl::Status carry(std::vector<Value>& values, const Add& add);
-  using Abreast = std::span<const TokenWeights* const>;
-  void add_totals(Abreast rows, size_t first);
+  void add_totals(size_t first, size_t count);
   // work(i, scratch) for every i < count, on the backend's host threads.
   template <class Work>
   void each(size_t count, const Work& work);
@@ -92,8 +88,7 @@ class ShardedDraw {
   kernels::LogitRows own_;
   std::vector<Row> rows_;  // the first count_: to be drawn, and not in error
   size_t count_ = 0;
-  std::vector<size_t> cutting_;               // of rows_: with top-p
-  std::vector<const TokenWeights*> weights_;  // of the rows that are carried
+  std::vector<size_t> cutting_;  // of rows_: with top-p
   std::vector<kernels::DrawnToken> drawn_;
   std::vector<Scratch> scratch_;
   // Messages: [rows], or [places][rows].

@@ -8,10 +8,18 @@
 namespace baton::worker {
 namespace {
 
-// Of weights in (0, 1], most likely first: the exponent and three mantissa bits, counted down from 1.
+// Bins of weights in (0, 1], most likely first: the exponent and three mantissa bits, counted down from 1.
+constexpr int kBinShift = 49;
+constexpr uint64_t kFirstBin = std::bit_cast<uint64_t>(1.0) >> kBinShift;
+
 int32_t bin_of(double weight) {
-  const uint64_t steps = (std::bit_cast<uint64_t>(1.0) >> 49) - (std::bit_cast<uint64_t>(weight) >> 49);
+  const uint64_t steps = kFirstBin - (std::bit_cast<uint64_t>(weight) >> kBinShift);
   return static_cast<int32_t>(std::min<uint64_t>(steps, TokenWeights::kBins - 1));
+}
+
+// The largest weight of a bin.
+double top_of(int32_t bin) {
+  return std::bit_cast<double>(((kFirstBin - static_cast<uint64_t>(bin) + 1) << kBinShift) - 1);
 }
 
 }  // namespace
@@ -30,48 +38,38 @@ void TokenWeights::drop_below(float min_p) {
     if (w < threshold) w = 0;
 }
 
-template <class Add>
-void TokenWeights::abreast(std::span<const TokenWeights* const> rows, const Add& add) {
-  size_t done = 0;
-  if (rows.size() == kAbreast) {
-    const double* w[kAbreast];
-    done = rows[0]->weights_.size();
-    for (size_t k = 0; k < kAbreast; ++k) {
-      w[k] = rows[k]->weights_.data();
-      done = std::min(done, rows[k]->weights_.size());
-    }
-    for (size_t i = 0; i < done; ++i) add(0, w[0][i]), add(1, w[1][i]), add(2, w[2][i]), add(3, w[3][i]);
+void TokenWeights::add_to(Masses& masses) const {
+  double total = masses.total;
+  for (const double w : weights_) {
+    if (w == 0) continue;
+    masses.bins[bin_of(w)] += w;
+    total += w;
   }
-  for (size_t k = 0; k < rows.size(); ++k)
-    for (const double weight : std::span(rows[k]->weights_).subspan(done)) add(k, weight);
+  masses.total = total;
 }
 
-void TokenWeights::add_to(std::span<Masses> masses, std::span<const TokenWeights* const> rows) {
-  double totals[kAbreast];
-  for (size_t k = 0; k < rows.size(); ++k) totals[k] = masses[k].total;
-  abreast(rows, [&](size_t k, double weight) {
-    if (weight == 0) return;
-    masses[k].bins[bin_of(weight)] += weight;
-    totals[k] += weight;
-  });
-  for (size_t k = 0; k < rows.size(); ++k) masses[k].total = totals[k];
+void TokenWeights::add_from(size_t first, double& sum) const {
+  double own = sum;
+  for (const double w : std::span(weights_).subspan(first)) own += w;
+  sum = own;
 }
 
 void TokenWeights::add_to(std::span<double> sums, std::span<const TokenWeights* const> rows) {
-  double own[kAbreast];
-  std::ranges::copy(sums, own);
-  abreast(rows, [&own](size_t k, double weight) { own[k] += weight; });
-  std::copy_n(own, sums.size(), sums.begin());
-}
-
-void TokenWeights::add_to(Masses& masses) const {
-  const TokenWeights* const row = this;
-  add_to({&masses, 1}, {&row, 1});
-}
-
-void TokenWeights::add_to(double& sum) const {
-  const TokenWeights* const row = this;
-  add_to({&sum, 1}, {&row, 1});
+  size_t done = 0;
+  if (rows.size() == kAbreast) {
+    const double* w[kAbreast];
+    double own[kAbreast];
+    done = rows[0]->weights_.size();
+    for (size_t k = 0; k < kAbreast; ++k) {
+      w[k] = rows[k]->weights_.data();
+      own[k] = sums[k];
+      done = std::min(done, rows[k]->weights_.size());
+    }
+    for (size_t i = 0; i < done; ++i)
+      for (size_t k = 0; k < kAbreast; ++k) own[k] += w[k][i];
+    std::ranges::copy(own, sums.begin());
+  }
+  for (size_t k = 0; k < rows.size(); ++k) rows[k]->add_from(done, sums[k]);
 }
 
 TokenWeights::Crossing TokenWeights::crossing(const Masses& masses, float top_p) {
@@ -83,8 +81,9 @@ TokenWeights::Crossing TokenWeights::crossing(const Masses& masses, float top_p)
 }
 
 void TokenWeights::members(int32_t bin, std::vector<Member>& out) const {
+  const double lowest = bin + 1 < kBins ? top_of(bin + 1) : 0, top = top_of(bin);
   for (size_t i = 0; i < weights_.size(); ++i)
-    if (weights_[i] > 0 && bin_of(weights_[i]) == bin) out.push_back({weights_[i], ids_[i]});
+    if (weights_[i] > lowest && weights_[i] <= top) out.push_back({weights_[i], ids_[i]});
 }
 
 TokenWeights::Cut TokenWeights::cut(std::span<Member> members, double wanted) {

@@ -64,11 +64,10 @@ class TokenWeights {
   // `members`, those of all shares, are sorted.
   static Cut cut(std::span<Member> members, double wanted);
   void keep(const Cut& cut);
-  void add_to(double& sum) const;
-  // add_to() of up to kAbreast rows, which takes little longer than that of one: additions to one sum wait
-  // for one another.
+  void add_to(double& sum) const { add_from(0, sum); }
+  // add_to() of up to kAbreast rows, which takes no longer than that of one: additions to one sum wait for
+  // one another.
   static constexpr size_t kAbreast = 4;
-  static void add_to(std::span<Masses> masses, std::span<const TokenWeights* const> rows);
   static void add_to(std::span<double> sums, std::span<const TokenWeights* const> rows);
   // The token at which the sum, which begins at `sum`, is above `target`; else the last one there is, -1 when
   // there is none.
@@ -76,9 +75,7 @@ class TokenWeights {
   bool empty() const;
 
  private:
-  // add(k, weight) for each weight of each row k, by ascending id.
-  template <class Add>
-  static void abreast(std::span<const TokenWeights* const> rows, const Add& add);
+  void add_from(size_t first, double& sum) const;
 
   std::span<const TokenId> ids_;
   std::vector<double> weights_;  // parallel to ids_; 0 = dropped

@@ -28,7 +28,7 @@ enum class PlanKind : uint16_t { kStep = 1, kBeat = 2, kStop = 3 };
 // Little-endian, as it lies. One message: head, a record a sequence, draws [draws], tokens [rows], new blocks
 // [added], transfers [sends], changes of logits [changes].
 struct PlanHead {
-  static constexpr uint32_t kMagic = 0x6e6c5042;  // "BPln"
+  static constexpr uint32_t kMagic = 0x326c5042;  // "BPl2"
   uint32_t magic = kMagic;
   PlanKind kind = PlanKind::kBeat;
   uint16_t micro_batches = 1;

@@ -13,11 +13,11 @@
 
 namespace baton::worker {
 
-// The way of a step's logits from a rank of the last stage to rank 0, which may be computing its stage of a
-// later step and not listen yet. A rank that waited for it with all its logits in hand would not take the
-// activations that rank 0 waits to be rid of: nobody would move. So what is small goes into the connection at
-// once (a few steps' worth fits into any lane), and the rest is sent by a thread of its own. Messages arrive
-// in the order of post().
+// The way of what a step gave (tokens, candidates, logits) from a rank of the last stage to rank 0, which may
+// be computing its stage of a later step and not listen yet. A rank that waited for it with all its logits in
+// hand would not take the activations that rank 0 waits to be rid of: nobody would move. So what is small
+// goes into the connection at once (a few steps' worth fits into any lane), and the rest is sent by a thread
+// of its own. Messages arrive in the order of post().
 //
 // Thread: post() the engine's, run() its own; both use the communicator, one at a time, and nobody else may.
 // Borrows it. Errors: post() returns what went wrong with an earlier message, for ever.

@@ -53,6 +53,13 @@ TEST_P(CudaGroup, HasTheBitsOfOneGpu) {
   ASSERT_TRUE(group.ok()) << group.status();
   for (const baton::testing::Schedule& schedule : {baton::testing::Schedule{7, true}, {64, false}})
     expect_same_bits(run_jobs(**group, jobs, schedule), want, "chunks of " + std::to_string(schedule.chunk));
+  group->reset();
+  // Candidates, and tokens that the ranks draw together.
+  setup.full_logits = false;
+  group = ModelUnderTest::open(dir.file("m.gguf"), setup);
+  ASSERT_TRUE(group.ok()) << group.status();
+  const std::vector<Outcome> drawn = run_jobs(**group, jobs, {7, true});
+  for (size_t j = 0; j < want.size(); ++j) EXPECT_EQ(drawn[j].tokens, want[j].tokens) << "sequence " << j;
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaGroup,

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <thread>
@@ -357,6 +358,68 @@ TEST(ShardedDraw, TheLastTokenIsSomewhere) {
       }
     }
   }
+}
+
+// The last of two places, which says what it is told to, step by step, for a row with top-p.
+struct LastPlace {
+  TokenWeights::Crossing crossing{.wanted = 0.5, .bin = 0};
+  uint32_t count = 1;
+  TokenWeights::Member member{.weight = 1, .id = 20};
+
+  void run(RankLinks& links) const {
+    struct Peak {
+      float max = 1;
+      int32_t finite = 1;
+    };
+    const std::array<Peak, 1> mine{};
+    std::array<Peak, 2> peaks{};
+    links.gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(peaks)));
+    TokenWeights::Masses masses;
+    links.from_previous_place(std::as_writable_bytes(std::span(&masses, 1)));
+    auto said = crossing;
+    links.from_last_place(std::as_writable_bytes(std::span(&said, 1)));
+    if (said.bin >= TokenWeights::kBins) return;
+    std::array<uint32_t, 2> counts{};
+    links.gather(std::as_bytes(std::span(&count, 1)), std::as_writable_bytes(std::span(counts)));
+    if (count > 16) return;
+    std::array<TokenWeights::Member, 2> members;
+    links.gather(std::as_bytes(std::span(&member, 1)), std::as_writable_bytes(std::span(members)));
+  }
+};
+
+absl::Status draw_beside(const LastPlace& last) {
+  SteadyClock clock;
+  auto world = thread_ranks(2).value();
+  const ParallelShape shape{2, 1};
+  RankLinks zero({*world[0], *world[0], clock, std::chrono::seconds(60)}, shape);
+  RankLinks one({*world[1], *world[1], clock, std::chrono::seconds(60)}, shape);
+  const auto backend = kernels::make_backend({.device = "reference"}).value();
+  ShardedDraw draw(*backend, zero, 32);
+  std::vector<float> logits(16, 0.0f), maxima(1);
+  logits[3] = 1.0f;
+  const kernels::LogitRows own{logits.data(), maxima.data()};
+  own.look_over(1, 16);
+  BatchRows rows;
+  rows.logit_rows = {0};
+  rows.keep = {BatchRows::kDrawn};
+  rows.draws = {{.uniform = 0.5, .temperature = 1, .top_p = 0.9f, .wanted = 1}};
+  absl::Status status;
+  {
+    const std::jthread other([&] { last.run(one); });
+    status = draw.draw(rows, own);
+    world[0]->interrupt(1);  // whoever still waits
+  }
+  return status;
+}
+
+// Nothing that another rank says makes this one read or sort what is not there.
+TEST(ShardedDraw, RefusesWhatCannotBe) {
+  const auto words = [](const LastPlace& last) { return std::string(draw_beside(last).message()); };
+  for (const int32_t bin : {512, std::numeric_limits<int32_t>::max()})
+    EXPECT_EQ(words({.crossing = {.bin = bin}}), "sharded draw: a bin of place 1 cannot be");
+  EXPECT_EQ(words({.count = 17}), "sharded draw: a bin's size of place 1 cannot be");
+  for (const double weight : {std::nan(""), -1.0, 0.0, 1.5})
+    EXPECT_EQ(words({.member = {.weight = weight}}), "sharded draw: a weight of place 1 cannot be");
 }
 
 }  // namespace
