@@ -154,6 +154,9 @@ TEST(ParallelEngine, ColumnsTravelOnlyForLogprobs) {
       {{.temperature = 0, .frequency_penalty = 0.5f}, 8},
       {{.temperature = 1, .top_k = 20, .presence_penalty = 0.5f}, 160},
       {{.temperature = 1, .logprobs = 0}, 1000},
+      // What only the sampler may judge.
+      {{.temperature = 1, .presence_penalty = 1e30f}, 1000},
+      {{.temperature = 0, .logit_bias = {{3, 1.0f}, {3, 1.0f}}}, 1000},
   };
   for (const ParallelShape shape : {ParallelShape{2, 1}, ParallelShape{2, 2}}) {
     EngineSetup setup = group_setup();

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/cat.h"
+#include "base/check.h"
 #include "worker/model/logit_changes.h"
 #include "worker/model/logit_loops.h"
 
@@ -57,6 +58,7 @@ absl::Status ShardedDraw::draw(const BatchRows& rows, const kernels::LogitRows& 
   drawn_.assign(rows.logit_rows.size(), DrawnToken{});
   count_ = 0;
   if (rows.draws.empty()) return absl::OkStatus();
+  BATON_CHECK(columns_.size() == 0 || (own.values != nullptr && own.maxima != nullptr));
   own_ = own;
   each(rows.draws.size(), [&](size_t r, Scratch&) {
     if (rows.draws[r].changes > 0) change(rows, r);
@@ -91,11 +93,10 @@ void ShardedDraw::change(const BatchRows& rows, size_t logit) {
 
 ShardedDraw::Peak ShardedDraw::peak(size_t logit) const {
   const kernels::LogitRows row = own_.from(static_cast<int64_t>(logit), columns_.size());
-  Peak peak{kLowest, 1};
-  for (int64_t b = 0; b < kernels::logit_blocks(columns_.size()); ++b) {
-    if (std::isnan(row.maxima[b])) peak.finite = 0;
-    if (row.maxima[b] > peak.max) peak.max = row.maxima[b];
-  }
+  const std::span<const float> maxima(row.maxima,
+                                      static_cast<size_t>(kernels::logit_blocks(columns_.size())));
+  Peak peak{kLowest, logit_loops::all_finite(maxima) ? 1 : 0};
+  for (const float max : maxima) peak.max = std::max(peak.max, max);
   return peak;
 }
 
