@@ -37,9 +37,13 @@ TABLES = {
         alone=[(4, 1)],
         pairs=[((2, 1), (2, 1)), ((2, 1), (1, 2)), ((1, 2), (2, 1)), ((1, 1), (4, 1))]),
 }
-# In the order in which they are asked for: what a prompt's KV is computed for, then what finds it in the cache.
+# In the order in which they are asked for: what a prompt's KV is computed for, then what finds it in the cache. Ranks send the likeliest tokens to
+# rank 0 (greedy, top-k), send it all logits (logprobs), draw together, or change logits before any of it.
 WAYS = [{}, {"logprobs": 5}, {"temperature": 0.9, "seed": 5, "logprobs": 2}, {"temperature": 0.8, "seed": 11, "top_k": 20},
-        {"temperature": 1.0, "seed": 3, "top_p": 0.9, "logprobs": 0, "echo": True}]
+        {"temperature": 1.0, "seed": 3, "top_p": 0.9, "logprobs": 0, "echo": True}, {"temperature": 1.5, "seed": 5},
+        {"temperature": 0.8, "seed": 6, "top_p": 0.9, "min_p": 0.01},
+        {"temperature": 1.0, "seed": 7, "presence_penalty": 0.7, "frequency_penalty": 0.3, "logit_bias": {"100": 3}},
+        {"repetition_penalty": 1.3, "min_tokens": 5}, {"temperature": 1.2, "seed": 8, "top_k": 30, "top_p": 0.95, "frequency_penalty": 0.5}]
 LANES = ("local", "socket")  # of KV, in turn
 
 
