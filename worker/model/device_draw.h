@@ -7,9 +7,10 @@
 
 namespace baton::worker {
 
-// What a backend that draws() needs to know to draw as Sampler::sample() does; appends the changes of logits.
-// A row with wanted = 0 is the host's: it asks for more logprobs than a report holds, or for something that
-// only the sampler refuses (a bias without a token). Scratch is reused. Thread: one.
+// What a backend that draws(), or the ranks of a group that draw together, need to know to draw as
+// Sampler::sample() does; appends the changes of logits. A row with wanted = 0 is the host's: it asks for
+// more logprobs than a report holds, or for something that only the sampler refuses (a bias without a token).
+// Scratch is reused. Thread: one.
 class DeviceDraw {
  public:
   explicit DeviceDraw(int64_t vocab_size) : vocab_(vocab_size), places_(vocab_size, -1) {}

@@ -60,9 +60,10 @@ absl::Status ShardedDraw::draw(const BatchRows& rows, const kernels::LogitRows& 
   if (rows.draws.empty()) return absl::OkStatus();
   BATON_CHECK(columns_.size() == 0 || (own.values != nullptr && own.maxima != nullptr));
   own_ = own;
-  each(rows.draws.size(), [&](size_t r, Scratch&) {
-    if (rows.draws[r].changes > 0) change(rows, r);
-  });
+  if (!rows.changes.empty())
+    each(rows.draws.size(), [&](size_t r, Scratch&) {
+      if (rows.draws[r].changes > 0) change(rows, r);
+    });
   take_rows(rows);
   if (count_ == 0) return absl::OkStatus();
   RETURN_IF_ERROR(meet_peaks());
