@@ -389,8 +389,7 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
   if (group != nullptr) {
     ASSIGN_OR_RETURN(ranks, group->meet(plane->address(), clock.now() + kRankPatience));
   }
-  description.data_address =
-      worker::to_text({.tensor = shape().tensor, .pipeline = shape().pipeline, .ranks = ranks.addresses});
+  description.data_address = worker::to_text({.shape = shape(), .ranks = ranks.addresses});
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);
   worker::KvExchangeOptions options{.geometry = g,
                                     .layout = backend->kv_layout_name(),

@@ -64,8 +64,7 @@ class Worker {
     progress_.request_stop();
   }
   WorkerDescription description() const {
-    return {.ref = ref_,
-            .data_address = to_text(worker::KvAddress{shape_.tensor, shape_.pipeline, addresses_})};
+    return {.ref = ref_, .data_address = to_text(worker::KvAddress{shape_, addresses_})};
   }
   const WorkerRef& ref() const { return ref_; }
   worker::KvExchangeAgent& agent() { return *agents_[0]; }
@@ -269,7 +268,7 @@ EngineSetup cpu_setup() {
   return setup;
 }
 
-const std::vector<ParallelShape> kGrid = {{1, 1}, {2, 1}, {4, 1}, {1, 2}, {2, 2}, {4, 2}};
+const std::vector<ParallelShape> kGrid = {{1, 1}, {2, 1}, {4, 1}, {1, 2, {4, 1}}, {2, 2, {1, 4}}, {4, 2}};
 
 TEST(HandOver, StoriesFromEveryShapeToEveryOther) {
   const std::string path = testing::shared_model("stories260K-f32.gguf");
@@ -282,12 +281,12 @@ TEST(HandOver, MoreRanksThanKvHeads) {
   const testing::RandomFile model(testing::shared_kv_heads(3));
   EngineSetup setup = cpu_setup();
   setup.kv = kernels::KvType::kInt8;
-  check(model.path(), setup, {{4, 1}, {2, 1}, {4, 2}, {1, 3}});
+  check(model.path(), setup, {{4, 1}, {2, 1}, {4, 2, {1, 2}}, {1, 3}});
 }
 
 TEST(HandOver, SmolLm2) {
   if (testing::smollm2_path().empty()) GTEST_SKIP() << "the default model is not here (BATON_SMOLLM2)";
-  check(testing::smollm2_path(), cpu_setup(), {{3, 1}, {1, 2}});
+  check(testing::smollm2_path(), cpu_setup(), {{3, 1}, {1, 2, {21, 9}}, {1, 2}});
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ using testing::Schedule;
 using worker::ParallelShape;
 
 std::string name_of(const ParallelShape& shape) {
-  return "tensor " + std::to_string(shape.tensor) + " pipeline " + std::to_string(shape.pipeline);
+  return "tensor " + std::to_string(shape.tensor) + " pipeline " + std::to_string(shape.pipeline) + " of " +
+         (shape.stage_layers.empty() ? "even" : stages_text(shape.stage_layers)) + " layers";
 }
 
 // Ranks send candidates of greedy and top-k rows and draw the others, so there are no logits to compare.
@@ -72,6 +73,9 @@ TEST_P(StoriesRanks, SameBits) {
   setup.device = std::get<0>(GetParam());
   setup.kv = std::get<1>(GetParam());
   check_shapes(path, setup, make_jobs({1, 16, 17, 33, 100, 257}, 4, 512), kGrid);
+  // Wherever the stages are cut.
+  check_shapes(path, setup, make_jobs({1, 33, 100}, 4, 512),
+               {{1, 2, {1, 4}}, {1, 2, {4, 1}}, {2, 3, {1, 3, 1}}, {1, 5}});
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, StoriesRanks,
@@ -130,7 +134,8 @@ TEST(SmolLm2Ranks, SameBits) {
   EngineSetup setup;
   setup.device = "cpu";
   setup.kv = kernels::KvType::kBF16;
-  check_shapes(testing::smollm2_path(), setup, make_jobs({1, 17, 65}, 3, 49152), {{3, 1}, {1, 2}, {3, 2}});
+  check_shapes(testing::smollm2_path(), setup, make_jobs({1, 17, 65}, 3, 49152),
+               {{3, 1}, {1, 2, {21, 9}}, {3, 2}});
 }
 
 TEST(TinyLlamaRanks, SameBits) {

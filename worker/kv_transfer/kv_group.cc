@@ -53,7 +53,7 @@ KvGroup::KvGroup(KvGroupOptions options, KvGroupPorts ports)
 
 absl::Status KvGroup::pair_up(const WorkerDescription& from, Peer& peer) const {
   ASSIGN_OR_RETURN(peer.address, parse_kv_address(from.data_address));
-  const ParallelShape shape{.tensor = peer.address.tensor, .pipeline = peer.address.pipeline};
+  const ParallelShape& shape = peer.address.shape;
   ASSIGN_OR_RETURN(const std::vector<KvPart> theirs, kv_parts(options_.model, shape));
   ASSIGN_OR_RETURN(peer.in, reslice(theirs, own_));
   ASSIGN_OR_RETURN(peer.out, reslice(own_, theirs));

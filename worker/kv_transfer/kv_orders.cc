@@ -25,6 +25,31 @@ constexpr uint8_t kReportNote = std::variant_size_v<KvEvent>;
 constexpr uint8_t kPaceNote = kReportNote + 1;
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxAddress = 4096;
+constexpr int32_t kMaxLayers = 1 << 16;
+
+bool parse_number(std::string_view text, int32_t& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return error == std::errc{} && end == text.data() + text.size();
+}
+
+// "1x2", "1x2/16+14"
+bool parse_shape(const std::string& text, ParallelShape& out) {
+  const std::vector<std::string> halves = absl::StrSplit(text, '/');
+  const std::vector<std::string> sizes = absl::StrSplit(halves[0], 'x');
+  const auto number = [](std::string_view word, int32_t most, int32_t& value) {
+    return parse_number(word, value) && value >= 1 && value <= most;
+  };
+  if (sizes.size() != 2 || halves.size() > 2 || !number(sizes[0], kMaxGroupRanks, out.tensor) ||
+      !number(sizes[1], kMaxGroupRanks, out.pipeline))
+    return false;
+  if (halves.size() == 1) return true;
+  const std::vector<std::string> numbers = absl::StrSplit(halves[1], '+');
+  for (const std::string& word : numbers) {
+    out.stage_layers.push_back(0);
+    if (!number(word, kMaxLayers, out.stage_layers.back())) return false;
+  }
+  return out.stage_layers.size() == static_cast<size_t>(out.pipeline);
+}
 
 const auto kLink = [](auto& c, auto& link) {
   describe(c, link.peer);
@@ -226,7 +251,9 @@ WorkerRef rank_ref(const WorkerRef& worker, int rank) {
 
 std::string to_text(const KvAddress& address) {
   if (address.ranks.size() == 1) return address.ranks[0];
-  std::string out = cat("ranks ", address.tensor, "x", address.pipeline);
+  std::string out = cat("ranks ", address.shape.tensor, "x", address.shape.pipeline);
+  for (size_t i = 0; i < address.shape.stage_layers.size(); ++i)
+    out += cat(i == 0 ? "/" : "+", address.shape.stage_layers[i]);
   for (const std::string& rank : address.ranks) out += cat(" ", rank);
   return out;
 }
@@ -234,16 +261,8 @@ std::string to_text(const KvAddress& address) {
 absl::StatusOr<KvAddress> parse_kv_address(const std::string& text) {
   if (!text.starts_with("ranks ")) return KvAddress{.ranks = {text}};
   std::vector<std::string> words = absl::StrSplit(text, ' ');
-  KvAddress out;
-  const std::string& shape = words[1];
-  const char* const end = shape.data() + shape.size();
-  const auto tensor = std::from_chars(shape.data(), end, out.tensor);
-  const bool crossed = tensor.ec == std::errc{} && tensor.ptr != end && *tensor.ptr == 'x';
-  const auto pipeline = std::from_chars(crossed ? tensor.ptr + 1 : end, end, out.pipeline);
-  out.ranks.assign(words.begin() + 2, words.end());
-  const bool numbers = crossed && pipeline.ec == std::errc{} && pipeline.ptr == end && out.tensor >= 1 &&
-                       out.tensor <= kMaxGroupRanks && out.pipeline >= 1 && out.pipeline <= kMaxGroupRanks;
-  if (!numbers || out.ranks.size() != static_cast<size_t>(out.tensor * out.pipeline))
+  KvAddress out{.ranks = {words.begin() + 2, words.end()}};
+  if (!parse_shape(words[1], out.shape) || out.ranks.size() != static_cast<size_t>(out.shape.ranks()))
     return absl::InvalidArgumentError(
         cat("data address of ranks: want a shape and as many addresses, got '", text.substr(0, 200), "'"));
   return out;

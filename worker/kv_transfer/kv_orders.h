@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "worker/kv_transfer/kv_stream.h"
+#include "worker/parallel/model_part.h"
 
 // What rank 0 of a worker tells its other ranks about hand-overs (orders), and what they answer (notes). They
 // travel as messages of the data plane. Unlike workers, ranks of one worker name blocks to each other: a
@@ -79,15 +80,16 @@ absl::StatusOr<KvNote> decode_note(const KvGroupKey& key, std::span<const std::b
 // Rank `rank` of a worker on the data plane: "decode-0" is rank 0, "decode-0.1" rank 1.
 WorkerRef rank_ref(const WorkerRef& worker, int rank);
 
-// WorkerDescription::data_address of a worker of several ranks: its shape, and where each rank's plane
-// listens. A worker of one rank gives its plane's address as it is. Example {2 x 1, {"socket:127.0.0.1:4711",
-// "socket:127.0.0.1:4712"}}: "ranks 2x1 socket:... socket:...".
+// WorkerDescription::data_address of a worker of several ranks: its shape with the layers of its stages, and
+// where each rank's plane listens. A worker of one rank gives its plane's address as it is. Examples
+//   {2 x 1, {"socket:127.0.0.1:4711", "socket:127.0.0.1:4712"}}: "ranks 2x1 socket:... socket:..."
+//   {1 x 2 of 16 + 14 layers, the same}: "ranks 1x2/16+14 socket:... socket:..."
 struct KvAddress {
-  int tensor = 1;
-  int pipeline = 1;
-  std::vector<std::string> ranks;
+  ParallelShape shape{};
+  std::vector<std::string> ranks{};
 };
 std::string to_text(const KvAddress& address);
+// The layers are numbers from 1 on, as many as stages; whether they are the model's says part_of().
 absl::StatusOr<KvAddress> parse_kv_address(const std::string& text);
 
 }  // namespace baton::worker

@@ -106,8 +106,8 @@ absl::StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::create(ModelShard shard,
   if (options.max_positions < 1 || options.max_positions > context)
     return absl::InvalidArgumentError(
         cat("max_positions ", options.max_positions, ": want 1 to the model's context of ", context));
-  const ParallelShape shape = shard.part.shape;
-  BATON_CHECK(options.links == nullptr ? shape.ranks() == 1 : options.links->shape() == shape);
+  const ParallelShape& shape = shard.part.shape;
+  BATON_CHECK(options.links == nullptr ? shape.ranks() == 1 : options.links->shape().same_ranks(shape));
   BATON_CHECK(options.links == nullptr || options.links->rank() == shard.part.rank);
   std::unique_ptr<LlamaModel> model(new LlamaModel(shard, backend, std::move(options)));
   RETURN_IF_ERROR(model->load(shard.weights));

@@ -13,17 +13,6 @@ using kernels::WeightView;
 
 namespace {
 
-// Rows whose logits are wanted, by rows: prompts are longer than answers.
-constexpr double kLogitRows = 0.125;
-
-double cells(const WeightView& w) { return static_cast<double>(w.rows) * static_cast<double>(w.cols); }
-
-double layer_cells(const LayerWeights& w) {
-  double sum = 0;
-  for (const WeightView* view : {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down}) sum += cells(*view);
-  return sum;
-}
-
 WeightView rows_of(const WeightView& view, const Range& rows) {
   return kernels::rows_of(view, rows.begin, rows.size());
 }
@@ -74,13 +63,10 @@ SplitModel split_model(const ModelSpec& spec, const ModelWeights& weights) {
                    .hidden = spec.hidden,
                    .ffn = spec.ffn,
                    .vocab = spec.vocab_size};
-  double layers = 0;
   for (const LayerWeights& layer : weights.layers) {
     model.o_block = std::max(model.o_block, traits_of(layer.o.type).elements);
     model.down_block = std::max(model.down_block, traits_of(layer.down.type).elements);
-    layers += layer_cells(layer);
   }
-  model.head_layers = kLogitRows * cells(weights.head) * spec.layers / layers;
   return model;
 }
 

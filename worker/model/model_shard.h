@@ -17,8 +17,7 @@ struct ModelShard {
   ModelWeights weights;  // .layers[0] is layer part.layers.begin of the model
 };
 
-// What the split depends on. The head weighs as its arithmetic does when one row in eight has logits.
-// Example SmolLM2: 28.3 M products a row beside 3.5 M of a layer: 1 layer.
+// What the split depends on.
 SplitModel split_model(const ModelSpec& spec, const ModelWeights& weights);
 
 // kInvalidArgument for a shape that the model cannot be split into (part_of).

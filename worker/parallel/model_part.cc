@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "base/cat.h"
 #include "base/check.h"
@@ -59,6 +60,20 @@ std::string tensor_refusal(const SplitModel& model, int tensor) {
   return "";
 }
 
+// Layers that are named for each stage.
+absl::Status check_stages(const SplitModel& model, const ParallelShape& shape) {
+  const std::vector<int32_t>& named = shape.stage_layers;
+  if (named.empty()) return absl::OkStatus();
+  const bool positive = std::ranges::all_of(named, [](int32_t n) { return n >= 1; });
+  const int64_t sum = std::accumulate(named.begin(), named.end(), int64_t{0});
+  if (positive && sum == model.layers && named.size() == static_cast<size_t>(shape.pipeline))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(cat("parallel.stageLayers ", stages_text(named), ": want ",
+                                        shape.pipeline, " numbers from 1 on, together the model's ",
+                                        model.layers, " layers; these are ", named.size(), ", together ",
+                                        sum));
+}
+
 absl::Status check_shape(const SplitModel& model, const ParallelShape& shape) {
   if (const std::string why = tensor_refusal(model, shape.tensor); !why.empty()) {
     std::vector<std::string> sizes;
@@ -69,12 +84,13 @@ absl::Status check_shape(const SplitModel& model, const ParallelShape& shape) {
   if (shape.pipeline < 1 || shape.pipeline > model.layers)
     return absl::InvalidArgumentError(
         cat("parallel.pipeline ", shape.pipeline, ": want 1 to the model's ", model.layers, " layers"));
-  return absl::OkStatus();
+  return check_stages(model, shape);
 }
 
 Range layers_of_stage(const SplitModel& model, const ParallelShape& shape, int stage) {
   Range layers;
-  const std::vector<int32_t> counts = stage_layers(model, shape.pipeline);
+  const std::vector<int32_t> counts =
+      shape.stage_layers.empty() ? even_layers(model.layers, shape.pipeline) : shape.stage_layers;
   for (int s = 0; s <= stage; ++s) layers = {layers.end, layers.end + counts[s]};
   return layers;
 }
@@ -95,19 +111,17 @@ Range vocab_part(int64_t vocab, int tensor, int place) {
   return {std::min(vocab, panels.begin * kPanelRows), std::min(vocab, panels.end * kPanelRows)};
 }
 
-std::vector<int32_t> stage_layers(const SplitModel& model, int stages) {
-  BATON_CHECK(stages >= 1 && stages <= model.layers);
-  std::vector<double> cost(stages, 1.0);
-  cost.front() += model.embedding_layers;
-  cost.back() += model.head_layers;
-  std::vector<int32_t> layers(stages, 1);
-  // One more layer costs every stage the same, so giving it to the shortest is best.
-  for (int32_t left = model.layers - stages; left > 0; --left) {
-    const auto shortest = std::ranges::min_element(cost) - cost.begin();
-    cost[shortest] += 1.0;
-    ++layers[shortest];
-  }
-  return layers;
+std::vector<int32_t> even_layers(int32_t layers, int stages) {
+  BATON_CHECK(stages >= 1 && stages <= layers);
+  std::vector<int32_t> out(stages, layers / stages);
+  for (int32_t i = 0; i < layers % stages; ++i) ++out[i];
+  return out;
+}
+
+std::string stages_text(const std::vector<int32_t>& stage_layers) {
+  std::vector<std::string> numbers;
+  for (const int32_t layers : stage_layers) numbers.push_back(std::to_string(layers));
+  return join(numbers, " + ");
 }
 
 std::vector<int> tensor_sizes(const SplitModel& model) {

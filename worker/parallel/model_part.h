@@ -14,7 +14,13 @@ namespace baton::worker {
 struct ParallelShape {
   int tensor = 1;
   int pipeline = 1;
+  // Of each stage, the first one first: named, or measured (stage_split.h). Empty: as equal as can be.
+  std::vector<int32_t> stage_layers{};
   int ranks() const { return tensor * pipeline; }
+  // The same ranks in the same places, whatever layers they have.
+  bool same_ranks(const ParallelShape& other) const {
+    return tensor == other.tensor && pipeline == other.pipeline;
+  }
   bool operator==(const ParallelShape&) const = default;
 };
 
@@ -37,9 +43,6 @@ struct SplitModel {
   // Elements of a block of the file's format, the largest of any layer: columns are cut between blocks.
   int o_block = 1;
   int down_block = 1;
-  // What a step spends on them, in layers: counted (split_model) or measured.
-  double head_layers = 0;
-  double embedding_layers = 0;
 };
 
 // How a product whose inputs are spread over the ranks (o, down) is computed.
@@ -100,9 +103,10 @@ std::vector<int> tensor_sizes(const SplitModel& model);
 // Rows of the head that the rank at `place` of `tensor` computes: panels of 16 rows, as equal as can be.
 Range vocab_part(int64_t vocab, int tensor, int place);
 
-// Layers of each stage such that the longest stage is as short as can be.
-// Example 30 layers, head 13.6 layers' worth, 2 stages: 22 and 8.
-std::vector<int32_t> stage_layers(const SplitModel& model, int stages);
+// As equal as can be, the first ones one more. Example 30 layers, 4 stages: 8 8 7 7.
+std::vector<int32_t> even_layers(int32_t layers, int stages);
+// "16 + 14"
+std::string stages_text(const std::vector<int32_t>& stage_layers);
 
 // Whether `ranks` equal runs of `shards` leaves are sub-trees of sum_tree: its upper part over the ranks is
 // then the tree of `shards`. Example 3 of 6: (4, 2) and (2, 1) cut alike; 2 of 6: the tree cuts 4, 2.

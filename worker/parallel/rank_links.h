@@ -34,7 +34,7 @@ class RankLinks {
   RankLinks(const Parts& parts, const ParallelShape& shape);
 
   int rank() const { return parts_.world.rank(); }
-  const ParallelShape& shape() const { return shape_; }
+  const ParallelShape& shape() const { return shape_; }  // its stage_layers do not matter here
   bool alone() const { return shape_.ranks() == 1; }
 
   // Among the ranks of this stage: values[i] = the sum of theirs, by the fixed tree.

@@ -16,11 +16,7 @@ namespace {
 using testing::HasSubstr;
 using transport::Fabric;
 
-SplitModel model(double embedding_layers = 0) {
-  SplitModel m = model_with({.layers = 3, .kv_heads = 4, .head_dim = 16});
-  m.embedding_layers = embedding_layers;  // 1 moves the border between two stages
-  return m;
-}
+SplitModel model() { return model_with({.layers = 3, .kv_heads = 4, .head_dim = 16}); }
 
 // All ranks of one worker.
 class Group {
@@ -43,9 +39,7 @@ class Group {
   }
   ExchangeSide& leader() { return *ranks[0]; }
   WorkerDescription description() const {
-    return {
-        .ref = ranks[0]->worker,
-        .data_address = to_text({.tensor = shape_.tensor, .pipeline = shape_.pipeline, .ranks = addresses_})};
+    return {.ref = ranks[0]->worker, .data_address = to_text({.shape = shape_, .ranks = addresses_})};
   }
   void step(Instant now) {
     for (auto& rank : ranks)
@@ -110,9 +104,9 @@ const WorkerRef kDecode{"d-0", Incarnation(6)};
 
 class GroupExchangeTest : public testing::TestWithParam<Fabric> {
  protected:
-  void make(ParallelShape from, ParallelShape to, const SplitModel& split = model()) {
-    prefill_ = std::make_unique<Group>(GetParam(), hub_, kPrefill, split, from);
-    decode_ = std::make_unique<Group>(GetParam(), hub_, kDecode, split, to);
+  void make(const ParallelShape& from, const ParallelShape& to) {
+    prefill_ = std::make_unique<Group>(GetParam(), hub_, kPrefill, model(), from);
+    decode_ = std::make_unique<Group>(GetParam(), hub_, kDecode, model(), to);
   }
   void step() {
     prefill_->step(now_);
@@ -184,15 +178,16 @@ INSTANTIATE_TEST_SUITE_P(Fabrics, GroupExchangeTest,
                                          Fabric::kSocketLocal),
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
-// Eight ranks on four heads: neighbours hold the same one.
-const std::vector<ParallelShape> kShapes = {{1, 1}, {2, 1}, {4, 1}, {1, 2}, {2, 2}, {8, 1}};
+// Eight ranks on four heads: neighbours hold the same one. Stages of 2 + 1 and of 1 + 2 layers.
+const std::vector<ParallelShape> kShapes = {{1, 1},         {2, 1},         {4, 1}, {1, 2},
+                                            {1, 2, {1, 2}}, {2, 2, {1, 2}}, {8, 1}};
 
 TEST_P(GroupExchangeTest, EveryShapeIntoEveryOther) {
   uint64_t id = 0;
   for (const ParallelShape& from : kShapes)
     for (const ParallelShape& to : kShapes) {
       SCOPED_TRACE(cat(from.tensor, "x", from.pipeline, " to ", to.tensor, "x", to.pipeline));
-      make(from, to, model(1));  // two stages of 1 and 2 layers
+      make(from, to);
       ASSERT_NO_FATAL_FAILURE(pair());
       for (int i = 0; i < 2; ++i) ASSERT_NO_FATAL_FAILURE(move_one(TransferId(++id)));
       const KvLanded& landed = decode_->leader().landings.at(TransferId(id));

@@ -149,6 +149,28 @@ TEST_F(KvGroupTest, AShapeThatTheModelDoesNotTakeIsRefused) {
   EXPECT_THAT(reports[0].error, HasSubstr("parallel.tensor 3"));
   group.connect({.ref = kPeer, .data_address = "ranks 3x1 a b"});
   EXPECT_THAT(reports[1].error, HasSubstr("want a shape and as many addresses"));
+  group.connect({.ref = kPeer, .data_address = "ranks 1x2/3+2 a b"});
+  EXPECT_THAT(reports[2].error, HasSubstr("parallel.stageLayers 3 + 2"));
+}
+
+// Where the peer's stages are cut is what it says, not what this worker would do.
+TEST_F(KvGroupTest, ThePeersStagesAreAsItSays) {
+  group.on_joined(1);
+  group.connect({.ref = kPeer, .data_address = "ranks 1x2/1+3 a b"});
+  report(0, 0, true);
+  report(0, 1, true);
+  report(1, 0, true);
+  report(1, 1, true);
+  expect();
+  const auto parts = [&](int rank) {
+    std::vector<KvPart> out;
+    for (const auto& [to, order] : orders)
+      if (const auto* expected = std::get_if<KvExpectOrder>(&order); expected != nullptr && to == rank)
+        for (const KvLink& link : expected->links) out.push_back(link.part);
+    return out;
+  };
+  EXPECT_THAT(parts(0), ElementsAre(KvPart{0, 1, 0, 2}, KvPart{1, 4, 0, 2}));
+  EXPECT_THAT(parts(1), ElementsAre(KvPart{0, 1, 2, 4}, KvPart{1, 4, 2, 4}));
 }
 
 TEST_F(KvGroupTest, ALinkToLoopbackOfAnotherMachineSaysSo) {

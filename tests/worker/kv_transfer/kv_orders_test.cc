@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "base/rng.h"
 #include "transport/data/byte_codec.h"
 #include "worker/kv_transfer/kv_wire.h"
@@ -106,15 +108,21 @@ TEST(KvOrders, AnotherGroupsOrBrokenMessagesAreRefused) {
 TEST(KvAddress, OfOneRankAndOfMore) {
   EXPECT_EQ(to_text({.ranks = {"socket:127.0.0.1:1"}}), "socket:127.0.0.1:1");
   EXPECT_THAT(parse_kv_address("socket:127.0.0.1:1")->ranks, ElementsAre("socket:127.0.0.1:1"));
-  const std::string text = to_text({.tensor = 1, .pipeline = 2, .ranks = {"a:1", "b:2"}});
-  EXPECT_EQ(text, "ranks 1x2 a:1 b:2");
-  const auto back = parse_kv_address(text);
-  ASSERT_TRUE(back.ok());
-  EXPECT_EQ(back->tensor, 1);
-  EXPECT_EQ(back->pipeline, 2);
-  EXPECT_THAT(back->ranks, ElementsAre("a:1", "b:2"));
-  for (const char* bad : {"ranks ", "ranks 2", "ranks 2x", "ranks 2x1 a", "ranks 0x1", "ranks -1x-1 a",
-                          "ranks 2x1y a b", "ranks 99999x99999 a"})
+  const std::map<std::string, ParallelShape> shapes = {{"ranks 1x2 a:1 b:2", {1, 2}},
+                                                       {"ranks 2x1 a:1 b:2", {2, 1}},
+                                                       {"ranks 1x2/16+14 a:1 b:2", {1, 2, {16, 14}}}};
+  for (const auto& [text, shape] : shapes) {
+    EXPECT_EQ(to_text({.shape = shape, .ranks = {"a:1", "b:2"}}), text);
+    const auto back = parse_kv_address(text);
+    ASSERT_TRUE(back.ok()) << text;
+    EXPECT_EQ(back->shape, shape);
+    EXPECT_THAT(back->ranks, ElementsAre("a:1", "b:2"));
+  }
+  for (const char* bad :
+       {"ranks ", "ranks 2", "ranks 2x", "ranks 2x1 a", "ranks 0x1", "ranks -1x-1 a", "ranks 2x1y a b",
+        "ranks 99999x99999 a", "ranks 1x2/ a b", "ranks 1x2/30 a b", "ranks 1x2/1+2+3 a b",
+        "ranks 1x2/0+30 a b", "ranks 1x2/-1+31 a b", "ranks 1x2/1+9999999999 a b", "ranks 1x2/1+70000 a b",
+        "ranks 1x2/16+14/ a b", "ranks 1x2/16+14x a b", "ranks 1x2x1 a b"})
     EXPECT_THAT(std::string(parse_kv_address(bad).status().message()), HasSubstr("want a shape")) << bad;
 }
 

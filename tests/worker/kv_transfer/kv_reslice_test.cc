@@ -13,22 +13,20 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-// A model whose products can be cut by any of the tensor sizes here. `head_layers` and `embedding_layers`
-// move the border between stages.
-SplitModel model_of(int layers, int kv_heads, double head_layers = 0, double embedding_layers = 0) {
+// A model whose products can be cut by any of the tensor sizes here.
+SplitModel model_of(int layers, int kv_heads) {
   return {.layers = layers,
           .heads = 2 * kv_heads,
           .kv_heads = kv_heads,
           .head_dim = 16,
           .hidden = 960,
           .ffn = 960,
-          .vocab = 512,
-          .head_layers = head_layers,
-          .embedding_layers = embedding_layers};
+          .vocab = 512};
 }
 
-std::vector<KvPart> parts(const SplitModel& model, int tensor, int pipeline) {
-  const auto made = kv_parts(model, {.tensor = tensor, .pipeline = pipeline});
+std::vector<KvPart> parts(const SplitModel& model, int tensor, int pipeline,
+                          const std::vector<int32_t>& stage_layers = {}) {
+  const auto made = kv_parts(model, {.tensor = tensor, .pipeline = pipeline, .stage_layers = stage_layers});
   EXPECT_TRUE(made.ok()) << made.status();
   return made.value_or(std::vector<KvPart>{});
 }
@@ -41,7 +39,7 @@ TEST(Reslice, TheExamplesOfTheHeader) {
   const SplitModel model = model_of(4, 4);
   const auto one = parts(model, 1, 1), two = parts(model, 2, 1), four = parts(model, 4, 1);
   const auto eight = parts(model, 8, 1), stages = parts(model, 1, 2);
-  const auto uneven = parts(model_of(4, 4, 2), 1, 2);  // 3 + 1 layers
+  const auto uneven = parts(model, 1, 2, {3, 1});
   EXPECT_THAT(*reslice(one, two), ElementsAre(slice(0, 0, {0, 4, 0, 2}), slice(0, 1, {0, 4, 2, 4})));
   EXPECT_THAT(*reslice(two, one), ElementsAre(slice(0, 0, {0, 4, 0, 2}), slice(1, 0, {0, 4, 2, 4})));
   EXPECT_THAT(*reslice(two, four), ElementsAre(slice(0, 0, {0, 4, 0, 1}), slice(0, 1, {0, 4, 1, 2}),
@@ -85,14 +83,27 @@ void check(const std::vector<KvPart>& senders, const std::vector<KvPart>& receiv
   }
 }
 
-// Every tensor size the model takes, more than its KV heads too, by every number of stages cut in three ways.
+// Every way to cut `layers` into stages.
+std::vector<std::vector<int32_t>> cuts_of(int layers) {
+  std::vector<std::vector<int32_t>> out;
+  for (int edges = 0; edges < 1 << (layers - 1); ++edges) {
+    std::vector<int32_t> cut = {1};
+    for (int layer = 1; layer < layers; ++layer) {
+      if ((edges >> (layer - 1) & 1) != 0) cut.push_back(0);
+      ++cut.back();
+    }
+    out.push_back(cut);
+  }
+  return out;
+}
+
+// Every tensor size the model takes, more than its KV heads too, by every cut into stages.
 std::vector<std::vector<KvPart>> shapes_of(int layers, int kv_heads) {
   std::vector<std::vector<KvPart>> out;
-  for (int cut = 0; cut < 3; ++cut) {
-    const SplitModel model = model_of(layers, kv_heads, cut == 1 ? 2 : 0, cut == 2 ? 1 : 0);
-    for (const int tensor : tensor_sizes(model))
-      for (int pipeline = 1; pipeline <= layers; ++pipeline) out.push_back(parts(model, tensor, pipeline));
-  }
+  const SplitModel model = model_of(layers, kv_heads);
+  for (const int tensor : tensor_sizes(model))
+    for (const std::vector<int32_t>& cut : cuts_of(layers))
+      out.push_back(parts(model, tensor, static_cast<int>(cut.size()), cut));
   return out;
 }
 

@@ -21,8 +21,7 @@ SplitModel smollm2() {
           .ffn = 1536,
           .vocab = 49152,
           .o_block = 32,
-          .down_block = 32,
-          .head_layers = 13.6};
+          .down_block = 32};
 }
 SplitModel tinyllama() {
   return {.layers = 22,
@@ -144,13 +143,28 @@ TEST(ModelPart, RefusesNamingTheSizesThatFit) {
   EXPECT_FALSE(part_of(smollm2(), {3, 2}, 6).ok());
 }
 
-TEST(StageLayers, TheHeadWeighsAsManyLayersAsItCosts) {
-  EXPECT_THAT(stage_layers(smollm2(), 2), ElementsAre(22, 8));
-  SplitModel even = smollm2();
-  even.head_layers = 0;
-  EXPECT_THAT(stage_layers(even, 4), ElementsAre(8, 8, 7, 7));
-  even.head_layers = 1000;
-  EXPECT_THAT(stage_layers(even, 3), ElementsAre(15, 14, 1));
+TEST(StageLayers, AreEvenUnlessTheyAreNamed) {
+  EXPECT_THAT(even_layers(30, 4), ElementsAre(8, 8, 7, 7));
+  EXPECT_EQ(part(smollm2(), {1, 2}, 1).layers, (Range{15, 30}));
+  const ParallelShape named{1, 3, {20, 1, 9}};
+  EXPECT_EQ(part(smollm2(), named, 0).layers, (Range{0, 20}));
+  EXPECT_EQ(part(smollm2(), named, 1).layers, (Range{20, 21}));
+  EXPECT_EQ(part(smollm2(), named, 2).layers, (Range{21, 30}));
+  EXPECT_EQ(part(smollm2(), {3, 2, {22, 8}}, 5).layers, (Range{22, 30}));
+}
+
+TEST(StageLayers, MustBeTheModels) {
+  for (const std::vector<int32_t>& bad :
+       {std::vector<int32_t>{30}, {16, 13}, {16, 15}, {30, 0}, {31, -1}, {10, 10, 10}, {1 << 30, 1 << 30}}) {
+    const auto refused = part_of(smollm2(), {1, 2, bad}, 0).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(refused.message()),
+                HasSubstr("want 2 numbers from 1 on, together the model's 30 layers"));
+  }
+  EXPECT_EQ(
+      part_of(smollm2(), {1, 2, {16, 13}}, 0).status().message(),
+      "parallel.stageLayers 16 + 13: want 2 numbers from 1 on, together the model's 30 layers; these are 2, "
+      "together 29");
 }
 
 // The rule in the contract's own words: sums of runs, added by the ranks' tree, are the tree of all.
