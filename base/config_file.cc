@@ -57,6 +57,15 @@ struct ConfigObject::Node {
 
 namespace {
 
+std::optional<int64_t> whole_number(const YAML::Node& node, int64_t min, int64_t max) {
+  if (!node.IsScalar()) return std::nullopt;
+  const std::string& text = node.Scalar();
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool good = error == std::errc{} && end == text.data() + text.size() && value >= min && value <= max;
+  return good ? std::optional(value) : std::nullopt;
+}
+
 std::string shown(const YAML::Node& node) {
   if (node.IsScalar()) return cat("'", node.Scalar().substr(0, 60), "'");
   if (node.IsSequence()) return "a list";
@@ -243,15 +252,27 @@ bool ConfigObject::boolean(std::string_view key, bool fallback) {
 int64_t ConfigObject::integer(std::string_view key, int64_t fallback, int64_t min, int64_t max) {
   const auto found = node_->find(key);
   if (!found) return fallback;
-  int64_t value = 0;
-  if (found->first.IsScalar()) {
-    const std::string& text = found->first.Scalar();
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error == std::errc{} && end == text.data() + text.size() && value >= min && value <= max)
-      return value;
-  }
+  if (const auto value = whole_number(found->first, min, max)) return *value;
   fail(key, cat("want a whole number ", min, "..", max, ", got ", shown(found->first)));
   return fallback;
+}
+
+std::vector<int64_t> ConfigObject::integers(std::string_view key, int64_t min, int64_t max) {
+  std::vector<int64_t> out;
+  const auto found = node_->find(key);
+  if (!found) return out;
+  if (!found->first.IsSequence()) {
+    fail(key, cat("want a list of whole numbers, got ", shown(found->first)));
+    return out;
+  }
+  for (const auto& item : found->first) {
+    if (const auto value = whole_number(item, min, max)) {
+      out.push_back(*value);
+    } else {
+      fail(key, cat("want whole numbers ", min, "..", max, ", got ", shown(item)));
+    }
+  }
+  return out;
 }
 
 uint64_t ConfigObject::bytes(std::string_view key, uint64_t fallback, uint64_t min, uint64_t max) {

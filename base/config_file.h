@@ -54,6 +54,7 @@ class ConfigObject {
                      std::initializer_list<std::string_view> allowed);
   bool boolean(std::string_view key, bool fallback);
   int64_t integer(std::string_view key, int64_t fallback, int64_t min, int64_t max);
+  std::vector<int64_t> integers(std::string_view key, int64_t min, int64_t max);
   uint64_t bytes(std::string_view key, uint64_t fallback, uint64_t min, uint64_t max);
   Duration duration(std::string_view key, Duration fallback, Duration min, Duration max);
   std::vector<std::string> strings(std::string_view key);

@@ -40,6 +40,7 @@ enum class Metric : uint8_t {
   kLinkSeconds,
   kActiveSeconds,
   kRankSteps,
+  kRankLayers,
   kRankBusySeconds,
   kRankLinkSeconds,
   kRankKvStreams,

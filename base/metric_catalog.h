@@ -157,6 +157,7 @@ inline constexpr MetricRow kMetricCatalog[] = {
      "Seconds in which a step was under way; the bubble of a rank is 1 - its busy seconds over these.",
      {}},
     {Metric::kRankSteps, MetricKind::kCounter, "baton_rank_steps_total", "Steps of a rank.", {"rank"}},
+    {Metric::kRankLayers, MetricKind::kGauge, "baton_rank_layers", "Layers of a rank's stage.", {"rank"}},
     {Metric::kRankBusySeconds,
      MetricKind::kCounter,
      "baton_rank_busy_seconds_total",

@@ -61,7 +61,8 @@ struct WorkerOptions {
   std::string metrics;    // ADDRESS[:PORT] of /metrics, /live, /ready
   std::string advertise;  // host that the coordinator connects to; empty: that of `listen`
   int rank = -1;  // in a group of several; -1: what the environment or `hosts` say (cli/cluster/rank_place.h)
-  std::string rendezvous;  // where rank 0 listens; empty: what manifest or environment say
+  std::string rendezvous;             // where rank 0 listens; empty: what manifest or environment say
+  std::vector<int32_t> stage_layers;  // of each stage; empty: what the manifest says
   int threads = 1;
   std::vector<int> cpus;
   std::string log_dir;  // lines go to NAME.log there; empty: stderr

@@ -220,6 +220,12 @@ void add_process_commands(CLI::App& app, Commands& c) {
       ->add_option("--rank", c.worker.rank, "of a worker of several; default: LWS_*, SLURM_*, OMPI_*, PMI_*")
       ->check(CLI::Range(0, 62));
   worker->add_option("--rendezvous", c.worker.rendezvous, "where rank 0 listens: host:port, or unix:@name");
+  worker
+      ->add_option("--stage-layers", c.worker.stage_layers,
+                   "layers of each stage of parallel.pipeline, the same on all ranks; default: "
+                   "parallel.stageLayers, else measured")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 65536));
   worker->add_option("--threads", c.worker.threads)->check(CLI::Range(1, 1024));
   worker->add_option("--cpus", c.worker.cpus, "pin threads to these cores")->delimiter(',');
   worker->add_option("--log-dir", c.worker.log_dir, kLogDir);

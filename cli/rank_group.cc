@@ -106,6 +106,22 @@ std::unique_ptr<worker::RankPulse> RankGroup::make_pulse(const Clock& clock,
   return std::make_unique<worker::RankPulse>(std::move(parts));
 }
 
+worker::RankLinks RankGroup::stage_links(const Clock& clock) const {
+  return {{*stage_, *stage_, clock, kStepPatience}, {.tensor = stage_->size()}};
+}
+
+absl::StatusOr<std::vector<worker::StageCost>> RankGroup::tell_costs(const worker::StageCost& own,
+                                                                     Instant deadline) {
+  using Card = std::array<int64_t, 2>;  // nanoseconds
+  const Card mine = {own.layer.count(), own.rest.count()};
+  std::vector<Card> all(static_cast<size_t>(world_->size()));
+  RETURN_IF_ERROR(world_->all_gather(std::as_bytes(std::span(&mine, 1)),
+                                     std::as_writable_bytes(std::span(all)), deadline));
+  std::vector<worker::StageCost> out;
+  for (const Card& card : all) out.push_back({.layer = Duration(card[0]), .rest = Duration(card[1])});
+  return out;
+}
+
 absl::StatusOr<RankGroup::Meeting> RankGroup::meet(const std::string& address, Instant deadline) {
   struct Card {
     worker::KvGroupKey key{};

@@ -15,6 +15,7 @@
 #include "worker/kv_transfer/kv_orders.h"
 #include "worker/parallel/rank_links.h"
 #include "worker/parallel/rank_pulse.h"
+#include "worker/parallel/stage_split.h"
 
 namespace baton::cli {
 
@@ -49,6 +50,10 @@ class RankGroup {
   std::unique_ptr<worker::RankPulse> make_pulse(const Clock& clock,
                                                 std::function<worker::RankReport()> own) const;
   Incarnation incarnation() const { return incarnation_; }
+  // To the ranks of this rank's stage, as of a model of one stage; in a pipeline only. Borrows this group.
+  worker::RankLinks stage_links(const Clock& clock) const;
+  // What a row costs each rank, by rank: the same on all of them. Nothing of it is checked.
+  absl::StatusOr<std::vector<worker::StageCost>> tell_costs(const worker::StageCost& own, Instant deadline);
   // Until all ranks call it: they have loaded their part of the model. `address`: of this rank's data plane.
   struct Meeting {
     worker::KvGroupKey key{};            // of rank 0, drawn for this life of the worker

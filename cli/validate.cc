@@ -17,26 +17,36 @@ namespace {
 
 bool has_groups(const ClusterManifest& manifest) { return manifest.processes() > manifest.workers(); }
 
+absl::Status before(const std::string& place, const absl::Status& status) {
+  return {status.code(), cat(place, ": ", std::string(status.message()))};
+}
+
+// One pool's shape. The layers of its stages are looked at apart: their mistakes have a place in the file.
+absl::Status check_shape(const worker::ModelFile& file, const PoolManifest& pool, const std::string& name) {
+  worker::ParallelShape shape{.tensor = pool.tensor, .pipeline = pool.pipeline};
+  // As DeviceBackend::splits_inputs() of the device will say.
+  const bool outputs = kernels::cuda::DeviceName::is_cuda(pool.device) && pool.numerics != "fastest";
+  const auto shard = outputs ? worker::shard_by_outputs(file.spec(), file.weights(), shape, 0)
+                             : worker::shard_of(file.spec(), file.weights(), shape, 0);
+  if (!shard.ok()) return before(cat(name, ": spec.pools.", pool.name, ".parallel"), shard.status());
+  shape.stage_layers = pool.stage_layers;
+  const std::string why =
+      worker::stage_layers_refusal(worker::split_model(file.spec(), file.weights()), shape);
+  return why.empty() ? absl::OkStatus() : absl::InvalidArgumentError(cat(pool.stage_layers_place, ": ", why));
+}
+
 // Every pool's shape against the model, when there is one with several ranks. A model that is not on this
-// machine is noted, no mistake.
-absl::Status check_shapes(const ClusterManifest& manifest, std::string& notes) {
+// machine is noted, no mistake. `name`: of the manifest's file.
+absl::Status check_shapes(const ClusterManifest& manifest, const std::string& name, std::string& notes) {
   const auto source = resolve_model(Home::from_environment(), manifest.model_source);
   if (!source.ok())
     notes += cat("; the model is not here (wanted where a process runs",
                  has_groups(manifest) ? "; whether `parallel` fits it was not looked at" : "",
                  "): ", manifest.model_source);
   if (!source.ok() || !has_groups(manifest)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const auto file, worker::ModelFile::open(*source));
-  for (const PoolManifest& pool : manifest.pools) {
-    const worker::ParallelShape shape{.tensor = pool.tensor, .pipeline = pool.pipeline};
-    // As DeviceBackend::splits_inputs() of the device will say.
-    const bool outputs = kernels::cuda::DeviceName::is_cuda(pool.device) && pool.numerics != "fastest";
-    const auto shard = outputs ? worker::shard_by_outputs(file->spec(), file->weights(), shape, 0)
-                               : worker::shard_of(file->spec(), file->weights(), shape, 0);
-    if (!shard.ok())
-      return absl::Status(shard.status().code(), cat("spec.pools.", pool.name,
-                                                     ".parallel: ", std::string(shard.status().message())));
-  }
+  const auto file = worker::ModelFile::open(*source);
+  if (!file.ok()) return before(name, file.status());
+  for (const PoolManifest& pool : manifest.pools) RETURN_IF_ERROR(check_shape(**file, pool, name));
   return absl::OkStatus();
 }
 
@@ -57,8 +67,8 @@ absl::Status check_certificates(const ControlManifest& control, std::string& not
   return mistakes.empty() ? absl::OkStatus() : absl::InvalidArgumentError(join(mistakes, "\n"));
 }
 
-int complain(const std::string& before, const absl::Status& status) {
-  std::fprintf(stderr, "%s%s\n", before.c_str(), std::string(status.message()).c_str());
+int complain(const absl::Status& status) {
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
   return absl::IsNotFound(status) ? kExitFailed : kExitUsage;
 }
 
@@ -68,10 +78,10 @@ std::string counted(int n, const char* what) { return cat(n, " ", what, n == 1 ?
 
 int run_validate(const std::string& file) {
   const auto manifest = read_manifest(file);
-  if (!manifest.ok()) return complain("", manifest.status());
+  if (!manifest.ok()) return complain(manifest.status());
   std::string notes;
-  if (const absl::Status s = check_shapes(*manifest, notes); !s.ok()) return complain(cat(file, ": "), s);
-  if (const absl::Status s = check_certificates(manifest->control, notes); !s.ok()) return complain("", s);
+  if (const absl::Status s = check_shapes(*manifest, file, notes); !s.ok()) return complain(s);
+  if (const absl::Status s = check_certificates(manifest->control, notes); !s.ok()) return complain(s);
   std::printf(
       "%s: good: %s%s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),
       has_groups(*manifest) ? cat(" of ", counted(manifest->processes(), "rank"), " in all").c_str() : "",

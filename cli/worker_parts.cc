@@ -26,6 +26,7 @@
 #include "transport/data/process_data_plane.h"
 #include "worker/kv_transfer/kv_layout.h"
 #include "worker/model/output_shard.h"
+#include "worker/model/stage_trial.h"
 
 namespace baton::cli {
 namespace {
@@ -48,6 +49,12 @@ Incarnation new_incarnation(const std::string& worker) {
     log_warn("the number of this life is not remembered: should the clock step back, the next one is refused",
              {{"why", std::string(life.remembered.message())}});
   return life.number;
+}
+
+double decoded_by(WorkerRole role) {
+  return role == WorkerRole::kPrefill  ? worker::kDecodedByPrefill
+         : role == WorkerRole::kDecode ? worker::kDecodedByDecode
+                                       : worker::kDecodedByAny;
 }
 
 }  // namespace
@@ -87,6 +94,7 @@ absl::Status WorkerParts::read(const WorkerOptions& options) {
   if (found == manifest.pools.end())
     return absl::NotFoundError(cat(options.manifest, ": there is no pool ", options.pool));
   pool = *found;
+  if (!options.stage_layers.empty()) pool.stage_layers = options.stage_layers;
   description.role = pool.role;
   description.pool = pool.name;
   description.host_id = transport::host_id();
@@ -255,12 +263,15 @@ absl::Status WorkerParts::check_algorithms() const {
 
 absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks) {
   RETURN_IF_ERROR(check_algorithms());
-  ASSIGN_OR_RETURN(backend, kernels::make_device_backend({.device = device(),
-                                                          .threads = options.threads,
-                                                          .cpus = options.cpus,
-                                                          .numerics = parse_numerics(pool.numerics)},
-                                                         device_options()));
+  ASSIGN_OR_RETURN(backend, make_backend(options));
   RETURN_IF_ERROR(check_device());
+  if (!stages_known()) {
+    RETURN_IF_ERROR(shard_of_rank(place.rank).status());  // what cannot be is said before anybody is met
+    RETURN_IF_ERROR(form_ranks());
+    RETURN_IF_ERROR(measure_stages(options));
+  } else if (pool.pipeline > 1) {
+    log_info("stages named", {{"layers", worker::stages_text(pool.stage_layers)}});
+  }
   ASSIGN_OR_RETURN(worker::ModelShard shard, shard_of_rank(place.rank));
   ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
   memory = plan_memory(shard, g);
@@ -270,7 +281,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
     ASSIGN_OR_RETURN(device_memory, plan_device_memory(shard, g));
     RETURN_IF_ERROR(device_memory->check(pool.name));
   }
-  if (place.ranks > 1) RETURN_IF_ERROR(form_ranks(g));
+  if (place.ranks > 1 && group == nullptr) RETURN_IF_ERROR(form_ranks());
   describe(options, g);
   RETURN_IF_ERROR(load_model(std::move(shard), g));
   RETURN_IF_ERROR(make_exchange(g, std::move(sinks)));
@@ -292,11 +303,24 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
   return make_engine();
 }
 
-absl::Status WorkerParts::form_ranks(const kernels::KvGeometry& g) {
+absl::StatusOr<std::unique_ptr<kernels::Backend>> WorkerParts::make_backend(
+    const WorkerOptions& options) const {
+  return kernels::make_device_backend({.device = device(),
+                                       .threads = options.threads,
+                                       .cpus = options.cpus,
+                                       .numerics = parse_numerics(pool.numerics)},
+                                      device_options());
+}
+
+absl::Status WorkerParts::form_ranks() {
+  const std::string layers =
+      pool.pipeline == 1
+          ? ""
+          : cat(" of ", stages_known() ? worker::stages_text(pool.stage_layers) : "measured", " layers");
   const std::string build =
-      cat(kVersion, " model ", file->hash(), " tensor ", pool.tensor, " pipeline ", pool.pipeline, " ",
-          backend->numerics_id(g.type), " blocks ", g.blocks, " x ", g.block_tokens, " batch ",
-          pool.max_batch_tokens, " context ", context_tokens());
+      cat(kVersion, " model ", file->hash(), " tensor ", pool.tensor, " pipeline ", pool.pipeline, layers,
+          " ", backend->numerics_id(*parse_kv_type(pool.kv_dtype)), " kv ", pool.kv_memory_bytes, " in ",
+          pool.block_tokens, " tokens batch ", pool.max_batch_tokens, " context ", context_tokens());
   std::optional<transport::StreamSecurity> security;
   if (manifest.rank_tls(pool)) security = worker_security_of(manifest.control);
   ASSIGN_OR_RETURN(group, RankGroup::form({.place = place,
@@ -310,6 +334,41 @@ absl::Status WorkerParts::form_ranks(const kernels::KvGeometry& g) {
                                            .patience = kRankPatience}));
   description.ref.incarnation = group->incarnation();
   return absl::OkStatus();
+}
+
+// By what a layer and the head cost where they run (docs/adr/0010). Every rank comes to the same.
+absl::Status WorkerParts::measure_stages(const WorkerOptions& options) {
+  ASSIGN_OR_RETURN(const auto probe, make_backend(options));
+  ASSIGN_OR_RETURN(const worker::ModelShard even, shard_of_rank(place.rank));
+  worker::RankLinks links = group->stage_links(clock);
+  worker::StageTrialOptions trial{
+      .max_rows = pool.max_batch_tokens,
+      .max_positions = context_tokens(),
+      .block_tokens = pool.block_tokens,
+      .kv = *parse_kv_type(pool.kv_dtype),
+      .clock = clock,
+      .links = pool.tensor == 1 ? nullptr : &links,
+      .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); }};
+  ASSIGN_OR_RETURN(const worker::StageTimes times, worker::measure_stage(even, *probe, trial));
+  const worker::StageCost own = worker::cost_of_row(times.decode, times.chunk, decoded_by(pool.role));
+  ASSIGN_OR_RETURN(const auto said, group->tell_costs(own, clock.now() + kRankPatience));
+  ASSIGN_OR_RETURN(const auto costs, worker::stage_costs(said, pool.tensor));
+  pool.stage_layers = worker::split_layers(costs, file->spec().layers);
+  const auto ms = [](Duration d) { return 1e3 * to_seconds(d); };
+  log_info("stages measured", {{"layers", worker::stages_text(pool.stage_layers)},
+                               {"costs", worker::costs_text(costs)},
+                               {"tried_layers", times.layers},
+                               {"decode_rows", times.decode.rows},
+                               {"decode_layer_ms", ms(times.decode.layer)},
+                               {"decode_rest_ms", ms(times.decode.rest)},
+                               {"chunk_rows", times.chunk.rows},
+                               {"chunk_layer_ms", ms(times.chunk.layer)},
+                               {"took_ms", ms(times.took)}});
+  return absl::OkStatus();
+}
+
+int32_t WorkerParts::layers_of(int rank) const {
+  return pool.pipeline == 1 ? file->spec().layers : pool.stage_layers[rank / pool.tensor];
 }
 
 absl::StatusOr<worker::ModelShard> WorkerParts::shard_of_rank(int rank) const {
@@ -327,6 +386,7 @@ std::string WorkerParts::device() const {
 void WorkerParts::describe(const WorkerOptions& options, const kernels::KvGeometry& g) {
   description.device = backend->description();
   description.device += on_cores(options.cpus);
+  if (pool.pipeline > 1) description.device += cat(", ", worker::stages_text(pool.stage_layers), " layers");
   if (group != nullptr) description.device += cat(", ", group->text());
   description.model_hash = file->hash();
   // Of the whole model, so that workers of different shapes are equal.

@@ -42,7 +42,7 @@ struct ExchangeSinks {
 struct WorkerParts {
   SteadyClock clock;
   ClusterManifest manifest;
-  PoolManifest pool;
+  PoolManifest pool;              // stage_layers: as they are, once they are measured
   WorkerDescription description;  // control_address is filled in by the control server
   int index = 0;                  // of the worker in its pool
   RankPlace place;                // which rank of the worker this process is
@@ -63,21 +63,25 @@ struct WorkerParts {
   std::unique_ptr<worker::FollowerLoop>
       follower;  // in place of runner, mailbox and engine, on every other rank
 
-  // Reads the manifest, maps the model, refuses what the memory cannot hold, packs the weights, takes the KV
-  // pool, meets the other ranks.
+  // Reads the manifest, maps the model, refuses what the memory cannot hold, meets the other ranks, packs the
+  // weights, takes the KV pool. The ranks of a pipeline whose stages nobody named meet first and measure.
   static absl::StatusOr<std::unique_ptr<WorkerParts>> make(const WorkerOptions& options, ExchangeSinks sinks);
   MemoryPlan memory;
   MemoryLimit memory_limit;
   std::optional<DeviceMemoryPlan> device_memory;
   std::string memory_text() const;
-  Duration load_time{};  // of opening the file, packing the weights and taking the pool
+  int32_t layers_of(int rank) const;  // of a worker of several
+  Duration load_time{};               // of opening the file, packing the weights and taking the pool
 
  private:
   absl::Status read(const WorkerOptions& options);
   absl::Status find_place(const WorkerOptions& options);
   absl::Status find_addresses(const WorkerOptions& options);
   absl::Status load(const WorkerOptions& options, ExchangeSinks sinks);
-  absl::Status form_ranks(const kernels::KvGeometry& geometry);
+  absl::StatusOr<std::unique_ptr<kernels::Backend>> make_backend(const WorkerOptions& options) const;
+  absl::Status form_ranks();
+  absl::Status measure_stages(const WorkerOptions& options);
+  bool stages_known() const { return pool.pipeline == 1 || !pool.stage_layers.empty(); }
   absl::StatusOr<std::span<std::byte>> take_pool(const kernels::KvGeometry& geometry);
   absl::Status check_device() const;
   absl::Status check_algorithms() const;
@@ -88,7 +92,9 @@ struct WorkerParts {
   int64_t host_blocks(const kernels::KvGeometry& geometry) const;
   void describe(const WorkerOptions& options, const kernels::KvGeometry& geometry);
   int32_t context_tokens() const;
-  worker::ParallelShape shape() const { return {.tensor = pool.tensor, .pipeline = pool.pipeline}; }
+  worker::ParallelShape shape() const {
+    return {.tensor = pool.tensor, .pipeline = pool.pipeline, .stage_layers = pool.stage_layers};
+  }
   worker::PlanLimits plan_limits(const kernels::KvGeometry& geometry) const;
   absl::StatusOr<kernels::KvGeometry> geometry(const worker::ModelShard& shard) const;
   absl::StatusOr<worker::ModelShard> shard_of_rank(int rank) const;

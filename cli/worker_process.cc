@@ -54,13 +54,14 @@ void set_prediction(Metrics& m, const worker::EngineCounters& c) {
   m.set(Metric::kChunkTokens, c.last_chunk_tokens);
 }
 
-// What each rank of the group said with its last beat.
-void set_ranks(Metrics& m, const worker::RankPulse* pulse) {
+// What each rank of the group said with its last beat, and which part of the layers it has.
+void set_ranks(Metrics& m, const WorkerParts& parts, const worker::RankPulse* pulse) {
   if (pulse == nullptr) return;
   const std::vector<worker::RankReport> reports = pulse->reports();
   for (size_t rank = 0; rank < reports.size(); ++rank) {
     const worker::RankReport& r = reports[rank];
     const std::string label = std::to_string(rank);
+    m.set(Metric::kRankLayers, parts.layers_of(static_cast<int>(rank)), {label});
     m.raise(Metric::kRankSteps, static_cast<double>(r.steps), {label});
     m.raise(Metric::kRankBusySeconds, 1e-9 * static_cast<double>(r.step_nanoseconds - r.link_nanoseconds),
             {label});
@@ -110,7 +111,7 @@ std::string metrics_text(Metrics& m, const Counted& counted) {
   m.raise(Metric::kPlanningSeconds, status.planning_seconds);
   m.raise(Metric::kLinkSeconds, status.link_seconds);
   m.raise(Metric::kActiveSeconds, status.active_seconds);
-  set_ranks(m, pulse);
+  set_ranks(m, parts, pulse);
   set_prediction(m, c);
   m.set(Metric::kBatchSize, c.last_batch_rows);
   m.raise(Metric::kEnginePrefillTokens, c.prefill_tokens);

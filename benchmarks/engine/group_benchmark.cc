@@ -1,14 +1,17 @@
 // One model over several ranks, which are threads here: what each shape does with the same work, and how long
-// a rank waits for the others; then two stages with 1 to 4 micro-batches under way.
-//   group_benchmark MODEL.gguf [prompt=2048] [streams=32] [tokens=32]
+// a rank waits for the others; then two stages with 1 to 4 micro-batches under way, and cut in several ways:
+// by what they cost a prefill worker, one for both and a decode worker, and as named.
+//   group_benchmark MODEL.gguf [prompt=2048] [streams=32] [tokens=32] [layers of the first stage ...]
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
+#include <thread>
 
 #include "base/cat.h"
 #include "base/check.h"
 #include "tests/golden/model_under_test.h"
 #include "worker/model/model_shard.h"
+#include "worker/model/stage_trial.h"
 
 namespace baton::benchmarks {
 namespace {
@@ -25,6 +28,7 @@ struct Work {
   int32_t prompt = 2048;
   int streams = 32;
   int32_t tokens = 32;
+  std::vector<int32_t> cuts;  // layers of the first of two stages
 };
 
 struct Figures {
@@ -140,10 +144,44 @@ void print(const char* what, int number, const Figures& p, const Figures& d) {
               d.tokens_per_second, 100 * d.idle);
 }
 
+// The stages of a worker whose rows are decoded to this share: every rank measures on a thread of its own.
+std::vector<int32_t> measured_stages(const worker::ModelFile& file, double decoded) {
+  const ParallelShape two{.tensor = 1, .pipeline = 2};
+  const SteadyClock clock;
+  std::vector<worker::StageCost> costs(2);
+  const auto measure_one = [&](int rank) {
+    const auto backend = kernels::make_backend({.device = "cpu", .threads = 1}).value();
+    const worker::StageTimes times =
+        worker::measure_stage(
+            worker::shard_of(file.spec(), file.weights(), two, rank).value(), *backend,
+            {.max_rows = kRows, .max_positions = file.spec().context_tokens, .clock = clock})
+            .value();
+    costs[rank] = worker::cost_of_row(times.decode, times.chunk, decoded);
+  };
+  {
+    std::jthread second([&] { measure_one(1); });
+    measure_one(0);
+  }
+  return worker::split_layers(costs, file.spec().layers);
+}
+
+void run_cuts(const char* path, const worker::ModelFile& file, const Work& work) {
+  const auto print_cut = [&](const std::string& what, const std::vector<int32_t>& layers) {
+    const ParallelShape two{.tensor = 1, .pipeline = 2, .stage_layers = layers};
+    print(cat("1 x 2, 1; ", worker::stages_text(layers), what).c_str(), 2,
+          prefill(open(path, two, 1, work), 2, work), decode(open(path, two, 1, work), 2, work));
+  };
+  print_cut(", prefill", measured_stages(file, worker::kDecodedByPrefill));
+  print_cut(", any", measured_stages(file, worker::kDecodedByAny));
+  print_cut(", decode", measured_stages(file, worker::kDecodedByDecode));
+  for (const int32_t first : work.cuts) print_cut("", {first, file.spec().layers - first});
+}
+
 // The bubble of two stages: prompts in steps of so many micro-batches with two plans under way, streams in so
 // many decode sets.
-void run_stages(const char* path, const Work& work) {
-  const ParallelShape two{.tensor = 1, .pipeline = 2};
+void run_stages(const char* path, const worker::ModelFile& file, const Work& work) {
+  const ParallelShape two{
+      .tensor = 1, .pipeline = 2, .stage_layers = measured_stages(file, worker::kDecodedByAny)};
   for (int count = 1; count <= 4; ++count)
     print("1 x 2, 1; micro-batches", count, prefill(open(path, two, 1, work, count), 2, work),
           decode(open(path, two, 1, work), static_cast<size_t>(count), work));
@@ -163,7 +201,8 @@ void run(const char* path, const Work& work) {
     print(name.c_str(), shape.pipeline, prefill(open(path, shape, threads, work), plans, work),
           decode(open(path, shape, threads, work), plans, work));
   }
-  run_stages(path, work);
+  run_stages(path, *file, work);
+  run_cuts(path, *file, work);
 }
 
 }  // namespace
@@ -171,12 +210,15 @@ void run(const char* path, const Work& work) {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "group_benchmark MODEL.gguf [prompt=2048] [streams=32] [tokens=32]\n");
+    std::fprintf(
+        stderr,
+        "group_benchmark MODEL.gguf [prompt=2048] [streams=32] [tokens=32] [layers of stage 0 ...]\n");
     return 2;
   }
   baton::benchmarks::Work work;
   if (argc > 2) work.prompt = std::atoi(argv[2]);
   if (argc > 3) work.streams = std::atoi(argv[3]);
   if (argc > 4) work.tokens = std::atoi(argv[4]);
+  for (int i = 5; i < argc; ++i) work.cuts.push_back(std::atoi(argv[i]));
   baton::benchmarks::run(argv[1], work);
 }

@@ -100,11 +100,23 @@ GatewayManifest read_gateway(ConfigObject gateway) {
 constexpr const char* kPlainRanks =
     "ranks talk without TLS: give control.tls (docs/multi_host.md has the commands), or set ";
 
+// That they are the model's layers together is seen where the model is (baton validate, baton worker).
+void read_stage_layers(ConfigObject& parallel, PoolManifest& out) {
+  for (const int64_t layers : parallel.integers("stageLayers", 1, 65536))
+    out.stage_layers.push_back(static_cast<int32_t>(layers));
+  out.stage_layers_place = parallel.place("stageLayers");
+  const auto stages = static_cast<int>(out.stage_layers.size());
+  if (parallel.has("stageLayers") && stages != out.pipeline)
+    parallel.fail("stageLayers", cat("want ", out.pipeline, out.pipeline == 1 ? " number" : " numbers",
+                                     ", one for each stage of pipeline, got ", stages));
+}
+
 void read_parallel(ConfigObject parallel, bool tls, PoolManifest& out) {
   out.tensor = static_cast<int>(parallel.integer("tensor", 1, 1, 32));
   out.pipeline = static_cast<int>(parallel.integer("pipeline", 1, 1, 32));
   if (out.ranks() > 32)
     parallel.fail("tensor", cat("tensor x pipeline is ", out.ranks(), "; want 32 at most"));
+  read_stage_layers(parallel, out);
   out.rendezvous = parallel.string("rendezvous", "");
   out.rendezvous_port = static_cast<int>(parallel.integer("port", out.rendezvous_port, 1, 65535));
   out.insecure_ranks = parallel.boolean("insecureAllowPlaintextOffLoopback", false);
@@ -420,7 +432,10 @@ const char* bool_text(bool value) { return value ? "true" : "false"; }
 
 std::string parallel_yaml(const PoolManifest& p) {
   if (p.ranks() == 1) return "";
+  std::vector<std::string> layers;
+  for (const int32_t n : p.stage_layers) layers.push_back(std::to_string(n));
   return cat("\n      parallel: {tensor: ", p.tensor, ", pipeline: ", p.pipeline,
+             layers.empty() ? "" : cat(", stageLayers: [", join(layers, ", "), "]"),
              ", port: ", p.rendezvous_port,
              p.rendezvous.empty() ? "" : cat(", rendezvous: ", quoted_yaml(p.rendezvous)),
              ", insecureAllowPlaintextOffLoopback: ", bool_text(p.insecure_ranks), "}");

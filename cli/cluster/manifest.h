@@ -23,10 +23,13 @@ struct PoolManifest {
   std::string algorithms;             // numerics invariant: the file that `baton tune` wrote
   int cpu = 0;                        // threads of each rank; 0 = an equal share of the machine's
   int tensor = 1, pipeline = 1;       // a worker of more than one rank is a group of processes
-  std::string rendezvous;             // where rank 0 of the group listens, when not the flags say; host:port
-  int rendezvous_port = 7100;         // when the orchestrator names rank 0's host only
-  bool insecure_ranks = false;        // ranks talk in plain text, off loopback too
-  std::vector<std::string> hosts;     // of each process, or of each worker; empty: who starts them says
+  std::vector<int32_t>
+      stage_layers;                // of each stage of pipeline; empty: by what they cost, measured at start
+  std::string stage_layers_place;  // in the file, for mistakes that only the model shows
+  std::string rendezvous;          // where rank 0 of the group listens, when not the flags say; host:port
+  int rendezvous_port = 7100;      // when the orchestrator names rank 0's host only
+  bool insecure_ranks = false;     // ranks talk in plain text, off loopback too
+  std::vector<std::string> hosts;  // of each process, or of each worker; empty: who starts them says
   NetworkManifest network;
   uint64_t kv_memory_bytes = 512ull << 20;  // of each rank
   uint64_t kv_host_memory_bytes = 0;        // where blocks are kept that kv_memory_bytes has no room for

@@ -20,8 +20,9 @@ std::string errors_of(const std::string& text, void (*read)(ConfigObject&)) {
 }
 
 TEST(ConfigFile, ReadsEveryKind) {
-  auto file = ConfigFile::parse(
-      "f.yaml", "a: text\nb: 7\nc: true\nd: 2Mi\ne: 20ms\nf: [x, y]\ng: {h: 1}\nn: {one: {k: 1}, two: }\n");
+  auto file = ConfigFile::parse("f.yaml",
+                                "a: text\nb: 7\nc: true\nd: 2Mi\ne: 20ms\nf: [x, y]\ng: {h: 1}\nn: {one: {k: "
+                                "1}, two: }\ni: [16, 14]\n");
   ASSERT_TRUE(file.ok());
   ConfigObject root = file->root();
   EXPECT_EQ(root.string("a"), "text");
@@ -30,6 +31,8 @@ TEST(ConfigFile, ReadsEveryKind) {
   EXPECT_EQ(root.bytes("d", 0, 0, 1u << 30), 2u << 20);
   EXPECT_EQ(root.duration("e", 0s, 0s, 1s), Duration(20ms));
   EXPECT_EQ(root.strings("f"), (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(root.integers("i", 1, 99), (std::vector<int64_t>{16, 14}));
+  EXPECT_TRUE(root.integers("absent", 1, 99).empty());
   EXPECT_EQ(root.object("g").integer("h", 0, 0, 1), 1);
   auto named = root.objects("n");
   ASSERT_EQ(named.size(), 2u);
@@ -55,6 +58,14 @@ TEST(ConfigFile, NamesPlaceKeyAndWish) {
             "f.yaml:1:1: replica: unknown key (did you mean replicas?)");
   EXPECT_EQ(errors_of("a: 1\na: 2\n", [](ConfigObject& r) { r.integer("a", 1, 0, 9); }),
             "f.yaml:2:1: a: stands twice in one mapping");
+  EXPECT_EQ(errors_of("a: [1, 0, x]\nb: 5\n",
+                      [](ConfigObject& r) {
+                        r.integers("a", 1, 9);
+                        r.integers("b", 1, 9);
+                      }),
+            "f.yaml:1:1: a: want whole numbers 1..9, got '0'\n"
+            "f.yaml:1:1: a: want whole numbers 1..9, got 'x'\n"
+            "f.yaml:2:1: b: want a list of whole numbers, got '5'");
 }
 
 TEST(ConfigFile, TellsAllMistakesAtOnceInFileOrder) {

@@ -171,6 +171,32 @@ TEST_F(GroupsOnHosts, ARankWithoutTlsAndOneWithItRefuseEachOther) {
   }
 }
 
+// Each by itself could work; together they would hold some layers twice and others never.
+TEST_F(GroupsOnHosts, RanksThatNameOtherStagesRefuseEachOther) {
+  for (const char* zero : {", stageLayers: [3, 2]", ""}) {
+    SCOPED_TRACE(zero);
+    const std::string layers[] = {zero, ", stageLayers: [4, 1]"};
+    for (const int rank : {0, 1}) {
+      write_manifest(1, 2, layers[rank] + kPlain);
+      std::filesystem::copy(directory_.file("m.yaml"), directory_.file(cat("m", rank, ".yaml")),
+                            std::filesystem::copy_options::overwrite_existing);
+    }
+    std::filesystem::remove(directory_.file("state/logs/any-0.log"));
+    start_rank(0, 0, 2, "m0.yaml");
+    start_rank(1, 1, 2, "m1.yaml");
+    int status = 0;
+    ASSERT_EQ(::waitpid(children_.back(), &status, 0), children_.back());  // it is told, and gives up
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) != 0);
+    children_.pop_back();
+    stop();
+    const std::string log = baton::testing::read_file(directory_.file("state/logs/any-0.log"));
+    EXPECT_THAT(log, HasSubstr("the build differs"));
+    EXPECT_THAT(log,
+                HasSubstr(zero[0] == 0 ? "pipeline 2 of measured layers" : "pipeline 2 of 3 + 2 layers"));
+    EXPECT_THAT(log, HasSubstr("pipeline 2 of 4 + 1 layers"));
+  }
+}
+
 class LostRank : public GroupsOnHosts, public ::testing::WithParamInterface<bool> {};
 INSTANTIATE_TEST_SUITE_P(Lanes, LostRank, ::testing::Bool(),
                          [](const auto& i) { return i.param ? "socket_tls" : "socket"; });

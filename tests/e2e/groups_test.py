@@ -1,5 +1,6 @@
 """Workers of several ranks (tensor, pipeline): kill -9 of any rank ends the life of the whole group, which is back as a new one with the tokens of one
 process. Every shape: shapes_test.py."""
+import re
 import signal
 import time
 import urllib.request
@@ -15,8 +16,30 @@ def group(tensor, pipeline, replicas=1):
     return manifest(pools(ANY, parallel={"tensor": tensor, "pipeline": pipeline}, kv=SMALL, replicas=replicas))
 
 
+def stage_layers(cluster):
+    """[3, 2] of "cpu avx2, 1 thread on core 0, 3 + 2 layers, 2 ranks over shm"."""
+    return [int(n) for n in re.search(r"([0-9 +]+) layers, ", cluster.process("any-0")["device"])[1].split("+")]
+
+
+def layers_metric(cluster, rank):
+    text = urllib.request.urlopen("http://%s/metrics" % cluster.workers()[0]["metrics_address"]).read().decode()
+    return int(re.search(r'^baton_rank_layers\{rank="%d"\} (\d+)$' % rank, text, re.M)[1])
+
+
 with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:
     want = [c.generate(p, 40)[0] for p in PROMPTS]
+
+for named in ([1, 4], [4, 1]):
+    with Cluster(STORIES, manifest(pools(ANY, parallel={"pipeline": 2, "stageLayers": named}, kv=SMALL))) as c:
+        assert [c.generate(p, 40)[0] for p in PROMPTS] == want, named
+        assert stage_layers(c) == named and [layers_metric(c, r) for r in (0, 1)] == named, c.process("any-0")
+        before = {n: c.process(n)["pid"] for n in ("any-0", "any-0.1")}
+        c.kill("any-0.1")  # a new life has the same stages
+        c.wait_until(lambda: all(c.process(n)["pid"] not in (0, before[n]) and c.process(n)["state"] == "ready" for n in before), 20, "a new life")
+        assert c.generate(PROMPTS[1], 40)[0] == want[1] and stage_layers(c) == named
+        c.wait_idle(3)
+    print("passed: stages of %d + %d layers, named, have the tokens of one process" % tuple(named), flush=True)
+
 
 with Cluster(STORIES, group(2, 2)) as c:
     names = ["any-0", "any-0.1", "any-0.2", "any-0.3"]

@@ -249,6 +249,12 @@ def test_refusals():
         f.write("apiVersion: baton/v1\nkind: Cluster\nspec: {model: {source: /no/such.gguf}}\n")
     r = c.command("validate", bad)
     assert r.returncode == 0 and "the model is not here" in r.stdout, r
+    with open(bad, "w") as f:
+        f.write("apiVersion: baton/v1\nkind: Cluster\nspec:\n  model: {source: %s}\n  pools:\n    any:\n      parallel:\n"
+                "        pipeline: 2\n        stageLayers: [3, 3]\n" % STORIES)
+    r = c.command("validate", bad)
+    wish = "bad.yaml:9:9: spec.pools.any.parallel.stageLayers: want 2 numbers from 1 on, together the model's 5 layers; got 3 + 3 = 6"
+    assert r.returncode == 2 and wish in r.stderr, r
     r = c.command("serve", bad)
     assert r.returncode == 2 and "baton serve -f" in r.stderr, r
     assert c.command("--version").returncode == 0

@@ -5,6 +5,7 @@ the logprobs of one process, bit for bit. The table is here (TABLES); between ho
 """
 import concurrent.futures
 import os
+import re
 import sys
 import time
 
@@ -87,6 +88,9 @@ def check_worker(c, worker, shape):
     count = shape[0] * shape[1]
     assert [p.get("rank", 0) for p in ranks] == list(range(count)) and all(p["state"] == "ready" for p in ranks), ranks
     assert count == 1 or "%d ranks over shm" % count in ranks[0]["device"], ranks[0]
+    if shape[1] > 1:  # cut where measuring says: anywhere
+        stages = re.search(r"([0-9 +]+) layers, ", ranks[0]["device"])[1].split("+")
+        assert len(stages) == shape[1] and min(map(int, stages)) >= 1, ranks[0]
 
 
 def check(table, name, prefill, decode, lane, want):

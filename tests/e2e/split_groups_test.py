@@ -12,15 +12,22 @@ PROMPTS = ["Once upon a time", "Lily likes cats and dogs", "Tom had a red ball. 
 SMALL = {"memory": "8Mi"}
 
 
-def split(prefill, decode):
+def split(prefill, decode, layers=None):
     parts = pools(PREFILL_DECODE, kv=SMALL)
     for name, (tensor, pipeline) in (("prefill", prefill), ("decode", decode)):
-        parts[name]["parallel"] = {"tensor": tensor, "pipeline": pipeline}
+        parts[name]["parallel"] = {"tensor": tensor, "pipeline": pipeline, **(layers or {}).get(name, {})}
     return manifest(parts)
 
 
 with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:
     want = [c.generate(p, 40)[0] for p in PROMPTS]
+
+# Stages that are cut at other layers in each worker: each sends what it has to whoever wants it.
+CUTS = {"prefill": {"stageLayers": [1, 4]}, "decode": {"stageLayers": [4, 1]}}
+with Cluster(STORIES, split((1, 2), (2, 2), layers=CUTS)) as c:
+    assert [c.generate(p, 40)[0] for p in PROMPTS] == want
+    c.wait_idle(3)
+print("passed: prefill stages of 1 + 4 layers, decode stages of 4 + 1", flush=True)
 
 
 class Load(threading.Thread):

@@ -22,7 +22,7 @@ using worker::ParallelShape;
 
 std::string name_of(const ParallelShape& shape) {
   return "tensor " + std::to_string(shape.tensor) + " pipeline " + std::to_string(shape.pipeline) + " of " +
-         (shape.stage_layers.empty() ? "even" : stages_text(shape.stage_layers)) + " layers";
+         (shape.stage_layers.empty() ? "even" : worker::stages_text(shape.stage_layers)) + " layers";
 }
 
 // Ranks send candidates of greedy and top-k rows and draw the others, so there are no logits to compare.

@@ -60,20 +60,6 @@ std::string tensor_refusal(const SplitModel& model, int tensor) {
   return "";
 }
 
-// Layers that are named for each stage.
-absl::Status check_stages(const SplitModel& model, const ParallelShape& shape) {
-  const std::vector<int32_t>& named = shape.stage_layers;
-  if (named.empty()) return absl::OkStatus();
-  const bool positive = std::ranges::all_of(named, [](int32_t n) { return n >= 1; });
-  const int64_t sum = std::accumulate(named.begin(), named.end(), int64_t{0});
-  if (positive && sum == model.layers && named.size() == static_cast<size_t>(shape.pipeline))
-    return absl::OkStatus();
-  return absl::InvalidArgumentError(cat("parallel.stageLayers ", stages_text(named), ": want ",
-                                        shape.pipeline, " numbers from 1 on, together the model's ",
-                                        model.layers, " layers; these are ", named.size(), ", together ",
-                                        sum));
-}
-
 absl::Status check_shape(const SplitModel& model, const ParallelShape& shape) {
   if (const std::string why = tensor_refusal(model, shape.tensor); !why.empty()) {
     std::vector<std::string> sizes;
@@ -84,7 +70,8 @@ absl::Status check_shape(const SplitModel& model, const ParallelShape& shape) {
   if (shape.pipeline < 1 || shape.pipeline > model.layers)
     return absl::InvalidArgumentError(
         cat("parallel.pipeline ", shape.pipeline, ": want 1 to the model's ", model.layers, " layers"));
-  return check_stages(model, shape);
+  const std::string why = stage_layers_refusal(model, shape);
+  return why.empty() ? absl::OkStatus() : absl::InvalidArgumentError(cat("parallel.stageLayers: ", why));
 }
 
 Range layers_of_stage(const SplitModel& model, const ParallelShape& shape, int stage) {
@@ -122,6 +109,17 @@ std::string stages_text(const std::vector<int32_t>& stage_layers) {
   std::vector<std::string> numbers;
   for (const int32_t layers : stage_layers) numbers.push_back(std::to_string(layers));
   return join(numbers, " + ");
+}
+
+std::string stage_layers_refusal(const SplitModel& model, const ParallelShape& shape) {
+  const std::vector<int32_t>& named = shape.stage_layers;
+  const bool positive = std::ranges::all_of(named, [](int32_t n) { return n >= 1; });
+  const int64_t sum = std::accumulate(named.begin(), named.end(), int64_t{0});
+  const bool fits = positive && sum == model.layers && std::ssize(named) == shape.pipeline;
+  if (named.empty() || fits) return "";
+  return cat("want ", shape.pipeline, shape.pipeline == 1 ? " number" : " numbers",
+             " from 1 on, together the model's ", model.layers, " layers; got ", stages_text(named), " = ",
+             sum);
 }
 
 std::vector<int> tensor_sizes(const SplitModel& model) {

@@ -97,6 +97,9 @@ struct ModelPart {
 // it can. Pure arithmetic: every rank computes the same parts of all.
 absl::StatusOr<ModelPart> part_of(const SplitModel& model, const ParallelShape& shape, int rank);
 
+// What is wrong with the layers that the shape names for its stages, or nothing.
+std::string stage_layers_refusal(const SplitModel& model, const ParallelShape& shape);
+
 // Every `tensor` that part_of() takes for this model, ascending: 1 and some more.
 std::vector<int> tensor_sizes(const SplitModel& model);
 

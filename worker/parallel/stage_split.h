@@ -15,7 +15,7 @@ namespace baton::worker {
 // to the same split by the arithmetic here: whole nanoseconds, no order but that of the ranks. No bit of a
 // result depends on it (docs/adr/0010).
 
-// What a row costs a stage, at the median: each of its layers, and what it does beside layers (the first
+// What a row costs a stage: each of its layers, and what it does beside layers (the first
 // stage looks up the embedding, the last one has the final norm and the head).
 struct StageCost {
   Duration layer{};
@@ -44,9 +44,9 @@ inline constexpr double kDecodedByDecode = 1;
 // for layer and for rest alike. Rows and not steps are mixed: a plan carries rows of both kinds, so a stage
 // is as long as the sum of what its rows cost it. A row of a decode step is dear, since the step reads all
 // weights for a few rows; the head is of decode alone.
-// Example SmolLM2 Q4_1, one thread: decode of 8 rows: layer 0.12 ms, head 1.5 ms; chunk of 64 rows: layer
-// 0.83 ms. One row in eight: layer 0.125 * 15 us + 0.875 * 13 us = 13.2 us, head 0.125 * 187 us = 23.4 us:
-// 1.8 layers, so 16 + 14. Decode alone: layer 15 us, head 187 us: 12.5 layers, so 21 + 9.
+// Example SmolLM2 Q4_1, one thread of a Zen 5: decode of 8 rows: layer 0.24 ms, head 1.44 ms; chunk of 64
+// rows: layer 1.792 ms. One row in eight: layer 0.125 * 30 us + 0.875 * 28 us = 28.25 us, head 0.125 * 180 us
+// = 22.5 us: 0.8 layers, so 15 + 15. Decode alone: layer 30 us, head 180 us: 6 layers, so 18 + 12.
 StageCost cost_of_row(const StepCost& decode, const StepCost& chunk, double decoded);
 
 // Of each stage, from what its `tensor` ranks said: they wait for each other in every layer, so the slowest
@@ -57,11 +57,11 @@ absl::StatusOr<std::vector<StageCost>> stage_costs(std::span<const StageCost> ra
 // Layers of each stage, one at least, such that the longest stage (layers * layer + rest) is as short as can
 // be. Of equally good places for a layer the first one gets it. Wants costs that stage_costs() has checked,
 // and a layer for each stage.
-// Examples of 30 layers: {10 us, 0} and {10 us, 125 us}: 21 + 9, 210 and 215 us. {10 us, 0} and, on a machine
+// Examples of 30 layers: {30 us, 0} and {30 us, 180 us}: 18 + 12, 540 us each. {10 us, 0} and, on a machine
 // of half the speed, {20 us, 60 us}: 22 + 8, 220 us each.
 std::vector<int32_t> split_layers(std::span<const StageCost> stages, int32_t layers);
 
-// For the log: "layer 13.2 13.4 us, rest 0.1 23.4 us a row"
+// For the log: "layer 28.2 28.0 us, rest 1.2 22.5 us a row"
 std::string costs_text(std::span<const StageCost> stages);
 
 }  // namespace baton::worker

@@ -402,7 +402,7 @@ TEST(Manifest, RefusesAnotherKindOfFile) {
 TEST(Manifest, AWorkerOfSeveralRanks) {
   const auto m = parse_manifest("c.yaml",
                                 "apiVersion: baton/v1\nkind: Cluster\nspec:\n  pools:\n    any: {replicas: "
-                                "2, parallel: {tensor: 2, pipeline: 3, "
+                                "2, parallel: {tensor: 2, pipeline: 3, stageLayers: [11, 10, 9], "
                                 "rendezvous: \"10.0.0.1:7100\", insecureAllowPlaintextOffLoopback: true}}\n");
   ASSERT_TRUE(m.ok()) << m.status();
   EXPECT_EQ(m->pools[0].ranks(), 6);
@@ -412,6 +412,7 @@ TEST(Manifest, AWorkerOfSeveralRanks) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(to_yaml(*again), to_yaml(*m));
   EXPECT_EQ(again->pools[0].rendezvous, "10.0.0.1:7100");
+  EXPECT_EQ(again->pools[0].stage_layers, (std::vector<int32_t>{11, 10, 9}));
 }
 
 TEST(Manifest, RefusesGroupsThatCannotBe) {
@@ -425,6 +426,11 @@ TEST(Manifest, RefusesGroupsThatCannotBe) {
        "ranks talk without TLS: give control.tls");
   says("any: {parallel: {tensor: 2, rendezvous: here}}", "want host:port, got 'here'");
   says("any: {parallel: {tensor: 8, pipeline: 8}}", "tensor x pipeline is 64; want 32 at most");
+  says("any: {parallel: {pipeline: 2, stageLayers: [30]}}",
+       "spec.pools.any.parallel.stageLayers: want 2 numbers, one for each stage of pipeline, got 1");
+  says("any: {parallel: {stageLayers: [16, 14]}}", "want 1 number, one for each stage of pipeline, got 2");
+  says("any: {parallel: {pipeline: 2, stageLayers: [30, 0]}}",
+       "stageLayers: want whole numbers 1..65536, got '0'");
   EXPECT_EQ(errors_of("  pools: {any: {parallel: {tensor: 2, rendezvous: '127.0.0.1:7100'}}}\n"), "");
 }
 

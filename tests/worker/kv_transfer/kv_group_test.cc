@@ -150,7 +150,7 @@ TEST_F(KvGroupTest, AShapeThatTheModelDoesNotTakeIsRefused) {
   group.connect({.ref = kPeer, .data_address = "ranks 3x1 a b"});
   EXPECT_THAT(reports[1].error, HasSubstr("want a shape and as many addresses"));
   group.connect({.ref = kPeer, .data_address = "ranks 1x2/3+2 a b"});
-  EXPECT_THAT(reports[2].error, HasSubstr("parallel.stageLayers 3 + 2"));
+  EXPECT_THAT(reports[2].error, HasSubstr("parallel.stageLayers: want 2 numbers"));
 }
 
 // Where the peer's stages are cut is what it says, not what this worker would do.

@@ -163,8 +163,7 @@ TEST(StageLayers, MustBeTheModels) {
   }
   EXPECT_EQ(
       part_of(smollm2(), {1, 2, {16, 13}}, 0).status().message(),
-      "parallel.stageLayers 16 + 13: want 2 numbers from 1 on, together the model's 30 layers; these are 2, "
-      "together 29");
+      "parallel.stageLayers: want 2 numbers from 1 on, together the model's 30 layers; got 16 + 13 = 29");
 }
 
 // The rule in the contract's own words: sums of runs, added by the ranks' tree, are the tree of all.

@@ -22,9 +22,8 @@ Duration longest(const std::vector<StageCost>& stages, const std::vector<int32_t
 }
 
 TEST(SplitLayers, TheExamplesOfTheHeader) {
-  const StageCost fast{10us, 0us};
-  EXPECT_THAT(split_layers(std::vector<StageCost>{fast, {10us, 125us}}, 30), ElementsAre(21, 9));
-  EXPECT_THAT(split_layers(std::vector<StageCost>{fast, {20us, 60us}}, 30), ElementsAre(22, 8));
+  EXPECT_THAT(split_layers(std::vector<StageCost>{{30us, 0us}, {30us, 180us}}, 30), ElementsAre(18, 12));
+  EXPECT_THAT(split_layers(std::vector<StageCost>{{10us, 0us}, {20us, 60us}}, 30), ElementsAre(22, 8));
 }
 
 TEST(SplitLayers, EqualStagesGetEqualPartsAndTheFirstOnesOneMore) {
@@ -82,14 +81,14 @@ TEST(SplitLayers, NoOtherSplitIsShorter) {
 }
 
 TEST(CostOfRow, TheExampleOfTheHeader) {
-  const StepCost decode{8, 120us, 1500us}, chunk{64, 832us, 0us};
-  EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByAny), (StageCost{13250ns, 23438ns}));
-  EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByDecode), (StageCost{15us, 187500ns}));
-  EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByPrefill), (StageCost{13us, 0us}));
+  const StepCost decode{8, 240us, 1440us}, chunk{64, 1792us, 0us};
+  EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByAny), (StageCost{28250ns, 22500ns}));
+  EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByDecode), (StageCost{30us, 180us}));
+  EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByPrefill), (StageCost{28us, 0us}));
   for (const double decoded : {kDecodedByAny, kDecodedByDecode}) {
     const StageCost last = cost_of_row(decode, chunk, decoded);
     const std::vector<StageCost> stages = {{last.layer, 100ns}, last};
-    EXPECT_THAT(split_layers(stages, 30), decoded < 1 ? ElementsAre(16, 14) : ElementsAre(21, 9));
+    EXPECT_THAT(split_layers(stages, 30), decoded < 1 ? ElementsAre(15, 15) : ElementsAre(18, 12));
   }
 }
 
@@ -116,8 +115,8 @@ TEST(StageCosts, WhatNoRankCanHaveMeasuredIsRefused) {
 }
 
 TEST(CostsText, NamesEveryStage) {
-  EXPECT_EQ(costs_text(std::vector<StageCost>{{13250ns, 100ns}, {13us, 23438ns}}),
-            "layer 13.2 13.0 us, rest 0.1 23.4 us a row");
+  EXPECT_EQ(costs_text(std::vector<StageCost>{{28240ns, 1200ns}, {28us, 22500ns}}),
+            "layer 28.2 28.0 us, rest 1.2 22.5 us a row");
 }
 
 }  // namespace
