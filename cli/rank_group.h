@@ -52,6 +52,8 @@ class RankGroup {
   Incarnation incarnation() const { return incarnation_; }
   // To the ranks of this rank's stage, as of a model of one stage; in a pipeline only. Borrows this group.
   worker::RankLinks stage_links(const Clock& clock) const;
+  // Until all ranks call it.
+  absl::Status wait_for_all(Instant deadline) { return world_->barrier(deadline); }
   // What a row costs each rank, by rank: the same on all of them. Nothing of it is checked.
   absl::StatusOr<std::vector<worker::StageCost>> tell_costs(const worker::StageCost& own, Instant deadline);
   // Until all ranks call it: they have loaded their part of the model. `address`: of this rank's data plane.

@@ -348,7 +348,8 @@ absl::Status WorkerParts::measure_stages(const WorkerOptions& options) {
       .kv = *parse_kv_type(pool.kv_dtype),
       .clock = clock,
       .links = pool.tensor == 1 ? nullptr : &links,
-      .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); }};
+      .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); },
+      .wait_for_others = [this] { return group->wait_for_all(clock.now() + kRankPatience); }};
   ASSIGN_OR_RETURN(const worker::StageTimes times, worker::measure_stage(even, *probe, trial));
   const worker::StageCost own = worker::cost_of_row(times.decode, times.chunk, decoded_by(pool.role));
   ASSIGN_OR_RETURN(const auto said, group->tell_costs(own, clock.now() + kRankPatience));

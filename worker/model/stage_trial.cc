@@ -220,6 +220,7 @@ absl::StatusOr<StageTimes> measure_stage(const ModelShard& shard, kernels::Backe
   const Instant begun = options.clock.now();
   StageTrial trial(backend, options);
   RETURN_IF_ERROR(trial.load(shard));
+  if (options.wait_for_others != nullptr) RETURN_IF_ERROR(options.wait_for_others());
   StageTimes out{.layers = trial.layers()};
   ASSIGN_OR_RETURN(out.decode, trial.decode());
   ASSIGN_OR_RETURN(out.chunk, trial.chunk());

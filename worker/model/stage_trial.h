@@ -21,6 +21,9 @@ struct StageTrialOptions {
   // To the ranks of this stage, as a model of one stage {tensor, 1}; nullptr when tensor is 1.
   RankLinks* links = nullptr;
   std::function<void(const kernels::WeightView&)> on_packed = nullptr;  // as LlamaModelOptions
+  // Called between loading and the first step: waits until the other ranks are as far. Their files may be on
+  // slower disks; and stages that share a machine are to be measured side by side.
+  std::function<absl::Status()> wait_for_others = nullptr;
 };
 
 // What steps cost a stage, measured on the rank that will have it.
@@ -40,7 +43,7 @@ struct StageTimes {
 //
 // `backend` is made for this and thrown away: the model it computes afterwards would be the trial's. Every
 // rank of the stage must call this at the same time. Thread: main, before the engine's is there. Errors: what
-// the backend refuses, or the links' status.
+// the backend refuses, the links' status, that of wait_for_others().
 absl::StatusOr<StageTimes> measure_stage(const ModelShard& shard, kernels::Backend& backend,
                                          const StageTrialOptions& options);
 

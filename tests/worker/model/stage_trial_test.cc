@@ -150,6 +150,28 @@ TEST(StageTrial, SplitByOutputs) {
   for (const auto& times : run_all(*file, {4, 2}, {})) EXPECT_TRUE(times.ok()) << times.status();
 }
 
+// Loading is over by then, and no step was run.
+TEST(StageTrial, WaitsForTheOthersOnce) {
+  const RandomFile random(small(2));
+  const auto file = ModelFile::open(random.path()).value();
+  const TickingClock clock;
+  const auto backend = kernels::make_backend({}).value();
+  int waited = 0, packed = 0;
+  const auto refused = measure_stage(shard_of(file->spec(), file->weights(), {1, 2}, 0).value(), *backend,
+                                     {.max_rows = 8,
+                                      .max_positions = 64,
+                                      .clock = clock,
+                                      .on_packed = [&](const auto&) { ++packed; },
+                                      .wait_for_others =
+                                          [&] {
+                                            ++waited;
+                                            EXPECT_GT(packed, 8);
+                                            return absl::DeadlineExceededError("they do not come");
+                                          }});
+  EXPECT_EQ(refused.status().message(), "they do not come");
+  EXPECT_EQ(waited, 1);
+}
+
 // Who waits for a rank that is gone is told so.
 TEST(StageTrial, ARankThatIsGoneEndsIt) {
   const RandomFile random(small(4));
