@@ -158,7 +158,7 @@ TEST(ParallelEngine, ColumnsTravelOnlyForLogprobs) {
       {{.temperature = 1, .presence_penalty = 1e30f}, 1000},
       {{.temperature = 0, .logit_bias = {{3, 1.0f}, {3, 1.0f}}}, 1000},
   };
-  for (const ParallelShape shape : {ParallelShape{2, 1}, ParallelShape{2, 2}}) {
+  for (const ParallelShape& shape : {ParallelShape{2, 1}, ParallelShape{2, 2}}) {
     EngineSetup setup = group_setup();
     setup.shape = shape;
     auto group = ModelUnderTest::open(model.path(), setup);
