@@ -17,7 +17,7 @@ class GroupNetworkFaults : public FaultsOnHosts {
     ClusterOnHosts::SetUp();
     if (IsSkipped() || HasFailure()) return;
     serve(cat(pool("prefill", "tensor: 2", kPrefill0, kPrefill1), ", ",
-              pool("decode", "pipeline: 2", kDecode0, kDecode1)),
+              pool("decode", "pipeline: 2, stageLayers: [3, 2]", kDecode0, kDecode1)),
           {{kPrefill0, "prefill", "prefill-0"},
            {kPrefill1, "prefill"},
            {kDecode0, "decode", "decode-0"},
@@ -41,7 +41,7 @@ TEST_F(GroupNetworkFaults, EachRankHandsOverItselfOnAPortOfItsOwn) {
   EXPECT_EQ(prefill.at("data_address").as_string(),
             cat("ranks 2x1", address(kPrefill0, 0), address(kPrefill1, 1)));
   EXPECT_EQ(decode.at("data_address").as_string(),
-            cat("ranks 1x2", address(kDecode0, 0), address(kDecode1, 1)));
+            cat("ranks 1x2/3+2", address(kDecode0, 0), address(kDecode1, 1)));
   for (const auto& group : {prefill, decode})
     EXPECT_THAT(std::string(group.at("device").as_string()),
                 ::testing::EndsWith(tls_ ? "2 ranks over socket-tls" : "2 ranks over socket"));
