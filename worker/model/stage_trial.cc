@@ -24,12 +24,11 @@ constexpr int64_t kPanelRows = 16;
 constexpr size_t kLayerLinears = 4;  // of model_linears()
 constexpr size_t kPoolAlignment = 4096;
 constexpr int32_t kDecodeRows = 8;
-constexpr int32_t kChunkRows = 64;
+constexpr int32_t kChunkRows = 32;
 constexpr int64_t kDepth = 256;
 constexpr int64_t kOwnBlocks = 8;  // of the sequences of a step together, beside those they share
-// Of each kind of step.
-constexpr int kDecodeSteps = 7;
-constexpr int kChunkSteps = 4;
+// Of each kind, taking turns.
+constexpr int kSteps = 8;
 
 Duration median(std::vector<Duration> times) {
   const auto middle = times.begin() + static_cast<ptrdiff_t>(times.size() / 2);
@@ -62,23 +61,30 @@ struct FreePool {
   void operator()(std::byte* p) const { std::free(p); }
 };
 
+// One kind of step, and the best times so far.
+struct TriedStep {
+  BatchRows rows;
+  std::vector<std::vector<BlockId>> tables;
+  std::vector<Duration> layers;  // from each to the next one
+  Duration rest = Duration::max();
+  StepCost cost() const { return {.rows = rows.batch().rows(), .layer = median(layers), .rest = rest}; }
+};
+
 class StageTrial {
  public:
   StageTrial(kernels::Backend& backend, const StageTrialOptions& options)
       : backend_(backend), options_(options) {}
 
   absl::Status load(const ModelShard& shard);
-  absl::StatusOr<StepCost> decode();
-  absl::StatusOr<StepCost> chunk();
-  int32_t layers() const { return model_->spec().layers; }
+  absl::Status run(StageTimes& out);
 
  private:
   absl::Status load_head(const WeightView& head);
   absl::Status take_pool();
-  void lay_out(int32_t sequences, int32_t rows_each);
-  absl::StatusOr<StepCost> time(int steps);
-  absl::Status time_layers(const StepBatch& batch);
-  absl::Status time_rest(const StepBatch& batch);
+  TriedStep lay_out(int32_t sequences, int32_t rows_each) const;
+  absl::Status time(TriedStep& step);
+  absl::Status time_layers(TriedStep& step);
+  absl::Status time_rest(TriedStep& step);
   int64_t depth() const;
 
   kernels::Backend& backend_;
@@ -90,12 +96,8 @@ class StageTrial {
   std::unique_ptr<kernels::Linear> head_;  // on the last one
   double head_scale_ = 1;
   std::vector<float> head_norm_, logits_;
-  float* rows_ = nullptr;  // [rows][hidden]
-  BatchRows batch_;
-  std::vector<std::vector<BlockId>> tables_;
-  std::vector<Instant> stored_;        // by layer, of one step
-  std::vector<Duration> layer_times_;  // of each layer, the best of all steps
-  Duration rest_time_{};
+  float* rows_ = nullptr;        // [rows][hidden]
+  std::vector<Instant> stored_;  // by layer, of one step
 };
 
 int64_t StageTrial::depth() const {
@@ -140,60 +142,60 @@ absl::Status StageTrial::take_pool() {
 }
 
 // Sequences of depth() tokens, all with the same blocks so far.
-void StageTrial::lay_out(int32_t sequences, int32_t rows_each) {
-  batch_.clear();
-  tables_.assign(sequences, {});
+TriedStep StageTrial::lay_out(int32_t sequences, int32_t rows_each) const {
+  TriedStep out;
+  out.tables.resize(sequences);
+  out.layers.assign(model_->spec().layers - 1, Duration::max());
   const auto first = static_cast<int32_t>(depth());
   const int shared = first / options_.block_tokens;
   const int own = (rows_each + options_.block_tokens - 1) / options_.block_tokens;
   for (int32_t s = 0; s < sequences; ++s) {
     for (int b = 0; b < shared + own; ++b)
-      tables_[s].push_back(BlockId(static_cast<uint32_t>(b < shared ? b : b + s * own)));
-    batch_.sequences.push_back({s * rows_each, rows_each, first, tables_[s]});
+      out.tables[s].push_back(BlockId(static_cast<uint32_t>(b < shared ? b : b + s * own)));
+    out.rows.sequences.push_back({s * rows_each, rows_each, first, out.tables[s]});
     for (int32_t row = 0; row < rows_each; ++row) {
-      batch_.tokens.push_back(static_cast<TokenId>((7 * s + 3 * row + 1) % model_->spec().vocab_size));
-      batch_.positions.push_back(first + row);
+      out.rows.tokens.push_back(static_cast<TokenId>((7 * s + 3 * row + 1) % model_->spec().vocab_size));
+      out.rows.positions.push_back(first + row);
     }
   }
+  return out;
 }
 
-absl::StatusOr<StepCost> StageTrial::decode() {
-  const int32_t rows = std::min(kDecodeRows, model_->max_rows());
-  lay_out(rows, 1);
-  for (int32_t row = 0; row < rows; ++row) batch_.logit_rows.push_back(row);
-  return time(kDecodeSteps);
-}
-
-absl::StatusOr<StepCost> StageTrial::chunk() {
-  const int64_t room = std::max<int64_t>(1, options_.max_positions - depth());
-  lay_out(1, static_cast<int32_t>(std::min<int64_t>(model_->max_rows(), room)));
-  return time(kChunkSteps);
-}
-
-absl::StatusOr<StepCost> StageTrial::time(int steps) {
-  StepBatch layers = batch_.batch();
-  layers.logit_rows = {};
-  layers.awaits_layers = true;  // so that each layer is told when its KV is stored
-  layer_times_.assign(model_->spec().layers - 1, Duration::max());
-  rest_time_ = Duration::max();
-  for (int step = 0; step < steps; ++step) {
-    RETURN_IF_ERROR(time_layers(layers));
-    RETURN_IF_ERROR(time_rest(batch_.batch()));
+absl::Status StageTrial::run(StageTimes& out) {
+  const int32_t most = model_->max_rows();
+  const auto room = static_cast<int32_t>(std::min<int64_t>(most, options_.max_positions - depth()));
+  TriedStep decode = lay_out(std::min(kDecodeRows, most), 1), chunk = lay_out(1, room);
+  for (int32_t row = 0; row < std::min(kDecodeRows, most); ++row) decode.rows.logit_rows.push_back(row);
+  for (int step = 0; step < kSteps; ++step) {
+    RETURN_IF_ERROR(time(decode));
+    RETURN_IF_ERROR(time(chunk));
   }
-  return StepCost{.rows = layers.rows(), .layer = median(layer_times_), .rest = rest_time_};
-}
-
-// From layer to layer, as a step of a longer stage passes them.
-absl::Status StageTrial::time_layers(const StepBatch& batch) {
-  stored_.clear();
-  RETURN_IF_ERROR(model_->forward(batch, [&](int) { stored_.push_back(options_.clock.now()); }, {}));
-  BATON_CHECK(std::ssize(stored_) == model_->spec().layers);
-  for (size_t i = 0; i < layer_times_.size(); ++i)
-    layer_times_[i] = std::min(layer_times_[i], stored_[i + 1] - stored_[i]);
+  out.decode = decode.cost();
+  out.chunk = chunk.cost();
+  out.layers = model_->spec().layers;
   return absl::OkStatus();
 }
 
-absl::Status StageTrial::time_rest(const StepBatch& batch) {
+absl::Status StageTrial::time(TriedStep& step) {
+  RETURN_IF_ERROR(time_layers(step));
+  return time_rest(step);
+}
+
+// From layer to layer, as a step of a longer stage passes them.
+absl::Status StageTrial::time_layers(TriedStep& step) {
+  StepBatch batch = step.rows.batch();
+  batch.logit_rows = {};
+  batch.awaits_layers = true;  // so that each layer is told when its KV is stored
+  stored_.clear();
+  RETURN_IF_ERROR(model_->forward(batch, [&](int) { stored_.push_back(options_.clock.now()); }, {}));
+  BATON_CHECK(stored_.size() == step.layers.size() + 1);
+  for (size_t i = 0; i < step.layers.size(); ++i)
+    step.layers[i] = std::min(step.layers[i], stored_[i + 1] - stored_[i]);
+  return absl::OkStatus();
+}
+
+absl::Status StageTrial::time_rest(TriedStep& step) {
+  const StepBatch batch = step.rows.batch();
   const bool heads = head_ != nullptr && !batch.logit_rows.empty();
   Duration spent{};
   const auto timed = [&](const auto& work, double scale) -> absl::Status {
@@ -209,7 +211,7 @@ absl::Status StageTrial::time_rest(const StepBatch& batch) {
                                      .eps = static_cast<float>(model_->spec().norm_eps)};
   if (heads)
     RETURN_IF_ERROR(timed([&] { backend_.head(norm, *head_, rows_, {logits_.data()}); }, head_scale_));
-  rest_time_ = std::min(rest_time_, spent);
+  step.rest = std::min(step.rest, spent);
   return absl::OkStatus();
 }
 
@@ -221,9 +223,8 @@ absl::StatusOr<StageTimes> measure_stage(const ModelShard& shard, kernels::Backe
   StageTrial trial(backend, options);
   RETURN_IF_ERROR(trial.load(shard));
   if (options.wait_for_others != nullptr) RETURN_IF_ERROR(options.wait_for_others());
-  StageTimes out{.layers = trial.layers()};
-  ASSIGN_OR_RETURN(out.decode, trial.decode());
-  ASSIGN_OR_RETURN(out.chunk, trial.chunk());
+  StageTimes out;
+  RETURN_IF_ERROR(trial.run(out));
   out.took = options.clock.now() - begun;
   return out;
 }

@@ -44,8 +44,8 @@ inline constexpr double kDecodedByDecode = 1;
 // for layer and for rest alike. Rows and not steps are mixed: a plan carries rows of both kinds, so a stage
 // is as long as the sum of what its rows cost it. A row of a decode step is dear, since the step reads all
 // weights for a few rows; the head is of decode alone.
-// Example SmolLM2 Q4_1, one thread of a Zen 5: decode of 8 rows: layer 0.24 ms, head 1.44 ms; chunk of 64
-// rows: layer 1.792 ms. One row in eight: layer 0.125 * 30 us + 0.875 * 28 us = 28.25 us, head 0.125 * 180 us
+// Example SmolLM2 Q4_1, one thread of a Zen 5: decode of 8 rows: layer 0.24 ms, head 1.44 ms; chunk of 32
+// rows: layer 0.896 ms. One row in eight: layer 0.125 * 30 us + 0.875 * 28 us = 28.25 us, head 0.125 * 180 us
 // = 22.5 us: 0.8 layers, so 15 + 15. Decode alone: layer 30 us, head 180 us: 6 layers, so 18 + 12.
 StageCost cost_of_row(const StepCost& decode, const StepCost& chunk, double decoded);
 

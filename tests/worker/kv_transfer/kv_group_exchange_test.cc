@@ -179,8 +179,7 @@ INSTANTIATE_TEST_SUITE_P(Fabrics, GroupExchangeTest,
                          [](const auto& info) { return transport::fabric_name(info.param); });
 
 // Eight ranks on four heads: neighbours hold the same one. Stages of 2 + 1 and of 1 + 2 layers.
-const std::vector<ParallelShape> kShapes = {{1, 1},         {2, 1},         {4, 1}, {1, 2},
-                                            {1, 2, {1, 2}}, {2, 2, {1, 2}}, {8, 1}};
+const std::vector<ParallelShape> kShapes = {{1, 1}, {4, 1}, {1, 2}, {1, 2, {1, 2}}, {2, 2, {1, 2}}, {8, 1}};
 
 TEST_P(GroupExchangeTest, EveryShapeIntoEveryOther) {
   uint64_t id = 0;

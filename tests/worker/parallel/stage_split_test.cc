@@ -81,7 +81,7 @@ TEST(SplitLayers, NoOtherSplitIsShorter) {
 }
 
 TEST(CostOfRow, TheExampleOfTheHeader) {
-  const StepCost decode{8, 240us, 1440us}, chunk{64, 1792us, 0us};
+  const StepCost decode{8, 240us, 1440us}, chunk{32, 896us, 0us};
   EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByAny), (StageCost{28250ns, 22500ns}));
   EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByDecode), (StageCost{30us, 180us}));
   EXPECT_EQ(cost_of_row(decode, chunk, kDecodedByPrefill), (StageCost{28us, 0us}));
