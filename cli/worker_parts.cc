@@ -6,6 +6,7 @@
 #include <chrono>
 #include <limits>
 
+#include "base/agent.h"
 #include "base/cat.h"
 #include "base/check.h"
 #include "base/log.h"
@@ -265,7 +266,8 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
   RETURN_IF_ERROR(check_algorithms());
   ASSIGN_OR_RETURN(backend, make_backend(options));
   RETURN_IF_ERROR(check_device());
-  if (!stages_known()) {
+  const bool measures = !stages_known();
+  if (measures) {
     RETURN_IF_ERROR(shard_of_rank(place.rank).status());  // what cannot be is said before anybody is met
     RETURN_IF_ERROR(form_ranks());
     RETURN_IF_ERROR(measure_stages(options));
@@ -276,11 +278,16 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
   ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
   memory = plan_memory(shard, g);
   memory_limit = read_memory_limit();
-  RETURN_IF_ERROR(memory.check(memory_limit, pool.name));
-  if (on_gpu() != nullptr) {
+  absl::Status room = memory.check(memory_limit, pool.name);
+  if (room.ok() && on_gpu() != nullptr) {
     ASSIGN_OR_RETURN(device_memory, plan_device_memory(shard, g));
-    RETURN_IF_ERROR(device_memory->check(pool.name));
+    room = device_memory->check(pool.name);
   }
+  if (!room.ok() && measures)
+    return {room.code(),
+            cat(std::string(room.message()), " (stages were measured as ",
+                worker::stages_text(pool.stage_layers), " layers: parallel.stageLayers names others)")};
+  RETURN_IF_ERROR(room);
   if (place.ranks > 1 && group == nullptr) RETURN_IF_ERROR(form_ranks());
   describe(options, g);
   RETURN_IF_ERROR(load_model(std::move(shard), g));
@@ -350,7 +357,13 @@ absl::Status WorkerParts::measure_stages(const WorkerOptions& options) {
       .links = pool.tensor == 1 ? nullptr : &links,
       .on_packed = [this](const kernels::WeightView& matrix) { file->release(matrix); },
       .wait_for_others = [this] { return group->wait_for_all(clock.now() + kRankPatience); }};
-  ASSIGN_OR_RETURN(const worker::StageTimes times, worker::measure_stage(even, *probe, trial));
+  // On a thread of its own: a step pins the thread that makes it, and this one starts all the others.
+  absl::StatusOr<worker::StageTimes> measured = absl::InternalError("not measured");
+  {
+    const AgentThread steps("trial",
+                            [&](const auto&) { measured = worker::measure_stage(even, *probe, trial); });
+  }
+  ASSIGN_OR_RETURN(const worker::StageTimes times, std::move(measured));
   const worker::StageCost own = worker::cost_of_row(times.decode, times.chunk, decoded_by(pool.role));
   ASSIGN_OR_RETURN(const auto said, group->tell_costs(own, clock.now() + kRankPatience));
   ASSIGN_OR_RETURN(const auto costs, worker::stage_costs(said, pool.tensor));

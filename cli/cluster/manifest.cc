@@ -106,9 +106,13 @@ void read_stage_layers(ConfigObject& parallel, PoolManifest& out) {
     out.stage_layers.push_back(static_cast<int32_t>(layers));
   out.stage_layers_place = parallel.place("stageLayers");
   const auto stages = static_cast<int>(out.stage_layers.size());
-  if (parallel.has("stageLayers") && stages != out.pipeline)
-    parallel.fail("stageLayers", cat("want ", out.pipeline, out.pipeline == 1 ? " number" : " numbers",
-                                     ", one for each stage of pipeline, got ", stages));
+  if (!parallel.has("stageLayers")) return;
+  if (out.pipeline == 1) {
+    parallel.fail("stageLayers", "is for parallel.pipeline above 1: one stage has all layers");
+  } else if (stages != out.pipeline) {
+    parallel.fail("stageLayers",
+                  cat("want ", out.pipeline, " numbers, one for each stage of pipeline, got ", stages));
+  }
 }
 
 void read_parallel(ConfigObject parallel, bool tls, PoolManifest& out) {

@@ -1,5 +1,6 @@
 """Workers of several ranks (tensor, pipeline): kill -9 of any rank ends the life of the whole group, which is back as a new one with the tokens of one
 process. Every shape: shapes_test.py."""
+import os
 import re
 import signal
 import time
@@ -40,6 +41,12 @@ for named in ([1, 4], [4, 1]):
         c.wait_idle(3)
     print("passed: stages of %d + %d layers, named, have the tokens of one process" % tuple(named), flush=True)
 
+
+# Measuring makes steps, and a step pins the thread that makes it: not the one that starts all others.
+with Cluster(STORIES, group(1, 2)) as c:
+    for name in ("any-0", "any-0.1"):
+        assert os.sched_getaffinity(c.process(name)["pid"]) == os.sched_getaffinity(0), name
+    print("passed: only engine threads are pinned after measuring")
 
 with Cluster(STORIES, group(2, 2)) as c:
     names = ["any-0", "any-0.1", "any-0.2", "any-0.3"]

@@ -64,7 +64,10 @@ class Worker {
     progress_.request_stop();
   }
   WorkerDescription description() const {
-    return {.ref = ref_, .data_address = to_text(worker::KvAddress{shape_, addresses_})};
+    worker::ParallelShape shape = shape_;
+    if (shape.pipeline > 1 && shape.stage_layers.empty())
+      shape.stage_layers = worker::even_layers(engine->file().spec().layers, shape.pipeline);
+    return {.ref = ref_, .data_address = to_text(worker::KvAddress{shape, addresses_})};
   }
   const WorkerRef& ref() const { return ref_; }
   worker::KvExchangeAgent& agent() { return *agents_[0]; }

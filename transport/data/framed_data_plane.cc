@@ -78,6 +78,7 @@ void FramedDataPlane::let_in(const WorkerRef& peer) {
     if (session->unnamed && session->unnamed->identity.self == peer) waiting.push_back(session.get());
   for (Session* session : waiting) {
     const HelloFrame hello = *std::exchange(session->unnamed, std::nullopt);
+    session->deadline = now_ + kHandshakeDeadline;  // its waiting does not count
     on_hello(*session, hello);
     settle(*session);
   }
@@ -258,13 +259,15 @@ FramedDataPlane::Session& FramedDataPlane::open_session(LinkId link, bool outgoi
 
 void FramedDataPlane::on_accepted(LinkId link) {
   if (sessions_.size() >= kMaxSessions) return links_->close(link);
-  Session* oldest = nullptr;  // links are counted
+  Session *oldest = nullptr, *silent = nullptr;  // links are counted
   size_t nameless = 0;
   for (auto& [id, session] : sessions_) {
     if (!session->nameless()) continue;
     if (nameless++ == 0) oldest = session.get();
+    if (silent == nullptr && !session->unnamed) silent = session.get();
   }
-  if (nameless >= kMaxNameless) end_session(*oldest, "too many connections that do not say who they are");
+  if (nameless >= kMaxNameless)
+    end_session(silent != nullptr ? *silent : *oldest, "too many connections that do not say who they are");
   open_session(link, false);
 }
 

@@ -75,7 +75,9 @@ void FramedDataPlane::on_hello(Session& session, const HelloFrame& hello) {
     return session.handshake->refuse(RefuseFrame::Code::kStale, cat(peer.name, "/", peer.incarnation.value(),
                                                                     ": that life is fenced or was replaced"));
   }
-  if (!named(peer)) {
+  // Whoever it is: no use in waiting for a name.
+  if (hello.identity.protocol_version == options_.identity.protocol_version &&
+      hello.expected == options_.identity.self && !named(peer)) {
     session.unnamed = hello;
     session.deadline = std::min(session.deadline, now_ + kNameDeadline);
     return;

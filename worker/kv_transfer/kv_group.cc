@@ -54,6 +54,9 @@ KvGroup::KvGroup(KvGroupOptions options, KvGroupPorts ports)
 absl::Status KvGroup::pair_up(const WorkerDescription& from, Peer& peer) const {
   ASSIGN_OR_RETURN(peer.address, parse_kv_address(from.data_address));
   const ParallelShape& shape = peer.address.shape;
+  if (shape.pipeline > 1 && shape.stage_layers.empty())
+    return absl::FailedPreconditionError(cat("it does not say how many layers each of its ", shape.pipeline,
+                                             " stages has: another version of baton"));
   ASSIGN_OR_RETURN(const std::vector<KvPart> theirs, kv_parts(options_.model, shape));
   ASSIGN_OR_RETURN(peer.in, reslice(theirs, own_));
   ASSIGN_OR_RETURN(peer.out, reslice(own_, theirs));

@@ -79,7 +79,7 @@ ModelMemory model_memory(const ModelShard& shard, const kernels::Backend& backen
   // Logits: rank 0 has all of them, whoever computed them; ranks that draw together weigh their own.
   const auto columns = static_cast<size_t>(shard.part.vocab.size());
   const size_t logits = 4 * (shard.part.rank == 0 ? static_cast<size_t>(spec.vocab_size) : columns);
-  const size_t weights = shard.part.shape.ranks() > 1 ? 12 * columns : 0;
+  const size_t weights = shard.part.shape.ranks() > 1 && backend.in_host_memory() ? 12 * columns : 0;
   out.activations = max_rows * (4 * own + scratch) + logit_rows * (logits + weights);
   return out;
 }

@@ -24,9 +24,10 @@ namespace baton::worker {
 // u = 0.9: sums 0 and 1.5, total 2, target 1.8: the second place. Changes of logits are made first, also
 // those of rows of which candidates are kept.
 //
-// Memory: 12 bytes for each logit that may be drawn; grows to the largest step. Thread: engine, and inside
-// the backend's host threads. Borrows all. Errors: the links', and kInternal when another rank says what
-// cannot be.
+// Memory: 12 bytes for each logit that may be drawn, and 16 for each member of a crossed bin, of all places
+// (some thousands a row of real models; the vocabulary where all logits are alike); grows to the largest
+// step. Thread: engine, and inside the backend's host threads. Borrows all. Errors: the links', and kInternal
+// when another rank says what cannot be.
 class ShardedDraw {
  public:
   ShardedDraw(kernels::Backend& backend, RankLinks& links, int64_t vocab);

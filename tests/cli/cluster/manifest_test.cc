@@ -428,7 +428,8 @@ TEST(Manifest, RefusesGroupsThatCannotBe) {
   says("any: {parallel: {tensor: 8, pipeline: 8}}", "tensor x pipeline is 64; want 32 at most");
   says("any: {parallel: {pipeline: 2, stageLayers: [30]}}",
        "spec.pools.any.parallel.stageLayers: want 2 numbers, one for each stage of pipeline, got 1");
-  says("any: {parallel: {stageLayers: [16, 14]}}", "want 1 number, one for each stage of pipeline, got 2");
+  says("any: {parallel: {stageLayers: [16, 14]}}",
+       "stageLayers: is for parallel.pipeline above 1: one stage has all layers");
   says("any: {parallel: {pipeline: 2, stageLayers: [30, 0]}}",
        "stageLayers: want whole numbers 1..65536, got '0'");
   EXPECT_EQ(errors_of("  pools: {any: {parallel: {tensor: 2, rendezvous: '127.0.0.1:7100'}}}\n"), "");

@@ -97,6 +97,31 @@ TEST_F(StrangersTest, NoBytesBeforeTheHello) {
 }
 
 // A worker with all that a worker shows, of which nobody has told us: it could pose as any other.
+// Who has said its name and waits for the coordinator's word is not pushed out by those who say nothing.
+TEST_F(StrangersTest, TheSilentOnesGoFirst) {
+  DataPlaneOptions options = plane_options("a", 1, lanes_of(Fabric::kSocket));
+  options.callers = Callers::kNamed;
+  RecordingPlane a(Fabric::kSocket, hub_, options);
+  auto b = make("b");
+  const auto turn = [&] {
+    a.plane->do_work(now_);
+    b->plane->do_work(now_);
+  };
+  ASSERT_TRUE(b->plane->connect(describe(*a.plane, a.ref), now_).ok());
+  ASSERT_TRUE(drive(turn, [&] { return a.plane->next_deadline() <= now_ + timers::kTransferCap / 2; }));
+  for (int i = 0; i < 80; ++i) {
+    strangers_.push_back(std::make_unique<Stranger>(a.plane->address()));
+    a.plane->do_work(now_);
+  }
+  ASSERT_TRUE(drive(turn, [&] { return turned_away() >= 17; }));
+  now_ += timers::kTransferCap / 2 - std::chrono::milliseconds(1);
+  a.plane->let_in(b->ref);
+  // It has the whole time of a handshake from here.
+  a.plane->do_work(now_ += std::chrono::milliseconds(2));
+  EXPECT_TRUE(drive(turn, [&] { return a.plane->connected(b->ref) && b->plane->connected(a.ref); }));
+  EXPECT_TRUE(b->peers.size() == 1 && b->peers[0].kind == PeerEvent::Kind::kConnected);
+}
+
 class NamedCallersTest : public testing::TestWithParam<Fabric> {
  protected:
   void SetUp() override {
@@ -181,6 +206,17 @@ TEST_P(NamedCallersTest, AnotherLifeThanTheNamedOneIsNotLetIn) {
 }
 
 // They count as strangers: many of them do not keep a worker out.
+// Being named would not help it.
+TEST_P(NamedCallersTest, WhoCallsALifeThatIsOverIsToldAtOnce) {
+  auto a = make("a"), b = make("b", 2);
+  WorkerDescription before = describe(*b->plane, b->ref);
+  before.ref.incarnation = Incarnation(1);
+  ASSERT_TRUE(a->plane->connect(before, now_).ok());
+  ASSERT_TRUE(until({a.get(), b.get()}, [&] { return !a->peers.empty(); }));
+  EXPECT_EQ(a->peers[0].kind, PeerEvent::Kind::kRefused);
+  EXPECT_THAT(a->peers[0].detail, testing::HasSubstr("wants b/1"));
+}
+
 TEST_P(NamedCallersTest, SoManyWaitAndNoMore) {
   auto b = make("b"), known = make("known");
   std::vector<std::unique_ptr<RecordingPlane>> callers;

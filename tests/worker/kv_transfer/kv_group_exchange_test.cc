@@ -24,6 +24,8 @@ class Group {
   Group(Fabric fabric, transport::LoopbackHub& hub, const WorkerRef& worker, const SplitModel& model,
         ParallelShape shape, const std::string& layout = "kv-head-test")
       : parts_(*kv_parts(model, shape)), shape_(shape) {
+    if (shape.pipeline > 1 && shape.stage_layers.empty())
+      shape_.stage_layers = even_layers(model.layers, shape.pipeline);
     for (int rank = 0; rank < shape.ranks(); ++rank) {
       const kernels::KvGeometry geometry{.layers = parts_[rank].layers(),
                                          .kv_heads = parts_[rank].heads(),
@@ -92,7 +94,7 @@ class Group {
     }
   }
   const std::vector<KvPart> parts_;
-  const ParallelShape shape_;
+  ParallelShape shape_;  // with the layers of its stages, as workers say them
   std::vector<std::string> addresses_;
 };
 

@@ -26,7 +26,7 @@ class KvGroupTest : public testing::Test {
     for (const int own : {0, 1})
       for (const int theirs : {0, 1}) report(own, theirs, true, own == 0 ? 4e9 : 1e9);
   }
-  static WorkerDescription description() { return {.ref = kPeer, .data_address = "ranks 1x2 a:1 b:2"}; }
+  static WorkerDescription description() { return {.ref = kPeer, .data_address = "ranks 1x2/2+2 a:1 b:2"}; }
   void report(int own, int theirs, bool connected, double rate = 1e9) {
     group.on_note(own,
                   PeerReport{.peer = rank_ref(kPeer, theirs),
@@ -151,6 +151,8 @@ TEST_F(KvGroupTest, AShapeThatTheModelDoesNotTakeIsRefused) {
   EXPECT_THAT(reports[1].error, HasSubstr("want a shape and as many addresses"));
   group.connect({.ref = kPeer, .data_address = "ranks 1x2/3+2 a b"});
   EXPECT_THAT(reports[2].error, HasSubstr("parallel.stageLayers: want 2 numbers"));
+  group.connect({.ref = kPeer, .data_address = "ranks 1x2 a b"});
+  EXPECT_THAT(reports[3].error, HasSubstr("does not say how many layers each of its 2 stages has"));
 }
 
 // Where the peer's stages are cut is what it says, not what this worker would do.
