@@ -1,7 +1,7 @@
 // A connection that breaks while a frame is half sent. UCX's TCP completes a zero-copy send twice when
-// sendmsg() is what finds the connection broken (uct_tcp_ep_sendv() after uct_tcp_ep_purge(), 1.13 to 1.22),
-// and its own assertion ends the process; the killed receivers of peer_death_test meet that moment only now
-// and then.
+// sendmsg() is what finds the connection broken (uct_tcp_ep_sendv() after uct_tcp_ep_purge(), 1.13 to 1.22);
+// where it is built with assertions, as Debian's is, that ends the process. The killed receivers of
+// peer_death_test meet that moment only now and then.
 #include "transport/data/ucx_links.h"
 
 #include <dlfcn.h>
