@@ -6,21 +6,20 @@
 
 #include <filesystem>
 
+#include "tests/support/temp_dir.h"
+
 namespace baton::cli {
 namespace {
 
 class HomeTest : public testing::Test {
  protected:
   void SetUp() override {
-    char pattern[] = "/tmp/baton_home_test.XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern), nullptr);
-    folder_ = pattern;
     ::setenv("BATON_HOME", folder_.c_str(), 1);
     home_ = Home::from_environment();
     ASSERT_TRUE(home_.make_directories().ok());
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::string folder_;
+  const support::TempDir directory_{"home"};
+  const std::string folder_ = directory_.path();
   Home home_;
 };
 

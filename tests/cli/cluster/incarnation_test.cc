@@ -2,29 +2,25 @@
 #include "cli/cluster/incarnation.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <filesystem>
 #include <string>
+
+#include "tests/support/temp_dir.h"
 
 namespace baton::cli {
 namespace {
 
 class IncarnationTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char pattern[] = "/tmp/baton_incarnation_test.XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern), nullptr);
-    folder_ = pattern;
-    home_.state = home_.cache = folder_;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  void SetUp() override { home_.state = home_.cache = folder_; }
   uint64_t next(const std::string& worker, uint64_t wall) {
     const NewLife life = new_life(home_, worker, wall);
     EXPECT_TRUE(life.remembered.ok()) << life.remembered;
     return life.number.value();
   }
-  std::string folder_;
+  const support::TempDir directory_{"incarnation"};
+  const std::string folder_ = directory_.path();
   Home home_;
 };
 

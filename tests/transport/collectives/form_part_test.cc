@@ -79,6 +79,8 @@ TEST_P(Parts, NobodyElseGetsThePlaceWhereTheyMeet) {
     std::vector<float> one{static_cast<float>(1 + whole.rank())};
     ASSERT_TRUE(half->communicator->all_reduce(one, in(60s)).ok());
     EXPECT_EQ(one[0], first == 0 ? 3 : 7) << "ranks of the other half are in it";
+    // A rank that left while the other half still meets would end the group that they meet in.
+    EXPECT_EQ(whole.barrier(in(60s)), absl::OkStatus());
   });
 }
 
