@@ -19,7 +19,8 @@ namespace baton::transport {
 namespace {
 
 constexpr unsigned kFrameMessage = 1;
-// Several segments: each message costs wake-ups and an answer, which weigh more than joining them again.
+// With its head it fits a segment (ucx_start.cc): UCX gives the kernel one run of memory as it lies, copies
+// only what the kernel does not take at once, and joins nothing behind it.
 constexpr size_t kPayload = 1024 * 1024;
 constexpr size_t kMaxArriving = 256;
 constexpr auto kCloseDeadline = std::chrono::seconds(1);

@@ -14,7 +14,7 @@
 namespace baton::transport {
 namespace {
 
-constexpr size_t kSegment = 272 * 1024;  // 256 KiB, UCX's own headers and the largest frame head
+constexpr size_t kSegment = 1040 * 1024;  // 1 MiB, UCX's own headers and the largest frame head
 
 struct Setting {
   const char* key;       // as UCX 1.13 knows it
