@@ -127,6 +127,23 @@ void add_bench_transfer(CLI::App& bench, Commands& c) {
   };
   megabytes("--pool-mib", o.pool_bytes, "memory of each process; 512");
   megabytes("--total-mib", o.total_bytes, "moved per measurement; 512");
+  const auto host = [transfer](const char* name, BenchHost& host, const char* text) {
+    transfer
+        ->add_option_function<std::string>(
+            name,
+            [&host](const std::string& said) {
+              host = {.network = said.substr(0, said.rfind('=')),
+                      .address = said.substr(said.rfind('=') + 1)};
+            },
+            text)
+        ->check([](const std::string& said) {
+          const size_t at = said.rfind('=');
+          return at != said.npos && at > 0 ? std::string() : "want NAMESPACE=ADDRESS, got " + said;
+        });
+  };
+  host("--sender", o.sender,
+       "network namespace and numeric address in it, a=10.0.0.1: a host of its own; root");
+  host("--receiver", o.receiver, "the same for the receiving process");
   transfer->add_option("-r,--repetitions", o.repetitions, "the median is printed")
       ->check(CLI::Range(1, 1000));
   transfer

@@ -42,6 +42,12 @@ struct BenchEngineOptions {
 };
 int run_bench_engine(const BenchEngineOptions& options);
 
+// Where one process of a pair runs.
+struct BenchHost {
+  std::string network;                // namespace of `ip netns`, or a path; empty: the one we are in
+  std::string address = "127.0.0.1";  // numeric, of an interface there
+};
+
 struct BenchTransferOptions {
   std::vector<std::string> lanes{"local", "socket", "socket-tls", "am", "get-emulated"};
   std::vector<uint64_t> pieces{16 << 10, 64 << 10, 256 << 10, 1 << 20};  // bytes
@@ -49,6 +55,7 @@ struct BenchTransferOptions {
   uint64_t total_bytes = uint64_t{512} << 20;                            // moved per measurement
   int repetitions = 5;
   bool json = false;
+  BenchHost sender, receiver;
 };
 int run_bench_transfer(const BenchTransferOptions& options);
 

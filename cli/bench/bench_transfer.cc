@@ -17,6 +17,7 @@
 #include "cli/cluster/cores.h"
 #include "cli/cluster/version.h"
 #include "transport/data/data_plane.h"
+#include "transport/data/socket_address.h"
 
 namespace baton::cli {
 namespace {
@@ -49,7 +50,10 @@ class Bench {
   // The lane with checksums and, where it goes without, without; each repetition beside its baseline.
   absl::Status measure_lane(const std::string& name, const std::string& baseline) {
     const auto plain_name = name + " without checksums";
-    LaneOptions lane{.lane = name, .pool_bytes = options_.pool_bytes};
+    LaneOptions lane{.lane = name,
+                     .pool_bytes = options_.pool_bytes,
+                     .sender = options_.sender.address,
+                     .receiver = options_.receiver.address};
     if (name == "socket-tls") {
       RETURN_IF_ERROR(certificate_.make());
       lane.tls = certificate_.security();
@@ -94,8 +98,9 @@ class Bench {
     const bool pinned = report_.cores.size() == 2;
     Subject& subject = subjects_[name];
     subject.name = name;
-    ASSIGN_OR_RETURN(subject.pair, MeasuredPair::start(pair, pinned ? report_.cores[0] : -1,
-                                                       pinned ? report_.cores[1] : -1));
+    ASSIGN_OR_RETURN(subject.pair,
+                     MeasuredPair::start(pair, {pinned ? report_.cores[0] : -1, options_.sender.network},
+                                         {pinned ? report_.cores[1] : -1, options_.receiver.network}));
     // Every page is touched before anything is measured.
     ASSIGN_OR_RETURN(const MoveResult warm,
                      subject.pair->move({.piece = uint64_t{64} << 10, .total = options_.total_bytes}));
@@ -139,6 +144,11 @@ absl::Status check(const BenchTransferOptions& options) {
     if (!is_bench_lane(lane))
       return absl::InvalidArgumentError(
           cat("lane: want local, socket, socket-tls, am, get or get-emulated, got ", lane));
+  for (const BenchHost* host : {&options.sender, &options.receiver})
+    RETURN_IF_ERROR(transport::parse_address(host->address, 0).status());
+  const bool hosts = !options.sender.network.empty() || !options.receiver.network.empty();
+  if (hosts && std::ranges::count(options.lanes, "local") > 0)
+    return absl::InvalidArgumentError("lane local: not between hosts; name others with --lanes");
   return absl::OkStatus();
 }
 
@@ -153,13 +163,14 @@ std::string line(const char* format, Values... values) {
 
 absl::StatusOr<TransferBenchReport> measure_transfer(const BenchTransferOptions& options) {
   RETURN_IF_ERROR(check(options));
-  TransferBenchReport report{.pool_bytes = options.pool_bytes};
+  TransferBenchReport report{.pool_bytes = options.pool_bytes,
+                             .congestion_control = MeasuredPair::congestion_control(options.sender.network)};
   const std::vector<int> cores = allowed_cores().cpus;
   if (cores.size() >= 2) report.cores = {cores[0], cores[1]};
   Bench bench(options, report);
   RETURN_IF_ERROR(bench.baseline("memcpy", memcpy_pair(options.pool_bytes, false)));
   RETURN_IF_ERROR(bench.baseline("memcpy_nt", memcpy_pair(options.pool_bytes, true)));
-  RETURN_IF_ERROR(bench.baseline("rawsocket", raw_socket_pair(options.pool_bytes)));
+  RETURN_IF_ERROR(bench.baseline("rawsocket", raw_socket_pair(options.pool_bytes, options.receiver.address)));
   for (const std::string& lane : options.lanes)
     RETURN_IF_ERROR(bench.measure_lane(lane, lane == "local" ? "memcpy" : "rawsocket"));
   bench.finish();
@@ -185,6 +196,7 @@ std::string to_json(const TransferBenchReport& report) {
   return json::serialize(json::object{{"version", kVersion},
                                       {"cores", json::value_from(report.cores)},
                                       {"pool_bytes", report.pool_bytes},
+                                      {"tcp_congestion_control", report.congestion_control},
                                       {"rows", std::move(rows)}}) +
          "\n";
 }
@@ -199,6 +211,11 @@ std::string to_table(const TransferBenchReport& report) {
     if (r.checksum_cost) out += line(" %13.1f%%", 100 * *r.checksum_cost);
     out += "\n";
   }
+  if (!report.congestion_control.empty())
+    out +=
+        cat("TCP: ", report.congestion_control,
+            report.congestion_control.starts_with("bbr") ? ", which sends by a timer: cubic is faster here\n"
+                                                         : "\n");
   return out;
 }
 

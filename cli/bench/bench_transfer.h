@@ -26,6 +26,7 @@ struct TransferRow {
 struct TransferBenchReport {
   std::vector<int> cores;  // sender, receiver; empty: not pinned
   uint64_t pool_bytes = 0;
+  std::string congestion_control;  // of TCP, where the sender is
   std::vector<TransferRow> rows;
 };
 

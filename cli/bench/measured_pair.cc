@@ -1,15 +1,22 @@
 #include "cli/bench/measured_pair.h"
 
+#include <fcntl.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <fstream>
+#include <thread>
 
+#include "base/cat.h"
 #include "base/clock.h"
 
 namespace baton::cli {
@@ -33,8 +40,28 @@ bool write_all(int fd, const T& value) {
   return ::write(fd, &value, sizeof value) == static_cast<ssize_t>(sizeof value);
 }
 
-void settle_on(int core) {
+absl::StatusOr<int> open_network(const std::string& name) {
+  if (name.empty()) return -1;
+  const std::string path = name.find('/') == std::string::npos ? "/run/netns/" + name : name;
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::InvalidArgumentError(cat("network namespace ", path, ": ", std::strerror(errno)));
+  return fd;
+}
+
+// With a /sys that shows its interfaces: UCX reads it.
+void enter_network(int network) {
+  const bool inside = ::setns(network, CLONE_NEWNET) == 0 && ::unshare(CLONE_NEWNS) == 0 &&
+                      ::mount("", "/", "none", MS_SLAVE | MS_REC, nullptr) == 0 &&
+                      ::mount("sysfs", "/sys", "sysfs", 0, nullptr) == 0;
+  if (inside) return;
+  std::fprintf(stderr, "bench transfer: entering a network namespace, which root may: %s\n",
+               std::strerror(errno));
+  ::_exit(1);
+}
+
+void settle(int core, int network) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (network >= 0) enter_network(network);
   if (core < 0) return;
   cpu_set_t cores;
   CPU_ZERO(&cores);
@@ -63,15 +90,30 @@ void MovePipe::done(double seconds) const {
   if (!write_all(results_, seconds)) ::_exit(1);
 }
 
-absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair& pair, int sender_core,
-                                                                  int receiver_core) {
+absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair& pair,
+                                                                  const MovePlace& sender,
+                                                                  const MovePlace& receiver) {
   std::unique_ptr<MeasuredPair> made(new MeasuredPair);
+  ASSIGN_OR_RETURN(const int sender_network, open_network(sender.network));
+  absl::StatusOr<int> receiver_network = open_network(receiver.network);
+  if (receiver_network.ok()) {
+    const absl::Status started =
+        made->fork_both(pair, {sender.core, sender_network}, {receiver.core, *receiver_network});
+    if (*receiver_network >= 0) ::close(*receiver_network);
+    if (!started.ok()) receiver_network = started;
+  }
+  if (sender_network >= 0) ::close(sender_network);
+  if (!receiver_network.ok()) return receiver_network.status();
+  return made;
+}
+
+absl::Status MeasuredPair::fork_both(const MovePair& pair, Place sender, Place receiver) {
   int addresses[2], orders[2], results[2];
   if (::pipe(addresses) != 0 || ::pipe(orders) != 0 || ::pipe(results) != 0)
     return absl::UnavailableError("bench transfer: no pipes");
-  made->receiver_ = ::fork();
-  if (made->receiver_ == 0) {
-    settle_on(receiver_core);
+  receiver_ = ::fork();
+  if (receiver_ == 0) {
+    settle(receiver.core, receiver.network);
     for (const int fd : {addresses[0], orders[0], orders[1], results[0], results[1]}) ::close(fd);
     pair.receiver([&](const std::string& address) {
       std::array<char, kAddressBytes> text{};
@@ -82,11 +124,11 @@ absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair
   }
   ::close(addresses[1]);
   std::array<char, kAddressBytes> address{};
-  const bool ready = made->receiver_ > 0 && read_all(addresses[0], address);
+  const bool ready = receiver_ > 0 && read_all(addresses[0], address);
   ::close(addresses[0]);
-  made->sender_ = ready ? ::fork() : -1;
-  if (made->sender_ == 0) {
-    settle_on(sender_core);
+  sender_ = ready ? ::fork() : -1;
+  if (sender_ == 0) {
+    settle(sender.core, sender.network);
     ::close(orders[1]);
     ::close(results[0]);
     pair.sender(MovePipe(orders[0], results[1]), address.data());
@@ -94,10 +136,10 @@ absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair
   }
   ::close(orders[0]);
   ::close(results[1]);
-  made->orders_ = orders[1];
-  made->results_ = results[0];
-  if (made->sender_ < 0) return absl::UnavailableError("bench transfer: the receiving process did not start");
-  return made;
+  orders_ = orders[1];
+  results_ = results[0];
+  if (sender_ < 0) return absl::UnavailableError("bench transfer: the receiving process did not start");
+  return absl::OkStatus();
 }
 
 MeasuredPair::~MeasuredPair() {
@@ -105,6 +147,19 @@ MeasuredPair::~MeasuredPair() {
     if (fd >= 0) ::close(fd);
   end(sender_);
   end(receiver_);
+}
+
+std::string MeasuredPair::congestion_control(const std::string& network) {
+  const absl::StatusOr<int> space = open_network(network);
+  if (!space.ok()) return "";
+  std::string name;
+  // A thread of its own goes there and ends.
+  std::thread([&] {
+    if (*space < 0 || ::setns(*space, CLONE_NEWNET) == 0)
+      std::ifstream("/proc/sys/net/ipv4/tcp_congestion_control") >> name;
+  }).join();
+  if (*space >= 0) ::close(*space);
+  return name;
 }
 
 double MeasuredPair::cpu_seconds() const { return cpu_seconds_of(sender_) + cpu_seconds_of(receiver_); }

@@ -40,21 +40,37 @@ struct MovePair {
   std::function<void(const std::function<void(const std::string&)>& ready)> receiver;
 };
 
+// Where a process of a pair works: its core (-1 = wherever the kernel likes) and its network namespace (a
+// name of `ip netns`, or a path; empty: the one of the caller).
+struct MovePlace {
+  int core = -1;
+  std::string network;
+};
+
 // Two processes, each on a core of its own, and the stopwatch around them. They die with this object and with
 // this process. Thread: one. Owns: the processes and their pipes.
 class MeasuredPair {
  public:
-  // Cores: -1 = wherever the kernel likes. Errors: a process that ends before it is ready.
-  static absl::StatusOr<std::unique_ptr<MeasuredPair>> start(const MovePair& pair, int sender_core,
-                                                             int receiver_core);
+  // Errors: a namespace that cannot be entered, a process that ends before it is ready.
+  static absl::StatusOr<std::unique_ptr<MeasuredPair>> start(const MovePair& pair, const MovePlace& sender,
+                                                             const MovePlace& receiver);
   ~MeasuredPair();
   MeasuredPair(const MeasuredPair&) = delete;
   MeasuredPair& operator=(const MeasuredPair&) = delete;
 
   absl::StatusOr<MoveResult> move(const MoveOrder& order);
 
+  // What the kernel gives new TCP connections in a network namespace (as in MovePlace); "" if it does not
+  // say.
+  static std::string congestion_control(const std::string& network);
+
  private:
+  struct Place {
+    int core;
+    int network;  // descriptor of the namespace
+  };
   MeasuredPair() = default;
+  absl::Status fork_both(const MovePair& pair, Place sender, Place receiver);
   double cpu_seconds() const;
 
   pid_t sender_ = -1;

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "transport/data/peer_pool.h"
+#include "transport/data/socket_address.h"
 
 namespace baton::cli {
 namespace {
@@ -91,12 +92,10 @@ void receive_pieces(int fd, std::span<std::byte> pool) {
   }
 }
 
-sockaddr_in loopback(uint16_t port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(port);
-  return address;
+transport::SocketAddress at(const std::string& host, uint16_t port) {
+  const auto address = transport::parse_address(host, port);
+  BATON_CHECK(address.ok(), std::string(address.status().message()).c_str());
+  return *address;
 }
 
 }  // namespace
@@ -123,12 +122,12 @@ MovePair memcpy_pair(uint64_t pool_bytes, bool around_cache) {
           }};
 }
 
-MovePair raw_socket_pair(uint64_t pool_bytes) {
-  const auto send = [pool_bytes](const MovePipe& pipe, const std::string& port) {
+MovePair raw_socket_pair(uint64_t pool_bytes, const std::string& host) {
+  const auto send = [pool_bytes, host](const MovePipe& pipe, const std::string& port) {
     const auto pool = make_pool(pool_bytes);
-    const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
-    const sockaddr_in to = loopback(static_cast<uint16_t>(std::stoi(port)));
-    if (::connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0) ::_exit(1);
+    const transport::SocketAddress to = at(host, static_cast<uint16_t>(std::stoi(port)));
+    const int fd = ::socket(to.family(), SOCK_STREAM, 0);
+    if (::connect(fd, to.get(), to.size) != 0) ::_exit(1);
     const int on = 1;
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     const SteadyClock clock;
@@ -143,15 +142,14 @@ MovePair raw_socket_pair(uint64_t pool_bytes) {
       pipe.done(to_seconds(clock.now() - begin));
     }
   };
-  const auto serve = [pool_bytes](const std::function<void(const std::string&)>& ready) {
+  const auto serve = [pool_bytes, host](const std::function<void(const std::string&)>& ready) {
     const auto pool = make_pool(pool_bytes);
-    const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address = loopback(0);
-    socklen_t size = sizeof address;
-    if (::bind(listener, reinterpret_cast<sockaddr*>(&address), size) != 0 || ::listen(listener, 1) != 0 ||
-        ::getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    transport::SocketAddress address = at(host, 0);
+    const int listener = ::socket(address.family(), SOCK_STREAM, 0);
+    if (::bind(listener, address.get(), address.size) != 0 || ::listen(listener, 1) != 0 ||
+        ::getsockname(listener, address.get(), &address.size) != 0)
       return;
-    ready(std::to_string(ntohs(address.sin_port)));
+    ready(std::to_string(address.port()));
     receive_pieces(::accept(listener, nullptr, nullptr), pool->bytes());
   };
   return {.sender = send, .receiver = serve};

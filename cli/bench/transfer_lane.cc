@@ -21,12 +21,14 @@ constexpr auto kLongestWait = std::chrono::seconds(1);
 
 constexpr const char* kTlsLane = "socket-tls";
 
-std::unique_ptr<DataPlane> make_plane(const std::string& name, const LaneOptions& options) {
+std::unique_ptr<DataPlane> make_plane(const std::string& name, const std::string& host,
+                                      const LaneOptions& options) {
   auto lanes = transport::parse_lanes(options.lane == kTlsLane ? "socket" : options.lane);
   BATON_CHECK(lanes.ok());
   auto plane = transport::make_process_data_plane(
       {.identity = {.self = {name, Incarnation(1)}, .host_id = transport::host_id()},
        .callers = transport::Callers::kAnybody,
+       .listen_host = host,
        .lanes = *lanes,
        .tls = options.lane == kTlsLane ? options.tls : std::nullopt,
        .pool_bytes = options.pool_bytes,
@@ -136,13 +138,13 @@ bool goes_without_checksums(const std::string& lane) { return lane != "am" && !l
 
 MovePair lane_pair(const LaneOptions& options) {
   const auto send = [=](const MovePipe& pipe, const std::string& address) {
-    const auto plane = make_plane("sender", options);
+    const auto plane = make_plane("sender", options.sender, options);
     Sender sender(*plane);
     sender.connect(address);
     for (MoveOrder order; pipe.next(order);) pipe.done(sender.seconds_for(order));
   };
   const auto receive = [=](const std::function<void(const std::string&)>& ready) {
-    const auto plane = make_plane("receiver", options);
+    const auto plane = make_plane("receiver", options.receiver, options);
     Receiver receiver(*plane);
     ready(plane->address());
     receiver.run();

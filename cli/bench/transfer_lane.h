@@ -17,6 +17,7 @@ struct LaneOptions {
   uint64_t pool_bytes = 0;
   bool checksum = true;
   std::optional<transport::StreamSecurity> tls;
+  std::string sender = "127.0.0.1", receiver = "127.0.0.1";  // numeric addresses
 };
 MovePair lane_pair(const LaneOptions& options);
 // A lane with a name that says which.

@@ -1,8 +1,15 @@
 #include "cli/bench/bench_transfer.h"
 
 #include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <array>
 #include <boost/json.hpp>
+#include <csignal>
+
+#include "base/cat.h"
+#include "tests/support/network_hosts.h"
 
 namespace baton::cli {
 namespace {
@@ -40,6 +47,38 @@ TEST(BenchTransfer, EveryLaneStandsBesideItsBaseline) {
   EXPECT_THAT(to_table(*report), HasSubstr("of rawsocket"));
 }
 
+TEST(BenchTransfer, TheProcessesOfAPairMayBeOnHostsOfTheirOwn) {
+  auto hosts = NetworkHosts::make(2);
+  if (!hosts.ok()) GTEST_SKIP() << hosts.status();
+  BenchTransferOptions options = small();
+  options.lanes = {"socket", "am"};
+  options.pieces = {65536};
+  std::array<pid_t, 2> living{};
+  int arrived[2];
+  ASSERT_EQ(::pipe(arrived), 0);
+  for (int i = 0; i < 2; ++i) {
+    const pid_t child = (*hosts)->fork_inside(i, [&] {
+      (void)!::write(arrived[1], "", 1);
+      return ::pause();
+    });
+    char byte;
+    ASSERT_EQ(::read(arrived[0], &byte, 1), 1);
+    (i == 0 ? options.sender : options.receiver) = {.network = cat("/proc/", child, "/ns/net"),
+                                                    .address = (*hosts)->address(i)};
+    living[static_cast<size_t>(i)] = child;
+  }
+  for (const int fd : arrived) ::close(fd);
+  const auto report = measure_transfer(options);  // nobody else has these addresses
+  for (const pid_t child : living) {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+  }
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->rows.size(), 5u);
+  EXPECT_EQ(report->rows.back().lane, "am");
+  EXPECT_GT(report->rows.back().of_baseline, 0);
+}
+
 TEST(BenchTransfer, WhatCannotBeMeasuredIsRefused) {
   const auto refused = [](auto change) {
     BenchTransferOptions options = small();
@@ -51,6 +90,13 @@ TEST(BenchTransfer, WhatCannotBeMeasuredIsRefused) {
   EXPECT_THAT(refused([](auto& o) { o.pieces = {}; }), HasSubstr("no pieces"));
   EXPECT_THAT(refused([](auto& o) { o.lanes = {"auto"}; }), HasSubstr("lane: want"));
   EXPECT_THAT(refused([](auto& o) { o.lanes = {"rdma"}; }), HasSubstr("lane: want"));
+  EXPECT_THAT(refused([](auto& o) { o.sender.address = "here"; }), HasSubstr("here"));
+  EXPECT_THAT(refused([](auto& o) { o.receiver.network = "no-such-host"; }), HasSubstr("not between hosts"));
+  EXPECT_THAT(refused([](auto& o) {
+                o.lanes = {"socket"};
+                o.receiver.network = "no-such-host";
+              }),
+              HasSubstr("/run/netns/no-such-host"));
 }
 
 }  // namespace
