@@ -56,6 +56,9 @@ Duration backoff(int restarts) {
                        : std::min<Duration>(milliseconds(250) * (1 << std::min(restarts, 6)), seconds(10));
 }
 
+// As waitpid() gave it: the process ended because another rank of its worker did.
+bool is_rank_lost(int status) { return WIFEXITED(status) && WEXITSTATUS(status) == kExitRankLost; }
+
 }  // namespace
 
 Supervisor::Supervisor(const Home& home, HomeLock& lock, const ClusterManifest& manifest)
@@ -235,15 +238,23 @@ absl::Status Supervisor::start() {
   return wait_until_ready();
 }
 
+// The one that is to blame, before ranks that ended because it did.
 absl::Status Supervisor::find_failed_child() {
+  const Child* failed = nullptr;
+  int end = 0;
   for (Child& c : children_) {
     int status = 0;
-    if (c.pid > 0 && ::waitpid(c.pid, &status, WNOHANG) == c.pid) {
-      c.pid = 0;
-      return absl::UnavailableError(cat(c.name, " ended while starting: ", last_words(output_file(c))));
-    }
+    if (c.pid <= 0 || ::waitpid(c.pid, &status, WNOHANG) != c.pid) continue;
+    c.pid = 0;
+    if (failed != nullptr && !is_rank_lost(end)) continue;
+    failed = &c;
+    end = status;
   }
-  return absl::OkStatus();
+  if (failed == nullptr) return absl::OkStatus();
+  std::string by;
+  if (WIFSIGNALED(end)) by = cat(" by signal ", WTERMSIG(end), " ", signal_text(WTERMSIG(end)));
+  return absl::UnavailableError(
+      cat(failed->name, " ended while starting", by, ": ", last_words(output_file(*failed))));
 }
 
 // All workers of this machine, as the coordinator says; without one here, by what they say themselves.
@@ -330,7 +341,7 @@ void Supervisor::reap(Instant at) {
     if (at - c.started > kStable) c.restarts = 0;
     // A rank that ended because another one did is not to blame: it comes back at once and waits for that
     // one.
-    const bool blameless = c.ended || (WIFEXITED(status) && WEXITSTATUS(status) == kExitRankLost);
+    const bool blameless = c.ended || is_rank_lost(status);
     const Duration pause = blameless ? Duration(kRankPause) : backoff(c.restarts++);
     log_warn("process died", {{"name", c.name},
                               {"pid", c.pid},

@@ -40,6 +40,7 @@ constexpr double kStepShareOfItl = 0.85;
 // Of KV memory that an idle engine takes before it is used; at most a quarter of the pool.
 constexpr size_t kAheadBytes = size_t{128} << 20;
 // Ranks of other hosts may be scheduled minutes later, and load as long.
+constexpr const char* kRankLostPayload = "baton/rank-lost";
 constexpr auto kRankPatience = std::chrono::seconds(300);
 
 Incarnation new_incarnation(const std::string& worker) {
@@ -58,7 +59,16 @@ double decoded_by(WorkerRole role) {
                                        : worker::kDecodedByAny;
 }
 
+// What a rank hears that waits for the others. Its own errors are others than these two.
+absl::Status from_ranks(absl::Status status) {
+  if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status))
+    status.SetPayload(kRankLostPayload, absl::Cord());
+  return status;
+}
+
 }  // namespace
+
+bool is_rank_lost(const absl::Status& start) { return start.GetPayload(kRankLostPayload).has_value(); }
 
 absl::StatusOr<OwnPlace> find_own_place(const PoolManifest& pool, const WorkerOptions& options) {
   ProcessPlace by_hosts{.index = std::max(options.index, 0), .rank = -1};
@@ -363,10 +373,12 @@ absl::Status WorkerParts::measure_stages(const WorkerOptions& options) {
     const AgentThread steps("trial",
                             [&](const auto&) { measured = worker::measure_stage(even, *probe, trial); });
   }
-  ASSIGN_OR_RETURN(const worker::StageTimes times, std::move(measured));
+  RETURN_IF_ERROR(from_ranks(measured.status()));
+  const worker::StageTimes& times = *measured;
   const worker::StageCost own = worker::cost_of_row(times.decode, times.chunk, decoded_by(pool.role));
-  ASSIGN_OR_RETURN(const auto said, group->tell_costs(own, clock.now() + kRankPatience));
-  ASSIGN_OR_RETURN(const auto costs, worker::stage_costs(said, pool.tensor));
+  const auto said = group->tell_costs(own, clock.now() + kRankPatience);
+  RETURN_IF_ERROR(from_ranks(said.status()));
+  ASSIGN_OR_RETURN(const auto costs, worker::stage_costs(*said, pool.tensor));
   pool.stage_layers = worker::split_layers(costs, file->spec().layers);
   const auto ms = [](Duration d) { return 1e3 * to_seconds(d); };
   log_info("stages measured", {{"layers", worker::stages_text(pool.stage_layers)},
@@ -461,7 +473,9 @@ absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::Kv
 absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSinks sinks) {
   RankGroup::Meeting ranks{.addresses = {plane->address()}};
   if (group != nullptr) {
-    ASSIGN_OR_RETURN(ranks, group->meet(plane->address(), clock.now() + kRankPatience));
+    auto met = group->meet(plane->address(), clock.now() + kRankPatience);
+    RETURN_IF_ERROR(from_ranks(met.status()));
+    ranks = *std::move(met);
   }
   description.data_address = worker::to_text({.shape = shape(), .ranks = ranks.addresses});
   mailbox = std::make_unique<worker::EngineMailbox>(kMailboxCapacity);

@@ -36,6 +36,9 @@ struct ExchangeSinks {
   std::function<void(const std::string& why)> lost;  // a rank of this worker is gone
 };
 
+// A start ended because another rank of the group is gone or silent: that one is to blame, not this process.
+bool is_rank_lost(const absl::Status& start);
+
 // The parts of one worker that compute and move KV, in the order in which they are made. Members are
 // destroyed in reverse: the pool (data plane) outlives the backend that writes it. Thread: main makes and
 // ends them.

@@ -440,7 +440,7 @@ int run_worker(const WorkerOptions& options) {
   if (const absl::Status s = process.make(options); !s.ok()) {
     std::fprintf(stderr, "%s\n", std::string(s.message()).c_str());
     if (!options.log_dir.empty()) log_error("worker could not start", {{"why", s.ToString()}});
-    return kExitFailed;
+    return is_rank_lost(s) ? kExitRankLost : kExitFailed;
   }
   absl::Status written = home.make_directories();
   if (written.ok()) written = write_file(home.file(memory_plan_file(name)), process.parts->memory_text());

@@ -2,11 +2,14 @@
 process. Every shape: shapes_test.py."""
 import os
 import re
+import resource
 import signal
+import subprocess
+import tempfile
 import time
 import urllib.request
 
-from cluster import ANY, STORIES, Cluster, RunningStream, manifest, need, pools
+from cluster import ANY, BINARY, STORIES, Cluster, RunningStream, manifest, need, pools
 
 need(STORIES)
 PROMPTS = ["Once upon a time", "Lily likes cats and dogs"]
@@ -83,6 +86,23 @@ with Cluster(STORIES, group(2, 1)) as c:
     for rank in ("0", "1"):
         assert 'baton_rank_steps_total{rank="%s"}' % rank in text, text
     print("passed: SIGSTOP of a rank ends the group, which is back without it")
+
+# A rank that dies while it loads, here by the limit on the size of files (its KV pool): the other one is not to blame, and says so. Nobody waits for long.
+with tempfile.TemporaryDirectory(prefix="baton-e2e-") as home:
+    path = os.path.join(home, "manifest.yaml")
+    with open(path, "w") as f:
+        f.write(manifest(pools(ANY, parallel={"tensor": 2}, kv=SMALL), model={"source": STORIES}))
+
+    def start(rank, **options):
+        command = [BINARY, "worker", "--manifest", path, "--pool", "any", "--rank", str(rank), "--join", "127.0.0.1:1", "--rendezvous", "unix:@baton-groups-test-%d" % os.getpid()]
+        return subprocess.Popen(command, env=dict(os.environ, BATON_HOME=home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+    ranks = [start(0), start(1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))]
+    said = [r.communicate(timeout=60)[0] for r in ranks]
+    codes = [r.returncode for r in ranks]
+    assert codes == [4, -signal.SIGXFSZ], (codes, said)
+    assert "rank 1 of the group is gone" in said[0], said[0]
+    print("passed: a rank that dies while it loads takes the blame")
 
 with Cluster(STORIES, group(2, 1, replicas=2)) as c:  # each may prefill for the other
     for _ in range(4):
