@@ -252,7 +252,10 @@ absl::Status Supervisor::find_failed_child() {
   }
   if (failed == nullptr) return absl::OkStatus();
   std::string by;
-  if (WIFSIGNALED(end)) by = cat(" by signal ", WTERMSIG(end), " ", signal_text(WTERMSIG(end)));
+  if (WIFSIGNALED(end)) {
+    const std::string means = signal_text(WTERMSIG(end));
+    by = cat(" by signal ", WTERMSIG(end), means.empty() ? "" : cat(" (", means, ")"));
+  }
   return absl::UnavailableError(
       cat(failed->name, " ended while starting", by, ": ", last_words(output_file(*failed))));
 }

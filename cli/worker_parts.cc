@@ -39,8 +39,8 @@ constexpr size_t kMailboxCapacity = 65536;
 constexpr double kStepShareOfItl = 0.85;
 // Of KV memory that an idle engine takes before it is used; at most a quarter of the pool.
 constexpr size_t kAheadBytes = size_t{128} << 20;
-// Ranks of other hosts may be scheduled minutes later, and load as long.
 constexpr const char* kRankLostPayload = "baton/rank-lost";
+// Ranks of other hosts may be scheduled minutes later, and load as long.
 constexpr auto kRankPatience = std::chrono::seconds(300);
 
 Incarnation new_incarnation(const std::string& worker) {
