@@ -238,7 +238,7 @@ absl::Status Supervisor::start() {
   return wait_until_ready();
 }
 
-// The one that is to blame, before ranks that ended because it did.
+// The one that is to blame: a rank that ended because another one did may be seen before that one.
 absl::Status Supervisor::find_failed_child() {
   const Child* failed = nullptr;
   int end = 0;
@@ -250,14 +250,21 @@ absl::Status Supervisor::find_failed_child() {
     failed = &c;
     end = status;
   }
-  if (failed == nullptr) return absl::OkStatus();
+  if (failed == nullptr)
+    return now() < lost_rank_until_ ? absl::OkStatus() : absl::UnavailableError(lost_rank_);
   std::string by;
   if (WIFSIGNALED(end)) {
     const std::string means = signal_text(WTERMSIG(end));
     by = cat(" by signal ", WTERMSIG(end), means.empty() ? "" : cat(" (", means, ")"));
   }
-  return absl::UnavailableError(
-      cat(failed->name, " ended while starting", by, ": ", last_words(output_file(*failed))));
+  const std::string words =
+      cat(failed->name, " ended while starting", by, ": ", last_words(output_file(*failed)));
+  if (!is_rank_lost(end)) return absl::UnavailableError(words);
+  if (lost_rank_.empty()) {
+    lost_rank_ = words;
+    lost_rank_until_ = now() + kRankEnd;
+  }
+  return absl::OkStatus();
 }
 
 // All workers of this machine, as the coordinator says; without one here, by what they say themselves.

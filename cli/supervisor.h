@@ -95,6 +95,9 @@ class Supervisor {
   const HostNames host_;
   const bool has_coordinator_;
   Instant loaded_{};  // all of this machine, when the coordinator is on another one
+  // At a start: what a rank said that ended because another one did, and how long that one is looked for.
+  std::string lost_rank_;
+  Instant lost_rank_until_ = kNever;
 };
 
 }  // namespace baton::cli

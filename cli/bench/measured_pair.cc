@@ -94,6 +94,7 @@ absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair
                                                                   const MovePlace& sender,
                                                                   const MovePlace& receiver) {
   std::unique_ptr<MeasuredPair> made(new MeasuredPair);
+  std::signal(SIGPIPE, SIG_IGN);  // an order to a process that died is an error
   ASSIGN_OR_RETURN(const int sender_network, open_network(sender.network));
   absl::StatusOr<int> receiver_network = open_network(receiver.network);
   if (receiver_network.ok()) {

@@ -97,7 +97,11 @@ with tempfile.TemporaryDirectory(prefix="baton-e2e-") as home:
         command = [BINARY, "worker", "--manifest", path, "--pool", "any", "--rank", str(rank), "--join", "127.0.0.1:1", "--rendezvous", "unix:@baton-groups-test-%d" % os.getpid()]
         return subprocess.Popen(command, env=dict(os.environ, BATON_HOME=home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
-    ranks = [start(0), start(1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))]
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    ranks = [start(0), start(1, preexec_fn=no_room)]
     said = [r.communicate(timeout=60)[0] for r in ranks]
     codes = [r.returncode for r in ranks]
     assert codes == [4, -signal.SIGXFSZ], (codes, said)

@@ -54,20 +54,21 @@ TEST(BenchTransfer, TheProcessesOfAPairMayBeOnHostsOfTheirOwn) {
   options.lanes = {"socket", "am"};
   options.pieces = {65536};
   std::array<pid_t, 2> living{};
-  int arrived[2];
-  ASSERT_EQ(::pipe(arrived), 0);
   for (int i = 0; i < 2; ++i) {
+    int arrived[2];
+    ASSERT_EQ(::pipe(arrived), 0);
     const pid_t child = (*hosts)->fork_inside(i, [&] {
       (void)!::write(arrived[1], "", 1);
       return ::pause();
     });
+    living[static_cast<size_t>(i)] = child;
+    ::close(arrived[1]);
     char byte;
-    ASSERT_EQ(::read(arrived[0], &byte, 1), 1);
+    EXPECT_EQ(::read(arrived[0], &byte, 1), 1);
+    ::close(arrived[0]);
     (i == 0 ? options.sender : options.receiver) = {.network = cat("/proc/", child, "/ns/net"),
                                                     .address = (*hosts)->address(i)};
-    living[static_cast<size_t>(i)] = child;
   }
-  for (const int fd : arrived) ::close(fd);
   const auto report = measure_transfer(options);  // nobody else has these addresses
   for (const pid_t child : living) {
     ::kill(child, SIGKILL);
