@@ -59,7 +59,8 @@ double decoded_by(WorkerRole role) {
                                        : worker::kDecodedByAny;
 }
 
-// What a rank hears that waits for the others. Its own errors are others than these two.
+// What a rank hears that waits for the others. Its own errors are others than these two, on a CPU; ranks on
+// GPUs do not measure stages, and then only wait.
 absl::Status from_ranks(absl::Status status) {
   if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status))
     status.SetPayload(kRankLostPayload, absl::Cord());

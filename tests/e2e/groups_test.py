@@ -108,6 +108,21 @@ with tempfile.TemporaryDirectory(prefix="baton-e2e-") as home:
     assert "rank 1 of the group is gone" in said[0], said[0]
     print("passed: a rank that dies while it loads takes the blame")
 
+# The same under a supervisor, whose start fails: the stage of four layers has four times the pool of the other one, and only it does not fit.
+with tempfile.TemporaryDirectory(prefix="baton-e2e-") as home:
+    path = os.path.join(home, "manifest.yaml")
+    with open(path, "w") as f:
+        f.write(manifest(pools(ANY, parallel={"pipeline": 2, "stageLayers": [1, 4]}, kv={"memory": "256Mi"})))
+
+    def room_for_one():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (160 << 20, 160 << 20))
+
+    command = [BINARY, "serve", STORIES, "-f", path, "--port", "0", "--detach"]
+    r = subprocess.run(command, env=dict(os.environ, BATON_HOME=home), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, preexec_fn=room_for_one)
+    assert r.returncode == 3 and "any-0.1 ended while starting by signal %d" % signal.SIGXFSZ in r.stderr, r
+    print("passed: a start that fails names the rank that is to blame")
+
 with Cluster(STORIES, group(2, 1, replicas=2)) as c:  # each may prefill for the other
     for _ in range(4):
         ids, r = c.generate(PROMPTS[0], 40)

@@ -41,6 +41,8 @@ class SharedPool {
   std::span<const std::byte> probe() const { return {base_ + kProbeStart, kProbeBytes}; }
   // All of it, as it lies in the file.
   std::span<std::byte> file() const { return {base_, kPoolStart + pool_bytes_}; }
+  // The file itself.
+  int descriptor() const { return descriptor_; }
   PoolTicket ticket() const;
 
  private:

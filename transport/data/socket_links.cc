@@ -12,6 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <csignal>
 #include <cstring>
 #include <utility>
 
@@ -104,6 +105,13 @@ SocketLinks::~SocketLinks() {
     if (fd >= 0) ::close(fd);
 }
 
+void SocketLinks::send_from(const SourceFile& file) {
+  struct sigaction now{};
+  // sendfile() on a connection that broke raises it, and there is no flag against that.
+  if (::sigaction(SIGPIPE, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
+  file_ = file;
+}
+
 // ---- links
 // ----------------------------------------------------------------------------------------------------
 
@@ -116,6 +124,7 @@ LinkId SocketLinks::add_connection(int descriptor, bool connecting) {
                        *tls_, descriptor, connecting ? TlsStream::Side::kConnects : TlsStream::Side::kAccepts)
                  : nullptr;
   auto connection = std::make_unique<StreamConnection>(id, descriptor, connecting, std::move(tls));
+  connection->send_from(file_);
   if (!watch(descriptor, id).ok()) return 0;
   StreamConnection& added = *connection;
   links_[id] = std::move(connection);
@@ -172,8 +181,12 @@ void SocketLinks::close(LinkId link) {
   // Words that were said last, a refusal for one, still go out when the kernel takes them now.
   it->second->flush();
   it->second->shut();
-  // At once, for peer_closed() at the other end; the descriptor lives until nobody is inside any more.
-  (void)::shutdown(it->second->descriptor(), SHUT_WR);
+  // At once, for peer_closed() at the other end; the descriptor lives until nobody is inside any more. The
+  // blocks that were offered go back to their owner next (design I2): none may be on its way from here then.
+  if (it->second->lends_pages())
+    it->second->reset();
+  else
+    (void)::shutdown(it->second->descriptor(), SHUT_WR);
   (void)::epoll_ctl(epoll_, EPOLL_CTL_DEL, it->second->descriptor(), nullptr);
   closed_.push_back(std::move(it->second));
   links_.erase(it);

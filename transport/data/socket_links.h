@@ -27,6 +27,8 @@ class SocketLinks final : public Links {
       const std::string& host, uint16_t port, const std::optional<StreamSecurity>& security = {});
   ~SocketLinks() override;
 
+  // Long runs of payload that lie in there are not copied to be sent. Before any link.
+  void send_from(const SourceFile& file);
   void set_listener(LinksListener& listener) override { listener_ = &listener; }
   std::string_view stream_lane() const override { return tls_ ? "socket-tls" : "socket"; }
   // Long ones cost the kernel less; while one is summed nothing is sent.
@@ -57,6 +59,7 @@ class SocketLinks final : public Links {
 
   std::unique_ptr<TlsContext> tls_;
   LinksListener* listener_ = nullptr;
+  SourceFile file_;
   SocketAddress own_;  // port 0
   std::string address_;
   int listen_ = -1;

@@ -1,5 +1,8 @@
 #include "transport/data/stream_connection.h"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -32,6 +35,7 @@ constexpr uint64_t kFewBytes = 128 * 1024;  // not worth to wait for more
 constexpr uint64_t kMostAtOnce = 256 * 1024;
 constexpr size_t kParts = 128;  // of one system call
 constexpr size_t kWriteChunk = 1 << 20;
+constexpr size_t kFromFile = 128 * 1024;  // less is copied: a system call of its own costs more
 constexpr size_t kDiscard = 64 * 1024;
 // In the middle of a payload the rest is on its way: asking again costs less than sleeping and waking up, and
 // while this thread asks, packets are taken up on its core instead of the sender's.
@@ -48,6 +52,15 @@ void for_each_part(const OutgoingFrame& frame, Each each) {
 }
 
 }  // namespace
+
+struct StreamConnection::Batch {
+  std::array<iovec, kParts> parts;
+  size_t count = 0;
+  size_t bytes = 0;
+  std::span<const std::byte> run;  // of the file
+  bool run_follows = false;        // a run of the file is next
+  bool full() const { return count == kParts || bytes >= kWriteChunk || !run.empty() || run_follows; }
+};
 
 StreamConnection::StreamConnection(LinkId id, int descriptor, bool connecting, std::unique_ptr<TlsStream> tls)
     : id_(id),
@@ -94,30 +107,51 @@ bool StreamConnection::connected() {
 
 void StreamConnection::flush() {
   if (!open_ || (connecting_ && !connected())) return;
-  if (outgoing_.empty() && tls_) (void)write_parts({});  // what is encrypted and waits
+  if (outgoing_.empty() && tls_) (void)write_parts({}, false);  // what is encrypted and waits
   while (open_ && !outgoing_.empty()) {
-    std::array<iovec, kParts> parts;
-    size_t count = 0;
-    size_t bytes = 0;
-    for (const Outgoing& out : outgoing_) {
-      size_t skip = out.sent;
-      for_each_part(out.frame, [&](std::span<const std::byte> piece) {
-        const size_t over = std::min(skip, piece.size());
-        skip -= over;
-        if (over == piece.size() || count == kParts || bytes >= kWriteChunk) return;
-        parts[count++] = part(piece.subspan(over));
-        bytes += piece.size() - over;
-      });
-      if (count == kParts || bytes >= kWriteChunk) break;
-    }
-    const size_t n = write_parts({parts.data(), count});
+    const size_t n = write(next_batch());
     if (n == 0) return;
     sent(n);
   }
 }
 
-// 0: not now, or never.
-size_t StreamConnection::write_parts(std::span<const iovec> parts) {
+bool StreamConnection::in_file(std::span<const std::byte> piece) const {
+  return piece.size() >= kFromFile && piece.data() >= file_.mapped.data() &&
+         piece.data() + piece.size() <= file_.mapped.data() + file_.mapped.size();
+}
+
+StreamConnection::Batch StreamConnection::next_batch() const {
+  Batch batch;
+  for (const Outgoing& out : outgoing_) {
+    size_t skip = out.sent;
+    for_each_part(out.frame, [&](std::span<const std::byte> piece) {
+      const size_t over = std::min(skip, piece.size());
+      skip -= over;
+      if (over == piece.size() || batch.full()) return;
+      const std::span<const std::byte> rest = piece.subspan(over);
+      if (in_file(piece)) {
+        if (batch.count > 0)
+          batch.run_follows = true;
+        else
+          batch.run = rest;
+        return;
+      }
+      batch.parts[batch.count++] = part(rest);
+      batch.bytes += rest.size();
+    });
+    if (batch.full()) break;
+  }
+  return batch;
+}
+
+// How much; 0: not now, or never.
+size_t StreamConnection::write(const Batch& batch) {
+  if (!batch.run.empty()) return write_file(batch.run);
+  return write_parts({batch.parts.data(), batch.count}, batch.run_follows);
+}
+
+// `more` follows at once: the kernel may wait for it to fill a packet.
+size_t StreamConnection::write_parts(std::span<const iovec> parts, bool more) {
   if (tls_) {
     const size_t taken = tls_->write(parts);
     if (tls_->failed()) fail(tls_->failure());
@@ -126,15 +160,49 @@ size_t StreamConnection::write_parts(std::span<const iovec> parts) {
   msghdr message{};
   message.msg_iov = const_cast<iovec*>(parts.data());
   message.msg_iovlen = parts.size();
+  const int flags = MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0);
   ssize_t n = 0;
   do {
-    n = ::sendmsg(descriptor_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    n = ::sendmsg(descriptor_, &message, flags);
   } while (n < 0 && errno == EINTR);
   if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) fail(cat("send: ", std::strerror(errno)));
   return n < 0 ? 0 : static_cast<size_t>(n);
 }
 
+size_t StreamConnection::write_file(std::span<const std::byte> run) {
+  off_t at = run.data() - file_.mapped.data();
+  ssize_t n = 0;
+  do {
+    n = ::sendfile(descriptor_, file_.descriptor, &at, run.size());
+  } while (n < 0 && errno == EINTR);
+  if (n > 0) {
+    lent_ = written_ + static_cast<uint64_t>(n);
+    return static_cast<size_t>(n);
+  }
+  if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+  if (n == 0 || errno == EINVAL || errno == ENOSYS || errno == ESPIPE) {  // it cannot: by copying
+    file_ = {};
+    return write(next_batch());
+  }
+  fail(cat("send: ", std::strerror(errno)));
+  return 0;
+}
+
+bool StreamConnection::lends_pages() const {
+  int unconfirmed = 0;
+  if (lent_ == 0) return false;
+  if (::ioctl(descriptor_, SIOCOUTQ, &unconfirmed) != 0) return true;
+  return written_ - static_cast<uint64_t>(unconfirmed) < lent_;
+}
+
+void StreamConnection::reset() {
+  sockaddr nobody{};
+  nobody.sa_family = AF_UNSPEC;
+  (void)::connect(descriptor_, &nobody, sizeof nobody);
+}
+
 void StreamConnection::sent(size_t bytes) {
+  written_ += bytes;
   queued_bytes_ -= bytes;
   while (bytes > 0) {
     Outgoing& front = outgoing_.front();

@@ -10,6 +10,13 @@
 
 namespace baton::transport {
 
+// Memory that is a file, too: payload in it need not be copied to be sent, the kernel sends its pages as they
+// lie. They must not change before the peer has answered, or the connection was ended by reset().
+struct SourceFile {
+  int descriptor = -1;
+  std::span<const std::byte> mapped;  // from the file's first byte
+};
+
 // One TCP connection that carries frames: a prefix of 16 bytes (magic, length of head, length of payload),
 // the head, the payload. Non-blocking both ways. The payload of a frame with a Landing is read straight into
 // its places; only what came together with the head (at most kReadAhead bytes) is copied. With a TlsStream
@@ -24,6 +31,10 @@ class StreamConnection {
 
   LinkId id() const { return id_; }
   int descriptor() const { return descriptor_; }
+  // Plain connections only. SIGPIPE must be ignored.
+  void send_from(const SourceFile& file) {
+    if (!tls_) file_ = file;
+  }
   void queue(OutgoingFrame frame);
   size_t queued_bytes() const { return queued_bytes_; }
   // To be told when the kernel has room: not while the peer is still to be verified.
@@ -39,6 +50,10 @@ class StreamConnection {
   bool holds_more() const { return open_ && holds_more_; }
   // Its owner wants no more of it, perhaps from inside receive().
   void shut() { open_ = false; }
+  // Pages of the file may be in the kernel's hands still: the peer's has not confirmed them.
+  bool lends_pages() const;
+  // Takes them back: nothing more is sent of what the kernel holds, and the peer is told so. After shut().
+  void reset();
   bool broken() const { return broken_; }
   const std::string& failure() const { return failure_; }
 
@@ -49,9 +64,16 @@ class StreamConnection {
     size_t bytes = 0;
   };
 
+  // What goes next, in one system call: `count` parts, or a run of the file.
+  struct Batch;
+
   void fail(std::string reason);
   bool connected();
-  size_t write_parts(std::span<const iovec> parts);
+  bool in_file(std::span<const std::byte> piece) const;
+  Batch next_batch() const;
+  size_t write(const Batch& batch);
+  size_t write_parts(std::span<const iovec> parts, bool more);
+  size_t write_file(std::span<const std::byte> run);
   size_t read_parts(std::span<iovec> parts);
   void sent(size_t bytes);
   size_t read_some();
@@ -72,6 +94,9 @@ class StreamConnection {
   bool broken_ = false;
   std::string failure_;
 
+  SourceFile file_;
+  uint64_t written_ = 0;  // to the kernel
+  uint64_t lent_ = 0;     // of written_: where the last run of the file ended
   std::deque<Outgoing> outgoing_;
   size_t queued_bytes_ = 0;
 

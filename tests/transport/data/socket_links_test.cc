@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include "base/rng.h"
 #include "tests/support/seed.h"
 #include "tests/transport/data/plane_fixture.h"
+#include "transport/data/peer_pool.h"
 
 namespace baton::transport {
 namespace {
@@ -223,6 +226,166 @@ TEST_F(SocketLinksTest, AddressesOfOtherFabricsAreRefused) {
       static_cast<uint16_t>(std::stoi(links_->address().substr(links_->address().rfind(':') + 1)));
   EXPECT_THAT(std::string(SocketLinks::create("127.0.0.1", taken).status().message()),
               HasSubstr("listen on 127.0.0.1"));
+}
+
+// Two ends, of which one sends from a pool's file.
+class FromFileTest : public testing::Test {
+ protected:
+  FromFileTest()
+      : pool_(*SharedPool::create(8 << 20, false)),
+        from_(*SocketLinks::create("127.0.0.1", 0)),
+        to_(*SocketLinks::create("127.0.0.1", 0)) {
+    from_->set_listener(sender_);
+    to_->set_listener(seen_);
+  }
+  void connect(int descriptor) {
+    from_->send_from({.descriptor = descriptor, .mapped = pool_->file()});
+    link_ = *from_->connect(to_->address());
+    ASSERT_TRUE(until([&] { return !seen_.accepted.empty(); }));
+  }
+  bool until(const std::function<bool()>& done) {
+    return drive(
+        [this] {
+          from_->poll();
+          to_->poll();
+        },
+        done);
+  }
+  std::span<std::byte> fill(Rng& rng) {
+    const auto bytes = pool_->bytes();
+    for (std::byte& b : bytes) b = static_cast<std::byte>(rng.next());
+    return bytes;
+  }
+
+  std::unique_ptr<SharedPool> pool_;
+  std::unique_ptr<SocketLinks> from_, to_;
+  Recorder sender_, seen_;
+  LinkId link_ = 0;
+};
+
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+TEST_F(FromFileTest, RunsOfEverySizeArriveBetweenOtherBytes) {
+  const uint64_t seed = support::fresh_seed();
+  SCOPED_TRACE(testing::Message() << "BATON_SEED=" << seed);
+  Rng rng(seed);
+  int pipe_ends[2];
+  ASSERT_EQ(::pipe(pipe_ends), 0);
+  // A file, and something that the kernel does not send from: then it is copied.
+  for (const int descriptor : {pool_->descriptor(), pipe_ends[0]}) {
+    const auto bytes = fill(rng);
+    const std::string elsewhere = random_text(rng, 100'000);
+    connect(descriptor);
+    seen_.frames.clear();
+    std::vector<Recorder::Seen> want;
+    for (int i = 0; i < 60; ++i) {
+      OutgoingFrame frame{.head = "L" + random_text(rng, rng.below(40)), .body = {}, .payload = {}};
+      if (rng.below(3) == 0) frame.body = random_text(rng, rng.below(50'000));
+      std::string payload = frame.body;
+      for (uint64_t runs = rng.below(6); runs > 0; --runs) {
+        const size_t n = 64 + rng.below(rng.below(2) ? 400'000 : 30'000);
+        const size_t at = rng.below(bytes.size() - n);
+        frame.payload.push_back(bytes.subspan(at, n));
+        if (rng.below(4) == 0) frame.payload.push_back(std::as_bytes(std::span(elsewhere)));
+      }
+      for (const auto piece : frame.payload) payload += text_of(piece);
+      want.push_back({frame.head, payload});
+      from_->send(link_, std::move(frame));
+      if (rng.below(4) == 0) from_->poll();
+    }
+    ASSERT_TRUE(until([&] { return seen_.frames.size() == want.size(); }));
+    for (size_t i = 0; i < want.size(); ++i) {
+      ASSERT_EQ(seen_.frames[i].head, want[i].head) << i;
+      ASSERT_TRUE(seen_.frames[i].payload == want[i].payload) << i;
+    }
+    from_->close(link_);
+    ASSERT_TRUE(until([&] { return !seen_.closed.empty(); }));
+    seen_.accepted.clear();
+    seen_.closed.clear();
+  }
+  for (const int fd : pipe_ends) ::close(fd);
+}
+
+// What it saves, and why the bytes must stay until the peer has answered.
+TEST_F(FromFileTest, LongRunsAreNotCopiedShortOnesAre) {
+  connect(pool_->descriptor());
+  const auto bytes = pool_->bytes();
+  std::fill(bytes.begin(), bytes.end(), std::byte{'a'});
+  from_->send(link_, {.head = "L", .body = {}, .payload = {bytes.first(4 << 10)}});
+  from_->send(link_, {.head = "L", .body = {}, .payload = {bytes.first(256 << 10)}});
+  for (int i = 0; i < 10; ++i) from_->poll();
+  std::fill(bytes.begin(), bytes.end(), std::byte{'b'});
+  ASSERT_TRUE(until([&] { return seen_.frames.size() == 2; }));
+  EXPECT_EQ(seen_.frames[0].payload, std::string(4 << 10, 'a'));
+  EXPECT_EQ(seen_.frames[1].payload, std::string(256 << 10, 'b'));
+}
+
+// A peer that reads as the test likes, and what was said to it.
+class LentPagesTest : public FromFileTest {
+ protected:
+  LentPagesTest() {
+    from_->send_from({.descriptor = pool_->descriptor(), .mapped = pool_->file()});
+    const auto address = *split_address(from_->address().substr(std::strlen("socket:")));
+    const SocketAddress to = *parse_address(address.first, address.second);
+    reader_ = ::socket(AF_INET, SOCK_STREAM, 0);
+    const int little = 64 << 10;
+    ::setsockopt(reader_, SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
+    EXPECT_EQ(::connect(reader_, to.get(), to.size), 0);
+    EXPECT_TRUE(until([&] { return !sender_.accepted.empty(); }));
+    link_ = sender_.accepted[0];
+  }
+  ~LentPagesTest() override { ::close(reader_); }
+  // Up to so many bytes, or to the end. The sender goes on meanwhile.
+  std::string read(size_t most) {
+    std::string all(most, '\0');
+    size_t at = 0;
+    const bool done = until([&] {
+      const ssize_t n = ::recv(reader_, all.data() + at, most - at, MSG_DONTWAIT);
+      if (n < 0 && errno == EAGAIN) return false;
+      end_ = n == 0 ? 0 : n < 0 ? errno : -1;
+      if (n > 0) at += static_cast<size_t>(n);
+      return n <= 0 || at == most;
+    });
+    EXPECT_TRUE(done);
+    all.resize(at);
+    return all;
+  }
+
+  int reader_ = -1;
+  int end_ = -1;  // of the stream: 0 in order, or errno
+};
+
+TEST_F(LentPagesTest, AreTakenBackWhenALinkIsClosed) {
+  from_->send(link_, {.head = "L", .body = {}, .payload = {pool_->bytes()}});
+  for (int i = 0; i < 10; ++i) from_->poll();
+  (void)read(100'000);
+  from_->close(link_);
+  EXPECT_LT(read(pool_->bytes().size()).size(), pool_->bytes().size() / 2);
+  EXPECT_EQ(end_, ECONNRESET);  // not what the kernel held, and then an end in order
+}
+
+TEST_F(LentPagesTest, ThatThePeerHasDoNotCostTheLastWords) {
+  const auto run = pool_->bytes().first(1 << 20);
+  from_->send(link_, {.head = "L", .body = {}, .payload = {run}});
+  const std::string sent = wire("L", text_of(run));
+  EXPECT_TRUE(read(sent.size()) == sent);
+  const int now = 1;  // confirmed at once
+  ::setsockopt(reader_, IPPROTO_TCP, TCP_QUICKACK, &now, sizeof now);
+  from_->send(link_, {.head = "sorry", .body = {}, .payload = {}});
+  from_->close(link_);
+  EXPECT_EQ(read(1000), wire("sorry", ""));
+  EXPECT_EQ(end_, 0);
+}
+
+TEST_F(FromFileTest, APeerThatLeavesInTheMiddleOfARunEndsTheLinkOnly) {
+  connect(pool_->descriptor());
+  for (int i = 0; i < 40; ++i) from_->send(link_, {.head = "L", .body = {}, .payload = {pool_->bytes()}});
+  for (int i = 0; i < 10; ++i) from_->poll();
+  EXPECT_TRUE(sender_.closed.empty());
+  to_.reset();
+  ASSERT_TRUE(drive([this] { from_->poll(); }, [&] { return sender_.closed.contains(link_); }));
 }
 
 TEST_F(SocketLinksTest, AWakeIsNotLostInAPoll) {
