@@ -171,29 +171,35 @@ absl::Status WorkerParts::find_addresses(const WorkerOptions& options) {
   return absl::OkStatus();
 }
 
-// Every rank of a group has the same number of blocks: as many as the rank whose part is largest has room
-// for.
-absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelShard& own) const {
-  const kernels::KvType type = *parse_kv_type(pool.kv_dtype);
-  kernels::KvGeometry g = worker::kv_geometry(own.spec, pool.block_tokens, type, 0);
-  g.blocks = std::numeric_limits<int64_t>::max();
-  size_t largest = 0;
+absl::StatusOr<WorkerParts::BlockBytes> WorkerParts::weigh_block() const {
+  BlockBytes out;
   for (int rank = 0; rank < shape().ranks(); ++rank) {
     ASSIGN_OR_RETURN(const worker::ModelShard shard, shard_of_rank(rank));
-    const auto of_rank = worker::kv_geometry(shard.spec, pool.block_tokens, type, 0);
-    const size_t block = of_rank.piece_bytes() * of_rank.layers;
-    largest = std::max(largest, block);
-    g.blocks = std::min(g.blocks, static_cast<int64_t>(pool.kv_memory_bytes / block));
+    const size_t bytes = worker::HostCopier::slot_bytes(
+        worker::kv_geometry(shard.spec, pool.block_tokens, *parse_kv_type(pool.kv_dtype), 0));
+    out.largest = std::max(out.largest, bytes);
+    out.all += bytes;
   }
-  if (g.blocks < 2)
-    return absl::InvalidArgumentError(cat("pool ", pool.name, ": kv.memory ",
-                                          format_bytes(pool.kv_memory_bytes), " holds ", g.blocks,
-                                          " blocks of ", format_bytes(largest), "; want 2 at least"));
-  return g;
+  return out;
+}
+
+// Every rank of a group has the same number of blocks, in its pool and in host memory: as many as the rank
+// whose part is largest has room for.
+absl::StatusOr<kernels::KvGeometry> WorkerParts::geometry(const worker::ModelShard& own) const {
+  const auto blocks = static_cast<int64_t>(pool.kv_memory_bytes / block_bytes.largest);
+  if (blocks < 2)
+    return absl::InvalidArgumentError(
+        cat("pool ", pool.name, ": kv.memory ", format_bytes(pool.kv_memory_bytes), " holds ", blocks,
+            " blocks of ", format_bytes(block_bytes.largest), "; want 2 at least"));
+  return worker::kv_geometry(own.spec, pool.block_tokens, *parse_kv_type(pool.kv_dtype), blocks);
+}
+
+int64_t WorkerParts::host_blocks() const {
+  return static_cast<int64_t>(pool.kv_host_memory_bytes / block_bytes.largest);
 }
 
 MemoryPlan WorkerParts::plan_memory(const worker::ModelShard& shard, const kernels::KvGeometry& g) const {
-  const auto host_blocks = static_cast<uint64_t>(this->host_blocks(g));
+  const auto host_blocks = static_cast<uint64_t>(this->host_blocks());
   const uint64_t block_bytes = worker::HostCopier::slot_bytes(g);
   if (!backend->in_host_memory())
     return {.weights = file->own_bytes(),
@@ -229,10 +235,6 @@ absl::StatusOr<DeviceMemoryPlan> WorkerParts::plan_device_memory(const worker::M
 std::string WorkerParts::memory_text() const {
   const std::string host = memory.text(memory_limit);
   return device_memory ? cat(device_memory->text(), "; host: ", host) : host;
-}
-
-int64_t WorkerParts::host_blocks(const kernels::KvGeometry& g) const {
-  return static_cast<int64_t>(pool.kv_host_memory_bytes / worker::HostCopier::slot_bytes(g));
 }
 
 worker::PlanLimits WorkerParts::plan_limits(const kernels::KvGeometry& g) const {
@@ -286,6 +288,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
     log_info("stages named", {{"layers", worker::stages_text(pool.stage_layers)}});
   }
   ASSIGN_OR_RETURN(worker::ModelShard shard, shard_of_rank(place.rank));
+  ASSIGN_OR_RETURN(block_bytes, weigh_block());
   ASSIGN_OR_RETURN(const kernels::KvGeometry g, geometry(shard));
   memory = plan_memory(shard, g);
   memory_limit = read_memory_limit();
@@ -302,6 +305,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
   if (place.ranks > 1 && group == nullptr) RETURN_IF_ERROR(form_ranks());
   describe(options, g);
   RETURN_IF_ERROR(load_model(std::move(shard), g));
+  RETURN_IF_ERROR(make_host_copier(g));
   RETURN_IF_ERROR(make_exchange(g, std::move(sinks)));
   if (place.rank > 0) {
     follower = std::make_unique<worker::FollowerLoop>(
@@ -317,7 +321,6 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
     followers.plans = plans.get();
   }
   runner = std::make_unique<worker::ModelRunner>(*model, clock, followers);
-  RETURN_IF_ERROR(make_host_copier(g));
   return make_engine();
 }
 
@@ -337,8 +340,9 @@ absl::Status WorkerParts::form_ranks() {
           : cat(" of ", stages_known() ? worker::stages_text(pool.stage_layers) : "measured", " layers");
   const std::string build =
       cat(kVersion, " model ", file->hash(), " tensor ", pool.tensor, " pipeline ", pool.pipeline, layers,
-          " ", backend->numerics_id(*parse_kv_type(pool.kv_dtype)), " kv ", pool.kv_memory_bytes, " in ",
-          pool.block_tokens, " tokens batch ", pool.max_batch_tokens, " context ", context_tokens());
+          " ", backend->numerics_id(*parse_kv_type(pool.kv_dtype)), " kv ", pool.kv_memory_bytes, "+",
+          pool.kv_host_memory_bytes, " in ", pool.block_tokens, " tokens batch ", pool.max_batch_tokens,
+          " context ", context_tokens());
   std::optional<transport::StreamSecurity> security;
   if (manifest.rank_tls(pool)) security = worker_security_of(manifest.control);
   ASSIGN_OR_RETURN(group, RankGroup::form({.place = place,
@@ -470,6 +474,10 @@ absl::Status WorkerParts::load_model(worker::ModelShard shard, const kernels::Kv
   return backend->attach_kv(pool_bytes, g);
 }
 
+void WorkerParts::tell_engine(worker::EngineCommand event) {
+  BATON_CHECK(mailbox->post(std::move(event)) || mailbox->closed());
+}
+
 // All ranks have loaded their part when this returns.
 absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSinks sinks) {
   RankGroup::Meeting ranks{.addresses = {plane->address()}};
@@ -492,9 +500,12 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
                                     .fence = group == nullptr ? nullptr : &group->links().fence(),
                                     .lost = std::move(sinks.lost),
                                     .on_phase = pause_point(rank_name(description.ref.name, place.rank))};
-  options.events = [this](worker::KvEvent e) {
-    BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
-  };
+  options.events = [this](worker::KvEvent e) { tell_engine(std::move(e)); };
+  if (host_copier != nullptr) {
+    options.host = host_copier.get();
+    options.host_slots = host_copier->slots();
+    options.copied = [this](worker::HostCopied e) { tell_engine(std::move(e)); };
+  }
   options.peers = std::move(sinks.peers);
   ASSIGN_OR_RETURN(exchange, worker::KvExchangeAgent::create(*plane, std::move(options)));
   return absl::OkStatus();
@@ -502,25 +513,31 @@ absl::Status WorkerParts::make_exchange(const kernels::KvGeometry& g, ExchangeSi
 
 absl::Status WorkerParts::make_host_copier(const kernels::KvGeometry& g) {
   if (pool.kv_host_memory_bytes == 0) return absl::OkStatus();
-  if (host_blocks(g) < 1)
-    return absl::InvalidArgumentError(
-        cat("pool ", pool.name, ": kv.hostMemory ", format_bytes(pool.kv_host_memory_bytes),
-            " does not hold a block of ", format_bytes(worker::HostCopier::slot_bytes(g))));
+  if (host_blocks() < 1)
+    return absl::InvalidArgumentError(cat("pool ", pool.name, ": kv.hostMemory ",
+                                          format_bytes(pool.kv_host_memory_bytes),
+                                          " does not hold a block of ", format_bytes(block_bytes.largest)));
   kernels::Device* const device = on_gpu() == nullptr ? nullptr : &on_gpu()->device();
+  // In a group the engine hears of it when all ranks have copied.
+  worker::HostCopiedSink sink = [this](worker::HostCopied e) {
+    if (group != nullptr) return exchange->copied(std::move(e));
+    tell_engine(std::move(e));
+  };
   ASSIGN_OR_RETURN(host_copier,
                    worker::HostCopier::make({.geometry = g,
                                              .pool = device == nullptr ? plane->pool() : device->kv_pool(),
-                                             .slots = host_blocks(g),
+                                             .slots = host_blocks(),
                                              .device = device},
-                                            clock, [this](worker::HostCopied e) {
-                                              BATON_CHECK(mailbox->post(std::move(e)) || mailbox->closed());
-                                            }));
+                                            clock, std::move(sink)));
   return absl::OkStatus();
 }
 
 absl::Status WorkerParts::make_engine() {
   worker::EngineOptions options;
-  if (host_copier != nullptr) options.host = {.slots = host_copier->slots(), .copies = host_copier.get()};
+  if (host_copier != nullptr) {
+    options.host = {.slots = host_copier->slots(), .copies = host_copier.get()};
+    if (group != nullptr) options.host.copies = exchange.get();
+  }
   options.blocks = description.blocks_total;
   options.block_tokens = description.block_tokens;
   options.scheduler.vocab_size = static_cast<int32_t>(file->spec().vocab_size);

@@ -59,8 +59,8 @@ struct WorkerParts {
   std::unique_ptr<worker::PlanSender> plans;  // rank 0 of a group
   std::unique_ptr<worker::ModelRunner> runner;
   std::unique_ptr<worker::EngineMailbox> mailbox;
+  std::unique_ptr<worker::HostCopier> host_copier;    // of every rank, with kv.hostMemory
   std::unique_ptr<worker::KvExchangeAgent> exchange;  // of every rank
-  std::unique_ptr<worker::HostCopier> host_copier;    // with kv.hostMemory
   std::unique_ptr<worker::Engine> engine;
   std::unique_ptr<worker::PagesAhead> ahead;  // of the engine, where the KV is in host memory
   std::unique_ptr<worker::FollowerLoop>
@@ -74,7 +74,14 @@ struct WorkerParts {
   std::optional<DeviceMemoryPlan> device_memory;
   std::string memory_text() const;
   int32_t layers_of(int rank) const;  // of a worker of several
-  Duration load_time{};               // of opening the file, packing the weights and taking the pool
+  // A KV block over all of its layers: on the rank whose part of it is the largest, and on all ranks
+  // together.
+  struct BlockBytes {
+    size_t largest = 0;
+    size_t all = 0;
+  };
+  BlockBytes block_bytes;
+  Duration load_time{};  // of opening the file, packing the weights and taking the pool
 
  private:
   absl::Status read(const WorkerOptions& options);
@@ -92,7 +99,9 @@ struct WorkerParts {
   absl::Status make_exchange(const kernels::KvGeometry& geometry, ExchangeSinks sinks);
   absl::Status make_host_copier(const kernels::KvGeometry& geometry);
   absl::Status make_engine();
-  int64_t host_blocks(const kernels::KvGeometry& geometry) const;
+  void tell_engine(worker::EngineCommand event);
+  absl::StatusOr<BlockBytes> weigh_block() const;
+  int64_t host_blocks() const;
   void describe(const WorkerOptions& options, const kernels::KvGeometry& geometry);
   int32_t context_tokens() const;
   worker::ParallelShape shape() const {

@@ -75,9 +75,9 @@ void set_ranks(Metrics& m, const WorkerParts& parts, const worker::RankPulse* pu
 }
 
 // KV in host memory.
-void set_host_tier(Metrics& m, const worker::EngineCounters& c, const worker::HostCopier* copier) {
-  if (copier == nullptr) return;
-  const auto block_bytes = static_cast<double>(copier->block_bytes());
+void set_host_tier(Metrics& m, const worker::EngineCounters& c, const WorkerParts& parts) {
+  if (parts.host_copier == nullptr) return;
+  const auto block_bytes = static_cast<double>(parts.block_bytes.all);
   m.set(Metric::kKvHostBlocks, static_cast<double>(c.host_blocks));
   m.raise(Metric::kKvHostCopiedBlocks, static_cast<double>(c.host.blocks_out), {"out"});
   m.raise(Metric::kKvHostCopiedBlocks, static_cast<double>(c.host.blocks_in), {"in"});
@@ -118,7 +118,7 @@ std::string metrics_text(Metrics& m, const Counted& counted) {
   m.raise(Metric::kEngineDecodeTokens, c.decode_tokens);
   m.raise(Metric::kPreemptions, c.preemptions);
   m.raise(Metric::kKvEvictions, c.evictions);
-  set_host_tier(m, c, parts.host_copier.get());
+  set_host_tier(m, c, parts);
   m.raise(Metric::kPrefixQueryTokens, c.prefix_query_tokens);
   m.raise(Metric::kPrefixHitTokens, c.prefix_hit_tokens);
   m.set(Metric::kKvBlocks, load.blocks_free, {name, "free"});
@@ -392,6 +392,7 @@ int WorkerProcess::follow() {
   if (worker::ResultOutbox* outbox = parts->group->outbox())
     results.emplace("results", [outbox](const std::stop_token& stop) { outbox->run(stop); });
   const auto pulse_thread = start_pulse();
+  auto copier = start_copier();
   AgentThread engine("engine", [&](std::stop_token stop) {
     end = parts->follower->run(stop);
     engine_over = true;
@@ -405,6 +406,8 @@ int WorkerProcess::follow() {
       log_info("rank ends with rank 0");
   }
   engine.join();
+  if (copier != nullptr) parts->host_copier->close();
+  copier.reset();
   progress.request_stop();
   parts->exchange->wake();
   progress.join();

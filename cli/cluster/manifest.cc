@@ -244,10 +244,6 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   out.kv_host_memory_bytes = kv.bytes("hostMemory", 0, 0, 16 * kTi);
   if (out.kv_host_memory_bytes > 0 && out.kv_host_memory_bytes < kMi / 4)
     kv.fail("hostMemory", "want 0 (nothing is kept there), or 256Ki at least");
-  if (out.kv_host_memory_bytes > 0 && out.ranks() > 1)
-    kv.fail("hostMemory",
-            "the ranks of a group do not keep KV in host memory: each would have to copy its "
-            "part of every block; want 0, or parallel with one rank");
   out.block_tokens = static_cast<int>(kv.integer("blockTokens", cuda ? 64 : out.block_tokens, 1, 256));
   if (out.block_tokens % 16 != 0) kv.fail("blockTokens", "want a multiple of 16");
   if (cuda && 256 % out.block_tokens != 0) kv.fail("blockTokens", "device cuda wants 16, 32, 64, 128 or 256");

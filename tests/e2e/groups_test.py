@@ -123,6 +123,31 @@ with tempfile.TemporaryDirectory(prefix="baton-e2e-") as home:
     assert r.returncode == 3 and "any-0.1 ended while starting by signal %d" % signal.SIGXFSZ in r.stderr, r
     print("passed: a start that fails names the rank that is to blame")
 
+# What a pool of few blocks has no room for is kept in host memory, each rank's part by itself, and comes back from there.
+STORY = "Once upon a time there was a %s who lived in a %s with a big %s. One day it went out to find %s, but it only found %s. "
+WORDS = "dog cat bird frog girl boy bear tree house box".split()
+TURNED = [WORDS[i:] + WORDS[:i] for i in range(len(WORDS))]
+LONG = ["".join(STORY % tuple(words[k : k + 5]) for k in (0, 3, 5)) for words in TURNED]
+with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:
+    want_long = [c.generate(p, 20)[0] for p in LONG]
+for parallel in ({"tensor": 2}, {"pipeline": 2, "stageLayers": [2, 3]}, {"tensor": 2, "pipeline": 2, "stageLayers": [4, 1]}):
+    with Cluster(STORIES, manifest(pools(ANY, parallel=parallel, kv={"memory": "256Ki", "hostMemory": "8Mi"}))) as c:
+        def host_metrics():
+            text = urllib.request.urlopen("http://%s/metrics" % c.workers()[0]["metrics_address"]).read().decode()
+            return {name: c.metric("baton_kv_host_%s" % name, text) for name in ("blocks", "hit_tokens_total", "fetches_failed_total")}
+
+        for turn in range(2):
+            for again in range(2):
+                assert [c.generate(p, 20)[0] for p in LONG] == want_long, (parallel, turn, again)
+                c.wait_idle(3)
+            said = host_metrics()
+            assert said["hit_tokens_total"] > 0 and said["fetches_failed_total"] == 0 and said["blocks"] > 50, (parallel, turn, said)
+            if turn == 0:  # what the lost life kept is gone with it
+                before = {n: c.process(n)["pid"] for n in ("any-0", "any-0.1")}
+                c.kill("any-0.1")
+                c.wait_until(lambda: all(c.process(n)["pid"] not in (0, before[n]) and c.process(n)["state"] == "ready" for n in before), 20, "a new life")
+    print("passed: host memory in a group of %s: %s" % (parallel, said), flush=True)
+
 with Cluster(STORIES, group(2, 1, replicas=2)) as c:  # each may prefill for the other
     for _ in range(4):
         ids, r = c.generate(PROMPTS[0], 40)

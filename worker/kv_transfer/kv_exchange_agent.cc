@@ -10,8 +10,10 @@ namespace baton::worker {
 namespace {
 
 constexpr int kMaxOpen = 8192;
+// Copies to and from host memory, their ends too: HostTier::kMostOut and one for each waiting sequence.
+constexpr size_t kMostCopies = 2 * 65536;
 // Each open transfer may have its start, finish and end waiting; what comes after the end is a few more.
-constexpr size_t kCommandBox = 4 * kMaxOpen + 1024;
+constexpr size_t kCommandBox = 4 * kMaxOpen + 1024 + kMostCopies;
 constexpr size_t kLayerBox = 64 * 1024;
 constexpr auto kRateLook = std::chrono::seconds(1);  // a pair's rate is looked at so often at most ...
 constexpr double kRateMoved = 1.5;                   // ... and told when it is so much higher or lower
@@ -151,6 +153,15 @@ void KvExchangeAgent::finish(TransferId transfer, const TokenOutput& first_token
   (void)commands_.post(Finish{transfer, first_token, finish});
 }
 
+void KvExchangeAgent::copy(HostCopy copy) {
+  BATON_CHECK(commands_.post(std::move(copy)) || commands_.closed(),
+              "the engine has too many copies under way");
+}
+
+void KvExchangeAgent::copied(HostCopied end) {
+  BATON_CHECK(commands_.post(std::move(end)) || commands_.closed(), "too many copies end at once");
+}
+
 // ---- progress thread
 // --------------------------------------------------------------------------------------------
 
@@ -199,6 +210,8 @@ void KvExchangeAgent::run(Command& command, Instant now) {
     return group_->finish(finish->transfer, finish->first_token, finish->finish);
   if (auto* cancel = std::get_if<Cancel>(&command)) return group_->cancel(cancel->transfer, now);
   if (auto* fence = std::get_if<Fence>(&command)) return group_->fence(fence->peer);
+  if (auto* copy = std::get_if<HostCopy>(&command)) return group_->copy(std::move(*copy), now);
+  if (auto* end = std::get_if<HostCopied>(&command)) return note(std::move(*end));
   group_->connect(std::get<Connect>(command).peer);
 }
 

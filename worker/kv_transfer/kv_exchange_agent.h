@@ -43,6 +43,9 @@ struct KvExchangeOptions {
   std::vector<std::string> addresses{};  // rank 0: of every rank's plane
   std::string host_id{};                 // rank 0
   OrderFence* fence = nullptr;           // other ranks: of their steps (RankLinks)
+  HostCopies* host = nullptr;  // this rank's, whose ends come by copied(); null: KV is in the pool only
+  int64_t host_slots = 0;
+  HostCopiedSink copied{};  // rank 0: of all ranks; called on the progress thread
   std::function<void(const std::string& why)>
       lost{};  // rank 0: a rank is gone, this life of the worker is over
 
@@ -56,15 +59,17 @@ struct KvExchangeOptions {
 //   while (running) { if (agent.do_work(clock.now()) == 0) agent.wait(clock.now()); }
 // Rank 0 is what the engine sees: it cuts each call into orders for the ranks (KvGroup), itself among them,
 // and answers for all. The others take orders from rank 0 over the data plane, tell it what became of them,
-// and are called by their own step only: layer_ready().
+// and are called by their own step only: layer_ready(). Copies between the pools of several ranks and host
+// memory go the same way.
 //
 // The window per peer bounds what is under way; the mailbox bounds what waits. Layers are told together until
 // they are worth a word (KvExchangeOptions::word_worth); a lost word (box full) costs overlap only:
 // finish() covers all layers. Path: steps 7, 8 and 10, from worker/engine, to
-// transport/data and back. Thread: KvExchange methods: engine. connect(), fence(), counters(), wake(): any.
+// transport/data and back. Thread: KvExchange methods, copy(): engine. connect(), fence(), copied(),
+// counters(), wake(): any.
 // do_work(), wait(): progress. Errors: every accepted expect() and send() ends as kv_exchange.h says, within
 // a deadline (design I4).
-class KvExchangeAgent final : public KvExchange, private transport::DataPlaneListener {
+class KvExchangeAgent final : public KvExchange, public HostCopies, private transport::DataPlaneListener {
  public:
   // kInvalidArgument when the geometry does not fit the plane's pool or is not that of the rank. `plane` must
   // outlive the agent.
@@ -78,6 +83,8 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish) override;
   void cancel(TransferId transfer) override;
   int open_transfers() const override { return open_.load(std::memory_order_relaxed); }
+  void copy(HostCopy copy) override;  // of all ranks
+  void copied(HostCopied end);        // of this one
 
   // The result comes as a PeerReport. False: too much waits already.
   bool connect(const WorkerDescription& peer) { return commands_.post(Connect{peer}); }
@@ -106,7 +113,8 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   struct Cancel {
     TransferId transfer;
   };
-  using Command = std::variant<KvGrant, KvSend, Abandon, Finish, Cancel, Connect, Fence>;
+  using Command =
+      std::variant<KvGrant, KvSend, Abandon, Finish, Cancel, Connect, Fence, HostCopy, HostCopied>;
   struct LayerReady {
     TransferId transfer;
     int layer;
@@ -121,6 +129,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   absl::Status check_grant(const KvGrant& grant) const;
   absl::Status check_send(const KvSend& send) const;
   absl::Status check_links(std::span<const KvLink> links) const;
+  absl::Status check_copy(const HostCopy& copy) const;
   absl::Status start(Command command);
   void weigh_words();
   int drain_commands(Instant now);
@@ -133,6 +142,7 @@ class KvExchangeAgent final : public KvExchange, private transport::DataPlaneLis
   void obey(const KvExpectOrder& order);
   void obey(const KvSendOrder& order);
   void obey(const KvConnectOrder& order);
+  void obey(const KvCopyOrder& order);
   void note(KvNote note);
   int drain_notes(Instant now);
   void tell_engine(KvEvent event);

@@ -26,7 +26,8 @@ KvGroupPorts KvExchangeAgent::group_ports() {
           .lost =
               [this](const std::string& why) {
                 if (options_.lost) options_.lost(why);
-              }};
+              },
+          .copied = options_.copied};
 }
 
 void KvExchangeAgent::order(int rank, const KvOrder& order) {
@@ -115,6 +116,7 @@ void KvExchangeAgent::obey(const KvOrder& order) {
   if (const auto* expect = std::get_if<KvExpectOrder>(&order)) return obey(*expect);
   if (const auto* send = std::get_if<KvSendOrder>(&order)) return obey(*send);
   if (const auto* connect = std::get_if<KvConnectOrder>(&order)) return obey(*connect);
+  if (const auto* copy = std::get_if<KvCopyOrder>(&order)) return obey(*copy);
   if (const auto* abandon = std::get_if<KvAbandonOrder>(&order))
     return sink_.abandon(abandon->transfer, now_);
   if (const auto* cancel = std::get_if<KvCancelOrder>(&order)) return source_.cancel(cancel->transfer, now_);
@@ -150,6 +152,21 @@ void KvExchangeAgent::obey(const KvSendOrder& order) {
     note(KvStreamNote{
         link.peer,
         KvDrained{.transfer = order.send.transfer, .as_source = true, .error = std::string(good.message())}});
+}
+
+absl::Status KvExchangeAgent::check_copy(const HostCopy& copy) const {
+  if (options_.host == nullptr) return absl::FailedPreconditionError("this rank keeps no KV in host memory");
+  for (const auto& [block, slot] : copy.blocks)
+    if (block.value() >= options_.geometry.blocks || slot.value() >= options_.host_slots)
+      return absl::OutOfRangeError(cat("block ", to_string(block), " of ", options_.geometry.blocks,
+                                       ", slot ", to_string(slot), " of ", options_.host_slots));
+  return absl::OkStatus();
+}
+
+void KvExchangeAgent::obey(const KvCopyOrder& order) {
+  if (const absl::Status good = check_copy(order.copy); !good.ok())
+    return note(HostCopied{.id = order.copy.id, .error = std::string(good.message())});
+  options_.host->copy(order.copy);
 }
 
 void KvExchangeAgent::obey(const KvConnectOrder& order) {

@@ -10,7 +10,8 @@
 namespace baton::worker {
 namespace {
 
-constexpr const char* kMemoryLane = "local";  // from memory to memory on one machine
+constexpr const char* kMemoryLane = "local";               // from memory to memory on one machine
+constexpr Duration kCopyLimit = 2 * timers::kTransferCap;  // a rank ends itself sooner when its device stands
 constexpr int kUnknownRanks = 32;  // of a worker to fence that was never met: as many as a manifest allows
 
 std::vector<KvPart> own_parts(const KvGroupOptions& options) {
@@ -122,6 +123,7 @@ void KvGroup::order_connect(int rank, const WorkerRef& worker, const Peer& peer)
 void KvGroup::on_joined(int rank) {
   joined_.insert(rank);
   for (const auto& [worker, peer] : peers_) order_connect(rank, worker, peer);
+  for (const Copy& waiting : copies_) ports_.order(rank, KvCopyOrder{waiting.copy});
 }
 
 void KvGroup::fence(const WorkerRef& worker) {
@@ -297,9 +299,36 @@ void KvGroup::end_all(Transfers::iterator it, const std::string& why, Instant no
   }
 }
 
+// ---- copies to and from host memory
+
+void KvGroup::copy(HostCopy copy, Instant now) {
+  Copy& added = copies_.emplace_back(Copy{.copy = std::move(copy), .open = {}, .error = {}});
+  added.deadline = now + kCopyLimit;
+  for (int rank = 0; rank < static_cast<int>(own_.size()); ++rank) added.open.insert(rank);
+  for (const int rank : joined_) ports_.order(rank, KvCopyOrder{added.copy});
+}
+
+void KvGroup::on_copied(int rank, const HostCopied& copied, Instant now) {
+  const auto it = std::ranges::find(copies_, copied.id, [](const Copy& c) { return c.copy.id; });
+  if (it == copies_.end() || it->open.erase(rank) == 0) {
+    ++unknown_notes_;
+    return;
+  }
+  if (it->error.empty() && !copied.error.empty()) it->error = cat("rank ", rank, ": ", copied.error);
+  while (!copies_.empty() && copies_.front().open.empty()) {
+    HostCopied ended{.id = copies_.front().copy.id, .error = std::move(copies_.front().error)};
+    copies_.pop_front();
+    if (!copies_.empty()) copies_.front().deadline = now + kCopyLimit;
+    ports_.copied(std::move(ended));
+  }
+}
+
+// ---- notes
+
 void KvGroup::on_note(int rank, const KvNote& note, Instant now) {
   if (const auto* report = std::get_if<PeerReport>(&note)) return on_report(rank, *report);
   if (const auto* pace = std::get_if<KvPaceNote>(&note)) return on_pace(rank, *pace);
+  if (const auto* copied = std::get_if<HostCopied>(&note)) return on_copied(rank, *copied, now);
   on_event(rank, std::get<KvStreamNote>(note), now);
 }
 
@@ -360,23 +389,28 @@ void KvGroup::close(Transfers::iterator it) {
 
 // ---- time
 
+// Once: the deadline is over then.
+bool KvGroup::late(Instant& deadline, Instant now) const {
+  if (now < deadline) return false;
+  // So late only because this process did not run (a paused machine): perhaps the other ranks did not either.
+  const bool paused = now - deadline > timers::kOwnPause;
+  deadline = paused ? now + timers::kRankSilent : kNever;
+  return !paused;
+}
+
 void KvGroup::on_tick(Instant now) {
-  for (auto& [id, t] : transfers_) {
-    if (now < t.deadline) continue;
-    if (now - t.deadline > timers::kOwnPause) {
-      // So late only because this process did not run (a paused machine): perhaps the other ranks did not
-      // either.
-      t.deadline = now + timers::kRankSilent;
-      continue;
-    }
-    t.deadline = kNever;
-    ports_.lost(cat("rank ", t.open.begin()->first, " does not end its part of transfer ", to_string(id)));
-  }
+  for (auto& [id, t] : transfers_)
+    if (late(t.deadline, now))
+      ports_.lost(cat("rank ", t.open.begin()->first, " does not end its part of transfer ", to_string(id)));
+  if (!copies_.empty() && late(copies_.front().deadline, now))
+    ports_.lost(cat("rank ", *copies_.front().open.begin(), " does not end its part of copy ",
+                    to_string(copies_.front().copy.id)));
 }
 
 Instant KvGroup::next_deadline() const {
   Instant next = kNever;
   for (const auto& [id, t] : transfers_) next = std::min(next, t.deadline);
+  if (!copies_.empty()) next = std::min(next, copies_.front().deadline);
   return next;
 }
 

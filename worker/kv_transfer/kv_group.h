@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <set>
@@ -33,6 +34,7 @@ struct KvGroupPorts {
   KvEventSink events;                                         // of the worker: what the engine hears
   PeerReportSink peers;                                       // of workers
   std::function<void(const std::string& why)> lost;           // a rank does not answer: this life is over
+  HostCopiedSink copied{};                                    // of the worker: what the engine hears
 };
 
 // Rank 0's view of hand-overs: one worker to one worker outside, streams between their ranks inside. A
@@ -45,8 +47,12 @@ struct KvGroupPorts {
 // send to rank 0 and 1 of the decode worker each, half of the heads of half of the layers. In a worker of one
 // rank the same code makes one stream to itself.
 //
+// Copies between the pool and host memory are the same, without a peer: every rank copies its part of a
+// block, in the order in which copies were given, and one ends when it has ended on all ranks.
+//
 // A deterministic state machine (design I6). Thread: progress. Errors: a rank that does not end its streams
-// within timers::kTransferCap after it was asked to is lost().
+// within timers::kTransferCap after it was asked to, or a copy within twice that when it is the next, is
+// lost().
 class KvGroup {
  public:
   KvGroup(KvGroupOptions options, KvGroupPorts ports);
@@ -58,6 +64,7 @@ class KvGroup {
   void send(const KvSend& send, Instant now);
   void finish(TransferId transfer, const TokenOutput& first_token, FinishReason finish);
   void cancel(TransferId transfer, Instant now);
+  void copy(HostCopy copy, Instant now);
 
   // The rank can be given orders from now on.
   void on_joined(int rank);
@@ -89,6 +96,12 @@ class KvGroup {
     Instant deadline{};
   };
   using Transfers = std::map<TransferId, Transfer>;
+  struct Copy {
+    HostCopy copy;
+    std::set<int> open;  // ranks
+    std::string error;
+    Instant deadline{};  // of the first
+  };
 
   absl::Status pair_up(const WorkerDescription& from, Peer& peer) const;
   std::string hint(const WorkerDescription& from, const KvAddress& address) const;
@@ -104,6 +117,8 @@ class KvGroup {
   void close(Transfers::iterator it);
   void on_landed(Transfers::iterator it, const KvLanded& landed);
   void on_event(int rank, const KvStreamNote& note, Instant now);
+  void on_copied(int rank, const HostCopied& copied, Instant now);
+  bool late(Instant& deadline, Instant now) const;
 
   const KvGroupOptions options_;
   const KvGroupPorts ports_;
@@ -112,6 +127,7 @@ class KvGroup {
   std::map<WorkerRef, Peer> peers_;
   std::map<WorkerRef, std::pair<WorkerRef, int>> ranks_;  // of peers: worker and rank
   Transfers transfers_;
+  std::deque<Copy> copies_;  // under way, oldest first
   uint64_t unknown_notes_ = 0;
 };
 

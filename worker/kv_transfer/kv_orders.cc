@@ -23,6 +23,7 @@ constexpr uint8_t kNote = 0x41;
 // Kinds of notes that are no event.
 constexpr uint8_t kReportNote = std::variant_size_v<KvEvent>;
 constexpr uint8_t kPaceNote = kReportNote + 1;
+constexpr uint8_t kCopiedNote = kPaceNote + 1;
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxAddress = 4096;
 constexpr int32_t kMaxLayers = 1 << 16;
@@ -87,6 +88,13 @@ void describe_order(Codec& c, M& m) {
   } else if constexpr (std::is_same_v<T, KvFenceOrder>) {
     describe(c, m.worker);
     c.number(m.ranks);
+  } else if constexpr (std::is_same_v<T, KvCopyOrder>) {
+    c.id(m.copy.id);
+    c.number(m.copy.out);
+    c.list(m.copy.blocks, kMaxOrderBlocks, [](auto& each, auto& one) {
+      each.id(one.block);
+      each.id(one.slot);
+    });
   } else {
     c.id(m.transfer);
   }
@@ -135,6 +143,12 @@ template <class Codec, class M>
 void describe_pace(Codec& c, M& m) {
   describe(c, m.worker);
   c.number(m.bytes_per_second);
+}
+
+template <class Codec, class M>
+void describe_copied(Codec& c, M& m) {
+  c.id(m.id);
+  c.text(m.error, kMaxText);
 }
 
 // The alternative of number `kind`, read by `each`.
@@ -197,9 +211,12 @@ std::string encode(const KvGroupKey& key, const KvNote& note) {
   } else if (const auto* report = std::get_if<PeerReport>(&note)) {
     writer.number(kReportNote);
     describe_event(writer, *report);
-  } else {
+  } else if (const auto* pace = std::get_if<KvPaceNote>(&note)) {
     writer.number(kPaceNote);
-    describe_pace(writer, std::get<KvPaceNote>(note));
+    describe_pace(writer, *pace);
+  } else {
+    writer.number(kCopiedNote);
+    describe_copied(writer, std::get<HostCopied>(note));
   }
   return writer.take();
 }
@@ -234,6 +251,12 @@ absl::StatusOr<KvNote> decode_note(const KvGroupKey& key, std::span<const std::b
     describe_pace(reader, pace);
     if (!reader.complete() || !(pace.bytes_per_second > 0)) return bad;
     return pace;
+  }
+  if (kind == kCopiedNote) {
+    HostCopied copied;
+    describe_copied(reader, copied);
+    if (!reader.complete()) return bad;
+    return copied;
   }
   KvStreamNote note;
   describe(reader, note.peer);

@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "base/status.h"
+#include "worker/kv_cache/host_copies.h"
 #include "worker/kv_transfer/kv_stream.h"
 #include "worker/parallel/model_part.h"
 
-// What rank 0 of a worker tells its other ranks about hand-overs (orders), and what they answer (notes). They
-// travel as messages of the data plane. Unlike workers, ranks of one worker name blocks to each other: a
-// block has the same id on all of them. So every such message carries the group's key, which only they know.
+// What rank 0 of a worker tells its other ranks about hand-overs and about KV in host memory (orders), and
+// what they answer (notes). They travel as messages of the data plane. Unlike workers, ranks of one worker
+// name blocks to each other: a block has the same id on all of them. So every such message carries the
+// group's key, which only they know.
 namespace baton::worker {
 
 using KvGroupKey = std::array<uint64_t, 2>;
@@ -50,8 +52,12 @@ struct KvFenceOrder {
   WorkerRef worker;
   int32_t ranks = 1;
 };
+// Copy this rank's part of these blocks.
+struct KvCopyOrder {
+  HostCopy copy;
+};
 using KvOrder = std::variant<KvExpectOrder, KvSendOrder, KvAbandonOrder, KvFinishOrder, KvCancelOrder,
-                             KvConnectOrder, KvFenceOrder>;
+                             KvConnectOrder, KvFenceOrder, KvCopyOrder>;
 
 // What became of the stream with `peer`, or of the connection to it.
 struct KvStreamNote {
@@ -63,7 +69,7 @@ struct KvPaceNote {
   WorkerRef worker;
   double bytes_per_second = 0;
 };
-using KvNote = std::variant<KvStreamNote, PeerReport, KvPaceNote>;
+using KvNote = std::variant<KvStreamNote, PeerReport, KvPaceNote, HostCopied>;
 
 // Most that fit a message with everything else in it: 1.2 million tokens in blocks of 16.
 inline constexpr size_t kMaxOrderBlocks = 80'000;

@@ -27,6 +27,22 @@ struct RankOf {
   bool checksum = true;
 };
 
+class ExchangeSide;
+
+// Host memory of a rank; copies are done at once.
+class TestHost final : public HostCopies {
+ public:
+  static constexpr int64_t kSlots = 4;
+  explicit TestHost(ExchangeSide& side) : side_(side) {}
+  void copy(HostCopy copy) override;
+
+  std::map<HostSlot, std::string> slots;
+  std::string error;  // with which copies end from now on
+
+ private:
+  ExchangeSide& side_;
+};
+
 // One rank's data plane and agent, with every event written down. A worker of one rank starts at once, those
 // of a group when all addresses are known.
 class ExchangeSide {
@@ -66,6 +82,9 @@ class ExchangeSide {
                                          .worker = worker,
                                          .key = {1, 2},
                                          .addresses = std::move(addresses),
+                                         .host = &host,
+                                         .host_slots = TestHost::kSlots,
+                                         .copied = [this](const HostCopied& end) { copied.push_back(end); },
                                          .lost = [this](const std::string& why) { lost.push_back(why); },
                                          .on_phase = on_phase});
     EXPECT_TRUE(made.ok()) << made.status();
@@ -110,6 +129,8 @@ class ExchangeSide {
   std::map<TransferId, KvDrained> drains;
   std::vector<PeerReport> reports;
   std::vector<std::string> lost;
+  std::vector<HostCopied> copied;
+  TestHost host{*this};
   Duration word_worth{};  // for the next start(), like on_phase
   std::function<void(KvPhase, TransferId)> on_phase;
 
@@ -131,6 +152,21 @@ class ExchangeSide {
     }
   }
 };
+
+inline void TestHost::copy(HostCopy copy) {
+  const size_t bytes = side_.geometry.piece_bytes();
+  for (const auto& [block, slot] : copy.blocks) {
+    std::string& memory = slots[slot];
+    memory.resize(bytes * static_cast<size_t>(side_.geometry.layers));
+    for (int layer = 0; layer < side_.geometry.layers; ++layer) {
+      char* const here = memory.data() + static_cast<size_t>(layer) * bytes;
+      std::byte* const pool = side_.piece(layer, block);
+      if (copy.out) std::memcpy(here, pool, bytes);
+      if (!copy.out) std::memcpy(pool, here, bytes);
+    }
+  }
+  side_.agent->copied({.id = copy.id, .error = error});
+}
 
 // A prefill side, a decode side, and a clock that moves when told.
 class ExchangePair {

@@ -206,6 +206,32 @@ TEST_P(GroupExchangeTest, EveryShapeIntoEveryOther) {
     }
 }
 
+TEST_P(GroupExchangeTest, EveryRankCopiesItsPartOfABlockToHostMemoryAndBack) {
+  uint64_t id = 0;
+  for (const ParallelShape& shape : kShapes) {
+    Group group(GetParam(), hub_, kPrefill, model(), shape);
+    ExchangeSide& leader = group.leader();
+    const auto copy = [&](bool out, std::vector<HostCopy::Block> blocks) {
+      const size_t before = leader.copied.size();
+      leader.agent->copy({.id = HostCopyId(++id), .out = out, .blocks = std::move(blocks)});
+      EXPECT_TRUE(transport::drive([&] { group.step(now_); }, [&] { return leader.copied.size() > before; }));
+      EXPECT_EQ(leader.copied.back().id, HostCopyId(id));
+      return leader.copied.back().error;
+    };
+    group.fill(kSource, 3);
+    EXPECT_EQ(copy(true, {{kSource[0], HostSlot(2)}, {kSource[1], HostSlot(0)}}), "");
+    EXPECT_EQ(copy(true, {{kSource[2], HostSlot(3)}}), "");
+    group.fill(kSource, 4);
+    EXPECT_EQ(copy(false, {{kTarget[2], HostSlot(3)}, {kTarget[0], HostSlot(2)}, {kTarget[1], HostSlot(0)}}),
+              "");
+    EXPECT_EQ(group.wrong(kTarget, 3), 0);
+    EXPECT_THAT(copy(true, {{kSource[0], HostSlot(4)}}), HasSubstr("slot h4 of 4"));
+    EXPECT_THAT(copy(false, {{BlockId(12), HostSlot(0)}}), HasSubstr("block b12 of 12"));
+    group.ranks.back()->host.error = "no memory";
+    EXPECT_EQ(copy(true, {{kSource[0], HostSlot(2)}}), cat("rank ", shape.ranks() - 1, ": no memory"));
+  }
+}
+
 TEST_P(GroupExchangeTest, WhatTheReceiverHoldsIsNotSent) {
   make({2, 1}, {1, 2});
   ASSERT_NO_FATAL_FAILURE(pair());

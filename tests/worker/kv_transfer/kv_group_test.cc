@@ -56,6 +56,12 @@ class KvGroupTest : public testing::Test {
   void send() {
     group.send({.transfer = id, .destination = kPeer, .prompt_tokens = 8, .blocks = {BlockId(1)}}, now);
   }
+  void copy(uint64_t number) {
+    group.copy({.id = HostCopyId(number), .out = true, .blocks = {{BlockId(1), HostSlot(2)}}}, now);
+  }
+  void copied_by(int rank, uint64_t number, const std::string& error = "") {
+    group.on_note(rank, HostCopied{.id = HostCopyId(number), .error = error}, now);
+  }
   template <class Order>
   int count(int rank) const {
     int n = 0;
@@ -69,6 +75,7 @@ class KvGroupTest : public testing::Test {
   std::vector<KvEvent> events;
   std::vector<PeerReport> reports;
   std::vector<std::string> lost;
+  std::vector<HostCopied> copied;
   KvGroup group{{.model = model_with({.layers = 4, .kv_heads = 4, .head_dim = 16}),
                  .shape = {.tensor = 2},
                  .heads_apart = true,
@@ -77,7 +84,8 @@ class KvGroupTest : public testing::Test {
                 {.order = [this](int rank, const KvOrder& order) { orders.emplace_back(rank, order); },
                  .events = [this](KvEvent event) { events.push_back(std::move(event)); },
                  .peers = [this](const PeerReport& report) { reports.push_back(report); },
-                 .lost = [this](const std::string& why) { lost.push_back(why); }}};
+                 .lost = [this](const std::string& why) { lost.push_back(why); },
+                 .copied = [this](const HostCopied& end) { copied.push_back(end); }}};
 };
 
 TEST_F(KvGroupTest, APeerIsConnectedWhenEveryPairOfRanksIs) {
@@ -355,6 +363,72 @@ TEST_F(KvGroupTest, EveryOrderOfEndsIsOneEnd) {
     }
     ASSERT_EQ(group.next_deadline(), kNever);
   }
+}
+
+// ---- copies to and from host memory
+
+TEST_F(KvGroupTest, ACopyEndsWhenItHasEndedOnAllRanksInTheOrderGiven) {
+  group.on_joined(1);
+  copy(1);
+  copy(2);
+  EXPECT_EQ(count<KvCopyOrder>(0), 2);
+  EXPECT_EQ(count<KvCopyOrder>(1), 2);
+  copied_by(0, 1);
+  copied_by(0, 2);
+  EXPECT_THAT(copied, SizeIs(0));
+  copied_by(1, 2);  // a rank that refuses one may say so early
+  EXPECT_THAT(copied, SizeIs(0));
+  copied_by(1, 1);
+  ASSERT_THAT(copied, SizeIs(2));
+  EXPECT_EQ(copied[0].id, HostCopyId(1));
+  EXPECT_EQ(copied[1].id, HostCopyId(2));
+  EXPECT_EQ(copied[0].error + copied[1].error, "");
+  EXPECT_EQ(group.unknown_notes(), 0u);
+  copied_by(1, 2);
+  copied_by(0, 9);
+  EXPECT_EQ(group.unknown_notes(), 2u);
+  EXPECT_THAT(copied, SizeIs(2));
+  EXPECT_EQ(group.next_deadline(), kNever);
+}
+
+TEST_F(KvGroupTest, ARankThatJoinsLaterIsToldOfTheCopiesThatWait) {
+  copy(1);
+  copied_by(0, 1);
+  copy(2);
+  EXPECT_EQ(count<KvCopyOrder>(1), 0);
+  EXPECT_THAT(copied, SizeIs(0));
+  group.on_joined(1);
+  ASSERT_EQ(count<KvCopyOrder>(1), 2);
+  EXPECT_EQ(std::get<KvCopyOrder>(orders.back().second).copy.id, HostCopyId(2));
+  copied_by(1, 1);
+  EXPECT_THAT(copied, SizeIs(1));
+}
+
+TEST_F(KvGroupTest, ACopyThatFailsOnOneRankHasFailed) {
+  group.on_joined(1);
+  copy(1);
+  copied_by(1, 1, "no memory");
+  EXPECT_THAT(copied, SizeIs(0)) << "rank 0 still copies";
+  copied_by(0, 1);
+  ASSERT_THAT(copied, SizeIs(1));
+  EXPECT_EQ(copied[0].error, "rank 1: no memory");
+}
+
+TEST_F(KvGroupTest, ARankThatDoesNotCopyIsLost) {
+  group.on_joined(1);
+  copy(1);
+  copy(2);
+  now += timers::kTransferCap;
+  copied_by(0, 1);
+  copied_by(1, 1);
+  copied_by(0, 2);
+  now += 2 * timers::kTransferCap - Duration(1);  // the next one's time begins when it is its turn
+  group.on_tick(now);
+  EXPECT_THAT(lost, SizeIs(0));
+  now = group.next_deadline();
+  group.on_tick(now);
+  group.on_tick(now + std::chrono::hours(1));
+  EXPECT_THAT(lost, ElementsAre("rank 1 does not end its part of copy c2"));
 }
 
 }  // namespace

@@ -39,7 +39,10 @@ std::vector<KvOrder> orders() {
       KvFinishOrder{TransferId(5), {.token = 3, .logprob = -1, .top = {{4, -2, 1}}}, FinishReason::kLength},
       KvCancelOrder{TransferId(6)},
       KvConnectOrder{{kPeer}, {"socket:127.0.0.1:1"}},
-      KvFenceOrder{kPeer, 4}};
+      KvFenceOrder{kPeer, 4},
+      KvCopyOrder{{.id = HostCopyId(7),
+                   .out = true,
+                   .blocks = {{BlockId(3), HostSlot(8)}, {BlockId(4), HostSlot(1)}}}}};
 }
 
 std::vector<KvNote> notes() {
@@ -56,7 +59,8 @@ std::vector<KvNote> notes() {
           KvStreamNote{kPeer, KvDrained{TransferId(1), true, "why"}},
           PeerReport{.peer = kPeer, .connected = true, .lane = "local", .bytes_per_second = 1e9},
           PeerReport{.peer = kPeer, .error = "that life is over", .over = true},
-          KvPaceNote{.worker = kPeer, .bytes_per_second = 2e9}};
+          KvPaceNote{.worker = kPeer, .bytes_per_second = 2e9},
+          HostCopied{.id = HostCopyId(7), .error = "why"}};
 }
 
 TEST(KvOrders, EveryMessageComesBackAsItWas) {
@@ -83,6 +87,12 @@ TEST(KvOrders, EveryMessageComesBackAsItWas) {
   const auto send = std::get<KvSendOrder>(*decode_order(kKey, as_bytes(encode(kKey, orders()[1]))));
   EXPECT_EQ(send.send.destination, (WorkerRef{"decode-0", Incarnation(7)}))
       << "its pace is told by that name";
+  const auto copy = std::get<KvCopyOrder>(*decode_order(kKey, as_bytes(encode(kKey, orders().back())))).copy;
+  EXPECT_TRUE(copy.out);
+  EXPECT_EQ(copy.id, HostCopyId(7));
+  ASSERT_EQ(copy.blocks.size(), 2u);
+  EXPECT_EQ(copy.blocks[1].block, BlockId(4));
+  EXPECT_EQ(copy.blocks[1].slot, HostSlot(1));
 }
 
 TEST(KvOrders, AnotherGroupsOrBrokenMessagesAreRefused) {
