@@ -212,10 +212,10 @@ std::string to_table(const TransferBenchReport& report) {
     out += "\n";
   }
   if (!report.congestion_control.empty())
-    out +=
-        cat("TCP: ", report.congestion_control,
-            report.congestion_control.starts_with("bbr") ? ", which sends by a timer: cubic is faster here\n"
-                                                         : "\n");
+    out += cat("TCP: ", report.congestion_control,
+               report.congestion_control.starts_with("bbr")
+                   ? ", which sends by a timer: try cubic or reno, too\n"
+                   : "\n");
   return out;
 }
 

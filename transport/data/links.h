@@ -15,8 +15,8 @@ namespace baton::transport {
 // One connection; never used again after it closed.
 using LinkId = uint64_t;
 
-// `head` and `body` are owned and may be moved away; `payload` is borrowed pool memory and must stay readable
-// until the link has sent it or is closed. On the wire: head apart, then body and payload joined.
+// `head` and `body` are owned and may be moved away; `payload` is borrowed pool memory and must stay as it is
+// until the peer has answered or the link is closed. On the wire: head apart, then body and payload joined.
 struct OutgoingFrame {
   std::string head;
   std::string body;

@@ -178,15 +178,8 @@ int SocketLinks::accept_all() {
 void SocketLinks::close(LinkId link) {
   const auto it = links_.find(link);
   if (it == links_.end()) return;
-  // Words that were said last, a refusal for one, still go out when the kernel takes them now.
-  it->second->flush();
-  it->second->shut();
-  // At once, for peer_closed() at the other end; the descriptor lives until nobody is inside any more. The
-  // blocks that were offered go back to their owner next (design I2): none may be on its way from here then.
-  if (it->second->lends_pages())
-    it->second->reset();
-  else
-    (void)::shutdown(it->second->descriptor(), SHUT_WR);
+  // At once, for peer_closed() at the other end; the descriptor lives until nobody is inside any more.
+  it->second->hang_up();
   (void)::epoll_ctl(epoll_, EPOLL_CTL_DEL, it->second->descriptor(), nullptr);
   closed_.push_back(std::move(it->second));
   links_.erase(it);

@@ -180,7 +180,9 @@ size_t StreamConnection::write_file(std::span<const std::byte> run) {
     return static_cast<size_t>(n);
   }
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
-  if (n == 0 || errno == EINVAL || errno == ENOSYS || errno == ESPIPE) {  // it cannot: by copying
+  // The file cannot be sent from, or this process may not, or has no room for the pipe that is inside.
+  const std::array<int, 6> by_copying = {EINVAL, ENOSYS, ESPIPE, ENOMEM, EPERM, EACCES};
+  if (n == 0 || std::ranges::count(by_copying, errno) > 0) {
     file_ = {};
     return write(next_batch());
   }
@@ -195,10 +197,22 @@ bool StreamConnection::lends_pages() const {
   return written_ - static_cast<uint64_t>(unconfirmed) < lent_;
 }
 
-void StreamConnection::reset() {
+// Nothing more is sent of what the kernel holds, and the peer is told so.
+bool StreamConnection::reset() {
   sockaddr nobody{};
   nobody.sa_family = AF_UNSPEC;
-  (void)::connect(descriptor_, &nobody, sizeof nobody);
+  if (::connect(descriptor_, &nobody, sizeof nobody) == 0) return true;
+  const linger none{.l_onoff = 1, .l_linger = 0};  // then by close()
+  (void)::setsockopt(descriptor_, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+  return false;
+}
+
+void StreamConnection::hang_up() {
+  const bool lends = lends_pages();
+  file_ = {};  // no more of it is lent
+  if (!lends) flush();
+  open_ = false;
+  if (!lends || !reset()) (void)::shutdown(descriptor_, SHUT_WR);
 }
 
 void StreamConnection::sent(size_t bytes) {

@@ -11,7 +11,8 @@
 namespace baton::transport {
 
 // Memory that is a file, too: payload in it need not be copied to be sent, the kernel sends its pages as they
-// lie. They must not change before the peer has answered, or the connection was ended by reset().
+// lie. They must not change before the peer has answered or the connection has ended. What a device has of
+// them by then may still go out, so the peer checks a sum.
 struct SourceFile {
   int descriptor = -1;
   std::span<const std::byte> mapped;  // from the file's first byte
@@ -48,12 +49,10 @@ class StreamConnection {
   size_t receive(LinksListener& listener, size_t budget);
   // Bytes that receive() left for the next turn may be here already, unknown to the kernel.
   bool holds_more() const { return open_ && holds_more_; }
-  // Its owner wants no more of it, perhaps from inside receive().
-  void shut() { open_ = false; }
-  // Pages of the file may be in the kernel's hands still: the peer's has not confirmed them.
-  bool lends_pages() const;
-  // Takes them back: nothing more is sent of what the kernel holds, and the peer is told so. After shut().
-  void reset();
+  // Its owner wants no more of it, perhaps from inside receive(). Words that were said last still go out when
+  // the kernel takes them now; not where it holds pages of the file that the peer's has not confirmed: these
+  // are taken back, and all that waits with them.
+  void hang_up();
   bool broken() const { return broken_; }
   const std::string& failure() const { return failure_; }
 
@@ -68,6 +67,8 @@ class StreamConnection {
   struct Batch;
 
   void fail(std::string reason);
+  bool lends_pages() const;
+  bool reset();
   bool connected();
   bool in_file(std::span<const std::byte> piece) const;
   Batch next_batch() const;

@@ -34,6 +34,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> make_get_data_plane(const DataPlaneOp
   RETURN_IF_ERROR(check_identity(options.identity));
   ASSIGN_OR_RETURN(auto links, SocketLinks::create(options.listen_host, options.listen_port, options.tls));
   ASSIGN_OR_RETURN(auto pool, SharedPool::create(options.pool_bytes, options.prefault_pool));
+  if (options.checksum) links->send_from({.descriptor = pool->descriptor(), .mapped = pool->file()});
   auto get = options.checksum
                  ? UcxGetLane::create({.host = options.listen_host, .emulate = options.lanes.emulate_get},
                                       pool->file())

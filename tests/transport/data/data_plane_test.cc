@@ -169,6 +169,27 @@ TEST_P(LocalLaneTest, BytesThatChangedAreNotServed) {
   EXPECT_EQ(b->plane->counters().bytes_landed, 0u);
 }
 
+// The same where the kernel sends the pages themselves.
+TEST(SocketLane, BytesThatChangedAreNotServed) {
+  LoopbackHub hub;
+  RecordingPlane a(Fabric::kSocket, hub, plane_options("a", 1, lanes_of(Fabric::kSocket)));
+  RecordingPlane b(Fabric::kSocket, hub, plane_options("b", 1, lanes_of(Fabric::kSocket)));
+  const Instant now{std::chrono::seconds(1000)};
+  const auto until = [&](const std::function<bool()>& done) {
+    return drive([&] { a.plane->do_work(now), b.plane->do_work(now); }, done);
+  };
+  ASSERT_TRUE(a.plane->connect(describe(*b.plane, b.ref), now).ok());
+  ASSERT_TRUE(until([&] { return a.plane->connected(b.ref) && b.plane->connected(a.ref); }));
+  const PoolRun run{.offset = 128, .bytes = 512 << 10};
+  b.places = {run};
+  b.on_offer_hook = [&] { a.plane->pool()[128 + (500 << 10)] ^= std::byte{1}; };
+  ASSERT_TRUE(a.plane->offer(b.ref, {.cookie = 5, .runs = {&run, 1}}).ok());
+  ASSERT_TRUE(until([&] { return !a.answers.empty(); }));
+  EXPECT_EQ(a.answers[0].second.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(b.plane->counters().checksum_mismatches, 1u);
+  EXPECT_EQ(b.plane->counters().bytes_landed, 0u);
+}
+
 TEST_P(DataPlaneTest, EveryMismatchIsRefusedWithItsReason) {
   const auto base = plane_options("a", 1, lanes_of(GetParam()));
   struct Case {
