@@ -144,6 +144,14 @@ void add_bench_transfer(CLI::App& bench, Commands& c) {
   host("--sender", o.sender,
        "network namespace and numeric address in it, a=10.0.0.1: a host of its own; root");
   host("--receiver", o.receiver, "the same for the receiving process");
+  auto* serve = transfer->add_option(
+      "--serve", o.serve, "receive for another machine that measures with --to: numeric address and port");
+  transfer->add_option("--to", o.to, "the receiving process is on another machine, where --serve runs")
+      ->excludes(serve);
+  transfer
+      ->add_flag("--insecure-allow-plaintext-off-loopback", o.insecure_plaintext,
+                 "of --serve: its network is private")
+      ->needs(serve);
   transfer->add_option("-r,--repetitions", o.repetitions, "the median is printed")
       ->check(CLI::Range(1, 1000));
   transfer

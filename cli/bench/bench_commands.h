@@ -56,6 +56,9 @@ struct BenchTransferOptions {
   int repetitions = 5;
   bool json = false;
   BenchHost sender, receiver;
+  std::string to;     // the receiving processes are on another machine, which serves them at this address
+  std::string serve;  // this is that machine: measures nothing itself
+  bool insecure_plaintext = false;  // `serve` may be off loopback
 };
 int run_bench_transfer(const BenchTransferOptions& options);
 

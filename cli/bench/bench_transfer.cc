@@ -12,6 +12,7 @@
 
 #include "base/cat.h"
 #include "cli/bench/bench_certificate.h"
+#include "cli/bench/remote_receiver.h"
 #include "cli/bench/transfer_baselines.h"
 #include "cli/bench/transfer_lane.h"
 #include "cli/cluster/cores.h"
@@ -42,27 +43,45 @@ class Bench {
   Bench(const BenchTransferOptions& options, TransferBenchReport& report)
       : options_(options), report_(report) {}
 
-  absl::Status baseline(const std::string& name, const MovePair& pair) {
-    ASSIGN_OR_RETURN(Subject & subject, start(name, pair));
+  // To where the receivers are.
+  absl::Status connect() {
+    if (options_.to.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(remote_, RemoteReceivers::connect(options_.to));
+    sender_host_ = remote_->own_host();
+    receiver_host_ = remote_->host();
+    return absl::OkStatus();
+  }
+  // One process does both.
+  absl::Status copy_baseline(const std::string& name, const MovePair& pair) {
+    ASSIGN_OR_RETURN(auto receiver, fork_receiver(pair, receiver_place()));
+    return baseline(name, pair, std::move(receiver));
+  }
+  absl::Status socket_baseline() {
+    const ReceiverOrder order{.kind = "rawsocket", .pool_bytes = options_.pool_bytes};
+    const MovePair pair = raw_socket_pair(options_.pool_bytes, receiver_host_);
+    ASSIGN_OR_RETURN(auto receiver, start_receiver(order, pair));
+    return baseline(order.kind, pair, std::move(receiver));
+  }
+  absl::Status baseline(const std::string& name, const MovePair& pair,
+                        std::unique_ptr<MoveReceiver> receiver) {
+    ASSIGN_OR_RETURN(Subject & subject, start(name, pair, std::move(receiver)));
     for (const uint64_t piece : options_.pieces) RETURN_IF_ERROR(repeat({&subject}, piece));
     return absl::OkStatus();
   }
   // The lane with checksums and, where it goes without, without; each repetition beside its baseline.
   absl::Status measure_lane(const std::string& name, const std::string& baseline) {
     const auto plain_name = name + " without checksums";
-    LaneOptions lane{.lane = name,
-                     .pool_bytes = options_.pool_bytes,
-                     .sender = options_.sender.address,
-                     .receiver = options_.receiver.address};
+    LaneOptions lane{
+        .lane = name, .pool_bytes = options_.pool_bytes, .sender = sender_host_, .receiver = receiver_host_};
     if (name == "socket-tls") {
       RETURN_IF_ERROR(certificate_.make());
       lane.tls = certificate_.security();
     }
-    ASSIGN_OR_RETURN(Subject & with, start(name, lane_pair(lane)));
+    ASSIGN_OR_RETURN(Subject & with, start_lane(name, lane));
     Subject* without = nullptr;
     if (goes_without_checksums(name)) {
       lane.checksum = false;
-      ASSIGN_OR_RETURN(Subject & plain, start(plain_name, lane_pair(lane)));
+      ASSIGN_OR_RETURN(Subject & plain, start_lane(plain_name, lane));
       without = &plain;
     }
     Subject& base = subjects_.at(baseline);
@@ -94,13 +113,27 @@ class Bench {
   }
 
  private:
-  absl::StatusOr<std::reference_wrapper<Subject>> start(const std::string& name, const MovePair& pair) {
-    const bool pinned = report_.cores.size() == 2;
+  MovePlace receiver_place() const {
+    return {report_.cores.size() == 2 ? report_.cores[1] : -1, options_.receiver.network};
+  }
+  absl::StatusOr<std::unique_ptr<MoveReceiver>> start_receiver(const ReceiverOrder& order,
+                                                               const MovePair& pair) {
+    return remote_ != nullptr ? remote_->start(order) : fork_receiver(pair, receiver_place());
+  }
+  absl::StatusOr<std::reference_wrapper<Subject>> start_lane(const std::string& name,
+                                                             const LaneOptions& lane) {
+    const MovePair pair = lane_pair(lane);
+    ASSIGN_OR_RETURN(
+        auto receiver,
+        start_receiver({.kind = lane.lane, .pool_bytes = lane.pool_bytes, .checksum = lane.checksum}, pair));
+    return start(name, pair, std::move(receiver));
+  }
+  absl::StatusOr<std::reference_wrapper<Subject>> start(const std::string& name, const MovePair& pair,
+                                                        std::unique_ptr<MoveReceiver> receiver) {
     Subject& subject = subjects_[name];
     subject.name = name;
-    ASSIGN_OR_RETURN(subject.pair,
-                     MeasuredPair::start(pair, {pinned ? report_.cores[0] : -1, options_.sender.network},
-                                         {pinned ? report_.cores[1] : -1, options_.receiver.network}));
+    const MovePlace place{report_.cores.size() == 2 ? report_.cores[0] : -1, options_.sender.network};
+    ASSIGN_OR_RETURN(subject.pair, MeasuredPair::start(pair, place, std::move(receiver)));
     // Every page is touched before anything is measured.
     ASSIGN_OR_RETURN(const MoveResult warm,
                      subject.pair->move({.piece = uint64_t{64} << 10, .total = options_.total_bytes}));
@@ -127,6 +160,8 @@ class Bench {
   }
 
   const BenchTransferOptions& options_;
+  std::unique_ptr<RemoteReceivers> remote_;  // outlives its receivers
+  std::string sender_host_ = options_.sender.address, receiver_host_ = options_.receiver.address;
   BenchCertificate certificate_;
   TransferBenchReport& report_;
   std::map<std::string, Subject> subjects_;
@@ -149,6 +184,14 @@ absl::Status check(const BenchTransferOptions& options) {
   const bool hosts = !options.sender.network.empty() || !options.receiver.network.empty();
   if (hosts && std::ranges::count(options.lanes, "local") > 0)
     return absl::InvalidArgumentError("lane local: not between hosts; name others with --lanes");
+  if (options.to.empty()) return absl::OkStatus();
+  if (hosts)
+    return absl::InvalidArgumentError(
+        "--to: the processes are on two machines, without --sender and --receiver");
+  for (const std::string& lane : options.lanes)
+    if (!goes_between_machines(lane))
+      return absl::InvalidArgumentError(
+          cat("lane ", lane, ": not between two machines; name others with --lanes, socket,am"));
   return absl::OkStatus();
 }
 
@@ -163,14 +206,16 @@ std::string line(const char* format, Values... values) {
 
 absl::StatusOr<TransferBenchReport> measure_transfer(const BenchTransferOptions& options) {
   RETURN_IF_ERROR(check(options));
-  TransferBenchReport report{.pool_bytes = options.pool_bytes,
+  TransferBenchReport report{.to = options.to,
+                             .pool_bytes = options.pool_bytes,
                              .congestion_control = MeasuredPair::congestion_control(options.sender.network)};
   const std::vector<int> cores = allowed_cores().cpus;
   if (cores.size() >= 2) report.cores = {cores[0], cores[1]};
   Bench bench(options, report);
-  RETURN_IF_ERROR(bench.baseline("memcpy", memcpy_pair(options.pool_bytes, false)));
-  RETURN_IF_ERROR(bench.baseline("memcpy_nt", memcpy_pair(options.pool_bytes, true)));
-  RETURN_IF_ERROR(bench.baseline("rawsocket", raw_socket_pair(options.pool_bytes, options.receiver.address)));
+  RETURN_IF_ERROR(bench.connect());
+  RETURN_IF_ERROR(bench.copy_baseline("memcpy", memcpy_pair(options.pool_bytes, false)));
+  RETURN_IF_ERROR(bench.copy_baseline("memcpy_nt", memcpy_pair(options.pool_bytes, true)));
+  RETURN_IF_ERROR(bench.socket_baseline());
   for (const std::string& lane : options.lanes)
     RETURN_IF_ERROR(bench.measure_lane(lane, lane == "local" ? "memcpy" : "rawsocket"));
   bench.finish();
@@ -197,6 +242,7 @@ std::string to_json(const TransferBenchReport& report) {
                                       {"cores", json::value_from(report.cores)},
                                       {"pool_bytes", report.pool_bytes},
                                       {"tcp_congestion_control", report.congestion_control},
+                                      {"to", report.to},
                                       {"rows", std::move(rows)}}) +
          "\n";
 }
@@ -220,6 +266,13 @@ std::string to_table(const TransferBenchReport& report) {
 }
 
 int run_bench_transfer(const BenchTransferOptions& options) {
+  if (!options.serve.empty()) {
+    const absl::Status end = serve_receivers({.address = options.serve,
+                                              .insecure_plaintext = options.insecure_plaintext,
+                                              .most_pool_bytes = options.pool_bytes});
+    std::fprintf(stderr, "baton bench transfer: %s\n", std::string(end.message()).c_str());
+    return absl::IsInvalidArgument(end) ? kExitUsage : kExitFailed;
+  }
   const auto report = measure_transfer(options);
   if (!report.ok()) {
     std::fprintf(stderr, "baton bench transfer: %s\n", std::string(report.status().message()).c_str());

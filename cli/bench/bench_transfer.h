@@ -25,6 +25,7 @@ struct TransferRow {
 
 struct TransferBenchReport {
   std::vector<int> cores;  // sender, receiver; empty: not pinned
+  std::string to;          // the other machine; empty: both are here
   uint64_t pool_bytes = 0;
   std::string congestion_control;  // of TCP, where the sender is
   std::vector<TransferRow> rows;

@@ -83,6 +83,18 @@ void end(pid_t& process) {
   process = -1;
 }
 
+class LocalReceiver final : public MoveReceiver {
+ public:
+  LocalReceiver(pid_t process, std::string address) : process_(process), address_(std::move(address)) {}
+  ~LocalReceiver() override { end(process_); }
+  const std::string& address() const override { return address_; }
+  double cpu_seconds() const override { return cpu_seconds_of(process_); }
+
+ private:
+  pid_t process_;
+  const std::string address_;
+};
+
 }  // namespace
 
 bool MovePipe::next(MoveOrder& order) const { return read_all(orders_, order); }
@@ -90,32 +102,14 @@ void MovePipe::done(double seconds) const {
   if (!write_all(results_, seconds)) ::_exit(1);
 }
 
-absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair& pair,
-                                                                  const MovePlace& sender,
-                                                                  const MovePlace& receiver) {
-  std::unique_ptr<MeasuredPair> made(new MeasuredPair);
-  std::signal(SIGPIPE, SIG_IGN);  // an order to a process that died is an error
-  ASSIGN_OR_RETURN(const int sender_network, open_network(sender.network));
-  absl::StatusOr<int> receiver_network = open_network(receiver.network);
-  if (receiver_network.ok()) {
-    const absl::Status started =
-        made->fork_both(pair, {sender.core, sender_network}, {receiver.core, *receiver_network});
-    if (*receiver_network >= 0) ::close(*receiver_network);
-    if (!started.ok()) receiver_network = started;
-  }
-  if (sender_network >= 0) ::close(sender_network);
-  if (!receiver_network.ok()) return receiver_network.status();
-  return made;
-}
-
-absl::Status MeasuredPair::fork_both(const MovePair& pair, Place sender, Place receiver) {
-  int addresses[2], orders[2], results[2];
-  if (::pipe(addresses) != 0 || ::pipe(orders) != 0 || ::pipe(results) != 0)
-    return absl::UnavailableError("bench transfer: no pipes");
-  receiver_ = ::fork();
-  if (receiver_ == 0) {
-    settle(receiver.core, receiver.network);
-    for (const int fd : {addresses[0], orders[0], orders[1], results[0], results[1]}) ::close(fd);
+absl::StatusOr<std::unique_ptr<MoveReceiver>> fork_receiver(const MovePair& pair, const MovePlace& place) {
+  ASSIGN_OR_RETURN(const int network, open_network(place.network));
+  int addresses[2];
+  if (::pipe2(addresses, O_CLOEXEC) != 0) return absl::UnavailableError("no pipe");
+  const pid_t process = ::fork();
+  if (process == 0) {
+    settle(place.core, network);
+    ::close(addresses[0]);
     pair.receiver([&](const std::string& address) {
       std::array<char, kAddressBytes> text{};
       std::memcpy(text.data(), address.data(), std::min(address.size(), text.size() - 1));
@@ -123,31 +117,46 @@ absl::Status MeasuredPair::fork_both(const MovePair& pair, Place sender, Place r
     });
     ::_exit(0);
   }
+  if (network >= 0) ::close(network);
   ::close(addresses[1]);
   std::array<char, kAddressBytes> address{};
-  const bool ready = receiver_ > 0 && read_all(addresses[0], address);
+  const bool ready = process > 0 && read_all(addresses[0], address);
   ::close(addresses[0]);
-  sender_ = ready ? ::fork() : -1;
-  if (sender_ == 0) {
-    settle(sender.core, sender.network);
+  auto receiver = std::make_unique<LocalReceiver>(process, address.data());
+  if (!ready) return absl::UnavailableError("the receiving process did not start");
+  return receiver;
+}
+
+absl::StatusOr<std::unique_ptr<MeasuredPair>> MeasuredPair::start(const MovePair& pair,
+                                                                  const MovePlace& sender,
+                                                                  std::unique_ptr<MoveReceiver> receiver) {
+  std::unique_ptr<MeasuredPair> made(new MeasuredPair(std::move(receiver)));
+  std::signal(SIGPIPE, SIG_IGN);  // an order to a process that died is an error
+  ASSIGN_OR_RETURN(const int network, open_network(sender.network));
+  int orders[2], results[2];
+  if (::pipe2(orders, O_CLOEXEC) != 0 || ::pipe2(results, O_CLOEXEC) != 0)
+    return absl::UnavailableError("no pipes");
+  made->sender_ = ::fork();
+  if (made->sender_ == 0) {
+    settle(sender.core, network);
     ::close(orders[1]);
     ::close(results[0]);
-    pair.sender(MovePipe(orders[0], results[1]), address.data());
+    pair.sender(MovePipe(orders[0], results[1]), made->receiver_->address());
     ::_exit(0);
   }
+  if (network >= 0) ::close(network);
   ::close(orders[0]);
   ::close(results[1]);
-  orders_ = orders[1];
-  results_ = results[0];
-  if (sender_ < 0) return absl::UnavailableError("bench transfer: the receiving process did not start");
-  return absl::OkStatus();
+  made->orders_ = orders[1];
+  made->results_ = results[0];
+  if (made->sender_ < 0) return absl::UnavailableError("the sending process did not start");
+  return made;
 }
 
 MeasuredPair::~MeasuredPair() {
   for (const int fd : {orders_, results_})
     if (fd >= 0) ::close(fd);
   end(sender_);
-  end(receiver_);
 }
 
 std::string MeasuredPair::congestion_control(const std::string& network) {
@@ -163,13 +172,13 @@ std::string MeasuredPair::congestion_control(const std::string& network) {
   return name;
 }
 
-double MeasuredPair::cpu_seconds() const { return cpu_seconds_of(sender_) + cpu_seconds_of(receiver_); }
+double MeasuredPair::cpu_seconds() const { return cpu_seconds_of(sender_) + receiver_->cpu_seconds(); }
 
 absl::StatusOr<MoveResult> MeasuredPair::move(const MoveOrder& order) {
   MoveResult result;
   const double before = cpu_seconds();
   if (!write_all(orders_, order) || !read_all(results_, result.seconds))
-    return absl::UnavailableError("bench transfer: a process died");
+    return absl::UnavailableError("a process died");
   result.cpu_seconds = cpu_seconds() - before;
   return result;
 }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/status.h"
 
@@ -47,13 +48,26 @@ struct MovePlace {
   std::string network;
 };
 
+// The receiving process of a pair, wherever it runs. It dies with this object. Thread: one.
+class MoveReceiver {
+ public:
+  virtual ~MoveReceiver() = default;
+  // What it wrote when it was ready.
+  virtual const std::string& address() const = 0;
+  // Of CPU, since it began; 0 when nobody can tell any more.
+  virtual double cpu_seconds() const = 0;
+};
+
+// On this machine. Errors: a namespace that cannot be entered, a process that ends before it is ready.
+absl::StatusOr<std::unique_ptr<MoveReceiver>> fork_receiver(const MovePair& pair, const MovePlace& place);
+
 // Two processes, each on a core of its own, and the stopwatch around them. They die with this object and with
 // this process. Thread: one. Owns: the processes and their pipes.
 class MeasuredPair {
  public:
-  // Errors: a namespace that cannot be entered, a process that ends before it is ready.
+  // Errors: a namespace that cannot be entered, a process that does not start.
   static absl::StatusOr<std::unique_ptr<MeasuredPair>> start(const MovePair& pair, const MovePlace& sender,
-                                                             const MovePlace& receiver);
+                                                             std::unique_ptr<MoveReceiver> receiver);
   ~MeasuredPair();
   MeasuredPair(const MeasuredPair&) = delete;
   MeasuredPair& operator=(const MeasuredPair&) = delete;
@@ -65,16 +79,11 @@ class MeasuredPair {
   static std::string congestion_control(const std::string& network);
 
  private:
-  struct Place {
-    int core;
-    int network;  // descriptor of the namespace
-  };
-  MeasuredPair() = default;
-  absl::Status fork_both(const MovePair& pair, Place sender, Place receiver);
+  explicit MeasuredPair(std::unique_ptr<MoveReceiver> receiver) : receiver_(std::move(receiver)) {}
   double cpu_seconds() const;
 
+  const std::unique_ptr<MoveReceiver> receiver_;
   pid_t sender_ = -1;
-  pid_t receiver_ = -1;
   int orders_ = -1;
   int results_ = -1;
 };

@@ -134,6 +134,10 @@ bool is_bench_lane(const std::string& lane) {
   return lane == kTlsLane || (lane != "auto" && transport::parse_lanes(lane).ok());
 }
 
+bool goes_between_machines(const std::string& lane) {
+  return is_bench_lane(lane) && lane != "local" && lane != kTlsLane;
+}
+
 bool goes_without_checksums(const std::string& lane) { return lane != "am" && !lane.starts_with("get"); }
 
 MovePair lane_pair(const LaneOptions& options) {

@@ -22,6 +22,8 @@ struct LaneOptions {
 MovePair lane_pair(const LaneOptions& options);
 // A lane with a name that says which.
 bool is_bench_lane(const std::string& lane);
+// Not `local`, nor `socket-tls`, whose certificate is made for the run.
+bool goes_between_machines(const std::string& lane);
 // `am` and `get` refuse (docs/adr/0004).
 bool goes_without_checksums(const std::string& lane);
 
