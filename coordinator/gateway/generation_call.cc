@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/cat.h"
 #include "base/timers.h"
 
 namespace baton::coordinator {
 namespace {
+
+// Of one call's choices: who comes later waits for no more than these. Enough to keep prefill busy.
+constexpr int kMostWaiting = 8;
 
 const char* endpoint_name(Endpoint endpoint) { return endpoint == Endpoint::kChat ? "chat" : "completions"; }
 
@@ -54,15 +58,23 @@ GenerationCall::GenerationCall(CallWorld& world, std::shared_ptr<Exchange> excha
 }
 
 void GenerationCall::start() {
-  const Duration spent = world_.clock.now() - received_;
   // All ids first: submit() may answer at once, and a failure cancels the others.
   for (auto& choice : choices_) choice.id = world_.port.next_id();
-  for (size_t i = 0; i < choices_.size(); ++i) {
+  submit_choices();
+}
+
+void GenerationCall::submit_choices() {
+  const Duration spent = world_.clock.now() - received_;
+  while (!over_ && submitted_ < choices_.size() && waiting_ < kMostWaiting) {
+    const size_t i = submitted_++;
+    choices_[i].waits = true;
+    ++waiting_;
     GenerateRequest request = plan_.requests[i];
     request.id = choices_[i].id;
     request.trace_id = exchange_->request().request_id;
     request.time_left = std::max<Duration>(timers::kRequestTotal - spent, std::chrono::milliseconds(1));
-    world_.port.submit(std::move(request), std::make_shared<Sink>(shared_from_this(), i));
+    world_.port.submit(std::move(request), std::make_shared<Sink>(shared_from_this(), i),
+                       i == 0 ? QueueWait::kBounded : QueueWait::kAllItsTime);
   }
 }
 
@@ -75,15 +87,15 @@ void GenerationCall::client_left() {
 }
 
 void GenerationCall::cancel_open_choices() {
-  for (auto& choice : choices_) {
-    if (choice.done) continue;
-    choice.done = true;
-    world_.port.cancel(choice.id);
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (std::exchange(choices_[i].done, true) || i >= submitted_) continue;
+    world_.port.cancel(choices_[i].id);
   }
 }
 
 void GenerationCall::on_event(size_t index, RequestEvent event) {
   if (over_ || choices_[index].done) return;
+  if (std::exchange(choices_[index].waits, false)) --waiting_;
   if (auto* started = std::get_if<Started>(&event)) {
     on_started(index, *started);
   } else if (auto* tokens = std::get_if<Tokens>(&event)) {
@@ -93,6 +105,7 @@ void GenerationCall::on_event(size_t index, RequestEvent event) {
   } else if (auto* failed = std::get_if<Failed>(&event)) {
     on_failed(*failed);
   }
+  submit_choices();
 }
 
 void GenerationCall::on_started(size_t index, const Started& started) {

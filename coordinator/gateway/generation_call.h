@@ -26,6 +26,8 @@ struct CallWorld {
 
 // One HTTP call of chat or completions from the understood request to the last byte: hands one
 // GenerateRequest per choice to the request flow and turns its events into the answer, a stream or one body.
+// Of many choices only some wait for room at a time, so that other calls come in between; the first one's
+// patience is that of the admission queue, and when it has room the others get theirs in time.
 // Thread: io, but the sinks, which post here from the control thread. Owns its choices; shared by the sinks
 // and the exchange's callback. Errors: before the first byte an answer with a status; after it an SSE event
 // with a top-level `error`, and then the connection closes without the end of the chunked body, so that a
@@ -52,6 +54,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
     int32_t cached_tokens = 0;
     TokenId last_token = -1;
     Instant last_tokens{};
+    bool waits = false;  // handed over, and nothing was heard yet
     bool echoed = false;
     bool done = false;
   };
@@ -62,6 +65,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   void on_finished(size_t index, const Finished& finished);
   void on_failed(const Failed& failed);
 
+  void submit_choices();
   void begin_stream();
   text::ToolText read_tools(size_t index, std::string text, bool last);
   void keep(Choice& choice, text::ToolText said);
@@ -85,6 +89,8 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   const GenerationPlan plan_;
   AnswerWriter writer_;
   std::vector<Choice> choices_;
+  size_t submitted_ = 0;  // choices before it are handed over
+  int waiting_ = 0;
   RouteVerdict verdict_;
   StageTimes stages_;
   bool has_stages_ = false;

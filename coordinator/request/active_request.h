@@ -51,7 +51,8 @@ struct ActiveRequest {
 
   Instant total_deadline = kNever;
   Instant queue_deadline = kNever;
-  Instant not_before{};  // a refused request pauses before it is routed again
+  QueueWait wait = QueueWait::kBounded;  // when there are workers, but no room
+  Instant not_before{};                  // a refused request pauses before it is routed again
   Instant timer = kNever;
 
   std::vector<TokenId> sent;     // what the client has

@@ -35,7 +35,7 @@ Instant ControlCore::next_deadline() const {
 void ControlCore::fail_all(const std::string& why, Instant now) { flow_.fail_all(why, now); }
 
 void ControlCore::on(SubmitRequest& command, Instant now) {
-  flow_.on_submit(std::move(command.request), std::move(command.sink), now);
+  flow_.on_submit(std::move(command.request), std::move(command.sink), now, command.wait);
 }
 
 void ControlCore::on(CancelRequest& command, Instant now) { flow_.on_cancel(command.request, now); }

@@ -17,6 +17,7 @@ namespace baton::coordinator {
 struct SubmitRequest {
   GenerateRequest request;
   std::shared_ptr<RequestSink> sink;
+  QueueWait wait = QueueWait::kBounded;
 };
 struct CancelRequest {
   RequestId request;

@@ -32,10 +32,10 @@ ControlLoop::ControlLoop(const ControlLoopOptions& options, ControlCore& core, W
 
 RequestId ControlLoop::next_id() { return RequestId(next_request_.fetch_add(1)); }
 
-void ControlLoop::submit(GenerateRequest request, std::shared_ptr<RequestSink> sink) {
+void ControlLoop::submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, QueueWait wait) {
   const RequestId id = request.id;
   const bool room = waiting_submits_.fetch_add(1) < options_.submits;
-  if (room && mailbox_.post(SubmitRequest{std::move(request), sink})) return;
+  if (room && mailbox_.post(SubmitRequest{std::move(request), sink, wait})) return;
   waiting_submits_.fetch_sub(1);
   sink->on_event(
       id, Failed{.status = mailbox_.closed() ? absl::UnavailableError("the coordinator is stopping")

@@ -35,7 +35,7 @@ class ControlLoop final : public RequestPort {
               const Clock& clock);
 
   RequestId next_id() override;
-  void submit(GenerateRequest request, std::shared_ptr<RequestSink> sink) override;
+  void submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, QueueWait wait) override;
   void cancel(RequestId request) override;
   [[nodiscard]] bool post(ControlCommand command) { return mailbox_.post(std::move(command)); }
 

@@ -33,7 +33,8 @@ RequestFlow::RequestFlow(const FlowOptions& options, Router& router, WorkerChann
 
 // ---- clients ------------------------------------------------------------------------------------
 
-void RequestFlow::on_submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, Instant now) {
+void RequestFlow::on_submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, Instant now,
+                            QueueWait wait) {
   ++counters_.submitted;
   const RequestId id = request.id;
   absl::Status refusal;
@@ -58,6 +59,7 @@ void RequestFlow::on_submit(GenerateRequest request, std::shared_ptr<RequestSink
   ActiveRequest& a = active_[id];
   a.total_deadline = now + std::min<Duration>(request.time_left, options_.request_total);
   a.queue_deadline = now + options_.admission_queue;
+  a.wait = wait;
   a.request = std::move(request);
   a.sink = std::move(sink);
   a.order = next_order_++;
@@ -280,6 +282,10 @@ void RequestFlow::expired(ActiveRequest& a, Instant now) {
     fail(a, absl::DeadlineExceededError(absl::StrCat("out of time while ", to_string(a.state))), now);
   } else if (a.state == RequestState::kQueued && now >= a.queue_deadline) {
     const absl::Status& why = a.obstacle.ok() ? obstacle_ : a.obstacle;
+    if (a.wait == QueueWait::kAllItsTime && !absl::IsUnavailable(why)) {
+      a.queue_deadline = now + options_.admission_queue;
+      return rearm(a);
+    }
     fail(a,
          absl::IsUnavailable(why)
              ? why

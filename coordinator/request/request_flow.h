@@ -59,7 +59,8 @@ class RequestFlow {
   RequestFlow(const FlowOptions& options, Router& router, WorkerChannel& channel,
               RequestObserver* observer = nullptr);
 
-  void on_submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, Instant now);
+  void on_submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, Instant now,
+                 QueueWait wait = QueueWait::kBounded);
   void on_cancel(RequestId request, Instant now);
 
   void on_worker_up(const WorkerDescription& worker, Instant now);

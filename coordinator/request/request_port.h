@@ -67,13 +67,18 @@ class RequestSink {
   virtual void on_event(RequestId request, RequestEvent event) = 0;
 };
 
+// How long a request may wait for room: as long as the admission queue lets it, or for all of its time, as
+// one does that belongs to a call of which others have begun. For a worker that could take it at all: the
+// former.
+enum class QueueWait : uint8_t { kBounded, kAllItsTime };
+
 // The gateway's door into the request flow. Thread: any (posts into the control mailbox).
 class RequestPort {
  public:
   virtual ~RequestPort() = default;
   virtual RequestId next_id() = 0;
   // request.id from next_id(). A full mailbox is reported as Failed through the sink.
-  virtual void submit(GenerateRequest request, std::shared_ptr<RequestSink> sink) = 0;
+  virtual void submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, QueueWait wait) = 0;
   // The client left, or a stop string was found: frees everything on all workers. No event follows it.
   virtual void cancel(RequestId request) = 0;
 };

@@ -36,13 +36,14 @@ class ScriptedPort final : public RequestPort {
   struct Submitted {
     GenerateRequest request;
     std::shared_ptr<RequestSink> sink;
+    QueueWait wait = QueueWait::kBounded;
     void say(RequestEvent event) const { sink->on_event(request.id, std::move(event)); }
   };
   using Script = std::function<void(const Submitted&)>;
 
   RequestId next_id() override { return RequestId(++ids_); }
-  void submit(GenerateRequest request, std::shared_ptr<RequestSink> sink) override {
-    Submitted submitted{std::move(request), std::move(sink)};
+  void submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, QueueWait wait) override {
+    Submitted submitted{std::move(request), std::move(sink), wait};
     Script script;
     {
       std::lock_guard lock(mutex_);

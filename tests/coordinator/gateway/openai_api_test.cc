@@ -485,6 +485,33 @@ TEST_F(GatewayTest, OneFailedChoiceCancelsTheOthers) {
   EXPECT_TRUE(soon([&] { return port_.cancelled() == 3; }));
 }
 
+TEST_F(GatewayTest, OfManyChoicesAFewWaitForRoomAtATime) {
+  start();
+  const std::string body = R"({"prompt":["a","b","c","d","e","f","g","h","i","j"],"n":4,"max_tokens":1})";
+  auto c = client();
+  c.send(LoopbackClient::post_text("/v1/completions", body));
+  ASSERT_TRUE(soon([&] { return port_.count() == 8; }));
+  port_.at(5).say(Started{ScriptedPort::verdict()});
+  ASSERT_TRUE(soon([&] { return port_.count() == 9; }));
+  for (size_t i = 0; i < 40; ++i) {
+    ASSERT_TRUE(soon([&] { return port_.count() > i; })) << i;
+    ScriptedPort::tokens({'x'})(port_.at(i));
+  }
+  const auto reply = c.read_reply();
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(boost::json::parse(reply.body).at("choices").as_array().size(), 40u);
+  EXPECT_EQ(port_.count(), 40u);
+  for (size_t i = 0; i < 40; ++i)  // when the first has room the others get theirs
+    EXPECT_EQ(port_.at(i).wait, i == 0 ? QueueWait::kBounded : QueueWait::kAllItsTime) << i;
+  port_.forget();
+  c.send(LoopbackClient::post_text("/v1/completions", body));
+  ASSERT_TRUE(soon([&] { return port_.count() == 8; }));
+  port_.at(0).say(Failed{absl::ResourceExhaustedError("waited too long"), std::chrono::seconds(1), {}});
+  EXPECT_EQ(c.read_reply().status, 429);
+  EXPECT_TRUE(soon([&] { return port_.cancelled() == 8; })) << port_.cancelled();
+  EXPECT_EQ(port_.count(), 8u);
+}
+
 TEST_F(GatewayTest, NotReadyIs503) {
   status_->can_generate = false;
   status_->reason = "no decode worker";

@@ -120,7 +120,7 @@ TEST(ControlLoop, ManyThreadsSubmitAndCancel) {
       clients.emplace_back([&, c] {
         for (int i = 0; i < 100; ++i) {
           const RequestId id = p.loop.next_id();
-          p.loop.submit(small(id), c % 2 == 0 ? kept : dropped);
+          p.loop.submit(small(id), c % 2 == 0 ? kept : dropped, QueueWait::kBounded);
           if (c % 2 == 1) p.loop.cancel(id);
           (void)p.loop.status();
         }
@@ -144,11 +144,11 @@ TEST(ControlLoop, StoppingFailsWhatIsLeft) {
   Process p;  // no worker: everything waits
   const auto sink = std::make_shared<CountingSink>();
   std::jthread control([&](std::stop_token stop) { p.loop.run(stop); });
-  for (int i = 0; i < 10; ++i) p.loop.submit(small(p.loop.next_id()), sink);
+  for (int i = 0; i < 10; ++i) p.loop.submit(small(p.loop.next_id()), sink, QueueWait::kBounded);
   control.request_stop();
   control.join();
   EXPECT_EQ(sink->failed(), 10);
-  p.loop.submit(small(p.loop.next_id()), sink);  // after the end
+  p.loop.submit(small(p.loop.next_id()), sink, QueueWait::kBounded);  // after the end
   EXPECT_EQ(sink->failed(), 11);
   EXPECT_EQ(p.loop.status()->requests_in_flight, 0);
 }
@@ -159,7 +159,7 @@ TEST(ControlLoop, AFullMailboxRefusesSubmitsAndKeepsCancels) {
   std::vector<RequestId> ids;
   for (int i = 0; i < 3; ++i) {
     ids.push_back(p.loop.next_id());
-    p.loop.submit(small(ids.back()), sink);
+    p.loop.submit(small(ids.back()), sink, QueueWait::kBounded);
   }
   EXPECT_EQ(sink->failed(), 1);  // the third: two may wait
   p.loop.cancel(ids[2]);
@@ -170,7 +170,7 @@ TEST(ControlLoop, AFullMailboxRefusesSubmitsAndKeepsCancels) {
   p.loop.turn(p.clock.now());
   EXPECT_EQ(p.core.flow().counters().submitted, 2u);
   EXPECT_EQ(p.core.flow().counters().cancelled, 2u);
-  p.loop.submit(small(p.loop.next_id()), sink);  // room again
+  p.loop.submit(small(p.loop.next_id()), sink, QueueWait::kBounded);  // room again
   EXPECT_EQ(sink->failed(), 1);
 }
 
@@ -178,7 +178,7 @@ TEST(ControlLoop, TurnSaysWhenItIsDueAgain) {
   Process p;
   const Instant now{std::chrono::hours(1)};
   p.loop.turn(now);
-  p.loop.submit(small(p.loop.next_id()), std::make_shared<CountingSink>());
+  p.loop.submit(small(p.loop.next_id()), std::make_shared<CountingSink>(), QueueWait::kBounded);
   const Instant next = p.loop.turn(now);
   EXPECT_LE(next, now + milliseconds(50));  // its streams, or a status that is due
   EXPECT_EQ(p.core.next_deadline(), now + timers::kAdmissionQueue);

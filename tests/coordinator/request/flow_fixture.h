@@ -125,13 +125,14 @@ class FlowTest : public testing::Test {
     channel_.take();
   }
 
-  RecordingSink& submit(uint64_t id, int32_t prompt_tokens = 40, int32_t max_tokens = 4) {
+  RecordingSink& submit(uint64_t id, int32_t prompt_tokens = 40, int32_t max_tokens = 4,
+                        QueueWait wait = QueueWait::kBounded) {
     GenerateRequest r;
     r.id = RequestId(id);
     r.prompt.assign(prompt_tokens, 3);
     r.stop.max_tokens = max_tokens;
     sinks_[id] = std::make_shared<RecordingSink>();
-    flow_.on_submit(r, sinks_[id], now_);
+    flow_.on_submit(r, sinks_[id], now_, wait);
     return *sinks_[id];
   }
   void cancel(uint64_t id) { flow_.on_cancel(RequestId(id), now_); }

@@ -227,6 +227,23 @@ TEST_F(FlowTest, WaitingForRoomTooLongIs429) {
   EXPECT_GT(second.failed.retry_after, Duration::zero());
 }
 
+TEST_F(FlowTest, OneOfACallThatHasBegunWaitsForRoomAsLongAsItMayTake) {
+  up("a0");
+  submit(1, 1500);
+  accept("a0", 1, Leg::kWhole);
+  const auto& second = submit(2, 200, 4, QueueWait::kAllItsTime);
+  for (int i = 0; i < 59; ++i) wait(seconds(10));
+  EXPECT_EQ(second.text(), "");
+  released("a0", 1, Leg::kWhole);
+  channel_.take();
+}
+
+TEST_F(FlowTest, ForAWorkerItWaitsNoLonger) {
+  const auto& only = submit(1, 200, 4, QueueWait::kAllItsTime);
+  wait(seconds(10));
+  EXPECT_EQ(only.text(), "failed(UNAVAILABLE)");
+}
+
 TEST_F(FlowTest, SuspectWorkersGetNothingNew) {
   up("a0");
   flow_.on_worker_takes_requests(refs_["a0"], false, true, now_);
