@@ -54,7 +54,7 @@ struct GatewayManifest {
   Duration queue_wait = std::chrono::seconds(10);
   uint64_t body_bytes = 8ull << 20;
   int connections = 4096;
-  int connections_per_address = 64;  // not counted for loopback
+  int connections_per_address = 1024;  // not counted for loopback
   Duration request_time = std::chrono::seconds(600);
 };
 

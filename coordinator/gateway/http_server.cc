@@ -26,6 +26,12 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using boost::system::error_code;
 
+constexpr const char* kTooManyConnections =
+    "too many connections (spec.gateway.limits.connections of the manifest says how many there may be)";
+constexpr const char* kTooManyOfAddress =
+    "too many connections from this address (spec.gateway.limits.connectionsPerAddress of the manifest says "
+    "how many one may have)";
+
 // Kept so that one descriptor can be freed to take, and refuse, a connection when there are none left: the
 // kernel's queue of waiting clients would otherwise stay full and wake the acceptor for ever.
 class SpareDescriptor {
@@ -168,10 +174,10 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     std::string client = address.to_string();
     size_t& of_client = per_client_[client];
     const bool limited = state_.options.limit_loopback || !address.is_loopback();
-    if (connections_.size() >= state_.options.max_connections ||
-        (limited && of_client >= state_.options.max_connections_per_ip)) {
+    const bool full = connections_.size() >= state_.options.max_connections;
+    if (full || (limited && of_client >= state_.options.max_connections_per_ip)) {
       if (of_client == 0) per_client_.erase(client);
-      return refuse(std::move(socket));
+      return refuse(std::move(socket), full ? kTooManyConnections : kTooManyOfAddress);
     }
     ++of_client;
     ++state_.open_connections;
@@ -181,9 +187,9 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
     schedule_tick();
   }
 
-  void refuse(tcp::socket socket) {
+  void refuse(tcp::socket socket, const char* why) {
     if (state_.deps.on_refused) state_.deps.on_refused(503);
-    const std::string body = error_json(not_ready("too many connections", std::chrono::seconds(1)));
+    const std::string body = error_json(not_ready(why, std::chrono::seconds(1)));
     const std::string text = cat(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: ", body.size(),
         "\r\nretry-after: 1\r\nconnection: close\r\n\r\n", body);

@@ -17,8 +17,8 @@ struct HttpServerOptions {
   std::string address = "127.0.0.1";
   uint16_t port = 0;  // 0 = any free one, see HttpServer::port()
   size_t max_connections = 4096;
-  size_t max_connections_per_ip = 64;
-  bool limit_loopback = false;  // does the limit per IP hold for 127.0.0.0/8 and ::1 too
+  size_t max_connections_per_ip = 1024;  // of users behind one proxy, all together
+  bool limit_loopback = false;           // does the limit per IP hold for 127.0.0.0/8 and ::1 too
   HttpLimits limits;
   Duration head_timeout = timers::kHttpHead;
   Duration body_idle = std::chrono::seconds(10);

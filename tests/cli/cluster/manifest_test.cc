@@ -26,6 +26,7 @@ TEST(Manifest, NamingOnlyAModelIsEnough) {
   ASSERT_EQ(m->pools.size(), 1u);
   EXPECT_EQ(m->pools[0].role, WorkerRole::kAny);
   EXPECT_EQ(m->gateway.host, "127.0.0.1");
+  EXPECT_GE(m->gateway.connections_per_address, 1024) << "a reverse proxy is one address";
 }
 
 TEST(Manifest, ShippedFilesAreGoodAndSurviveWriting) {

@@ -501,6 +501,7 @@ TEST_F(ServerTest, ConnectionsAreLimited) {
     const auto reply = c.read_reply();
     EXPECT_EQ(reply.status, 503);
     EXPECT_EQ(reply.fields.at("retry-after"), "1");
+    EXPECT_NE(reply.body.find("spec.gateway.limits.connectionsPerAddress "), std::string::npos) << reply.body;
   }
   a.close();
   ASSERT_TRUE(soon([&] { return server_->open_connections() == 1; }));
@@ -513,7 +514,17 @@ TEST_F(ServerTest, AllConnectionsTogetherAreLimited) {
   LoopbackClient a(server_->port());
   EXPECT_EQ(a.get("/health").status, 200);
   LoopbackClient b(server_->port());
-  EXPECT_EQ(b.read_reply().status, 503);
+  const auto reply = b.read_reply();
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_NE(reply.body.find("spec.gateway.limits.connections "), std::string::npos) << reply.body;
+}
+
+// Behind a reverse proxy all users have its address.
+TEST_F(ServerTest, AProxyMayHoldManyConnections) {
+  start({.limit_loopback = true});
+  std::vector<std::unique_ptr<LoopbackClient>> users;
+  for (int i = 0; i < 100; ++i) users.push_back(std::make_unique<LoopbackClient>(server_->port()));
+  EXPECT_EQ(users.back()->get("/health").status, 200);
 }
 
 TEST_F(ServerTest, SurvivesWithoutFileDescriptors) {
