@@ -13,6 +13,7 @@ constexpr std::string_view kBodyTooLarge =
 
 constexpr size_t kMethodBytes = 16;
 constexpr size_t kChunkDigits = 16;
+constexpr uint64_t kDroppedBodyBytes = 16 * 1024;  // of a GET
 
 bool is_token_char(char c) { return absl::ascii_isalnum(c) || is_one_of(c, "!#$%&'*+-.^_`|~"); }
 bool is_token(std::string_view s) { return !s.empty() && std::all_of(s.begin(), s.end(), is_token_char); }
@@ -110,7 +111,7 @@ size_t HeadCheck::feed(std::string_view bytes) {
 
 size_t HeadCheck::take_body_bytes(std::string_view bytes) {
   const size_t n = static_cast<size_t>(std::min<uint64_t>(left_, bytes.size()));
-  body_.append(bytes.substr(0, n));
+  if (!drops_body_) body_.append(bytes.substr(0, n));
   left_ -= n;
   if (left_ == 0) phase_ = phase_ == Phase::kFixedBody ? Phase::kComplete : Phase::kChunkEnd;
   return n;
@@ -146,7 +147,10 @@ void HeadCheck::take_head_byte(char c) {
       reject(414, "the request target is too long");
     return;
   }
-  if (phase_ == Phase::kRequestLine) {
+  if (phase_ == Phase::kRequestLine && line_.empty() && !skipped_empty_line_) {
+    skipped_empty_line_ = true;
+    head_.clear();  // the parser behind never sees it
+  } else if (phase_ == Phase::kRequestLine) {
     check_request_line();
   } else if (line_.empty()) {
     end_head();
@@ -205,7 +209,7 @@ void HeadCheck::check_known_field(std::string_view name, std::string_view value)
   } else if (name == "content-length") {
     check_content_length(value);
   } else if (name == "transfer-encoding") {
-    if (chunked_ || value != "chunked")
+    if (chunked_ || !equal_ignoring_case(value, "chunked"))
       return reject(400, "Transfer-Encoding must be exactly `chunked`, once");
     chunked_ = true;
   } else if (name == "connection") {
@@ -251,7 +255,10 @@ void HeadCheck::end_head() {
   if (chunked_ && has_length_) return reject(400, "Content-Length together with Transfer-Encoding");
   if (chunked_ && http_1_0_) return reject(400, "Transfer-Encoding in an HTTP/1.0 request");
   const bool may_have_body = method_ == "POST" || method_ == "PUT" || method_ == "PATCH";
-  if (!may_have_body && (chunked_ || content_length_ > 0)) return reject(400, "this method takes no body");
+  drops_body_ = method_ == "GET" && content_length_ > 0 && content_length_ <= kDroppedBodyBytes;
+  if (drops_body_) keep_alive_ = false;  // who saw no body there must not have its bytes taken for a request
+  if (!may_have_body && !drops_body_ && (chunked_ || content_length_ > 0))
+    return reject(400, "this method takes no body");
   if (may_have_body && !chunked_ && !has_length_) return reject(411, "Content-Length is missing");
   if (content_length_ > limits_.body_bytes) return reject(413, kBodyTooLarge);
   left_ = content_length_;

@@ -20,9 +20,11 @@ struct HttpLimits {
 // checks against request smuggling). It also finds the end of the message: everything after complete() is the
 // next request. Refused, never repaired: Content-Length with Transfer-Encoding, a repeated or unclean
 // Content-Length, any Transfer-Encoding but `chunked`, bare CR or LF, NUL, folded fields, space before the
-// colon, no or two Host fields, a body where none may be, unclean chunks. The verdict depends on the bytes
-// only, not on how they are cut. Thread: its owner. Owns the decoded body. Errors: status() and reason();
-// feed() then takes nothing any more.
+// colon, no or two Host fields, a body where none may be, unclean chunks. Let pass: one empty line in front
+// of the request (RFC 9112, 2.2; it is not in head()), and a GET with a Content-Length of 16 KiB at most,
+// whose body is dropped and after which the connection ends. The verdict depends on the bytes only, not on
+// how they are cut. Thread: its owner. Owns the decoded body. Errors: status() and reason(); feed() then
+// takes nothing any more.
 //
 //   feed("POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiGET") -> all but "GET"; complete(),
 //   body "hi"
@@ -33,7 +35,7 @@ class HeadCheck {
   // Takes bytes of this request from the front of `bytes`; returns how many.
   size_t feed(std::string_view bytes);
 
-  bool started() const { return !head_.empty(); }
+  bool started() const { return !head_.empty(); }  // an empty line in front does not count
   bool head_complete() const { return phase_ > Phase::kFields; }
   bool complete() const { return phase_ == Phase::kComplete; }
   bool rejected() const { return phase_ == Phase::kRejected; }
@@ -103,6 +105,8 @@ class HeadCheck {
   bool chunked_ = false;
   bool keep_alive_ = true;
   bool expects_continue_ = false;
+  bool skipped_empty_line_ = false;
+  bool drops_body_ = false;
 };
 
 // [A-Za-z0-9._-]{1,64}: what x-request-id may be.

@@ -221,6 +221,33 @@ TEST_F(ServerTest, CleanRawRequestsReachARoute) {
   }
 }
 
+// Some clients end a body with a CRLF that its length does not count.
+TEST_F(ServerTest, AnEmptyLineBetweenRequestsIsSkipped) {
+  start();
+  LoopbackClient client(server_->port());
+  client.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}\r\n" +
+              LoopbackClient::post_text("/tokenize", "next"));
+  EXPECT_EQ(client.read_reply().body, "{}");
+  EXPECT_EQ(client.read_reply().body, "next");
+  client.send("\r\n");
+  client.half_close();
+  EXPECT_TRUE(client.at_end()) << "that is no half of a request";
+}
+
+// Whoever in front of us does not see the body of a GET takes it for the next request: there is none.
+TEST_F(ServerTest, TheBodyOfAGetIsDroppedAndTheConnectionEnds) {
+  start();
+  LoopbackClient client(server_->port());
+  const std::string smuggled = "GET /below/me HTTP/1.1\r\nHost: a\r\n\r\n";
+  client.send("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(smuggled.size()) +
+              "\r\n\r\n" + smuggled + smuggled);
+  const auto reply = client.read_reply();
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.body, "{}");
+  EXPECT_EQ(reply.fields.at("connection"), "close");
+  EXPECT_TRUE(client.at_end());
+}
+
 TEST_F(ServerTest, PipelinedRequestsAreAnsweredInOrder) {
   start();
   LoopbackClient client(server_->port());
