@@ -245,7 +245,8 @@ void OpenAiApi::models(Ex exchange) const {
 }
 
 void OpenAiApi::model(Ex exchange) const {
-  const std::string_view path = exchange->request().path;
+  std::string_view path = exchange->request().path;
+  if (path.ends_with('/')) path.remove_suffix(1);
   const std::string name = percent_decoded(path.substr(path.find("/models/") + 8));
   if (const auto error = check_model(name, options_.model_names))
     return exchange->answer(error_answer(*error));

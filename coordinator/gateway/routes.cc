@@ -28,6 +28,7 @@ absl::Status RouteTable::add(HttpRoute route) {
 
 RouteTable::Match RouteTable::find(std::string_view method, std::string_view path) const {
   if (method == "HEAD") method = "GET";
+  if (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
   Match match;
   for (const auto& r : routes_) {
     if (!matches(r.path, path)) continue;

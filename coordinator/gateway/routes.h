@@ -38,7 +38,7 @@ class RouteTable {
     const HttpRoute* route = nullptr;
     std::string allow;  // when the path is known but not with this method: "GET, POST"
   };
-  // HEAD is served by the GET route.
+  // HEAD is served by the GET route, and "/a/" by that of "/a".
   Match find(std::string_view method, std::string_view path) const;
   const std::vector<HttpRoute>& routes() const { return routes_; }
 

@@ -659,6 +659,23 @@ TEST_F(ServerTest, PortInUseAndBadAddress) {
   EXPECT_EQ(bad.status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(RouteTable, ASlashAtTheEndDoesNotMatter) {
+  RouteTable routes;
+  const RouteHandler handler = [](auto) {};
+  for (const char* path : {"/", "/models", "/models/*"})
+    ASSERT_TRUE(routes.add({"GET", path, RouteRole::kUser, handler}).ok());
+  const auto found = [&](std::string_view path) {
+    const auto match = routes.find("GET", path);
+    return match.route ? match.route->path : "";
+  };
+  EXPECT_EQ(found("/"), "/");
+  EXPECT_EQ(found("/models/"), "/models");
+  EXPECT_EQ(found("/models/a/"), "/models/*");
+  EXPECT_EQ(found("/models//"), "") << "one only";
+  EXPECT_EQ(found("//"), "/");
+  EXPECT_EQ(routes.find("POST", "/models/").allow, "GET");
+}
+
 TEST(RouteTable, RefusesWhatIsIncomplete) {
   RouteTable routes;
   const RouteHandler handler = [](auto) {};

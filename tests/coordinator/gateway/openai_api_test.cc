@@ -729,6 +729,8 @@ TEST_F(GatewayTest, ModelsProbesMetricsVersion) {
   EXPECT_EQ(json(c.get("/v1/models").body), list) << "created, too, stays what it was";
   EXPECT_EQ(json(c.get("/v1/models/org/tiny").body).at("id"), "org/tiny");
   EXPECT_EQ(json(c.get("/v1/models/default").body).at("id"), "default");
+  EXPECT_EQ(json(c.get("/v1/models/default/").body).at("id"), "default");
+  EXPECT_EQ(json(c.get("/v1/models/").body).at("object"), "list");
   EXPECT_EQ(c.get("/v1/models/nope").status, 404);
   for (const char* path : {"/health", "/v1/health", "/ping", "/live", "/healthz", "/ready"})
     EXPECT_EQ(c.get(path).status, 200) << path;
