@@ -74,7 +74,7 @@ int run_chat(const ChatOptions& options) {
   const auto address = server_address(options.url);
   if (!address.ok()) {
     std::fprintf(stderr, "baton: %s\n", std::string(address.status().message()).c_str());
-    return kExitFailed;
+    return absl::IsInvalidArgument(address.status()) ? kExitUsage : kExitFailed;
   }
   HttpClient client(*address, std::chrono::seconds(600));
   json::array messages;

@@ -201,14 +201,18 @@ void print_table(const json::array& rows) {
 int run_ps(const PsOptions& options) {
   const Home home = Home::from_environment();
   absl::StatusOr<ClusterRecord> record = ClusterRecord::read(home);
-  if (!options.url.empty()) record = ClusterRecord{.http_address = *server_address(options.url)};
+  if (!options.url.empty()) {
+    const auto address = server_address(options.url);
+    record = address.ok() ? absl::StatusOr<ClusterRecord>(ClusterRecord{.http_address = *address})
+                          : absl::StatusOr<ClusterRecord>(address.status());
+  }
   if (!record.ok()) {
     if (options.json && absl::IsNotFound(record.status())) {
       std::puts("[]");
       return kExitOk;
     }
     std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
-    return kExitFailed;
+    return absl::IsInvalidArgument(record.status()) ? kExitUsage : kExitFailed;
   }
   const absl::StatusOr<Workers> workers = workers_of(record->http_address);
   if (!workers.ok() && !options.url.empty()) {  // of this machine's processes there is more to say

@@ -73,7 +73,7 @@ void add_format_option(CLI::App& command, bool& json) {
 
 void add_inspect_commands(CLI::App& app, Commands& c) {
   auto* ps = app.add_subcommand("ps", "processes of the cluster: role, health, KV use");
-  ps->add_option("--url", c.ps.url, "host:port of a coordinator; default: this home's cluster");
+  ps->add_option("--url", c.ps.url, "http://host:port of a coordinator; default: this home's cluster");
   add_format_option(*ps, c.ps.json);
   ps->callback([&c] { c.exit_code = run_ps(c.ps); });
 
@@ -180,7 +180,7 @@ void add_bench_collectives(CLI::App& bench, Commands& c) {
 
 void add_client_commands(CLI::App& app, Commands& c) {
   auto* chat = app.add_subcommand("chat", "talk to the running cluster in the terminal");
-  chat->add_option("--url", c.chat.url, "host:port; default: this home's cluster");
+  chat->add_option("--url", c.chat.url, "http://host:port; default: this home's cluster");
   chat->add_option("--system", c.chat.system, "system message");
   chat->add_option("--temperature", c.chat.temperature, "0 takes the likeliest token")
       ->check(CLI::Range(0.0, 2.0));
@@ -192,7 +192,7 @@ void add_bench_commands(CLI::App& app, Commands& c) {
   auto* bench = app.add_subcommand("bench", "measure")->require_subcommand(1);
   auto* serve =
       bench->add_subcommand("serve", "closed loop against a running cluster: TTFT, ITL, tokens per second");
-  serve->add_option("--url", c.bench.url, "host:port; default: this home's cluster");
+  serve->add_option("--url", c.bench.url, "http://host:port; default: this home's cluster");
   serve->add_option("-c,--clients", c.bench.clients, "requests at a time")->check(CLI::Range(1, 1024));
   serve->add_option("-r,--requests", c.bench.requests, "requests in all")->check(CLI::Range(1, 10000000));
   serve->add_option("-p,--prompt-tokens", c.bench.prompt_tokens, "prompt length")

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/cat.h"
+#include "cli/cluster/host_address.h"
 
 namespace baton::cli {
 namespace {
@@ -98,8 +99,29 @@ HomeLock::~HomeLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+namespace {
+
+// What `serve` prints, with or without the http:// and a path.
+absl::StatusOr<std::string> address_in_url(std::string_view url) {
+  const auto refused = [&](std::string_view why) {
+    return absl::InvalidArgumentError(cat("--url ", url, ": ", why, "want http://HOST:PORT"));
+  };
+  std::string_view rest = url;
+  if (const size_t scheme = url.find("://"); scheme != std::string_view::npos) {
+    if (url.starts_with("https://")) return refused("TLS is not spoken here, and not by the cluster: ");
+    if (!url.starts_with("http://")) return refused("");
+    rest.remove_prefix(scheme + 3);
+  }
+  const std::string address(rest.substr(0, rest.find_first_of("/?#")));
+  const auto at = split_host_port(address);
+  if (!at || at->host.empty() || at->port == 0 || address.find('@') != address.npos) return refused("");
+  return address;
+}
+
+}  // namespace
+
 absl::StatusOr<std::string> server_address(const std::string& url) {
-  if (!url.empty()) return url.starts_with("http://") ? url.substr(7) : url;
+  if (!url.empty()) return address_in_url(url);
   ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(Home::from_environment()));
   if (record.http_address.empty())
     return absl::NotFoundError("the coordinator of this cluster is on another machine: --url HOST:PORT");

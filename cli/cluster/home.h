@@ -62,8 +62,9 @@ struct ClusterRecord {
   static void remove(const Home& home);  // and the cluster's hash key
 };
 
-// host:port of the server that a user's command talks to: `url` without its http://, or, when it is empty,
-// this home's cluster. kNotFound when there is none.
+// host:port of the server that a user's command talks to: `url` without its http:// and its path, or, when it
+// is empty, this home's cluster. kNotFound when there is none; kInvalidArgument for a url with another
+// scheme, without a host or without a port.
 absl::StatusOr<std::string> server_address(const std::string& url);
 
 // Atomically. `mode` (what the umask leaves of it) is the file's from the start.

@@ -74,6 +74,24 @@ TEST_F(HomeTest, AWorkersMachineHasNoServerToTalkTo) {
   EXPECT_EQ(*server_address("http://a:1"), "a:1");
 }
 
+TEST(ServerAddress, IsInWhatServePrints) {
+  for (const char* url : {"127.0.0.1:28080", "http://127.0.0.1:28080", "http://127.0.0.1:28080/",
+                          "http://127.0.0.1:28080/v1", "127.0.0.1:28080/v1/", "http://127.0.0.1:28080?a=b"})
+    EXPECT_EQ(*server_address(url), "127.0.0.1:28080") << url;
+  EXPECT_EQ(*server_address("http://[::1]:80/v1"), "[::1]:80");
+  EXPECT_EQ(*server_address("http://door.example:8000/v1/models"), "door.example:8000");
+}
+
+TEST(ServerAddress, SaysWhatAUrlLacks) {
+  for (const char* url : {"http://", "/v1", ":28080", "http://:28080/v1", "127.0.0.1", "http://127.0.0.1/v1",
+                          "host:", "host:0", "host:x", "host:70000", "ftp://host:21", "http://a@host:80"}) {
+    const auto refused = server_address(url).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(refused)) << url;
+    EXPECT_NE(refused.message().find("want http://HOST:PORT"), std::string::npos) << refused;
+  }
+  EXPECT_NE(server_address("https://host:443/v1").status().message().find("TLS"), std::string::npos);
+}
+
 TEST_F(HomeTest, DamagedRecordsAreRefused) {
   for (const char* bad :
        {"", "{", "[]", "{}", R"({"processes":[]})", R"({"http_address":1,"processes":[{}]})",
