@@ -16,6 +16,39 @@
 
 namespace baton {
 
+namespace {
+
+// Bytes of the UTF-8 character that `text` begins with; 0: of none, or of one that a terminal obeys.
+size_t printable_bytes(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return first >= 0x20 && first != 0x7f ? 1 : 0;
+  const size_t n = first >= 0xf0 && first <= 0xf4 ? 4 : first >= 0xe0 && first < 0xf0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4 || n > text.size()) return 0;
+  for (size_t i = 1; i < n; ++i)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  return first == 0xc2 && byte(1) < 0xa0 ? 0 : n;
+}
+
+// A file that was named by mistake may hold anything, and what is said of it goes to a terminal: other bytes
+// as \x1b.
+std::string printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t n = printable_bytes(text);
+    if (n == 0) {
+      char escape[8];
+      std::snprintf(escape, sizeof escape, "\\x%02x", static_cast<unsigned char>(text[0]));
+      out += escape;
+    }
+    out += text.substr(0, n);
+    text.remove_prefix(std::max<size_t>(n, 1));
+  }
+  return out;
+}
+
+}  // namespace
+
 struct ConfigFile::Document {
   struct Mistake {
     int line;
@@ -27,11 +60,11 @@ struct ConfigFile::Document {
   std::vector<Mistake> mistakes;
 
   std::string place(const YAML::Mark& mark, std::string_view path) const {
-    return cat(name, ":", mark.line + 1, ":", mark.column + 1, ": ", path);
+    return cat(name, ":", mark.line + 1, ":", mark.column + 1, ": ", printable(path));
   }
   void add(const YAML::Mark& mark, std::string_view path, std::string_view message) {
-    mistakes.push_back(
-        {mark.line + 1, mark.column + 1, cat(place(mark, path), path.empty() ? "" : ": ", message)});
+    mistakes.push_back({mark.line + 1, mark.column + 1,
+                        cat(place(mark, path), path.empty() ? "" : ": ", printable(message))});
   }
 };
 
@@ -172,12 +205,12 @@ absl::StatusOr<ConfigFile> ConfigFile::parse(const std::string& name, const std:
       return absl::InvalidArgumentError(
           cat(document->place(*second, ""), "want one document, here begins another (separated by ---)"));
   } catch (const YAML::Exception& e) {
-    return absl::InvalidArgumentError(
-        cat(name, ":", e.mark.line + 1, ":", e.mark.column + 1, ": not YAML: ", explained(e, text)));
+    return absl::InvalidArgumentError(cat(name, ":", e.mark.line + 1, ":", e.mark.column + 1,
+                                          ": not YAML: ", printable(explained(e, text))));
   }
   if (!document->root.IsMap())
-    return absl::InvalidArgumentError(
-        cat(name, ":1:1: want a mapping with apiVersion, kind, spec, got ", shown(document->root)));
+    return absl::InvalidArgumentError(cat(name, ":1:1: want a mapping with apiVersion, kind, spec, got ",
+                                          printable(shown(document->root))));
   Duplicates twice;
   twice.find(document->root);
   if (twice.too_many())

@@ -35,17 +35,20 @@ absl::Status check_shape(const worker::ModelFile& file, const PoolManifest& pool
   return why.empty() ? absl::OkStatus() : absl::InvalidArgumentError(cat(pool.stage_layers_place, ": ", why));
 }
 
-// Every pool's shape against the model, when there is one with several ranks. A model that is not on this
-// machine is noted, no mistake. `name`: of the manifest's file.
+// Every pool's shape against the model, when there is one with several ranks, and contextTokens. A model that
+// is not on this machine is noted, no mistake. `name`: of the manifest's file.
 absl::Status check_shapes(const ClusterManifest& manifest, const std::string& name, std::string& notes) {
   const auto source = resolve_model(Home::from_environment(), manifest.model_source);
   if (!source.ok())
     notes += cat("; the model is not here (wanted where a process runs",
                  has_groups(manifest) ? "; whether `parallel` fits it was not looked at" : "",
                  "): ", manifest.model_source);
-  if (!source.ok() || !has_groups(manifest)) return absl::OkStatus();
+  if (!source.ok() || (!has_groups(manifest) && manifest.context_tokens == 0)) return absl::OkStatus();
   const auto file = worker::ModelFile::open(*source);
   if (!file.ok()) return before(name, file.status());
+  if (const std::string notice = manifest.context_notice((*file)->spec().context_tokens); !notice.empty())
+    notes += cat("; ", notice);
+  if (!has_groups(manifest)) return absl::OkStatus();
   for (const PoolManifest& pool : manifest.pools) RETURN_IF_ERROR(check_shape(**file, pool, name));
   return absl::OkStatus();
 }
@@ -69,7 +72,7 @@ absl::Status check_certificates(const ControlManifest& control, std::string& not
 
 int complain(const absl::Status& status) {
   std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
-  return absl::IsNotFound(status) ? kExitFailed : kExitUsage;
+  return kExitUsage;
 }
 
 std::string counted(int n, const char* what) { return cat(n, " ", what, n == 1 ? "" : "s"); }

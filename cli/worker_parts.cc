@@ -117,6 +117,8 @@ absl::Status WorkerParts::read(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(
       file, worker::ModelFile::open(manifest.model_source,
                                     fp8_device && pool.quantization != "none" ? Fp8::kKept : Fp8::kOpened));
+  if (const std::string notice = manifest.context_notice(file->spec().context_tokens); !notice.empty())
+    log_warn(notice);
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "base/cat.h"
@@ -245,8 +246,10 @@ PoolManifest read_pool(const std::string& name, ConfigObject& pool, const Contro
   if (out.kv_host_memory_bytes > 0 && out.kv_host_memory_bytes < kMi / 4)
     kv.fail("hostMemory", "want 0 (nothing is kept there), or 256Ki at least");
   out.block_tokens = static_cast<int>(kv.integer("blockTokens", cuda ? 64 : out.block_tokens, 1, 256));
-  if (out.block_tokens % 16 != 0) kv.fail("blockTokens", "want a multiple of 16");
-  if (cuda && 256 % out.block_tokens != 0) kv.fail("blockTokens", "device cuda wants 16, 32, 64, 128 or 256");
+  if (out.block_tokens % 16 != 0)
+    kv.fail("blockTokens", cat("want a multiple of 16, got ", out.block_tokens));
+  if (cuda && 256 % out.block_tokens != 0)
+    kv.fail("blockTokens", cat("device cuda wants 16, 32, 64, 128 or 256, got ", out.block_tokens));
   out.kv_dtype =
       kv.choice("dtype", out.device == "reference" ? "f32" : out.kv_dtype, {"f32", "bf16", "f16", "int8"});
   if (cuda && out.kv_dtype != "bf16") kv.fail("dtype", "device cuda stores bf16");
@@ -340,6 +343,9 @@ void read_model(ConfigObject model, const std::string& file, ClusterManifest& ou
   out.model_names = model.strings("names");
   for (const std::string& n : out.model_names)
     if (n.empty() || n.size() > 200) model.fail("names", "want names of 1 to 200 characters");
+  std::set<std::string_view> seen;
+  for (const std::string& n : out.model_names)
+    if (!seen.insert(n).second) model.fail("names", cat("want each name once, got '", n, "' again"));
   out.context_tokens = static_cast<int>(model.integer("contextTokens", 0, 16, 10000000));
   model.done();
 }
@@ -365,6 +371,12 @@ bool ClusterManifest::kv_tls() const {
 
 bool ClusterManifest::rank_tls(const PoolManifest& pool) const {
   return control.tls.has_value() && !pool.insecure_ranks;
+}
+
+std::string ClusterManifest::context_notice(int64_t trained) const {
+  if (context_tokens <= trained) return "";
+  return cat("spec.model.contextTokens is ", context_tokens, ", and the model was trained for ", trained,
+             ": requests may have ", trained, " tokens");
 }
 
 std::vector<int> ClusterManifest::processes_of_pools() const {

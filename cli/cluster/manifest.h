@@ -79,6 +79,8 @@ struct ClusterManifest {
   int workers() const;
   int processes() const;  // of all workers: one for each rank
   std::vector<int> processes_of_pools() const;
+  // What is to be said of a model that was trained for fewer tokens than context_tokens; empty: nothing.
+  std::string context_notice(int64_t trained) const;
   // KV between workers goes over TLS, with the certificates of `control`.
   bool kv_tls() const;
   // So do the ranks of a worker of this pool, where they do not share a host's memory.

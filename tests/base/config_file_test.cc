@@ -43,6 +43,24 @@ TEST(ConfigFile, ReadsEveryKind) {
   EXPECT_TRUE(file->status().ok()) << file->status();
 }
 
+// What a file says must not move the cursor or change the title of the terminal that shows the mistake.
+TEST(ConfigFile, MistakesAreInPrintableBytes) {
+  const auto read = [](ConfigObject& r) { r.choice("kind", "Cluster", {"Cluster"}); };
+  EXPECT_EQ(errors_of("kind: \"\\e[2J\\a\\x7f\"\n", read),
+            "f.yaml:1:1: kind: want one of Cluster, got '\\x1b[2J\\x07\\x7f'");
+  EXPECT_THAT(errors_of("\"\\e]0;x\": 1\n", read), testing::HasSubstr("\\x1b]0;x: unknown key"));
+  EXPECT_THAT(errors_of("\"\\e[2J\"\n", read), testing::HasSubstr("got '\\x1b[2J'"));
+  EXPECT_THAT(errors_of("kind: \"\\u009b2J\"\n", read), testing::HasSubstr("got '\\xc2\\x9b2J'"));
+  EXPECT_THAT(errors_of("kind: \xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82\n", read),
+              testing::HasSubstr("got '\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82'"))
+      << "letters of other languages stay";
+  std::string binary = "GGUF";
+  for (int i = 1; i < 256; ++i) binary += static_cast<char>(i);
+  for (const char c : errors_of(binary, read)) {
+    EXPECT_FALSE(static_cast<unsigned char>(c) < 0x20 || c == 0x7f) << static_cast<int>(c);
+  }
+}
+
 TEST(ConfigFile, NamesPlaceKeyAndWish) {
   EXPECT_EQ(errors_of("a:\n  bee: 99\n",
                       [](ConfigObject& r) {

@@ -245,6 +245,10 @@ def test_refusals():
     r = c.command("validate", bad)
     assert r.returncode == 2 and "bad.yaml:4:" in r.stderr and "did you mean role?" in r.stderr, r
     assert c.command("serve", "-f", bad).returncode == 2
+    missing = os.path.join(c.home, "nope.yaml")
+    for command in (("validate", missing), ("serve", "-f", missing)):
+        r = c.command(*command)
+        assert r.returncode == 2 and "nope.yaml: no such manifest" in r.stderr, r
     with open(bad, "w") as f:
         f.write("apiVersion: baton/v1\nkind: Cluster\nspec: {model: {source: /no/such.gguf}}\n")
     r = c.command("validate", bad)
@@ -255,11 +259,18 @@ def test_refusals():
     r = c.command("validate", bad)
     wish = "bad.yaml:9:9: spec.pools.any.parallel.stageLayers: want 2 numbers from 1 on, together the model's 5 layers; got 3 + 3 = 6"
     assert r.returncode == 2 and wish in r.stderr, r
+    with open(bad, "w") as f:
+        f.write("apiVersion: baton/v1\nkind: Cluster\nspec: {model: {source: %s, contextTokens: 100000}}\n" % STORIES)
+    r = c.command("validate", bad)
+    assert r.returncode == 0 and "spec.model.contextTokens is 100000, and the model was trained for" in r.stdout, r
     r = c.command("serve", bad)
     assert r.returncode == 2 and "baton serve -f" in r.stderr, r
     assert c.command("--version").returncode == 0
-    r = c.command("ps", "--url", "127.0.0.1:1")
+    r = c.command("ps", "--url", "http://127.0.0.1:1/v1")
     assert r.returncode == 1 and "127.0.0.1:1" in r.stderr, r
+    for command in ("ps", "chat"):
+        r = c.command(command, "--url", "https://127.0.0.1:1")
+        assert r.returncode == 2 and "want http://HOST:PORT" in r.stderr, r
     r = c.command("nonsense")
     assert r.returncode == 2 and "no command nonsense" in r.stderr, r
     assert c.command("serve", "--port", "99999").returncode == 2

@@ -99,6 +99,26 @@ TEST(Manifest, TellsEveryMistakeWithItsPlace) {
   EXPECT_NE(two.find("spec.pools.a.replicas: want a whole number 1..64, got '0'"), std::string::npos) << two;
 }
 
+TEST(Manifest, RefusalsSayWhatTheyGot) {
+  EXPECT_THAT(errors_of("  pools: {any: {kv: {blockTokens: 17}}}\n"),
+              testing::HasSubstr("want a multiple of 16, got 17"));
+  EXPECT_THAT(errors_of("  pools: {any: {device: cuda, kv: {blockTokens: 48}}}\n"),
+              testing::HasSubstr("128 or 256, got 48"));
+}
+
+TEST(Manifest, AModelHasEachNameOnce) {
+  EXPECT_THAT(errors_of("  model: {names: [gpt-4o, tiny, gpt-4o]}\n"),
+              testing::HasSubstr("spec.model.names: want each name once, got 'gpt-4o' again"));
+  EXPECT_EQ(errors_of("  model: {names: [gpt-4o, gpt-4o-mini]}\n"), "");
+}
+
+TEST(Manifest, MoreContextThanTheModelHasIsSaid) {
+  const ClusterManifest m{.context_tokens = 100000};
+  EXPECT_THAT(m.context_notice(8192), testing::HasSubstr("is 100000, and the model was trained for 8192"));
+  EXPECT_EQ(m.context_notice(100000), "");
+  EXPECT_EQ(ClusterManifest{}.context_notice(8192), "") << "not given";
+}
+
 TEST(Manifest, RefusesWhatWouldSwitchDisaggregationOff) {
   EXPECT_NE(errors_of("  pools: {prefill: {}}\n").find("no pool with role decode or any"), std::string::npos);
   EXPECT_NE(
