@@ -254,6 +254,7 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   server.max_connections = g.connections;
   server.max_connections_per_ip = g.connections_per_address;
   server.limits.body_bytes = g.body_bytes;
+  server.allowed_origins = g.allowed_origins;
   HttpServerDeps server_deps{.clock = &clock, .random = random_source(), .unix_time = unix_time_source()};
   server_deps.on_refused = [this](int status) {
     metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});

@@ -74,6 +74,31 @@ void read_admin(ConfigObject& gateway, GatewayManifest& out) {
                      "that is what you want"));
 }
 
+// As a browser says where a page is from: scheme://host[:port] in lower case, and nothing behind it.
+bool is_origin(const std::string& text) {
+  const size_t end = text.find("://");
+  if (end == std::string::npos || end == 0) return false;
+  const auto all_of = [](std::string_view s, std::string_view more) {
+    return std::ranges::all_of(s, [&](unsigned char c) {
+      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || more.find(c) != more.npos;
+    });
+  };
+  const std::string scheme = text.substr(0, end), place = text.substr(end + 3);
+  if (!all_of(scheme, "+-.") || place.empty() || !all_of(place, ".-_:[]")) return false;
+  const bool has_port = place.find(':') != place.npos && place.back() != ']';
+  const auto at = split_host_port(has_port ? place : cat(place, ":1"));
+  return at && !at->host.empty() && at->port != 0;
+}
+
+void read_allowed_origins(ConfigObject& gateway, GatewayManifest& out) {
+  out.allowed_origins = gateway.strings("allowedOrigins");
+  for (const std::string& origin : out.allowed_origins)
+    if (origin != "*" && !is_origin(origin))
+      gateway.fail("allowedOrigins", cat("want origins as browsers send them (scheme://host or "
+                                         "scheme://host:port, lower case, no path), or \"*\", got '",
+                                         origin, "'"));
+}
+
 GatewayManifest read_gateway(ConfigObject gateway) {
   GatewayManifest out;
   read_listen(gateway, out);
@@ -84,6 +109,7 @@ GatewayManifest read_gateway(ConfigObject gateway) {
                      "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "
                      "insecureAllowPlaintextOffLoopback: true if that is what you want"));
   read_admin(gateway, out);
+  read_allowed_origins(gateway, out);
   ConfigObject limits = gateway.object("limits");
   out.queue_requests = static_cast<int>(limits.integer("queueRequests", out.queue_requests, 1, 100000));
   out.queue_wait = limits.duration("queueWait", out.queue_wait, milliseconds(10), hours(1));
@@ -453,11 +479,15 @@ std::string parallel_yaml(const PoolManifest& p) {
              ", insecureAllowPlaintextOffLoopback: ", bool_text(p.insecure_ranks), "}");
 }
 
+std::string list_yaml(const std::vector<std::string>& texts) {
+  std::vector<std::string> quoted;
+  quoted.reserve(texts.size());
+  for (const std::string& text : texts) quoted.push_back(quoted_yaml(text));
+  return cat("[", join(quoted, ", "), "]");
+}
+
 std::string hosts_yaml(const PoolManifest& p) {
-  if (p.hosts.empty()) return "";
-  std::vector<std::string> names;
-  for (const std::string& host : p.hosts) names.push_back(quoted_yaml(host));
-  return cat("\n      hosts: [", join(names, ", "), "]");
+  return p.hosts.empty() ? "" : cat("\n      hosts: ", list_yaml(p.hosts));
 }
 
 std::string pool_yaml(const PoolManifest& p) {
@@ -478,14 +508,14 @@ std::string to_yaml(const ClusterManifest& m) {
   const GatewayManifest& g = m.gateway;
   const std::string host = g.host.find(':') == std::string::npos ? g.host : cat("[", g.host, "]");
   std::string out = cat("apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: ", quoted_yaml(m.name),
-                        "}\nspec:\n  model:\n    source: ", quoted_yaml(m.model_source), "\n    names: [");
-  for (size_t i = 0; i < m.model_names.size(); ++i) out += cat(i ? ", " : "", quoted_yaml(m.model_names[i]));
-  out += "]\n";
+                        "}\nspec:\n  model:\n    source: ", quoted_yaml(m.model_source),
+                        "\n    names: ", list_yaml(m.model_names), "\n");
   if (m.context_tokens > 0) out += cat("    contextTokens: ", m.context_tokens, "\n");
   out +=
       cat("  gateway:\n    listen: ", quoted_yaml(cat(host, ":", g.port)),
           g.admin.empty() ? "" : cat("\n    admin: ", quoted_yaml(g.admin)),
           "\n    insecureAllowPlaintextOffLoopback: ", bool_text(g.insecure_plaintext),
+          g.allowed_origins.empty() ? "" : cat("\n    allowedOrigins: ", list_yaml(g.allowed_origins)),
           "\n    limits: {queueRequests: ", g.queue_requests,
           ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,
           ", connections: ", g.connections, ", connectionsPerAddress: ", g.connections_per_address,

@@ -49,7 +49,8 @@ struct GatewayManifest {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   std::string admin;  // host:port where operators' paths are served to everybody; empty: nowhere
-  bool insecure_plaintext = false;  // allows a host off loopback without TLS, here and in `admin`
+  bool insecure_plaintext = false;           // allows a host off loopback without TLS, here and in `admin`
+  std::vector<std::string> allowed_origins;  // of pages that may call from a browser; "*": all
   int queue_requests = 256;
   Duration queue_wait = std::chrono::seconds(10);
   uint64_t body_bytes = 8ull << 20;

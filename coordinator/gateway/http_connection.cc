@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "coordinator/gateway/api_error.h"
 #include "coordinator/gateway/ascii.h"
+#include "coordinator/gateway/cross_origin.h"
 
 namespace baton::coordinator {
 namespace {
@@ -258,10 +259,13 @@ void HttpConnection::dispatch() {
   ++exchange_number_;
   ++server_.open_exchanges;
   const RouteTable::Match match = server_.routes.find(request.method, request.path);
+  origin_ = reading_origin(server_.options.allowed_origins, request, match.role);
+  const bool preflight = !match.allow.empty() && !origin_.empty() && is_preflight(request);
   const bool allowed = !match.route || !server_.deps.allow || server_.deps.allow(match.route->role, request);
   auto exchange =
       std::make_shared<ServerExchange>(weak_from_this(), exchange_number_, server_.io, std::move(request));
   exchange_ = exchange;
+  if (preflight) return exchange->answer(preflight_answer(match.allow));
   if (!match.route && match.allow.empty()) {
     return exchange->answer(error_answer(
         {.status = 404, .message = cat("no such path: ", exchange->request().path), .code = "not_found"}));
@@ -289,6 +293,7 @@ void HttpConnection::refuse(int status, std::string_view reason) {
   (void)check_.take_body();
   count_body(0);
   request_id_ = fresh_request_id(server_.deps.random);
+  origin_.clear();
   HttpAnswer answer =
       error_answer({.status = status, .message = std::string(reason), .code = "malformed_http"});
   closing_ = true;
@@ -301,11 +306,13 @@ std::string HttpConnection::head_text(const HttpAnswer& answer, std::string_view
   const auto reason = http::obsolete_reason(http::int_to_status(static_cast<unsigned>(answer.status)));
   std::string head =
       cat("HTTP/1.1 ", answer.status, " ", std::string_view(reason.data(), reason.size()), "\r\n");
-  append_field(head, "content-type", answer.content_type);
+  if (!answer.content_type.empty()) append_field(head, "content-type", answer.content_type);
   append_field(head, "server", "baton");
   append_field(head, "date", date_text(server_.deps.unix_time()));
   append_field(head, "x-request-id", request_id_);
   for (const auto& field : answer.fields) append_field(head, field.name, field.value);
+  if (!origin_.empty())
+    for (const auto& field : cross_origin_fields(origin_)) append_field(head, field.name, field.value);
   head += framing;
   append_field(head, "connection", reusable_ && !closing_ && !server_.draining ? "keep-alive" : "close");
   head += "\r\n";
@@ -315,7 +322,8 @@ std::string HttpConnection::head_text(const HttpAnswer& answer, std::string_view
 void HttpConnection::answer(uint64_t number, const HttpAnswer& answer) {
   if (!is_current(number)) return;
   if (streaming_) return end_stream(number, false);
-  std::string text = head_text(answer, cat("content-length: ", answer.body.size(), "\r\n"));
+  const bool has_length = answer.status != 204;  // which has no body, and may not speak of one
+  std::string text = head_text(answer, has_length ? cat("content-length: ", answer.body.size(), "\r\n") : "");
   if (!head_only_) text += answer.body;
   send(text);
   finish_exchange(reusable_);

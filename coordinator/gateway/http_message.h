@@ -37,7 +37,7 @@ struct HttpRequest {
 // Status line and fields; the server adds length or chunking, date, server, x-request-id and connection.
 struct HttpAnswer {
   int status = 200;
-  std::string content_type = "application/json";
+  std::string content_type = "application/json";  // empty: not sent
   std::string body;
   std::vector<HttpField> fields;
 };

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -31,6 +32,7 @@ struct HttpServerOptions {
   size_t output_bytes = 256 * 1024;  // a stream may hold more only for write_stall, and never 4 times as much
   size_t all_body_bytes = 256 << 20;  // of bodies that are still coming, over all connections; then 503
   size_t early_bytes = 64 * 1024;     // sent by a client before its answer is complete
+  std::vector<std::string> allowed_origins;  // of pages that may read answers in a browser; "*": all
 };
 
 struct HttpServerDeps {

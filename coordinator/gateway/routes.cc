@@ -1,5 +1,7 @@
 #include "coordinator/gateway/routes.h"
 
+#include <algorithm>
+
 #include "base/cat.h"
 
 namespace baton::coordinator {
@@ -32,6 +34,7 @@ RouteTable::Match RouteTable::find(std::string_view method, std::string_view pat
   Match match;
   for (const auto& r : routes_) {
     if (!matches(r.path, path)) continue;
+    match.role = std::max(match.role, r.role);
     if (r.method == method) {
       if (!match.route || match.route->path.ends_with("/*")) match.route = &r;
     } else if (match.allow.find(r.method) == std::string::npos) {

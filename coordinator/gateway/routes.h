@@ -36,7 +36,8 @@ class RouteTable {
 
   struct Match {
     const HttpRoute* route = nullptr;
-    std::string allow;  // when the path is known but not with this method: "GET, POST"
+    RouteRole role = RouteRole::kPublic;  // the strictest of the path's routes, whatever their method
+    std::string allow;                    // when the path is known but not with this method: "GET, POST"
   };
   // HEAD is served by the GET route, and "/a/" by that of "/a".
   Match find(std::string_view method, std::string_view path) const;

@@ -216,6 +216,25 @@ TEST(Manifest, StaysOnLoopbackUnlessTold) {
             std::string::npos);
 }
 
+TEST(Manifest, PagesOfOtherOriginsAreListed) {
+  const auto m =
+      parse_manifest("c.yaml",
+                     "apiVersion: baton/v1\nkind: Cluster\nspec:\n  gateway: {allowedOrigins: "
+                     "[\"https://chat.example\", \"http://localhost:3000\", \"http://[::1]:8080\", "
+                     "\"http://[::1]\", \"app://x\", \"*\"]}\n");
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->gateway.allowed_origins.size(), 6u);
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->gateway.allowed_origins, m->gateway.allowed_origins);
+  for (const char* bad :
+       {"https://chat.example/", "chat.example", "https://", "https://:80", "https://Chat.example", "null",
+        "", "https://a:0", "https://a:99999", "https://a b", "https://*.example", "://a", "https://a?b"})
+    EXPECT_THAT(errors_of(cat("  gateway: {allowedOrigins: [\"", bad, "\"]}\n")),
+                testing::HasSubstr(cat("gateway.allowedOrigins: want origins as browsers send them")))
+        << bad;
+}
+
 TEST(Manifest, OperatorsMayHaveAnAddressOfTheirOwn) {
   const auto says = [](const std::string& gateway, const char* what) {
     const std::string errors = errors_of(cat("  gateway: {", gateway, "}\n"));

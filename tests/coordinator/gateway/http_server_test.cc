@@ -36,6 +36,10 @@ class ServerTest : public testing::Test {
     add("GET", "/below/*", [](auto e) { e->answer({.body = e->request().path + "?" + e->request().query}); });
     add("POST", "/tokenize", [](auto e) { e->answer({.body = e->request().body}); });
     add("POST", "/drop", [](auto) {});
+    ASSERT_TRUE(
+        routes
+            .add({"GET", "/operators", RouteRole::kOperator, [](auto e) { e->answer({.body = "numbers"}); }})
+            .ok());
     add("GET", "/field", [](auto e) { e->answer({.fields = {{"x-y", "a\r\nevil: 1"}}}); });
     add("POST", "/wait", [this](auto e) { keep(std::move(e)); });
     add("GET", "/stream", [this](auto e) {
@@ -219,6 +223,70 @@ TEST_F(ServerTest, CleanRawRequestsReachARoute) {
     EXPECT_TRUE(reply.status == 200 || reply.status == 404 || reply.status == 405)
         << c.name << ": " << reply.status << reply.body;
   }
+}
+
+// The value of Access-Control-Allow-Origin of the answer to that request of a page of `origin`; "" without
+// it.
+std::string readable_by(LoopbackClient& client, const std::string& request_line, const std::string& origin) {
+  client.send(request_line + " HTTP/1.1\r\nHost: a\r\nOrigin: " + origin +
+              "\r\nContent-Length: 0\r\nAccess-Control-Request-Method: POST\r\n\r\n");
+  const auto fields = client.read_reply().fields;
+  const auto found = fields.find("access-control-allow-origin");
+  if (found == fields.end()) return "";
+  EXPECT_EQ(fields.at("vary"), "Origin");
+  return found->second;
+}
+
+TEST_F(ServerTest, PagesOfListedOriginsMayReadAnswers) {
+  start({.allowed_origins = {"https://chat.example", "http://localhost:3000"}});
+  LoopbackClient client(server_->port());
+  const std::string page = "https://chat.example";
+  EXPECT_EQ(readable_by(client, "GET /health", page), page);
+  EXPECT_EQ(readable_by(client, "GET /health", "http://localhost:3000"), "http://localhost:3000");
+  EXPECT_EQ(readable_by(client, "POST /drop", page), page) << "errors too";
+  EXPECT_EQ(readable_by(client, "GET /no/such", page), page) << "404";
+  EXPECT_EQ(readable_by(client, "POST /health", page), page) << "405";
+  for (const char* other : {"https://chat.example.evil", "https://evil", "http://chat.example", "null"})
+    EXPECT_EQ(readable_by(client, "GET /health", other), "") << other;
+  EXPECT_EQ(client.get("/health").fields.count("access-control-allow-origin"), 0u) << "of the request before";
+  for (const char* operators : {"GET /operators", "GET /operators/", "POST /operators", "OPTIONS /operators"})
+    EXPECT_EQ(readable_by(client, operators, page), "") << operators;
+  LoopbackClient stream(server_->port());
+  stream.send("GET /stream HTTP/1.1\r\nHost: a\r\nOrigin: " + page + "\r\n\r\n");
+  EXPECT_NE(stream.read_until("data: 1").find("access-control-allow-origin: " + page + "\r\n"),
+            std::string::npos);
+}
+
+TEST_F(ServerTest, APreflightIsToldWhatAPathTakes) {
+  start({.allowed_origins = {"*"}});
+  LoopbackClient client(server_->port());
+  const auto preflight = [&](const std::string& path, const std::string& fields) {
+    client.send("OPTIONS " + path + " HTTP/1.1\r\nHost: a\r\nOrigin: https://a\r\n" + fields + "\r\n");
+    return client.read_until("\r\n\r\n");
+  };
+  const std::string asks = "Access-Control-Request-Method: POST\r\n";
+  const std::string head = preflight("/tokenize", asks);
+  for (const char* wish : {"HTTP/1.1 204 No Content\r\n", "access-control-allow-origin: https://a\r\n",
+                           "access-control-allow-methods: POST\r\n",
+                           "access-control-allow-headers: authorization, content-type,",
+                           "access-control-max-age: ", "vary: Origin\r\n", "connection: keep-alive\r\n"})
+    EXPECT_NE(head.find(wish), std::string::npos) << wish << "\n" << head;
+  EXPECT_EQ(head.find("content-length"), std::string::npos) << head;
+  EXPECT_EQ(head.find("content-type:"), std::string::npos) << head;
+  EXPECT_NE(preflight("/health", asks).find("access-control-allow-methods: GET\r\n"), std::string::npos);
+  EXPECT_NE(preflight("/no/such", asks).find("HTTP/1.1 404 "), std::string::npos);
+}
+
+TEST_F(ServerTest, WithoutAListNothingIsSaidOfOrigins) {
+  start();
+  LoopbackClient client(server_->port());
+  EXPECT_EQ(readable_by(client, "GET /health", "https://a"), "");
+  client.send(
+      "OPTIONS /tokenize HTTP/1.1\r\nHost: a\r\nOrigin: https://a\r\n"
+      "Access-Control-Request-Method: POST\r\n\r\n");
+  const auto reply = client.read_reply();
+  EXPECT_EQ(reply.status, 405);
+  EXPECT_EQ(reply.fields.count("vary"), 0u);
 }
 
 // Some clients end a body with a CRLF that its length does not count.
