@@ -16,11 +16,11 @@ namespace baton::text {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  // Special tokens written in `text` are ordinary text when `parse_special` is false (user text); with true
-  // the spellings of special tokens become their ids (rendered templates). add_special puts BOS/EOS as the
-  // model asks. A text that is seen to have more than most_tokens (0: any number) before it is tokenised,
-  // which would take seconds for megabytes, is kOutOfRange, with "at least N tokens" as the message; one that
-  // turns out to have more is encoded: the caller counts.
+  // Special tokens written in `text` are ordinary text when `parse_special` is false; with true the
+  // spellings of special tokens become their ids (rendered templates, raw prompts). add_special puts BOS/EOS
+  // as the model asks. A text that is seen to have more than most_tokens (0: any number) before it is
+  // tokenised, which would take seconds for megabytes, is kOutOfRange, with "at least N tokens" as the
+  // message; one that turns out to have more is encoded: the caller counts.
   struct EncodeOptions {
     bool add_special = true;
     bool parse_special = false;

@@ -222,6 +222,7 @@ class GenerationReader {
     if (const auto best = fields_.integer("best_of", 1, kMaxChoicesPerPrompt); best && *best != plan_.n)
       fields_.fail(not_supported("best_of", "`best_of` other than `n` is not supported"));
     add_special_ = fields_.boolean("add_special_tokens").value_or(true);
+    parse_special_ = fields_.boolean("parse_special").value_or(true);
   }
 
   // What would change the answer, were it done, is refused rather than ignored.
@@ -287,7 +288,7 @@ class GenerationReader {
     const std::string_view text = item.get_string();
     auto tokens =
         context_.text.tokenizer->encode(text, {.add_special = add_special_,
-                                               .parse_special = false,
+                                               .parse_special = parse_special_,
                                                .most_tokens = static_cast<size_t>(context_limit())});
     if (!tokens.ok()) return fail_to_encode(tokens.status());
     plan_.prompts.push_back({.text = std::string(text), .tokens = *std::move(tokens)});
@@ -372,6 +373,7 @@ class GenerationReader {
   std::string cache_salt_;
   bool has_seed_ = false;
   bool add_special_ = true;
+  bool parse_special_ = true;  // who writes a raw prompt writes the turns of a chat, too, if any
 };
 
 }  // namespace

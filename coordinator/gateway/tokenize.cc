@@ -63,19 +63,21 @@ absl::StatusOr<std::vector<TokenId>> encode_messages(JsonFields& fields, const R
   return context.text.encode_chat(chat, most_tokens(context));
 }
 
-// vLLM: {model, prompt | messages, add_special_tokens, return_token_strs} -> {count, max_model_len, tokens}
+// vLLM: {model, prompt | messages, add_special_tokens, return_token_strs} -> {count, max_model_len, tokens};
+// parse_special as in /v1/completions.
 Answer tokenize_prompt(JsonFields& fields, const RequestContext& context) {
   if (auto error = check_model(fields.string("model", 256).value_or("default"), context.model_names))
     return std::unexpected(*std::move(error));
   const bool strings = fields.boolean("return_token_strs").value_or(false);
   const bool add_special = fields.boolean("add_special_tokens").value_or(true);
+  const bool parse_special = fields.boolean("parse_special").value_or(true);
   const auto prompt = fields.string("prompt", kMaxText);
   if (!fields.ok()) return std::unexpected(*fields.error());
   if (!prompt && !fields.any("messages"))
     return std::unexpected(invalid_value("prompt", "the body must have `prompt`, `messages` or `content`"));
   const auto& tokenizer = *context.text.tokenizer;
   const auto ids = prompt ? tokenizer.encode(*prompt, {.add_special = add_special,
-                                                       .parse_special = false,
+                                                       .parse_special = parse_special,
                                                        .most_tokens = most_tokens(context)})
                           : encode_messages(fields, context);
   if (!ids.ok()) return refused(context, ids.status(), prompt ? "prompt" : "messages");

@@ -119,14 +119,6 @@ TEST_F(GatewayTest, DefaultsAreOpenAisAndVllms) {
       << "what fits the smaller pool";
 }
 
-TEST_F(GatewayTest, SpecialTokensInUserTextAreText) {
-  port_.set_script(ScriptedPort::tokens({'o'}));
-  start();
-  auto c = client();
-  ASSERT_EQ(c.post("/v1/completions", R"({"prompt":"<end>","add_special_tokens":false})").status, 200);
-  EXPECT_EQ(port_.last().request.prompt, bytes_of("<end>"));
-}
-
 TEST_F(GatewayTest, ChoicesHaveSeedsOfTheirOwn) {
   port_.set_script(ScriptedPort::tokens({'o'}));
   start();
@@ -657,6 +649,9 @@ TEST_F(GatewayTest, TokenizeInBothDialects) {
                .body),
       json(R"({"count":1,"max_model_len":600,"tokens":[97],"token_strs":["a"]})"));
   EXPECT_EQ(json(c.post("/tokenize", R"({"content":"a<end>"})").body), json(R"({"tokens":[97,256]})"));
+  const std::string special = R"({"prompt":"a<end>","add_special_tokens":false)";
+  EXPECT_EQ(json(c.post("/tokenize", special + "}").body).at("tokens"), json("[97,256]"));
+  EXPECT_EQ(json(c.post("/tokenize", special + R"(,"parse_special":false})").body).at("count"), 6);
   EXPECT_EQ(json(c.post("/tokenize", R"({"content":"a","add_special":true,"with_pieces":true})").body),
             json(R"({"tokens":[{"id":257,"piece":"<begin>"},{"id":97,"piece":"a"}]})"));
   const auto chat = json(c.post("/tokenize", R"({"messages":[{"role":"user","content":"x"}]})").body);
