@@ -16,6 +16,8 @@ constexpr size_t kMaxTools = 256;
 // A closed set: a template that writes '<|' + role + '|>' would make any control token of a role.
 constexpr std::string_view kRoles[] = {"system", "developer", "user",   "assistant",
                                        "tool",   "function",  "ipython"};
+// A turn that is all calls or a refusal, a tool that returns nothing.
+constexpr std::string_view kMaySayNothing[] = {"assistant", "tool", "function", "ipython"};
 // Fields of the request itself.
 constexpr std::string_view kNoKwargs[] = {"messages", "tools", "documents", "add_generation_prompt"};
 
@@ -40,22 +42,75 @@ std::optional<ApiError> join_parts(json::value& content, const std::string& wher
   return std::nullopt;
 }
 
-// Clients send the arguments of earlier tool calls as a JSON text; templates expect the object.
-void open_arguments(json::object& message) {
+// Clients send the arguments of earlier calls as a JSON text; templates expect the object.
+std::optional<ApiError> read_function(json::value* function, const std::string& where) {
+  json::object* body = function ? function->if_object() : nullptr;
+  if (!body) return invalid_value("messages", cat("`", where, "` must be an object with a `name`"));
+  const json::value* name = body->if_contains("name");
+  if (!name || !name->is_string() || name->get_string().empty())
+    return invalid_value("messages", cat("`", where, ".name` must be a string"));
+  json::value& arguments = (*body)["arguments"];
+  if (arguments.is_null() || arguments == "") arguments = json::object();
+  if (arguments.is_object()) return std::nullopt;
+  if (!arguments.is_string())
+    return invalid_value("messages", cat("`", where, ".arguments` must be a JSON text or an object"));
+  json::error_code ec;
+  json::parse_options options;
+  options.max_depth = kJsonDepth;
+  json::value parsed = json::parse(arguments.get_string(), ec, {}, options);
+  if (!ec && parsed.is_object()) arguments = std::move(parsed);
+  return std::nullopt;
+}
+
+// None is said by leaving the list out: templates ask whether there is one, some of them only that.
+std::optional<ApiError> read_calls(json::object& message, const std::string& where) {
   json::value* calls = message.if_contains("tool_calls");
-  if (!calls || !calls->is_array()) return;
-  for (json::value& call : calls->get_array()) {
-    json::object* object = call.if_object();
-    json::value* function = object ? object->if_contains("function") : nullptr;
-    json::object* body = function ? function->if_object() : nullptr;
-    json::value* arguments = body ? body->if_contains("arguments") : nullptr;
-    if (!arguments || !arguments->is_string()) continue;
-    json::error_code ec;
-    json::parse_options options;
-    options.max_depth = kJsonDepth;
-    json::value parsed = json::parse(arguments->get_string(), ec, {}, options);
-    if (!ec && parsed.is_object()) *arguments = std::move(parsed);
+  if (!calls) return std::nullopt;
+  if (!calls->is_null() && !calls->is_array())
+    return invalid_value("messages", cat("`", where, ".tool_calls` must be a list"));
+  if (calls->is_null() || calls->get_array().empty()) {
+    message.erase("tool_calls");
+    return std::nullopt;
   }
+  for (size_t i = 0; i < calls->get_array().size(); ++i) {
+    const std::string name = cat(where, ".tool_calls[", i, "]");
+    json::object* call = calls->get_array()[i].if_object();
+    if (!call) return invalid_value("messages", cat("`", name, "` must be an object with a `function`"));
+    const json::value* type = call->if_contains("type");
+    if (type && !type->is_null() && *type != "function")
+      return not_supported("messages", cat("`", name, "`: only calls of type function are supported"));
+    if (auto error = read_function(call->if_contains("function"), name + ".function")) return error;
+  }
+  return std::nullopt;
+}
+
+// What clients sent before there were tools; templates know the newer form only.
+std::optional<ApiError> read_function_call(json::object& message, const std::string& where) {
+  json::value* old = message.if_contains("function_call");
+  if (!old) return std::nullopt;
+  json::value function = std::move(*old);
+  message.erase("function_call");
+  if (function.is_null() || message.contains("tool_calls")) return std::nullopt;
+  if (auto error = read_function(&function, where + ".function_call")) return error;
+  json::object call;
+  call["type"] = "function";
+  call["function"] = std::move(function);
+  message["tool_calls"].emplace_array().push_back(std::move(call));
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_content(json::object& message, const std::string& where) {
+  json::value* content = message.if_contains("content");
+  if (!content || content->is_null()) {
+    if (std::ranges::count(kMaySayNothing, std::string_view(message["role"].get_string())) == 0)
+      return invalid_value("messages", cat("`", where, ".content` is missing"));
+    message["content"] = "";
+  } else if (content->is_array()) {
+    return join_parts(*content, cat(where, ".content"));
+  } else if (!content->is_string()) {
+    return invalid_value("messages", cat("`", where, ".content` must be a string or a list of parts"));
+  }
+  return std::nullopt;
 }
 
 std::optional<ApiError> read_message(json::value& message, size_t number) {
@@ -67,27 +122,20 @@ std::optional<ApiError> read_message(json::value& message, size_t number) {
     return invalid_value("messages", cat("`", where, ".role` must be a string"));
   if (std::ranges::count(kRoles, std::string_view(role->get_string())) == 0)
     return invalid_value("messages", cat("`", where, ".role` must be one of ", join(kRoles, ", ")));
-  json::value* content = object.if_contains("content");
-  if (!content || content->is_null()) {
-    const json::value* calls = object.if_contains("tool_calls");
-    if (!calls || !calls->is_array() || calls->get_array().empty())
-      return invalid_value("messages", cat("`", where, ".content` is missing"));
-    object["content"] = "";
-  } else if (content->is_array()) {
-    if (auto error = join_parts(*content, cat(where, ".content"))) return error;
-  } else if (!content->is_string()) {
-    return invalid_value("messages", cat("`", where, ".content` must be a string or a list of parts"));
-  }
-  open_arguments(object);
-  return std::nullopt;
+  if (auto error = read_content(object, where)) return error;
+  if (auto error = read_calls(object, where)) return error;
+  return read_function_call(object, where);
 }
 
 // Newer clients say developer where older ones say system; templates of models that were trained before would
-// write it as a role the model has never seen.
-void rename_developer(json::value& message, const text::ModelText& model) {
+// write it as a role the model has never seen. So with function, which older clients say and newer templates
+// leave out.
+void rename_role(json::value& message, const text::ModelText& model) {
+  if (model.chat_template == nullptr) return;
   json::value& role = message.get_object()["role"];
-  if (role != "developer" || model.chat_template == nullptr) return;
-  if (!model.chat_template->source().contains("developer")) role = "system";
+  const std::string& source = model.chat_template->source();
+  if (role == "developer" && !source.contains("developer")) role = "system";
+  if (role == "function" && (source.contains("'tool'") || source.contains("\"tool\""))) role = "tool";
 }
 
 void read_messages(JsonFields& fields, const text::ModelText& model, json::object& context) {
@@ -98,7 +146,7 @@ void read_messages(JsonFields& fields, const text::ModelText& model, json::objec
   json::array messages = *given;
   for (size_t i = 0; i < messages.size(); ++i) {
     if (auto error = read_message(messages[i], i)) return fields.fail(std::move(*error));
-    rename_developer(messages[i], model);
+    rename_role(messages[i], model);
   }
   context["messages"] = std::move(messages);
 }

@@ -2,14 +2,36 @@
 // ask for nothing.
 #include <gmock/gmock.h>
 
+#include "coordinator/gateway/chat_context.h"
 #include "tests/coordinator/gateway/gateway_fixture.h"
 
 namespace baton::coordinator {
 namespace {
 
+using boost::json::value;
+using ::testing::HasSubstr;
+
+class SourceOnly final : public text::ChatTemplate {
+ public:
+  explicit SourceOnly(std::string source) : source_(std::move(source)) {}
+  const std::string& source() const override { return source_; }
+  absl::StatusOr<std::string> render(std::string_view) const override { return ""; }
+
+ private:
+  const std::string source_;
+};
+
 class RequestsAsSent : public GatewayTest {
  protected:
   RequestsAsSent() { port_.set_script(ScriptedPort::tokens({'o', 'k'})); }
+  // What the template is given of one message; the error's message when it is refused.
+  value message(const std::string& sent) const {
+    const value body = json(R"({"messages":[)" + sent + "]}");
+    JsonFields fields(body.get_object());
+    const ChatContext context = read_chat_context(fields, model_);
+    if (!fields.ok()) return value(fields.error()->message);
+    return json(context.json).at("messages").at(0);
+  }
 };
 
 TEST_F(RequestsAsSent, SpecialTokensAreReadInRawPrompts) {
@@ -42,6 +64,84 @@ TEST_F(RequestsAsSent, SpecialTokensInMessagesAreText) {
     ASSERT_EQ(reply.status, 200) << reply.body;
     EXPECT_EQ(port_.last().request.prompt, bytes_of("user:<user>a<end>|assistant:"));
   }
+}
+
+// ---- the history of a chat
+
+TEST_F(RequestsAsSent, ATurnOfTheModelOrOfAToolMaySayNothing) {
+  for (const char* role : {"assistant", "tool", "function", "ipython"})
+    for (const char* content : {"", R"(,"content":null)", R"(,"content":"")"}) {
+      const value got = message(R"({"role":")" + std::string(role) + "\"" + content + "}");
+      ASSERT_TRUE(got.is_object()) << role << content << got;
+      EXPECT_EQ(got.at("content"), "");
+    }
+  for (const char* role : {"user", "system", "developer"})
+    for (const char* content : {"", R"(,"content":null)"})
+      EXPECT_EQ(message(R"({"role":")" + std::string(role) + "\"" + content + "}"),
+                "`messages[0].content` is missing");
+  EXPECT_EQ(message(R"({"role":"assistant","content":null,"refusal":"no"})"),
+            json(R"({"role":"assistant","content":"","refusal":"no"})"));
+  EXPECT_EQ(message(R"({"role":"tool","tool_call_id":"x","content":null})"),
+            json(R"({"role":"tool","tool_call_id":"x","content":""})"));
+  for (const char* none : {"[]", "null"})
+    EXPECT_EQ(message(R"({"role":"assistant","content":null,"tool_calls":)" + std::string(none) + "}"),
+              json(R"({"role":"assistant","content":""})"));
+}
+
+TEST_F(RequestsAsSent, TheHistoryOfAChatWithoutContentIsAnswered) {
+  start();
+  const auto reply = client().post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"a"},
+      {"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"}},
+      {"role":"function","name":"f","content":null},{"role":"assistant","content":null,"refusal":"no"},
+      {"role":"user","content":"b"}]})");
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  EXPECT_EQ(port_.last().request.prompt,
+            bytes_of("user:a|assistant:|function:|assistant:|user:b|assistant:"));
+}
+
+TEST_F(RequestsAsSent, TheOlderFormOfACallBecomesTheNewer) {
+  const std::string old =
+      R"({"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{\"a\":1}"})";
+  const value want = json(R"([{"type":"function","function":{"name":"f","arguments":{"a":1}}}])");
+  EXPECT_EQ(message(old + "}"),
+            json(R"({"role":"assistant","content":"","tool_calls":)" + boost::json::serialize(want) + "}"));
+  EXPECT_EQ(message(R"({"role":"assistant","content":"x","function_call":null})"),
+            json(R"({"role":"assistant","content":"x"})"));
+  EXPECT_EQ(message(R"({"role":"assistant","function_call":{"arguments":"{}"}})"),
+            "`messages[0].function_call.name` must be a string");
+  const std::string result = R"({"role":"function","name":"f","content":"7"})";
+  EXPECT_EQ(message(result).at("role"), "function") << "as it was: this template writes any role";
+  model_.chat_template = std::make_unique<SourceOnly>("{% if message.role == 'tool' %}");
+  EXPECT_EQ(message(result), json(R"({"role":"tool","name":"f","content":"7"})"));
+}
+
+TEST_F(RequestsAsSent, CallsThatAreNoneAreNamed) {
+  const auto calls = [&](const std::string& sent) {
+    const value got = message(R"({"role":"assistant","content":null,"tool_calls":)" + sent + "}");
+    return got.is_string() ? std::string(got.get_string()) : boost::json::serialize(got.at("tool_calls"));
+  };
+  const std::string good = R"({"id":"1","type":"function","function":{"name":"f","arguments":"{}"}})";
+  EXPECT_EQ(calls(R"("a")"), "`messages[0].tool_calls` must be a list");
+  EXPECT_EQ(calls("{}"), "`messages[0].tool_calls` must be a list");
+  EXPECT_EQ(calls(R"(["a"])"), "`messages[0].tool_calls[0]` must be an object with a `function`");
+  EXPECT_THAT(calls("[" + good + R"(,{"id":"2"}])"),
+              HasSubstr("`messages[0].tool_calls[1].function` must be"));
+  EXPECT_THAT(calls(R"([{"function":"f"}])"), HasSubstr("`messages[0].tool_calls[0].function` must be"));
+  EXPECT_THAT(calls(R"([{"function":{}}])"), HasSubstr("`messages[0].tool_calls[0].function.name` must be"));
+  EXPECT_THAT(calls(R"([{"function":{"name":"f","arguments":7}}])"),
+              HasSubstr("`messages[0].tool_calls[0].function.arguments` must be"));
+  EXPECT_THAT(calls(R"([{"type":"custom","custom":{"name":"f"}}])"),
+              HasSubstr("only calls of type function"));
+  const std::string empty = R"([{"function":{"name":"f","arguments":{}}}])";
+  for (const char* arguments : {"", R"(,"arguments":null)", R"(,"arguments":"")", R"(,"arguments":"{}")"})
+    EXPECT_EQ(calls(R"([{"function":{"name":"f")" + std::string(arguments) + "}}]"), empty);
+  start();
+  const auto reply = client().post(
+      "/v1/chat/completions",
+      R"({"messages":[{"role":"user","content":"x"},{"role":"assistant","tool_calls":[{"id":"1"}]}]})");
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_EQ(json(reply.body).at("error").at("param"), "messages");
+  EXPECT_THAT(reply.body, HasSubstr("`messages[1].tool_calls[0].function`"));
 }
 
 }  // namespace
