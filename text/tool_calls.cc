@@ -227,6 +227,7 @@ void ToolCallReader::end_call() {
   told_ = false;
   behind_call_ = true;
   ++ended_;
+  if (whole_ == begun_ - 1) whole_ = begun_;
   at_ = At::kBehind;
 }
 

@@ -57,6 +57,9 @@ class ToolCallReader {
   ToolText finish();
   int begun() const { return begun_; }  // calls that were told, whole or not
   int ended() const { return ended_; }
+  int whole() const {
+    return whole_;
+  }  // of the first calls on: those before one that was not told to its end
 
  private:
   enum class At : uint8_t { kStart, kContent, kOpen, kName, kMark, kCall, kBehind };
@@ -86,7 +89,7 @@ class ToolCallReader {
   bool told_ = false;         // the call that is being read
   bool in_list_ = false;      // between [ and ] of [TOOL_CALLS][...]
   bool behind_call_ = false;  // no content since the last call
-  int begun_ = 0, ended_ = 0;
+  int begun_ = 0, ended_ = 0, whole_ = 0;
   ToolText out_;
 };
 

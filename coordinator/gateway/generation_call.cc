@@ -249,6 +249,13 @@ void GenerationCall::on_finished(size_t index, const Finished& finished) {
   end_choice(index, finish_name(finished.reason), std::move(cause));
 }
 
+// Whether there are calls and a client can make all that it was told: none was cut off by a stop string or an
+// end token among its arguments.
+bool GenerationCall::calls_are_whole(const Choice& choice) const {
+  if (!choice.tools || choice.tools->begun() == 0) return false;
+  return choice.tools->whole() >= (plan_.parallel_tool_calls ? choice.tools->begun() : 1);
+}
+
 void GenerationCall::end_choice(size_t index, std::string finish_reason, StopCause cause) {
   Choice& choice = choices_[index];
   choice.done = true;
@@ -258,7 +265,7 @@ void GenerationCall::end_choice(size_t index, std::string finish_reason, StopCau
     finish_reason = "stop";
   }
   text::ToolText said = read_tools(index, std::move(rest), true);
-  if (choice.tools && choice.tools->begun() > 0 && finish_reason == "stop") finish_reason = "tool_calls";
+  if (finish_reason == "stop" && calls_are_whole(choice)) finish_reason = "tool_calls";
   if (!plan_.stream) {
     keep(choice, std::move(said));
   } else if (!said.content.empty() || !said.calls.empty() || (plan_.echo && !choice.echoed)) {

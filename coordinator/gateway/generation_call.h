@@ -72,6 +72,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   void tell(size_t index, text::ToolText said, std::span<const TokenOutput> tokens);
   std::string echo_text(size_t index);
   void end_choice(size_t index, std::string finish_reason, StopCause cause);
+  bool calls_are_whole(const Choice& choice) const;
   bool all_done() const;
   void complete();
   std::string unary_body();

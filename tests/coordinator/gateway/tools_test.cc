@@ -107,6 +107,30 @@ TEST_F(ToolsTest, ACallCutOffByTheLimitSaysLength) {
   EXPECT_EQ(got.at("message").at("tool_calls").at(0).at("function").at("arguments"), "{\"a\": \"b");
 }
 
+// Its arguments are no JSON: a client that is told tool_calls would read them.
+TEST_F(ToolsTest, ACallThatIsNotWholeIsNoToolCall) {
+  start();
+  const std::string whole = "<tool_call>{\"name\": \"go\", \"arguments\": {}}</tool_call>";
+  const auto finish = [&](const std::string& text, const std::string& more = "") {
+    answer(text);
+    const std::string unary(choice(kTools + more).at("finish_reason").as_string());
+    const auto reply = chat(kTools + more + R"(,"stream":true)");
+    EXPECT_EQ(events(reply.body).back().at("choices").at(0).at("finish_reason"), value(unary)) << text;
+    return unary;
+  };
+  EXPECT_EQ(finish("<tool_call>{\"name\": \"look\", \"arguments\": {\"a\": \"b"), "stop");
+  EXPECT_EQ(finish("<tool_call>{\"name\": \"look\", \"arguments\": {\"a\": \"b\"}"), "stop")
+      << "the arguments are over, the call is not";
+  EXPECT_EQ(finish("<tool_call>{\"name\": \"look\", \"arguments\": {\"a\": \"b\"}}"), "tool_calls");
+  EXPECT_EQ(finish(kAnswer, R"(,"stop":"</tool_call>")"), "tool_calls");
+  EXPECT_EQ(finish(kAnswer, R"(,"stop":"b")"), "stop");
+  EXPECT_EQ(finish(kAnswer, R"(,"stop":"go\", ")"), "tool_calls") << "nothing was told of the second call";
+  const std::string broken = "<tool_call>{\"name\": \"look\", \"arguments\": {\"a\": 1]}}</tool_call>";
+  for (const std::string& text : {whole + broken, broken + whole}) EXPECT_EQ(finish(text), "stop");
+  EXPECT_EQ(finish(broken + whole, R"(,"parallel_tool_calls":false)"), "stop") << "it is told the first";
+  EXPECT_EQ(finish(whole + broken, R"(,"parallel_tool_calls":false)"), "tool_calls");
+}
+
 TEST_F(ToolsTest, WithoutToolsTheTextStaysText) {
   answer("<tool_call>{\"name\": \"go\"}</tool_call>");
   start();
