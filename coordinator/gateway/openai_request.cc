@@ -26,6 +26,13 @@ constexpr int64_t kMaxTopLogprobs = 20;
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int32_t kDefaultCompletionTokens = 16;
 
+// Libraries fill in fields that nobody set: an empty text, list or object asks for nothing.
+bool is_empty(const json::value& v) {
+  if (v.is_object()) return v.get_object().empty();
+  if (v.is_array()) return v.get_array().empty();
+  return v.is_string() && v.get_string().empty();
+}
+
 // Reads one body into a plan. Each step looks at fields_.ok() only where going on makes no sense.
 class GenerationReader {
  public:
@@ -157,11 +164,10 @@ class GenerationReader {
   void read_lengths() {
     max_tokens_ = fields_.integer("max_tokens", 0, kInt32Max);
     const char* said = "max_tokens";
-    if (chat())
-      if (const auto newer = fields_.integer("max_completion_tokens", 0, kInt32Max)) {
-        max_tokens_ = newer;
-        said = "max_completion_tokens";
-      }
+    if (const auto newer = fields_.integer("max_completion_tokens", 0, kInt32Max)) {
+      max_tokens_ = newer;
+      said = "max_completion_tokens";
+    }
     stop_.min_tokens = static_cast<int32_t>(fields_.integer("min_tokens", 0, kInt32Max).value_or(0));
     plan_.echo = fields_.boolean("echo").value_or(false);
     if (chat() && plan_.echo) fields_.fail(not_supported("echo", "`echo` is not supported in chat"));
@@ -205,14 +211,22 @@ class GenerationReader {
           fields_.fail(not_supported("modalities", "`modalities`: only text is supported"));
     if (fields_.any("web_search_options"))
       fields_.fail(not_supported("web_search_options", "`web_search_options` is not supported"));
-    if (fields_.any("functions") || fields_.any("function_call"))
-      fields_.fail(not_supported("functions", "`functions` is not supported; use `tools`"));
+    refuse_functions();
     if (fields_.any("audio")) fields_.fail(not_supported("audio", "`audio` is not supported"));
     ChatContext chat = read_chat_context(fields_, context_.text);
     chat_context_ = std::move(chat.json);
     if (!chat.tools) return;
     plan_.tools = context_.text.tool_syntax;
     plan_.text.spelled = context_.text.tool_marks;
+  }
+
+  void refuse_functions() {
+    const json::value* functions = fields_.any("functions");
+    const json::value* call = fields_.any("function_call");
+    if (functions && !is_empty(*functions))
+      fields_.fail(not_supported("functions", "`functions` is not supported; use `tools`"));
+    if (call && *call != "none")
+      fields_.fail(not_supported("function_call", "`function_call` is not supported; use `tool_choice`"));
   }
 
   void read_completion_fields() {
@@ -238,7 +252,8 @@ class GenerationReader {
     for (const char* name :
          {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar",
           "json_schema", "allowed_token_ids", "bad_words", "truncate_prompt_tokens", "prompt_logprobs"})
-      if (fields_.any(name)) fields_.fail(not_supported(name, cat("`", name, "` is not supported")));
+      if (const json::value* asked = fields_.any(name); asked && !is_empty(*asked))
+        fields_.fail(not_supported(name, cat("`", name, "` is not supported")));
     if (fields_.boolean("use_beam_search").value_or(false))
       fields_.fail(not_supported("use_beam_search", "`use_beam_search` is not supported"));
     cache_salt_ = fields_.string("cache_salt", 256).value_or("");

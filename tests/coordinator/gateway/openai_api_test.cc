@@ -590,7 +590,8 @@ TEST_F(GatewayTest, WhatWouldChangeTheAnswerIsRefusedByItsName) {
                                      {"web_search_options", "{}"},
                                      {"audio", "{}"},
                                      {"max_completion_tokens", "0"},
-                                     {"functions", "[]"},
+                                     {"functions", R"([{"name":"f"}])"},
+                                     {"function_call", R"("auto")"},
                                      {"response_format", R"({"type":"json_object"})"}}) {
     const auto reply = chat("\"" + std::string(field) + "\":" + value);
     EXPECT_EQ(reply.status, 400) << field;

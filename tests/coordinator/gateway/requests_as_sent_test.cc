@@ -144,5 +144,34 @@ TEST_F(RequestsAsSent, CallsThatAreNoneAreNamed) {
   EXPECT_THAT(reply.body, HasSubstr("`messages[1].tool_calls[0].function`"));
 }
 
+// ---- fields that ask for nothing
+
+TEST_F(RequestsAsSent, EmptyOptionalFieldsAreAbsent) {
+  start();
+  auto c = client();
+  const char* all =
+      R"("bad_words":[],"allowed_token_ids":[],"grammar":"","guided_json":{},"guided_regex":"","guided_choice":[],
+         "guided_grammar":"","json_schema":{},"structured_outputs":{})";
+  const auto text = c.post("/v1/completions", std::string(R"({"prompt":"a",)") + all + "}");
+  EXPECT_EQ(text.status, 200) << text.body;
+  const auto chat = c.post("/v1/chat/completions",
+                           std::string(R"({"messages":[{"role":"user","content":"a"}],"functions":[],
+                                           "function_call":"none",)") +
+                               all + "}");
+  EXPECT_EQ(chat.status, 200) << chat.body;
+  EXPECT_EQ(unknown_fields_, 0);
+}
+
+TEST_F(RequestsAsSent, MaxCompletionTokensIsReadInCompletions) {
+  start();
+  auto c = client();
+  EXPECT_EQ(c.post("/v1/completions", R"({"prompt":"a","max_completion_tokens":7})").status, 200);
+  EXPECT_EQ(port_.last().request.stop.max_tokens, 7);
+  EXPECT_EQ(c.post("/v1/completions", R"({"prompt":"a","max_tokens":9,"max_completion_tokens":7})").status,
+            200);
+  EXPECT_EQ(port_.last().request.stop.max_tokens, 7) << "as in chat";
+  EXPECT_EQ(unknown_fields_, 0);
+}
+
 }  // namespace
 }  // namespace baton::coordinator
