@@ -17,18 +17,22 @@ void write_usage(JsonWriter& w, const Usage& usage) {
   w.close('}');
 }
 
-void write_rate(JsonWriter& w, const char* kind, int32_t tokens, Duration time) {
-  w.field(cat(kind, "_n"), tokens).field(cat(kind, "_ms"), milliseconds(time));
+// `timed`: the tokens that were made in `time`.
+void write_rate(JsonWriter& w, const char* kind, int32_t timed, Duration time) {
+  w.field(cat(kind, "_ms"), milliseconds(time));
   const double seconds = to_seconds(time);
-  w.field(cat(kind, "_per_token_ms"), tokens > 0 ? seconds * 1e3 / tokens : 0.0);
-  w.field(cat(kind, "_per_second"), seconds > 0 ? tokens / seconds : 0.0);
+  w.field(cat(kind, "_per_token_ms"), timed > 0 ? seconds * 1e3 / timed : 0.0);
+  w.field(cat(kind, "_per_second"), timed > 0 && seconds > 0 ? timed / seconds : 0.0);
 }
 
 void write_timings(JsonWriter& w, const Usage& usage, const AnswerTimings& t) {
   w.key("timings").open('{').field("cache_n", usage.cached_tokens);
-  write_rate(w, "prompt", usage.prompt_tokens - usage.cached_tokens,
-             t.has_stages ? t.stages.prefill : t.ttft);
-  write_rate(w, "predicted", usage.completion_tokens, t.generation);
+  const int32_t computed = usage.prompt_tokens - usage.cached_tokens;
+  w.field("prompt_n", computed);
+  write_rate(w, "prompt", computed, t.has_stages ? t.stages.prefill : t.ttft);
+  // The time begins when the first token is there: 11 tokens in 2 s are 5 a second.
+  w.field("predicted_n", usage.completion_tokens);
+  write_rate(w, "predicted", usage.completion_tokens - 1, t.generation);
   w.field("ttft_ms", milliseconds(t.ttft)).field("path", t.verdict.path);
   if (t.has_stages) {
     w.field("queue_ms", milliseconds(t.stages.queue)).field("reserve_ms", milliseconds(t.stages.reserve));
