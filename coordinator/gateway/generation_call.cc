@@ -126,7 +126,7 @@ void GenerationCall::begin_stream() {
   exchange_->start_stream(std::move(head));
   if (plan_.endpoint != Endpoint::kChat) return;
   std::string roles;
-  for (size_t i = 0; i < choices_.size(); ++i) roles += writer_.role_event(static_cast<int>(i));
+  for (size_t i = 0; i < choices_.size(); ++i) roles += writer_.role_event(static_cast<int>(i), usage_of(i));
   exchange_->write(roles);
 }
 

@@ -163,12 +163,20 @@ void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whol
   w.close('}');
 }
 
-std::string AnswerWriter::role_event(int index) const {
+void AnswerWriter::write_usage_so_far(JsonWriter& w, const Usage& so_far) const {
+  if (plan_.continuous_usage) {
+    write_usage(w, so_far);
+  } else if (plan_.include_usage) {
+    w.key("usage").null();
+  }
+}
+
+std::string AnswerWriter::role_event(int index, const Usage& so_far) const {
   JsonWriter w(event_head_);
   w.key("choices").open('[').open('{').field("index", index);
   w.key("delta").open('{').field("role", "assistant").close('}');
   w.key("logprobs").null().key("finish_reason").null().close('}').close(']');
-  if (plan_.include_usage) w.key("usage").null();
+  write_usage_so_far(w, so_far);
   if (plan_.return_token_ids && index == 0) write_ids(w, "prompt_token_ids", plan_.requests[0].prompt);
   w.close('}');
   return end_event(w);
@@ -180,11 +188,7 @@ std::string AnswerWriter::part_event(const ChoicePart& part, const Usage& so_far
   w.key("choices").open('[');
   write_choice(w, part, false);
   w.close(']');
-  if (plan_.continuous_usage) {
-    write_usage(w, so_far);
-  } else if (plan_.include_usage) {
-    w.key("usage").null();
-  }
+  write_usage_so_far(w, so_far);
   if (timings) write_timings(w, so_far, *timings);
   w.close('}');
   return end_event(w);

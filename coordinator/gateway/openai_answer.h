@@ -42,7 +42,7 @@ class AnswerWriter {
   AnswerWriter(const text::Tokenizer& tokenizer, const GenerationPlan& plan, std::string id, int64_t created);
 
   // ---- one SSE event each
-  std::string role_event(int index) const;
+  std::string role_event(int index, const Usage& so_far) const;
   // The last event of a stream without include_usage carries the timings.
   std::string part_event(const ChoicePart& part, const Usage& so_far, const AnswerTimings* timings);
   std::string usage_event(const Usage& usage, const AnswerTimings& timings) const;
@@ -62,6 +62,7 @@ class AnswerWriter {
   void write_calls(JsonWriter& w, const ChoicePart& part, bool whole) const;
   std::string call_id(int choice, int call) const;
   void write_logprobs(JsonWriter& w, const ChoicePart& part);
+  void write_usage_so_far(JsonWriter& w, const Usage& so_far) const;
   void write_finish(JsonWriter& w, const ChoicePart& part) const;
 
   const text::Tokenizer& tokenizer_;

@@ -235,6 +235,22 @@ TEST_F(GatewayTest, StreamedChatInOrder) {
   EXPECT_EQ(c.get("/live").status, 200);
 }
 
+TEST_F(GatewayTest, ContinuousUsageBeginsWithTheRole) {
+  port_.set_script(ScriptedPort::tokens({'h', kEnd}, FinishReason::kEndToken));
+  start();
+  auto c = client();
+  const auto chunks = events(c.post("/v1/chat/completions",
+                                    R"({"messages":[{"role":"user","content":"x"}],"stream":true,
+      "stream_options":{"include_usage":true,"continuous_usage_stats":true}})")
+                                 .body);
+  ASSERT_GE(chunks.size(), 2u);
+  const value& first = chunks[0];
+  EXPECT_EQ(first.at("choices").at(0).at("delta").at("role"), "assistant");
+  EXPECT_EQ(first.at("usage").at("prompt_tokens"), port_.last().request.prompt.size());
+  EXPECT_EQ(first.at("usage").at("completion_tokens"), 0);
+  EXPECT_EQ(first.at("usage").at("total_tokens"), port_.last().request.prompt.size());
+}
+
 TEST_F(GatewayTest, StreamedCompletionWithEverything) {
   port_.set_script([](const auto& s) {
     s.say(Started{ScriptedPort::verdict()});
