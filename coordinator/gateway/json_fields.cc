@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "base/cat.h"
+#include "coordinator/gateway/json_writer.h"
 
 namespace baton::coordinator {
 namespace {
@@ -34,6 +35,29 @@ std::string number_text(double v) {
   return text.str();
 }
 
+// The first half of a surrogate pair as the last character before an error, which may have read on by one
+// byte.
+bool ends_with_half_a_pair(std::string_view read) {
+  if (read.ends_with('\\')) read.remove_suffix(1);
+  if (read.size() < 6) return false;
+  const std::string_view last = read.substr(read.size() - 6);
+  return (last.starts_with("\\ud") || last.starts_with("\\uD")) &&
+         std::string_view("89abAB").contains(last[3]);
+}
+
+// What a parser's "syntax error" at byte `at` usually is, in words that help; "" when it could be anything.
+std::string_view hint(std::string_view body, size_t at, const json::error_code& ec) {
+  constexpr std::string_view kReplaced = "\xEF\xBF\xBD";
+  const std::string_view rest = body.substr(at);
+  if (rest.starts_with("NaN") || rest.starts_with("Infinity")) return " (JSON has no NaN and no Infinity)";
+  if (ec == json::error::illegal_leading_surrogate || ec == json::error::illegal_trailing_surrogate ||
+      ends_with_half_a_pair(body.substr(0, at)))
+    return " (half of a surrogate pair: \\ud800 to \\udfff come in twos)";
+  if (to_utf8(rest.substr(0, 4)).starts_with(kReplaced) && !rest.starts_with(kReplaced))
+    return " (it is not UTF-8)";
+  return "";
+}
+
 }  // namespace
 
 std::optional<ApiError> parse_json_object(std::string_view body, json::value& out) {
@@ -49,7 +73,9 @@ std::optional<ApiError> parse_json_object(std::string_view body, json::value& ou
   if (!ec && parsed < body.size())
     return broken(cat("the request body has something behind its JSON, at byte ", parsed));
   if (ec == json::error::too_deep) return broken(cat("the JSON is nested deeper than ", kJsonDepth));
-  if (ec) return broken(cat("the request body is not valid JSON, near byte ", parsed, ": ", ec.message()));
+  if (ec)
+    return broken(cat("the request body is not valid JSON, near byte ", parsed, ": ", ec.message(),
+                      hint(body, parsed, ec)));
   out = parser.release();
   if (!out.is_object()) return broken(cat("the request body must be a JSON object, not ", kind_of(out)));
   return std::nullopt;

@@ -86,6 +86,30 @@ TEST_F(BadBodies, NoJson) {
   EXPECT_EQ(port_.count(), 0u);
 }
 
+TEST_F(BadBodies, NoJsonForAReasonThatIsEasyToTell) {
+  start();
+  auto c = client();
+  const auto tells = [&](const std::string& value, const char* hint) {
+    const auto reply = c.post(kText, "{\"prompt\":" + value + "}");
+    EXPECT_EQ(reply.status, 400);
+    const std::string message(json(reply.body).at("error").at("message").as_string());
+    EXPECT_NE(message.find(std::string("near byte ")), std::string::npos) << message;
+    const size_t open = message.find(" (");
+    EXPECT_EQ(open == std::string::npos ? "" : message.substr(open), hint) << value;
+  };
+  const char *half = " (half of a surrogate pair: \\ud800 to \\udfff come in twos)",
+             *bytes = " (it is not UTF-8)", *numbers = " (JSON has no NaN and no Infinity)";
+  for (const char* value :
+       {"\"a\\ud800\"", "\"\\uD83Dx\"", "\"\\ud83d\\n\"", "\"\\ud83d\\u0041\"", "\"\\udc00\""})
+    tells(value, half);
+  for (const char* value :
+       {"\"\xff\"", "\"a\xC0\xAF\"", "\"\xED\xA0\x80\"", "\"\xE2\x82\"", "\"\xE2\x82z\"", "\xff"})
+    tells(value, bytes);
+  for (const char* value : {"NaN", "Infinity", "-Infinity", "[1,NaN]"}) tells(value, numbers);
+  for (const char* value : {"nul", "'a'", "\"\\ud83d\\ude00\\x\"", "\xE2\x80\x9C", "\"\\x\"", "\xEF\xBF\xBD"})
+    tells(value, "");
+}
+
 // Every field with values of a wrong type or out of its range; the message names the field.
 TEST_F(BadBodies, WrongTypesAndRanges) {
   start();
