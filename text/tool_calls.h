@@ -57,9 +57,8 @@ class ToolCallReader {
   ToolText finish();
   int begun() const { return begun_; }  // calls that were told, whole or not
   int ended() const { return ended_; }
-  int whole() const {
-    return whole_;
-  }  // of the first calls on: those before one that was not told to its end
+  // Of the first calls on: those before one that was not told to its end.
+  int whole() const { return whole_; }
 
  private:
   enum class At : uint8_t { kStart, kContent, kOpen, kName, kMark, kCall, kBehind };

@@ -11,7 +11,7 @@
 
 #include "base/cat.h"
 #include "base/check.h"
-#include "base/timers.h"
+#include "transport/collectives/own_pause.h"
 
 namespace baton {
 namespace {
@@ -152,15 +152,13 @@ absl::Status NcclCommunicator::look(Instant now) {
 
 absl::Status NcclCommunicator::wait(std::string_view what, Instant deadline,
                                     const std::function<absl::StatusOr<bool>()>& done) {
-  Instant before = parts_.clock.now();
+  OwnPause pause(parts_.clock.now());
   for (;;) {
     const absl::StatusOr<bool> over = done();
     if (!over.ok()) return fail(over.status());
     if (*over) return absl::OkStatus();
     const Instant now = parts_.clock.now();
-    // This process itself did not run: the others were not waited for.
-    if (now - before > timers::kOwnPause) deadline += now - before;
-    before = now;
+    deadline += pause.until(now);
     if (const absl::Status lives = look(now); !lives.ok()) return fail(lives);
     if (now >= deadline)
       return fail(absl::DeadlineExceededError(

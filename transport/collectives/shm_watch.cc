@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/cat.h"
-#include "base/timers.h"
+#include "transport/collectives/own_pause.h"
 
 namespace baton {
 namespace {
@@ -37,7 +37,9 @@ bool ShmWatch::spin(const FutexWord& word, uint32_t want) const {
 }
 
 absl::Status ShmWatch::await_slowly(FutexWord& word, uint32_t want, int peer, Instant deadline) {
+  OwnPause pause(clock_.now());
   if (spin(word, want)) return absl::OkStatus();
+  Duration meant = seat_.spin;
   for (;;) {
     const uint32_t broken = region().broken().load(std::memory_order_acquire);
     const bool gone = line_is_cut(seat_.lines[peer].get());
@@ -45,12 +47,12 @@ absl::Status ShmWatch::await_slowly(FutexWord& word, uint32_t want, int peer, In
     if (reached(seen, want)) return absl::OkStatus();
     if (broken != 0) return status_of(broken);
     if (gone) return fail(peer, Why::kGone);
-    const Duration left = deadline - clock_.now();
+    const Instant now = clock_.now();
+    deadline += pause.until(now, meant);
+    const Duration left = deadline - now;
     if (left <= Duration::zero()) return fail(peer, Why::kLate);
-    const Instant asleep = clock_.now();
-    word.sleep_while(seen, std::min(left, kSlice));
-    const Duration over = clock_.now() - asleep - kSlice;
-    if (over > timers::kOwnPause) deadline += over;
+    meant = std::min(left, kSlice);
+    word.sleep_while(seen, meant);
   }
 }
 

@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "base/cat.h"
-#include "base/timers.h"
+#include "transport/collectives/own_pause.h"
 
 namespace baton {
 namespace {
@@ -49,18 +49,21 @@ absl::Status SocketExchange::run(Word word, std::span<const Outgoing> out, std::
     sending_.push_back({.message = o, .header = {.word = word_, .culprit = 0, .bytes = o.bytes.size()}});
   for (const Incoming& i : in) receiving_.push_back({.message = i});
   Instant spin_until{};
+  OwnPause pause(clock_.now());
   for (;;) {
     bool moved = false;
     bool finished = true;
     RETURN_IF_ERROR(advance_all(moved, finished));
     if (finished) return absl::OkStatus();
     const Instant now = clock_.now();
+    deadline += pause.until(now);
     if (moved) {
       spin_until = {};
     } else if (spin_until == Instant{}) {
       spin_until = now + spin_;
     } else if (now >= spin_until) {
-      RETURN_IF_ERROR(wait(deadline));
+      ASSIGN_OR_RETURN(const Duration meant, wait(deadline));
+      deadline += pause.until(clock_.now(), meant);
     }
   }
 }
@@ -122,7 +125,7 @@ int SocketExchange::awaited() const {
   return rank_;
 }
 
-absl::Status SocketExchange::wait(Instant& deadline) {
+absl::StatusOr<Duration> SocketExchange::wait(Instant deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - clock_.now());
   if (left.count() <= 0) return fail(awaited(), Why::kLate, "");
   std::vector<pollfd> entries(streams_.size(), pollfd{.fd = -1, .events = 0, .revents = 0});
@@ -136,11 +139,9 @@ absl::Status SocketExchange::wait(Instant& deadline) {
     entries[s.message.peer].events |= POLLOUT;
   }
   const auto most = std::min<std::chrono::milliseconds>(left, 1s);
-  const Instant asleep = clock_.now();
   ::poll(entries.data(), entries.size(), static_cast<int>(most.count()));
-  const Duration over = clock_.now() - asleep - most;
-  if (over > timers::kOwnPause) deadline += over;
-  return look_at_closed(entries);
+  RETURN_IF_ERROR(look_at_closed(entries));
+  return most;
 }
 
 absl::Status SocketExchange::look_at_closed(std::span<const pollfd> entries) {

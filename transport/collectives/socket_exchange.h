@@ -76,7 +76,7 @@ class SocketExchange {
   absl::StatusOr<bool> advance(Receiving& r);
   absl::Status check_header(const Receiving& r);
   absl::Status advance_all(bool& moved, bool& finished);
-  absl::Status wait(Instant& deadline);
+  absl::StatusOr<Duration> wait(Instant deadline);
   // Peers that this operation needs nothing more from, and that closed: did they say the group is broken?
   absl::Status look_at_closed(std::span<const pollfd> entries);
   int awaited() const;

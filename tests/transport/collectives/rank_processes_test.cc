@@ -150,6 +150,29 @@ TEST_P(Lanes, AStoppedRankCostsTheDeadlineAndIsNamed) {
   EXPECT_NE(all.ranks[1]->line(), "");
 }
 
+// Whatever it was doing then: here it has not begun to sleep.
+TEST_P(Lanes, ARankThatDidNotRunItselfGoesOnWaiting) {
+  const std::string at = *free_address();
+  Processes both(2, [&](int r, const Say& say) {
+    GroupOptions o = of(r, 2, at);
+    o.spin = 1s;
+    sum_until_it_fails(o, say, 2s);
+  });
+  for (auto& rank : both.ranks) ASSERT_EQ(rank->line(), "formed");
+  std::this_thread::sleep_for(20ms);
+  both.ranks[0]->signal(SIGSTOP);
+  std::this_thread::sleep_for(50ms);
+  both.ranks[1]->signal(SIGSTOP);
+  std::this_thread::sleep_for(3s);
+  both.ranks[1]->signal(SIGCONT);
+  std::this_thread::sleep_for(100ms);
+  both.ranks[0]->signal(SIGCONT);
+  std::this_thread::sleep_for(100ms);
+  both.ranks[0]->signal(SIGKILL);
+  const std::string why = both.ranks[1]->line();
+  EXPECT_TRUE(why.starts_with("UNAVAILABLE: rank 0 of the group is gone")) << why;
+}
+
 TEST_P(Lanes, AGroupFormsAgainWithTheRankThatWasStartedAgain) {
   const std::string at = *free_address();
   const auto live = [&](int r, const Say& say) {
