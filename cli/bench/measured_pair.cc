@@ -1,6 +1,7 @@
 #include "cli/bench/measured_pair.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -23,6 +24,7 @@ namespace baton::cli {
 namespace {
 
 constexpr size_t kAddressBytes = 128;
+constexpr int kReadySeconds = 60;  // until a receiver has touched its pool
 
 template <class T>
 bool read_all(int fd, T& value) {
@@ -120,7 +122,9 @@ absl::StatusOr<std::unique_ptr<MoveReceiver>> fork_receiver(const MovePair& pair
   if (network >= 0) ::close(network);
   ::close(addresses[1]);
   std::array<char, kAddressBytes> address{};
-  const bool ready = process > 0 && read_all(addresses[0], address);
+  pollfd said{.fd = addresses[0], .events = POLLIN, .revents = 0};
+  const bool ready =
+      process > 0 && ::poll(&said, 1, kReadySeconds * 1000) > 0 && read_all(addresses[0], address);
   ::close(addresses[0]);
   auto receiver = std::make_unique<LocalReceiver>(process, address.data());
   if (!ready) return absl::UnavailableError("the receiving process did not start");

@@ -32,10 +32,17 @@ using transport::SocketAddress;
 
 constexpr size_t kMostLine = 1024;
 constexpr size_t kMostReceivers = 8;  // of one caller
-constexpr int kAnswerSeconds = 30;    // a pool of some GB is touched meanwhile
-constexpr int kGoneSeconds = 30;      // a caller whose machine is gone
+constexpr int kAnswerSeconds = 90;    // a pool of some GB is touched meanwhile
+constexpr int kGreetingSeconds = 5;
+constexpr int kCallerSeconds = 600;  // between two orders of a caller: a measurement
 
 std::string greeting() { return cat("baton-transfer ", kVersion); }
+
+void set_patience(int descriptor, int seconds) {
+  const timeval limit{.tv_sec = seconds, .tv_usec = 0};
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
+    (void)::setsockopt(descriptor, SOL_SOCKET, option, &limit, sizeof limit);
+}
 
 void set(int descriptor, int level, int option, int value) {
   (void)::setsockopt(descriptor, level, option, &value, sizeof value);
@@ -59,11 +66,13 @@ bool say(int descriptor, const std::string& line) {
 // nullopt: the other side has left, says too much, or nothing in time.
 std::optional<std::string> hear(int descriptor) {
   std::string line;
-  for (char c = 0; line.size() < kMostLine; line += c) {
+  while (line.size() < kMostLine) {
+    char c = 0;
     const ssize_t n = ::recv(descriptor, &c, 1, 0);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return std::nullopt;
     if (c == '\n') return line;
+    line += c;
   }
   return std::nullopt;
 }
@@ -92,7 +101,9 @@ class Caller {
   Caller(int descriptor, std::string host, uint64_t most_pool_bytes)
       : descriptor_(descriptor), host_(std::move(host)), most_pool_bytes_(most_pool_bytes) {}
   void serve() {
+    set_patience(descriptor_, kGreetingSeconds);
     const auto hello = hear(descriptor_);
+    set_patience(descriptor_, kCallerSeconds);
     if (!hello || !say(descriptor_,
                        *hello == greeting() ? "ok" : cat("error here is ", greeting(), ", there ", *hello)))
       return;
@@ -132,13 +143,13 @@ class Caller {
                                                                           .receiver = host_}),
                                    {.core = cores.size() > 1 ? cores[1] : -1}));
     const uint32_t number = next_++;
-    const std::string answer = cat("ok ", number, " ", receiver->address());
+    std::string answer = cat("ok ", number, " ", receiver->address());
     receivers_[number] = std::move(receiver);
     return answer;
   }
 
   const int descriptor_;
-  const std::string host_;  // where it reached us
+  const std::string host_;  // that receivers listen on
   const uint64_t most_pool_bytes_;
   std::map<uint32_t, std::unique_ptr<MoveReceiver>> receivers_;
   uint32_t next_ = 0;
@@ -152,9 +163,7 @@ absl::StatusOr<std::unique_ptr<RemoteReceivers>> RemoteReceivers::connect(const 
   ASSIGN_OR_RETURN(const SocketAddress to, read_address(address));
   std::unique_ptr<RemoteReceivers> made(new RemoteReceivers);
   made->descriptor_ = ::socket(to.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const timeval limit{.tv_sec = kAnswerSeconds, .tv_usec = 0};
-  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
-    (void)::setsockopt(made->descriptor_, SOL_SOCKET, option, &limit, sizeof limit);
+  set_patience(made->descriptor_, kAnswerSeconds);
   if (made->descriptor_ < 0 || ::connect(made->descriptor_, to.get(), to.size) != 0)
     return failed(cat("no `baton bench transfer --serve` at ", address));
   set(made->descriptor_, IPPROTO_TCP, TCP_NODELAY, 1);
@@ -197,6 +206,9 @@ absl::StatusOr<std::unique_ptr<MoveReceiver>> RemoteReceivers::start(const Recei
 absl::Status serve_receivers(const ServeReceiversOptions& options) {
   ASSIGN_OR_RETURN(SocketAddress at, read_address(options.address));
   const std::string host = split_host_port(options.address)->host;
+  if (is_wildcard_host(host))
+    return absl::InvalidArgumentError(cat(
+        "--serve ", options.address, ": want one address of this machine, which the other one can reach"));
   if (!is_loopback_host(host) && !options.insecure_plaintext)
     return absl::InvalidArgumentError(
         cat("--serve ", options.address,
@@ -221,10 +233,6 @@ absl::Status serve_receivers(const ServeReceiversOptions& options) {
     (void)::getnameinfo(from.get(), from.size, name.data(), name.size(), nullptr, 0, NI_NUMERICHOST);
     std::fprintf(stderr, "%s measures\n", name.data());
     set(caller, IPPROTO_TCP, TCP_NODELAY, 1);
-    set(caller, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set(caller, IPPROTO_TCP, TCP_KEEPIDLE, kGoneSeconds / 3);
-    set(caller, IPPROTO_TCP, TCP_KEEPINTVL, kGoneSeconds / 3);
-    set(caller, IPPROTO_TCP, TCP_KEEPCNT, 2);
     Caller(caller, host, options.most_pool_bytes).serve();
     ::close(caller);
     std::fprintf(stderr, "%s is done\n", name.data());

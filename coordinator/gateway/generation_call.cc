@@ -10,8 +10,11 @@
 namespace baton::coordinator {
 namespace {
 
-// Of one call's choices: who comes later waits for no more than these. Enough to keep prefill busy.
-constexpr int kMostWaiting = 8;
+// How many choices of a call wait for room at a time: more while they get it at once, so that steps are full;
+// fewer when they do not, so that whoever comes later is not behind all of them.
+constexpr int kFirstWaiting = 8;
+constexpr int kMostWaiting = 64;
+constexpr auto kAtOnce = std::chrono::seconds(1);
 
 const char* endpoint_name(Endpoint endpoint) { return endpoint == Endpoint::kChat ? "chat" : "completions"; }
 
@@ -50,6 +53,7 @@ GenerationCall::GenerationCall(CallWorld& world, std::shared_ptr<Exchange> excha
       plan_(std::move(plan)),
       writer_(*world.text.tokenizer, plan_, exchange_->request().request_id, world.unix_time()),
       choices_(plan_.requests.size()),
+      may_wait_(kFirstWaiting),
       received_(exchange_->request().received) {
   for (auto& choice : choices_) {
     choice.stream = std::make_unique<TextStream>(*world.text.tokenizer, plan_.text);
@@ -65,9 +69,9 @@ void GenerationCall::start() {
 
 void GenerationCall::submit_choices() {
   const Duration spent = world_.clock.now() - received_;
-  while (!over_ && submitted_ < choices_.size() && waiting_ < kMostWaiting) {
+  while (!over_ && submitted_ < choices_.size() && waiting_ < may_wait_) {
     const size_t i = submitted_++;
-    choices_[i].waits = true;
+    choices_[i].waits_since = world_.clock.now();
     ++waiting_;
     GenerateRequest request = plan_.requests[i];
     request.id = choices_[i].id;
@@ -95,7 +99,11 @@ void GenerationCall::cancel_open_choices() {
 
 void GenerationCall::on_event(size_t index, RequestEvent event) {
   if (over_ || choices_[index].done) return;
-  if (std::exchange(choices_[index].waits, false)) --waiting_;
+  if (const auto since = std::exchange(choices_[index].waits_since, std::nullopt)) {
+    --waiting_;
+    const bool at_once = world_.clock.now() - *since < kAtOnce;
+    may_wait_ = at_once ? std::min(2 * may_wait_, kMostWaiting) : std::max(may_wait_ / 2, 1);
+  }
   if (auto* started = std::get_if<Started>(&event)) {
     on_started(index, *started);
   } else if (auto* tokens = std::get_if<Tokens>(&event)) {

@@ -54,7 +54,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
     int32_t cached_tokens = 0;
     TokenId last_token = -1;
     Instant last_tokens{};
-    bool waits = false;  // handed over, and nothing was heard yet
+    std::optional<Instant> waits_since;  // handed over, and nothing was heard yet
     bool echoed = false;
     bool done = false;
   };
@@ -92,6 +92,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   std::vector<Choice> choices_;
   size_t submitted_ = 0;  // choices before it are handed over
   int waiting_ = 0;
+  int may_wait_;
   RouteVerdict verdict_;
   StageTimes stages_;
   bool has_stages_ = false;

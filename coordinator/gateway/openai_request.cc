@@ -225,7 +225,7 @@ class GenerationReader {
     const json::value* call = fields_.any("function_call");
     if (functions && !is_empty(*functions))
       fields_.fail(not_supported("functions", "`functions` is not supported; use `tools`"));
-    if (call && *call != "none")
+    if (call && !is_empty(*call) && *call != "none")
       fields_.fail(not_supported("function_call", "`function_call` is not supported; use `tool_choice`"));
   }
 

@@ -34,7 +34,7 @@ RequestId ControlLoop::next_id() { return RequestId(next_request_.fetch_add(1));
 
 void ControlLoop::submit(GenerateRequest request, std::shared_ptr<RequestSink> sink, QueueWait wait) {
   const RequestId id = request.id;
-  const bool room = waiting_submits_.fetch_add(1) < options_.submits;
+  const bool room = waiting_submits_.fetch_add(1) < options_.submits || wait == QueueWait::kAllItsTime;
   if (room && mailbox_.post(SubmitRequest{std::move(request), sink, wait})) return;
   waiting_submits_.fetch_sub(1);
   sink->on_event(

@@ -41,7 +41,7 @@ void RequestFlow::on_submit(GenerateRequest request, std::shared_ptr<RequestSink
   if (request.prompt.empty() || request.stop.max_tokens < 1 || request.time_left <= Duration::zero() ||
       active_.contains(id) || ledger_.holds(id)) {
     refusal = absl::InvalidArgumentError("empty prompt, no tokens or time asked for, or a request id in use");
-  } else if (queue_.size() >= options_.max_queued) {
+  } else if (wait == QueueWait::kBounded && queue_.size() >= options_.max_queued) {
     ++counters_.rejected;
     refusal = absl::ResourceExhaustedError("the admission queue is full");
   }
@@ -284,6 +284,9 @@ void RequestFlow::expired(ActiveRequest& a, Instant now) {
     const absl::Status& why = a.obstacle.ok() ? obstacle_ : a.obstacle;
     if (a.wait == QueueWait::kAllItsTime && !absl::IsUnavailable(why)) {
       a.queue_deadline = now + options_.admission_queue;
+      queue_.erase({a.order, a.id()});
+      a.order = next_order_++;  // those behind it have waited for it long enough
+      queue_.emplace(a.order, a.id());
       return rearm(a);
     }
     fail(a,

@@ -67,9 +67,10 @@ class RequestSink {
   virtual void on_event(RequestId request, RequestEvent event) = 0;
 };
 
-// How long a request may wait for room: as long as the admission queue lets it, or for all of its time, as
-// one does that belongs to a call of which others have begun. For a worker that could take it at all: the
-// former.
+// How long a request may wait for room: as long as the admission queue lets it and if there is a place in it,
+// or for all of its time and in any case, as one does that belongs to a call of which others have begun. The
+// latter goes behind all others each time the queue's patience is over, and fails then if no worker could
+// take it.
 enum class QueueWait : uint8_t { kBounded, kAllItsTime };
 
 // The gateway's door into the request flow. Thread: any (posts into the control mailbox).

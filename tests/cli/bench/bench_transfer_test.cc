@@ -203,6 +203,8 @@ TEST(BenchTransfer, StrangersAreAnsweredInWordsAndLeaveNothing) {
               testing::AllOf(HasSubstr("ok 7 "), HasSubstr("error too many at once\nok\nok 8 ")));
   EXPECT_THAT(std::string(serve_receivers({.address = "192.0.2.1:0"}).message()),
               HasSubstr("--insecure-allow-plaintext-off-loopback"));
+  EXPECT_THAT(std::string(serve_receivers({.address = "0.0.0.0:0", .insecure_plaintext = true}).message()),
+              HasSubstr("want one address of this machine"));
   EXPECT_THAT(std::string(serve_receivers({.address = "192.0.2.1:0", .insecure_plaintext = true}).message()),
               HasSubstr("listen on 192.0.2.1:0"));
 }

@@ -499,8 +499,8 @@ TEST_F(GatewayTest, OfManyChoicesAFewWaitForRoomAtATime) {
   auto c = client();
   c.send(LoopbackClient::post_text("/v1/completions", body));
   ASSERT_TRUE(soon([&] { return port_.count() == 8; }));
-  port_.at(5).say(Started{ScriptedPort::verdict()});
-  ASSERT_TRUE(soon([&] { return port_.count() == 9; }));
+  port_.at(5).say(Started{ScriptedPort::verdict()});  // at once: more may wait
+  ASSERT_TRUE(soon([&] { return port_.count() > 8; }));
   for (size_t i = 0; i < 40; ++i) {
     ASSERT_TRUE(soon([&] { return port_.count() > i; })) << i;
     ScriptedPort::tokens({'x'})(port_.at(i));

@@ -238,6 +238,21 @@ TEST_F(FlowTest, OneOfACallThatHasBegunWaitsForRoomAsLongAsItMayTake) {
   channel_.take();
 }
 
+TEST_F(FlowTest, OneThatMayWaitIsNotInTheWayForEver) {
+  up("a0");
+  submit(1, 1200);
+  accept("a0", 1, Leg::kWhole);
+  submit(2, 1500, 4, QueueWait::kAllItsTime);  // has no room while the first is there
+  wait(seconds(5));
+  const auto& small = submit(3, 10);
+  channel_.take();
+  wait(seconds(4));
+  EXPECT_THAT(channel_.take(), IsEmpty());
+  wait(seconds(2));
+  EXPECT_THAT(channel_.take(), ElementsAre("a0 submit r3 whole"));
+  EXPECT_EQ(small.text(), "");
+}
+
 TEST_F(FlowTest, ForAWorkerItWaitsNoLonger) {
   const auto& only = submit(1, 200, 4, QueueWait::kAllItsTime);
   wait(seconds(10));
