@@ -77,6 +77,8 @@ int KvExchangeAgent::drain_notes(Instant now) {
 void KvExchangeAgent::note(KvNote note) {
   if (auto* report = std::get_if<PeerReport>(&note))
     report->error.resize(std::min(report->error.size(), kMaxErrorText));
+  if (auto* copied = std::get_if<HostCopied>(&note))
+    copied->error.resize(std::min(copied->error.size(), kMaxErrorText));
   if (leads()) {
     notes_.emplace_back(options_.rank, std::move(note));
   } else {

@@ -43,6 +43,15 @@ TransferId transfer_of(const KvEvent& event) {
   return std::visit([](const auto& e) { return e.transfer; }, event);
 }
 
+// The deadline is over; it says so once.
+bool late(Instant& deadline, Instant now) {
+  if (now < deadline) return false;
+  // So late only because this process did not run (a paused machine): perhaps the other ranks did not either.
+  const bool paused = now - deadline > timers::kOwnPause;
+  deadline = paused ? now + timers::kRankSilent : kNever;
+  return !paused;
+}
+
 }  // namespace
 
 KvGroup::KvGroup(KvGroupOptions options, KvGroupPorts ports)
@@ -388,15 +397,6 @@ void KvGroup::close(Transfers::iterator it) {
 }
 
 // ---- time
-
-// Once: the deadline is over then.
-bool KvGroup::late(Instant& deadline, Instant now) const {
-  if (now < deadline) return false;
-  // So late only because this process did not run (a paused machine): perhaps the other ranks did not either.
-  const bool paused = now - deadline > timers::kOwnPause;
-  deadline = paused ? now + timers::kRankSilent : kNever;
-  return !paused;
-}
 
 void KvGroup::on_tick(Instant now) {
   for (auto& [id, t] : transfers_)

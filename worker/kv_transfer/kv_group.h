@@ -118,7 +118,6 @@ class KvGroup {
   void on_landed(Transfers::iterator it, const KvLanded& landed);
   void on_event(int rank, const KvStreamNote& note, Instant now);
   void on_copied(int rank, const HostCopied& copied, Instant now);
-  bool late(Instant& deadline, Instant now) const;
 
   const KvGroupOptions options_;
   const KvGroupPorts ports_;
