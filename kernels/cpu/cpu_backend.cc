@@ -7,6 +7,7 @@
 #include "kernels/backend_checks.h"
 #include "kernels/cpu/cpu_embedding.h"
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/product_rate.h"
 #include "kernels/logit_rows.h"
 
 namespace baton::kernels::cpu {
@@ -41,6 +42,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::create(const BackendOptions
 CpuBackend::CpuBackend(const Kernels& kernels, const BackendOptions& options)
     : kernels_(kernels),
       brain_dots_(options.numerics == Numerics::kBrainDots),
+      product_rate_(cpu::product_rate(kernels)),
       pool_(options.threads, options.cpus),
       rope_(kernels),
       paged_attention_(kernels, pool_, brain_dots_),
@@ -152,7 +154,8 @@ void CpuBackend::plan_shares() {
                {.linear = linear_cost_ / layers,
                 .weight_bytes = linear_bytes_ / layers,
                 .attention = attention_cost * 2 * attention_.heads * attention_.head_dim,
-                .window = attention_.window},
+                .window = attention_.window,
+                .product_rate = product_rate_},
                pool_.size());
 }
 

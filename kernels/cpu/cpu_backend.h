@@ -126,6 +126,7 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   const bool brain_dots_;
+  const double product_rate_;  // of one thread
   ThreadPool pool_;
   WeightArena weights_;
   AttentionSpec attention_;

@@ -5,13 +5,14 @@
 namespace baton::kernels::cpu {
 namespace {
 
-// A thread that passes over a byte of weights for itself does so many products meanwhile without waiting for
-// it: measured on Zen 5 with 4-bit weights, two threads, 12 rows. Beyond four threads caches are shared.
-constexpr double kProductsPerByte = 5.3;
+// A thread that passes over weights for itself needs so long for a byte of them: measured with 4-bit weights
+// and two threads, where rows win from 12 on (Zen 5, 370 products a nanosecond) or from 7 (Zen 4, 178).
+// Beyond four threads caches are shared.
+constexpr double kNsPerByte = 0.0143;
 
 bool worth_it(const StepBatch& batch, const RowShares::Costs& costs, int threads) {
   const double streams = static_cast<double>(threads) * std::min(threads, 4);
-  return batch.rows() * costs.linear > kProductsPerByte * costs.weight_bytes * streams;
+  return batch.rows() * costs.linear > costs.product_rate * kNsPerByte * costs.weight_bytes * streams;
 }
 
 }  // namespace

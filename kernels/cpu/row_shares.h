@@ -23,6 +23,7 @@ class RowShares {
     double weight_bytes = 0;  // of one layer
     double attention = 0;     // of a row's attention to one position, in one layer
     int window = 0;           // positions that a row sees at most; 0 = all
+    double product_rate = 0;  // integer products a nanosecond of one thread
   };
   void plan(const StepBatch& batch, const Costs& costs, int threads);
 

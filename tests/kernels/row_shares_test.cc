@@ -28,7 +28,7 @@ struct Rows {
 
 // SmolLM2-135M with 4-bit weights: 3.5 M products a row and layer, 9 heads of 64.
 constexpr RowShares::Costs kSmall = {
-    .linear = 3.54e6, .weight_bytes = 3.54e6 * 0.5625, .attention = 1.5 * 2 * 9 * 64};
+    .linear = 3.54e6, .weight_bytes = 3.54e6 * 0.5625, .attention = 1.5 * 2 * 9 * 64, .product_rate = 370};
 
 TEST(RowShares, FewRowsShareThePanels) {
   RowShares shares;
@@ -42,6 +42,12 @@ TEST(RowShares, FewRowsShareThePanels) {
   wide.weight_bytes *= 2;
   shares.plan(Rows({{0, 12}}).batch, wide, 2);
   EXPECT_FALSE(shares.by_rows());
+  RowShares::Costs slow = kSmall;  // half the products in a cycle, the same memory
+  slow.product_rate /= 2;
+  shares.plan(Rows({{0, 5}}).batch, slow, 2);
+  EXPECT_FALSE(shares.by_rows());
+  shares.plan(Rows({{0, 6}}).batch, slow, 2);
+  EXPECT_TRUE(shares.by_rows());
 }
 
 TEST(RowShares, LaterRowsOfAPromptCostMore) {
