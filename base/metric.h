@@ -71,6 +71,7 @@ enum class Metric : uint8_t {
   kFencedMessages,
   kLedgerEntries,
   kRetries,
+  kMoves,
   kReplayMismatches,
   kCertificateLeft,
   kCount,

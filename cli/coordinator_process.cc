@@ -302,6 +302,7 @@ std::string CoordinatorProcess::metrics_text() {
   metrics.set(Metric::kQueueDepth, static_cast<double>(text_pool->waiting()), {"text"});
   metrics.raise(Metric::kFencedMessages, counters.fenced_messages);
   metrics.raise(Metric::kRetries, counters.retries);
+  metrics.raise(Metric::kMoves, counters.moves);
   metrics.raise(Metric::kReplayMismatches, counters.replay_mismatches);
   metrics.raise(Metric::kWorkersLost, counters.workers_lost);
   worker_gauges.show(*status);

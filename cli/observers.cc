@@ -92,7 +92,8 @@ void FlowMetrics::on_end(const RequestRecord& r) {
                              {"prefill_ms", ms(r.times.prefill)},
                              {"transfer_ms", ms(r.times.transfer)},
                              {"transfer_exposed_ms", ms(r.times.transfer_exposed)},
-                             {"retries", r.retries}});
+                             {"retries", r.retries},
+                             {"moves", r.verdict.moves}});
 }
 
 void FlowMetrics::on_membership(const MembershipDecision& decision) {

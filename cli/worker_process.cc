@@ -294,7 +294,7 @@ std::unique_ptr<AgentThread> WorkerProcess::start_copier() {
 void WorkerProcess::on_rank_lost(const std::string& why) {
   if (engine_over || rank_lost.exchange(true)) return;
   log_error("a rank of this worker is lost", {{"why", why}});
-  (void)parts->mailbox->post(worker::FailAll{why});
+  (void)parts->mailbox->post(worker::GiveUp{why});
   ::kill(::getpid(), SIGTERM);
 }
 

@@ -144,6 +144,7 @@ std::vector<HttpField> GenerationCall::verdict_fields(const RouteVerdict& verdic
   if (!verdict.path.empty()) fields.push_back({"x-baton-path", verdict.path});
   if (!verdict.prefill_worker.empty()) fields.push_back({"x-baton-prefill-worker", verdict.prefill_worker});
   if (!verdict.decode_worker.empty()) fields.push_back({"x-baton-decode-worker", verdict.decode_worker});
+  if (verdict.moves > 0) fields.push_back({"x-baton-moves", std::to_string(verdict.moves)});
   if (started_) fields.push_back({"x-baton-cached-tokens", std::to_string(cached_tokens)});
   return fields;
 }

@@ -34,6 +34,7 @@ void write_timings(JsonWriter& w, const Usage& usage, const AnswerTimings& t) {
   w.field("predicted_n", usage.completion_tokens);
   write_rate(w, "predicted", usage.completion_tokens - 1, t.generation);
   w.field("ttft_ms", milliseconds(t.ttft)).field("path", t.verdict.path);
+  if (t.verdict.moves > 0) w.field("moves", t.verdict.moves);
   if (t.has_stages) {
     w.field("queue_ms", milliseconds(t.stages.queue)).field("reserve_ms", milliseconds(t.stages.reserve));
     w.field("worker_queue_ms", milliseconds(t.stages.worker_queue));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,8 +29,10 @@ struct Attempt {
   std::vector<TokenOutput> prompt_outputs;
   std::vector<TokenOutput> rest;
   FinishReason finish = FinishReason::kNone;
-  int32_t produced = 0;  // tokens of this attempt that were checked and passed on (or skipped as sent before)
-  bool landed = false;   // the decode side said so
+  int32_t answered = 0;  // tokens of the answer that its workers were given as part of the prompt
+  int32_t produced =
+      0;  // tokens of the answer up to here, given or checked (and passed on, unless sent before)
+  bool landed = false;  // the decode side said so
   bool decode_spoke = false;
 
   // As the prefill leg said with the first token.
@@ -56,6 +59,7 @@ struct ActiveRequest {
   Instant timer = kNever;
 
   std::vector<TokenId> sent;     // what the client has
+  std::string numerics;          // of who made them (WorkerDescription): another one's may be others
   std::vector<WorkerRef> avoid;  // did not answer in time
   std::string whole_because;     // after a failed hand-over one worker does it all
   absl::Status obstacle;         // why it still waits
@@ -65,6 +69,14 @@ struct ActiveRequest {
 
   RequestId id() const { return request.id; }
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
+  // What an attempt computes from: the prompt, and what was sent but for the last token, which is then
+  // computed a second time and compared.
+  int32_t answered() const { return std::max(static_cast<int32_t>(sent.size()) - 1, 0); }
+  std::vector<TokenId> given() const {
+    std::vector<TokenId> out = request.prompt;
+    out.insert(out.end(), sent.begin(), sent.begin() + answered());
+    return out;
+  }
 };
 
 }  // namespace baton::coordinator

@@ -3,6 +3,7 @@
 #include "coordinator/request/request_flow.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -19,6 +20,11 @@ bool pairs_with(const WorkerDescription& a, const WorkerDescription& b) {
 
 // Workers end a request by its deadline themselves, should we be gone. While we are not, ours comes first.
 constexpr Duration kWorkerDeadlineSlack = std::chrono::seconds(1);
+
+// Something that only this request waits for: others may overtake it.
+bool own_obstacle(const ActiveRequest& a) {
+  return absl::IsAborted(a.obstacle) || absl::IsFailedPrecondition(a.obstacle) || !a.whole_because.empty();
+}
 
 }  // namespace
 
@@ -130,12 +136,13 @@ void RequestFlow::on_worker_lost(const WorkerRef& worker, Instant now) {
   for (const auto& [name, other] : workers_) channel_.send(other.description.ref, FencePeer{lost});
   for (const auto& [request, leg] : closed) {
     if (leg.state == LegState::kReleasing) continue;  // nobody waits for that leg any more
-    if (ActiveRequest* const a = active(request)) worker_left(*a, leg.leg, lost, now);
+    if (ActiveRequest* const a = active(request))
+      worker_left(*a, leg.leg, absl::StrCat("worker ", lost.name, " was lost"), now);
   }
   pump(now);
 }
 
-void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const WorkerRef& worker, Instant now) {
+void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const std::string& why, Instant now) {
   if (leg == Leg::kPrefill && a.state == RequestState::kDecoding) return;
   if (leg == Leg::kPrefill && a.state == RequestState::kLanding) {
     // All its KV may have landed: the decode side knows, and with its source fenced it will say so.
@@ -145,10 +152,10 @@ void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const WorkerRef& worker
     return;
   }
   if (!a.sent.empty()) {
-    fail(a, absl::UnavailableError(absl::StrCat("worker ", worker.name, " was lost during the answer")), now);
-    return;
+    ++a.record.verdict.moves;
+    ++counters_.moves;
   }
-  attempt_lost(a, absl::StrCat("worker ", worker.name, " was lost"), now);
+  attempt_lost(a, why, now);
 }
 
 // ---- queue and dispatch -------------------------------------------------------------------------
@@ -171,7 +178,7 @@ void RequestFlow::pump(Instant now) {
     a.obstacle = try_dispatch(a, workers, now);
     if (absl::IsInvalidArgument(a.obstacle)) {
       fail(a, a.obstacle, now);
-    } else if (!a.obstacle.ok() && !absl::IsAborted(a.obstacle) && a.whole_because.empty()) {
+    } else if (!a.obstacle.ok() && !own_obstacle(a)) {
       // No room or no worker, for anybody: those behind must not overtake.
       obstacle_ = a.obstacle;
       return;
@@ -184,17 +191,25 @@ void RequestFlow::hash_prompt(ActiveRequest& a) const {
     const int32_t block_tokens = worker.description.block_tokens;
     const auto same = [&](const PromptChain& c) { return c.block_tokens == block_tokens; };
     if (block_tokens < 1 || std::ranges::any_of(a.chains, same)) continue;
-    a.chains.push_back({block_tokens, chain_hashes(options_.hash_key, a.request.tenant_salt, a.request.prompt,
-                                                   block_tokens)});
+    a.chains.push_back(
+        {block_tokens, chain_hashes(options_.hash_key, a.request.tenant_salt, a.given(), block_tokens)});
   }
 }
 
-absl::Status RequestFlow::try_dispatch(ActiveRequest& a, const std::vector<RoutableWorker>& workers,
+absl::Status RequestFlow::try_dispatch(ActiveRequest& a, const std::vector<RoutableWorker>& all,
                                        Instant now) {
+  // An answer goes on as it began.
+  const auto other = [&](const RoutableWorker& w) { return w.description->numerics_id != a.numerics; };
+  std::vector<RoutableWorker> equal;
+  if (!a.sent.empty()) std::ranges::remove_copy_if(all, std::back_inserter(equal), other);
+  const std::vector<RoutableWorker>& workers = a.sent.empty() ? all : equal;
+  if (workers.empty() && !all.empty())
+    return absl::FailedPreconditionError(
+        absl::StrCat("the answer cannot go on: no worker is left with its numerics, ", a.numerics));
   hash_prompt(a);
   const std::vector<WorkerRef> busy = ledger_.holders(a.id());
-  const RouteRequest facts{.prompt_tokens = a.prompt_tokens(),
-                           .max_tokens = a.request.stop.max_tokens,
+  const RouteRequest facts{.prompt_tokens = a.prompt_tokens() + a.answered(),
+                           .max_tokens = a.request.stop.max_tokens - a.answered(),
                            .chains = a.chains,
                            .busy = busy,
                            .avoid = a.avoid,
@@ -211,6 +226,8 @@ void RequestFlow::dispatch(ActiveRequest& a, const Route& route, Instant now) {
   step(a, RequestStep::kRouted);
   a.attempt = Attempt{.prefill = route.prefill, .decode = route.decode};
   a.attempt.ack_deadline = now + options_.dispatch_ack;
+  a.attempt.answered = a.attempt.produced = a.answered();
+  if (a.sent.empty()) a.numerics = live(route.decode)->description.numerics_id;
   a.record.dispatched = now;
   a.record.predicted = route.terms();
   a.record.verdict.path = route.path;
@@ -233,6 +250,10 @@ void RequestFlow::submit_leg(const ActiveRequest& a, const WorkerRef& worker, Le
   ledger_.open(a.id(), worker, leg, a.attempt.transfer);
   Submit submit{.request = a.request, .leg = leg, .transfer = a.attempt.transfer};
   submit.request.time_left = a.total_deadline - now + kWorkerDeadlineSlack;
+  if (a.attempt.answered > 0) {
+    submit.request.prompt = a.given();
+    submit.request.answered = a.attempt.answered;
+  }
   if (leg != Leg::kWhole) submit.peer = leg == Leg::kPrefill ? a.attempt.decode : a.attempt.prefill;
   channel_.send(worker, std::move(submit));
 }
@@ -290,8 +311,9 @@ void RequestFlow::expired(ActiveRequest& a, Instant now) {
       return rearm(a);
     }
     fail(a,
-         absl::IsUnavailable(why)
-             ? why
+         absl::IsUnavailable(why) ? why
+         : absl::IsFailedPrecondition(why)
+             ? absl::UnavailableError(why.message())
              : absl::ResourceExhaustedError(absl::StrCat("waited too long for room: ", why.message())),
          now);
   } else if (a.state == RequestState::kDispatching && now >= a.attempt.ack_deadline) {
@@ -337,6 +359,7 @@ void RequestFlow::attempt_lost(ActiveRequest& a, const std::string& why, Instant
 
 void RequestFlow::requeue(ActiveRequest& a, Instant now) {
   leave_workers(a.id(), now);
+  if (a.answered() != a.attempt.answered) a.chains.clear();  // there is more to hash
   a.attempt = {};
   step(a, RequestStep::kReturned);
   queue_.emplace(a.order, a.id());

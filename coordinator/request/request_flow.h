@@ -46,12 +46,13 @@ struct FlowOptions {
 //   to the client -> Landing -> the decode worker's first -> Decoding -> Finished; Release to all; the ledger
 //   entry goes when each has said Released.
 //
-// A request that is computed again (its worker lost before the client saw a token, or its hand-over failed
-// after the first) goes on after the tokens that were sent: equal requests give equal tokens (design I1),
-// which is checked.
+// A request that is computed again (a worker lost, a hand-over failed) goes on after the tokens that were
+// sent: the workers of the next attempt get all but the last of them as part of the prompt, the last one is
+// computed a second time and compared. Equal requests give equal tokens (design I1), on workers of equal
+// numerics; on others an answer that has begun does not go on.
 //
-// Example of a hand-over that fails: tokens 17 sent; transfer fails; whole on the decode worker: 17, 4, 9
-// computed; 17 is compared and skipped, 4 and 9 are sent; verdict path "fallback:transfer-failed".
+// Example: tokens 17, 4, 9 sent; the decode worker is lost; prompt + 17, 4 are computed elsewhere: 9, 2, 8;
+// 9 is compared and skipped, 2 and 8 are sent; the verdict has one move.
 //
 // Thread: control. Owns requests, ledger, links; borrows router, channel, observer. Sinks must not call back.
 class RequestFlow {
@@ -104,7 +105,7 @@ class RequestFlow {
   // queue and dispatch
   std::vector<RoutableWorker> routable(bool silent_too) const;
   void pump(Instant now);
-  absl::Status try_dispatch(ActiveRequest& a, const std::vector<RoutableWorker>& workers, Instant now);
+  absl::Status try_dispatch(ActiveRequest& a, const std::vector<RoutableWorker>& all, Instant now);
   void dispatch(ActiveRequest& a, const Route& route, Instant now);
   void submit_leg(const ActiveRequest& a, const WorkerRef& worker, Leg leg, Instant now);
   void hash_prompt(ActiveRequest& a) const;
@@ -130,7 +131,7 @@ class RequestFlow {
   // what goes wrong
   void leg_failed(ActiveRequest& a, Leg leg, const std::string& error, Instant now);
   void hand_over_failed(ActiveRequest& a, const std::string& reason, const std::string& error, Instant now);
-  void worker_left(ActiveRequest& a, Leg leg, const WorkerRef& worker, Instant now);
+  void worker_left(ActiveRequest& a, Leg leg, const std::string& why, Instant now);
   void attempt_lost(ActiveRequest& a, const std::string& why, Instant now);
   void answer_is_late(ActiveRequest& a, Instant now);
   void expired(ActiveRequest& a, Instant now);

@@ -113,7 +113,10 @@ void RequestFlow::on_sequence(const WorkerRef& worker, const SequenceTokens& tok
     return;
   }
   ActiveRequest& a = *active(tokens.request);
-  if (tokens.finish == FinishReason::kError || tokens.finish == FinishReason::kCancelled) {
+  if (tokens.finish == FinishReason::kWorkerEnds) {
+    live(worker)->takes_requests = false;  // until it is lost
+    worker_left(a, tokens.leg, absl::StrCat("worker ", worker.name, " cannot go on: ", tokens.error), now);
+  } else if (tokens.finish == FinishReason::kError || tokens.finish == FinishReason::kCancelled) {
     leg_failed(a, tokens.leg, tokens.error, now);
   } else if (!take_tokens(a, tokens)) {
     ++counters_.protocol_errors;
@@ -171,8 +174,8 @@ void RequestFlow::flush(ActiveRequest& a, Instant now) {
 }
 
 void RequestFlow::start_stream(ActiveRequest& a, Instant now) {
-  a.record.verdict.cached_tokens = a.attempt.cached_tokens;
   if (a.started) return;
+  a.record.verdict.cached_tokens = a.attempt.cached_tokens;
   a.started = true;
   a.record.first_token = now;
   // The parts sum to the whole as seen here: what the worker does not account for is reserve (and the way).
@@ -246,7 +249,7 @@ void RequestFlow::on(const WorkerRef& worker, const TransferReport& report, Inst
   a.record.times.transfer = report.duration;
   a.record.times.transfer_exposed = report.exposed;
   router_.observe_transfer(live(worker)->description.kv_layout_hash, report.bytes,
-                           a.prompt_tokens() - a.attempt.decode_cached_tokens);
+                           a.prompt_tokens() + a.attempt.answered - a.attempt.decode_cached_tokens);
 }
 
 void RequestFlow::on(const WorkerRef& worker, const Released& released, Instant now) {
@@ -288,7 +291,7 @@ void RequestFlow::leg_failed(ActiveRequest& a, Leg leg, const std::string& error
 
 void RequestFlow::hand_over_failed(ActiveRequest& a, const std::string& reason, const std::string& error,
                                    Instant now) {
-  if (options_.on_prefill_failure == PrefillFailure::kError || a.sent.size() > 1) {
+  if (options_.on_prefill_failure == PrefillFailure::kError) {
     fail(a, absl::UnavailableError(absl::StrCat(reason, ": ", error)), now);
     return;
   }

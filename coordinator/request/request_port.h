@@ -17,6 +17,7 @@ struct RouteVerdict {
   std::string prefill_worker;
   std::string decode_worker;
   int32_t cached_tokens = 0;  // prompt tokens not computed, as the prefill leg said
+  int32_t moves = 0;          // times the answer went on elsewhere because its worker was lost
 };
 
 struct Usage {

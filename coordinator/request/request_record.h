@@ -63,6 +63,7 @@ struct FlowCounters {
   uint64_t replay_mismatches = 0;  // ... and different: design I1 is broken
   uint64_t release_overdue = 0;    // asked again to let go
   uint64_t workers_lost = 0;
+  uint64_t moves = 0;  // answers that went on elsewhere; part of retries
   friend bool operator==(const FlowCounters&, const FlowCounters&) = default;
 };
 

@@ -36,6 +36,7 @@ constexpr Transition kTransitions[] = {
     {kLanding, kGaveUp, kFailed},
 
     {kDecoding, kCompleted, kFinished},
+    {kDecoding, kReturned, kQueued},  // its worker was lost: the answer goes on elsewhere
     {kDecoding, kCancelled, kFinished},
     {kDecoding, kGaveUp, kFailed},
 };

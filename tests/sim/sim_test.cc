@@ -206,10 +206,11 @@ void print(const char* name, const Outcome& o) {
       static_cast<unsigned long long>(o.preemptions), static_cast<unsigned long long>(o.cached_tokens));
   for (const auto& [path, count] : o.paths) std::printf("  %s %d\n", path.c_str(), count);
   std::printf(
-      "  ack timeouts %llu retries %llu refusals %llu fenced %llu late %llu replayed %llu lost %llu overdue "
+      "  ack timeouts %llu retries %llu (moves %llu) refusals %llu fenced %llu late %llu replayed %llu lost "
+      "%llu overdue "
       "%llu\n",
       static_cast<unsigned long long>(o.counters.ack_timeouts),
-      static_cast<unsigned long long>(o.counters.retries),
+      static_cast<unsigned long long>(o.counters.retries), static_cast<unsigned long long>(o.counters.moves),
       static_cast<unsigned long long>(o.counters.refusals),
       static_cast<unsigned long long>(o.counters.fenced_messages),
       static_cast<unsigned long long>(o.counters.late_messages),
@@ -329,7 +330,9 @@ void kills_and_restarts(uint64_t seed, bool drains) {
   nothing_impossible(o);
   EXPECT_EQ(o.finished + o.left + o.exhausted + o.unavailable, 2000);
   EXPECT_GE(o.finished, 1500);
+  EXPECT_LE(o.unavailable, 10);  // who was on three workers that were lost
   EXPECT_GT(o.counters.workers_lost, 10u);
+  EXPECT_GT(o.counters.moves, 10u);
   EXPECT_GT(o.counters.fenced_messages, 0u);
   EXPECT_GT(o.counters.replayed_tokens, 0u);
   EXPECT_EQ(Simulation(killing(seed, drains)).go().hash, o.hash);

@@ -166,7 +166,7 @@ void KvHashExecutor::feed(Started& plan) const {
 void KvHashExecutor::draw(Fold& fold) const {
   if (!fold.rows.sample) return;
   const worker::Sequence& sequence = *fold.rows.sequence;
-  const int32_t generated = fold.rows.first_position + fold.rows.row_count - sequence.prompt_tokens;
+  const int32_t generated = fold.rows.first_position + fold.rows.row_count - sequence.answer_begin();
   fold.drawn = choose(sequence.request, fold.at.back(), generated, options_.vocab_size);
   fold.sick = sequence.request.id == options_.sick && generated >= options_.sick_at;
 }

@@ -16,7 +16,7 @@
 // simulator hands them over as they are. Times are durations, never points: clocks differ between hosts.
 namespace baton {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 
 enum class WorkerRole : uint8_t { kAny, kPrefill, kDecode };
 
@@ -56,6 +56,9 @@ struct GenerateRequest {
   SamplingParams sampling;
   StopParams stop;
   Duration time_left = std::chrono::seconds(600);
+  // The last so many tokens of the prompt are the answer's: it goes on here after its worker was lost.
+  // Sampling and `stop` count from the answer's start. Less than prompt and max_tokens.
+  int32_t answered = 0;
   friend bool operator==(const GenerateRequest&, const GenerateRequest&) = default;
 };
 
@@ -74,7 +77,8 @@ struct TokenOutput {
   friend bool operator==(const TokenOutput&, const TokenOutput&) = default;
 };
 
-enum class FinishReason : uint8_t { kNone, kEndToken, kStopToken, kLength, kCancelled, kError };
+// kWorkerEnds: nothing is wrong with the request, its worker cannot go on and will end.
+enum class FinishReason : uint8_t { kNone, kEndToken, kStopToken, kLength, kCancelled, kError, kWorkerEnds };
 
 // ---- who a worker is
 // ----------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ void encode_request(const GenerateRequest& from, wire::GenerateRequest& to) {
   encode_sampling(from.sampling, *to.mutable_sampling());
   encode_stop(from.stop, *to.mutable_stop());
   to.set_time_left_ns(nanoseconds(from.time_left));
+  to.set_answered(from.answered);
 }
 
 GenerateRequest decode_request(const wire::GenerateRequest& from, FieldCheck& check) {
@@ -105,6 +106,7 @@ GenerateRequest decode_request(const wire::GenerateRequest& from, FieldCheck& ch
   to.sampling = decode_sampling(from.sampling(), check);
   to.stop = decode_stop(from.stop(), check);
   to.time_left = check.duration("time_left_ns", from.time_left_ns());
+  to.answered = check.in_range("answered", from.answered(), 0, kMaxPromptTokens);
   return to;
 }
 

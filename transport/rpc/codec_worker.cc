@@ -99,7 +99,7 @@ SequenceTokens decode_sequence(const wire::SequenceTokens& from, FieldCheck& che
   to.leg = check.enumerator("leg", from.leg(), Leg::kDecode);
   to.tokens = decode_tokens("tokens", from.tokens(), check);
   to.prompt_tokens = decode_tokens("prompt_tokens", from.prompt_tokens(), check);
-  to.finish = check.enumerator("finish", from.finish(), FinishReason::kError);
+  to.finish = check.enumerator("finish", from.finish(), FinishReason::kWorkerEnds);
   to.error = check.text("error", from.error(), kMaxTextBytes);
   to.cached_tokens = check.at_least("cached_tokens", from.cached_tokens(), 0);
   to.queued = check.duration("queued_ns", from.queued_ns());

@@ -74,10 +74,10 @@ void Engine::on_release(const Release& release) {
   remove(*it->second);
 }
 
-void Engine::fail_all(const std::string& why) {
+void Engine::give_up(const std::string& why) {
   for (auto it = scheduler_.sequences().begin(); it != scheduler_.sequences().end();) {
     Sequence& sequence = *(it++)->second;
-    end(sequence, FinishReason::kError, why);
+    end(sequence, FinishReason::kWorkerEnds, why);
   }
 }
 
@@ -85,7 +85,7 @@ void Engine::break_off(const std::string& why) {
   running_ = 0;
   scheduler_.abandon_steps();
   while (!scheduler_.finished().empty()) let_go(*scheduler_.finished().begin()->second);
-  fail_all(why);
+  give_up(why);
 }
 
 // ---- time ----------------------------------------------------------------------------------------
@@ -411,7 +411,8 @@ FinishReason Engine::finish_after(const Sequence& sequence) const {
 
 void Engine::end(Sequence& sequence, FinishReason finish, const std::string& error) {
   if (sequence.wants_grant()) {
-    refuse(sequence, RefuseReason::kOverloaded, error);
+    refuse(sequence,
+           finish == FinishReason::kWorkerEnds ? RefuseReason::kDraining : RefuseReason::kOverloaded, error);
     forget(sequence);
     scheduler_.remove(sequence);
     return;
@@ -422,7 +423,7 @@ void Engine::end(Sequence& sequence, FinishReason finish, const std::string& err
 }
 
 void Engine::report_end(const Sequence& sequence, FinishReason finish, const std::string& error) {
-  ++(finish == FinishReason::kError ? counters_.failed : counters_.finished);
+  ++(finish >= FinishReason::kError ? counters_.failed : counters_.finished);
   SequenceTokens& report = report_for(sequence);
   report.finish = finish;
   report.error = error;

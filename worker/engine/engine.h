@@ -62,8 +62,9 @@ class Engine final : private AdmissionListener {
   void on_kv_event(const KvEvent& event, Instant now);
   void on_host_copied(const HostCopied& event, Instant now);
   void on_tick(Instant now);
-  // Ends every request with kError and `why`. Transfers are abandoned or cancelled.
-  void fail_all(const std::string& why);
+  // This worker cannot go on, for `why`: gives every request back with kWorkerEnds. Transfers are abandoned
+  // or cancelled.
+  void give_up(const std::string& why);
   // The same, of an executor that will not finish what was started.
   void break_off(const std::string& why);
 

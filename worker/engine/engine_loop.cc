@@ -80,7 +80,7 @@ void EngineLoop::handle(const EngineCommand& command, Instant now) {
   if (const auto* copied = std::get_if<HostCopied>(&command)) engine.on_host_copied(*copied, now);
   if (const auto* key = std::get_if<SetHashKey>(&command)) engine.set_hash_key(key->key);
   if (const auto* draining = std::get_if<SetDraining>(&command)) engine.set_draining(draining->draining);
-  if (const auto* fail = std::get_if<FailAll>(&command)) engine.fail_all(fail->why);
+  if (const auto* up = std::get_if<GiveUp>(&command)) engine.give_up(up->why);
 }
 
 absl::Status EngineLoop::step(const StepPlan* next) {

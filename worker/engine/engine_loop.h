@@ -21,11 +21,11 @@ struct SetHashKey {
 struct SetDraining {
   bool draining = true;
 };
-// The coordinator's stream is lost: end everything it owned.
-struct FailAll {
+// This worker cannot go on: its requests are given back.
+struct GiveUp {
   std::string why;
 };
-using EngineCommand = std::variant<CoordinatorMessage, KvEvent, HostCopied, SetHashKey, SetDraining, FailAll>;
+using EngineCommand = std::variant<CoordinatorMessage, KvEvent, HostCopied, SetHashKey, SetDraining, GiveUp>;
 using EngineMailbox = Mailbox<EngineCommand>;
 
 // A copy made between steps, for other threads.

@@ -238,7 +238,7 @@ SamplerInput ModelRunner::sampler_input(const PlannedRows& rows) const {
   // While a fed row is laid out its token is not known.
   const auto end = static_cast<size_t>(rows.first_position + rows.row_count);
   input.tokens = std::span(sequence.tokens).first(std::min(end, sequence.tokens.size()));
-  input.prompt_tokens = std::min<int32_t>(sequence.prompt_tokens, rows.first_position + rows.row_count);
+  input.prompt_tokens = std::min<int32_t>(sequence.answer_begin(), rows.first_position + rows.row_count);
   input.sampling = &sequence.request.sampling;
   input.stop = &sequence.request.stop;
   return input;

@@ -12,7 +12,7 @@ namespace {
 // The most positions whose KV the request can ever need: the last token is never fed.
 int64_t most_positions(const GenerateRequest& request, Leg leg) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
-  return leg == Leg::kPrefill ? prompt : prompt + request.stop.max_tokens - 1;
+  return leg == Leg::kPrefill ? prompt : prompt - request.answered + request.stop.max_tokens - 1;
 }
 
 }  // namespace
@@ -54,12 +54,14 @@ RefuseReason Scheduler::check(const Submit& submit, std::string& detail) const {
   };
   if (request.prompt.empty()) return refuse(RefuseReason::kInvalid, "empty prompt");
   if (request.stop.max_tokens < 1) return refuse(RefuseReason::kInvalid, "max_tokens below 1");
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (request.answered < 0 || request.answered >= std::min<int64_t>(prompt, request.stop.max_tokens))
+    return refuse(RefuseReason::kInvalid, "more tokens of an answer than prompt and max_tokens have");
   if (submit.leg != Leg::kWhole && !submit.peer)
     return refuse(RefuseReason::kInvalid, "a leg without a peer");
   if (!std::ranges::all_of(request.prompt, [this](TokenId t) { return knows(t); }))
     return refuse(RefuseReason::kInvalid, "prompt token outside the vocabulary");
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  const int64_t total = prompt + request.stop.max_tokens;
+  const int64_t total = prompt - request.answered + request.stop.max_tokens;
   if (total > options_.context_tokens)
     return refuse(RefuseReason::kTooLong,
                   cat("prompt and output have ", total, " tokens, the context ", options_.context_tokens));

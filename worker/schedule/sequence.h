@@ -21,8 +21,9 @@ enum class SequenceState : uint8_t {
 };
 
 // One prompt and what was generated from it, on one worker. The single source of truth for the sampler and
-// for a recompute: everything else about a stream is a function of `tokens`. Owned by the scheduler. Thread:
-// engine.
+// for a recompute: everything else about a stream is a function of `tokens`. Of an answer that goes on here
+// (GenerateRequest::answered) the tokens it has count as prompt for KV and hand-over, as output for sampling.
+// Owned by the scheduler. Thread: engine.
 struct Sequence {
   SequenceId id;
   GenerateRequest request;
@@ -70,7 +71,9 @@ struct Sequence {
   bool wants_prompt_logits() const {
     return leg != Leg::kDecode && request.sampling.prompt_logprobs >= 0 && generated() == 0;
   }
-  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
+  // Tokens of the answer, wherever they were sampled.
+  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - answer_begin(); }
+  int32_t answer_begin() const { return prompt_tokens - request.answered; }
 };
 
 }  // namespace baton::worker

@@ -102,20 +102,124 @@ TEST_F(FlowTest, DecodeWorkerLostBeforeTheFirstTokenIsReplaced) {
   EXPECT_EQ(client.text(), "");
 }
 
-TEST_F(FlowTest, DecodeWorkerLostAfterTheFirstTokenIsACleanError) {
+// What the client has is part of the prompt now, but for the last token, which is compared.
+TEST_F(FlowTest, AnswersGoOnWhenTheirDecodeWorkerIsLost) {
   pair_up();
   RecordingSink& landing = submit(1);
   to_landing(1);
   RecordingSink& decoding = submit(2);
   to_decoding(2);
+  tokens("d0", 2, Leg::kDecode, {7});
   channel_.take();
   down("d0");
-  EXPECT_EQ(landing.text(), "started(remote-prefill) 5 failed(UNAVAILABLE)");
-  EXPECT_EQ(decoding.text(), "started(remote-prefill) 5 6 failed(UNAVAILABLE)");
   EXPECT_THAT(channel_.take(), ElementsAre("p0 fence d0 i1", "p0 release r1", "p0 release r2"));
   released("p0", 1, Leg::kPrefill);
   released("p0", 2, Leg::kPrefill);
+  EXPECT_THAT(channel_.take(), ElementsAre("p0 submit r1 whole", "p0 submit r2 whole"));
+  EXPECT_EQ(channel_.submits[channel_.submits.size() - 2].second.request.answered, 0);
+  const GenerateRequest& rest = channel_.submits.back().second.request;
+  EXPECT_EQ(rest.answered, 2);
+  EXPECT_EQ(rest.stop.max_tokens, 4);
+  EXPECT_THAT(std::vector<TokenId>(rest.prompt.end() - 3, rest.prompt.end()), ElementsAre(3, 5, 6));
+  EXPECT_EQ(rest.prompt.size(), 42u);
+  accept("p0", 1, Leg::kWhole);
+  accept("p0", 2, Leg::kWhole);
+  tokens("p0", 1, Leg::kWhole, {5, 6, 7, 8}, FinishReason::kLength);
+  tokens("p0", 2, Leg::kWhole, {7, 8}, FinishReason::kLength);
+  EXPECT_EQ(landing.text(), "started(remote-prefill) 5 6 7 8 finished(3 fallback:no-decode-worker)");
+  EXPECT_EQ(decoding.text(), "started(remote-prefill) 5 6 7 8 finished(3 fallback:no-decode-worker)");
+  EXPECT_EQ(decoding.finished.usage.prompt_tokens, 40);
+  EXPECT_EQ(decoding.finished.usage.completion_tokens, 4);
+  EXPECT_EQ(decoding.finished.verdict.moves, 1);
+  EXPECT_EQ(flow_.counters().moves, 2u);
+  released("p0", 1, Leg::kWhole);
+  released("p0", 2, Leg::kWhole);
   EXPECT_TRUE(flow_.idle());
+}
+
+TEST_F(FlowTest, AMovedAnswerIsHandedOverLikeAnyOther) {
+  pair_up();
+  RecordingSink& client = submit(1);
+  to_decoding(1);
+  tokens("d0", 1, Leg::kDecode, {7});
+  up("d1");
+  down("d0");
+  released("p0", 1, Leg::kPrefill);
+  const auto& [prefill, legs] = channel_.submits[channel_.submits.size() - 2];
+  EXPECT_EQ(prefill.name, "p0");
+  EXPECT_EQ(legs.request.prompt.size(), 42u);
+  accept("p0", 1, Leg::kPrefill);
+  accept("d1", 1, Leg::kDecode);
+  tokens("p0", 1, Leg::kPrefill, {7});
+  landed("d1", 1, false);  // and the hand-over fails as any other
+  released("p0", 1, Leg::kPrefill);
+  released("d1", 1, Leg::kDecode);
+  accept("d1", 1, Leg::kWhole);
+  EXPECT_EQ(channel_.submits.back().second.request.answered, 2);
+  tokens("d1", 1, Leg::kWhole, {7, 8}, FinishReason::kLength);
+  EXPECT_EQ(client.text(), "started(remote-prefill) 5 6 7 8 finished(3 fallback:transfer-failed)");
+}
+
+// Its process still speaks, and lets go of what it has.
+TEST_F(FlowTest, AnswersGoOnWhenTheirWorkerSaysThatItEnds) {
+  up("a0");
+  RecordingSink& client = submit(1);
+  accept("a0", 1, Leg::kWhole);
+  tokens("a0", 1, Leg::kWhole, {5, 6});
+  channel_.take();
+  tokens("a0", 1, Leg::kWhole, {}, FinishReason::kWorkerEnds);
+  RecordingSink& next = submit(2);
+  released("a0", 1, Leg::kWhole);
+  EXPECT_THAT(channel_.take(), ElementsAre("a0 release r1"));  // and gets nothing more
+  down("a0");
+  up("a0", 2);
+  EXPECT_THAT(channel_.take(), ElementsAre("a0 submit r1 whole", "a0 submit r2 whole"));
+  accept("a0", 1, Leg::kWhole);
+  tokens("a0", 1, Leg::kWhole, {6, 7, 8}, FinishReason::kLength);
+  EXPECT_EQ(client.text(), "started(local) 5 6 7 8 finished(3 local)");
+  EXPECT_EQ(next.text(), "");
+  EXPECT_EQ(flow_.counters().retries, 1u);
+}
+
+TEST_F(FlowTest, AMovedAnswerThatDiffersIsNotServed) {
+  up("a0");
+  up("a1");
+  RecordingSink& client = submit(1);
+  const std::string first = channel_.submits.back().first.name;
+  accept(first, 1, Leg::kWhole);
+  tokens(first, 1, Leg::kWhole, {5, 6});
+  down(first);
+  const std::string second = channel_.submits.back().first.name;
+  accept(second, 1, Leg::kWhole);
+  tokens(second, 1, Leg::kWhole, {66, 7});
+  EXPECT_EQ(client.text(), "started(local) 5 6 failed(INTERNAL)");
+  EXPECT_EQ(flow_.counters().replay_mismatches, 1u);
+}
+
+TEST_F(FlowTest, AnAnswerGoesOnOnlyWithItsNumerics) {
+  up("a0");
+  RecordingSink& client = submit(1);
+  accept("a0", 1, Leg::kWhole);
+  tokens("a0", 1, Leg::kWhole, {5, 6});
+  WorkerDescription other = description("a1");
+  other.numerics_id = "m";
+  flow_.on_worker_up(other, now_);
+  refs_["a1"] = other.ref;
+  down("a0");
+  RecordingSink& next = submit(2);  // is not held up by it
+  accept("a1", 2, Leg::kWhole);
+  tokens("a1", 2, Leg::kWhole, {5});
+  EXPECT_EQ(next.text(), "started(local) 5");
+  up("a0", 2);
+  EXPECT_EQ(channel_.submits.back().first.name, "a0");
+  accept("a0", 1, Leg::kWhole);
+  tokens("a0", 1, Leg::kWhole, {6, 7});
+  EXPECT_EQ(client.text(), "started(local) 5 6 7");
+  down("a0");
+  wait(seconds(10));
+  EXPECT_EQ(client.text(), "started(local) 5 6 7 failed(UNAVAILABLE)");
+  EXPECT_THAT(std::string(client.failed.status.message()),
+              HasSubstr("no worker is left with its numerics, n"));
 }
 
 TEST_F(FlowTest, PrefillWorkerLostAfterItsWorkIsNothingToTheStream) {
@@ -162,7 +266,7 @@ TEST_F(FlowTest, ButNotForEver) {
   EXPECT_EQ(client.text(), "started(remote-prefill) 5 6");
 }
 
-TEST_F(FlowTest, AWholeWorkerLostAfterTheFirstTokenIsACleanError) {
+TEST_F(FlowTest, AnswersOfAWholeWorkerWaitForAnother) {
   up("a0");
   RecordingSink& early = submit(1);
   RecordingSink& late = submit(2);
@@ -170,10 +274,13 @@ TEST_F(FlowTest, AWholeWorkerLostAfterTheFirstTokenIsACleanError) {
   accept("a0", 2, Leg::kWhole);
   tokens("a0", 2, Leg::kWhole, {5});
   down("a0");
-  EXPECT_EQ(early.text(), "");  // waits for another
-  EXPECT_EQ(late.text(), "started(local) 5 failed(UNAVAILABLE)");
+  EXPECT_EQ(early.text(), "");
+  EXPECT_EQ(late.text(), "started(local) 5");
   up("a1");
   EXPECT_EQ(channel_.submits.back().first.name, "a1");
+  accept("a1", 2, Leg::kWhole);
+  tokens("a1", 2, Leg::kWhole, {5, 6});
+  EXPECT_EQ(late.text(), "started(local) 5 6");
 }
 
 TEST_F(FlowTest, LosingAReleasingPartyClosesItsEntry) {

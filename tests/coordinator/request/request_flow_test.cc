@@ -146,9 +146,11 @@ TEST_F(FlowTest, ANewLifeEndsTheOld) {
   to_landing(1);
   channel_.take();
   up("d0", 2);
-  EXPECT_EQ(client.text(), "started(remote-prefill) 5 failed(UNAVAILABLE)");
   EXPECT_THAT(channel_.take(),
               ElementsAre("p0 fence d0 i1", "p0 release r1", "d0 connect p0", "p0 connect d0"));
+  released("p0", 1, Leg::kPrefill);
+  EXPECT_THAT(channel_.take(), ElementsAre("p0 submit r1 prefill peer=d0", "d0 submit r1 decode peer=p0"));
+  EXPECT_EQ(client.text(), "started(remote-prefill) 5");
   up("d0", 1);                                      // word of the former life
   EXPECT_EQ(flow_.counters().fenced_messages, 2u);  // its joining, and what it said
 }

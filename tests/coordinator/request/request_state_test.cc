@@ -37,6 +37,7 @@ TEST(RequestState, OnlyTheTableIsPossible) {
       {{kPrefilling, kFirstWhole}, kDecoding}, {{kPrefilling, kReturned}, kQueued},
       {{kLanding, kNextToken}, kDecoding},     {{kLanding, kCompleted}, kFinished},
       {{kLanding, kReturned}, kQueued},        {{kDecoding, kCompleted}, kFinished},
+      {{kDecoding, kReturned}, kQueued},
   };
   for (const RequestState state : kStates) {
     for (const RequestStep step : kSteps) {

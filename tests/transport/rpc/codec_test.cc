@@ -172,7 +172,7 @@ TEST(Codec, BadReportsAreRefusedByName) {
   refused("step_report.load.running",
           [](auto& m) { m.mutable_step_report()->mutable_load()->set_running(-1); });
   refused("step_report.sequence.finish", [](auto& m) {
-    m.mutable_step_report()->add_sequences()->set_finish(static_cast<wire::FinishReason>(6));
+    m.mutable_step_report()->add_sequences()->set_finish(static_cast<wire::FinishReason>(7));
   });
   refused("step_report.sequence.tokens.token",
           [](auto& m) { m.mutable_step_report()->add_sequences()->add_tokens()->set_token(-1); });

@@ -127,7 +127,7 @@ class RandomMessages {
 
   GenerateRequest request() {
     GenerateRequest r;
-    auto& [request_id, trace_id, tenant_salt, prompt, sampling_, stop_, time_left] = r;
+    auto& [request_id, trace_id, tenant_salt, prompt, sampling_, stop_, time_left, answered] = r;
     request_id = id<RequestId>();
     trace_id = name().substr(0, 64);
     tenant_salt = text();
@@ -135,6 +135,7 @@ class RandomMessages {
     sampling_ = sampling();
     stop_ = stop();
     time_left = duration();
+    answered = static_cast<int32_t>(rng_.below(prompt.size()));
     return r;
   }
 
@@ -201,7 +202,7 @@ class RandomMessages {
     leg = pick<Leg>(3);
     for (uint64_t n = rng_.below(3); n > 0; --n) out.push_back(token());
     for (uint64_t n = rng_.below(3); n > 0; --n) prompt.push_back(token());
-    finish = pick<FinishReason>(6);
+    finish = pick<FinishReason>(7);
     error = text();
     cached = count();
     queued = duration();

@@ -150,7 +150,7 @@ TEST_F(EngineLoopTest, AStepThatDoesNotEndIsOverdue) {
   EXPECT_FALSE(overdue_in(1h));
 }
 
-TEST_F(EngineLoopTest, DrainingAndFailAllAreCommands) {
+TEST_F(EngineLoopTest, DrainingAndGivingUpAreCommands) {
   EngineLoop loop = make_loop(manual_);
   post(SetHashKey{{1, 2}});
   post(CoordinatorMessage(Submit{.request = request(1, 10, 40)}));
@@ -159,9 +159,9 @@ TEST_F(EngineLoopTest, DrainingAndFailAllAreCommands) {
   EXPECT_TRUE(*loop.do_work(manual_.now()));
   EXPECT_EQ(accepted_, 1);
   EXPECT_TRUE(loop.status().draining);
-  post(FailAll{"no coordinator"});
+  post(GiveUp{"a rank is gone"});
   EXPECT_TRUE(*loop.do_work(manual_.now()));
-  EXPECT_EQ(error_, "no coordinator");
+  EXPECT_EQ(error_, "a rank is gone");
   EXPECT_TRUE(engine_.idle());
 }
 

@@ -24,6 +24,35 @@ TEST_F(EngineTest, GivesTheTokensOfAnUndisturbedRun) {
   world().expect_clean();
 }
 
+// What another worker has answered is in the prompt: limits, seeds and ends count from the answer's start.
+TEST_F(EngineTest, AnAnswerGoesOnWhereverItWas) {
+  make(defaults(), 2);
+  uint64_t id = 1;
+  for (const bool split : {false, true}) {
+    for (int answered = 0; answered < 9; ++answered) {
+      GenerateRequest r = request(id, 18, 9, static_cast<TokenId>(40 * id));
+      r.sampling.temperature = 1;
+      r.sampling.seed = 5;
+      r.sampling.prompt_logprobs = 0;
+      r.stop.min_tokens = 4;
+      for (TokenId end = 0; end < 300; ++end) r.stop.end_token_ids.push_back(end);
+      const std::vector<TokenId> all = reference(r);
+      if (answered >= static_cast<int>(all.size())) continue;
+      r.prompt.insert(r.prompt.end(), all.begin(), all.begin() + answered);
+      r.answered = answered;
+      split ? world().submit_split(0, 1, r) : world().submit(0, r);
+      world().run();
+      const std::vector<TokenId> rest(all.begin() + answered, all.end());
+      EXPECT_EQ(split ? world().split_tokens(0, 1, r.id) : world().leg(0, r.id).tokens, rest) << answered;
+      const auto& first = world().leg(0, r.id, split ? Leg::kPrefill : Leg::kWhole);
+      EXPECT_EQ(first.prompt_tokens.empty(), answered > 0);
+      world().expect_clean();
+      ++id;
+    }
+  }
+  EXPECT_GT(id, 9u);
+}
+
 TEST_F(EngineTest, OneSequenceThatCannotBeSampledEndsAlone) {
   for (int sick_at : {0, 3}) {
     auto options = defaults();
@@ -338,7 +367,7 @@ TEST_F(EngineTest, GeneratedBlocksServeTheNextTurnOfAChat) {
   EXPECT_EQ(world().leg(0, second.id).tokens, reference(second));
 }
 
-TEST_F(EngineTest, FailAllEndsEverything) {
+TEST_F(EngineTest, GivingUpEndsEverything) {
   make(defaults(), 2);
   world().submit(0, request(1, 30, 10));
   world().submit(0, request(2, 30, 10, 200), Leg::kDecode, TransferId(1), 1);
@@ -348,10 +377,11 @@ TEST_F(EngineTest, FailAllEndsEverything) {
   // Between steps only: go on until the running step is over.
   const uint64_t steps = world().engine(0).counters().steps;
   while (world().engine(0).counters().steps == steps) world().turn();
-  world().engine(0).fail_all("the coordinator is gone");
+  world().engine(0).give_up("a rank is gone");
   world().run();
-  EXPECT_EQ(world().leg(0, RequestId(1)).error, "the coordinator is gone");
-  EXPECT_EQ(world().leg(0, RequestId(2), Leg::kDecode).error, "the coordinator is gone");
+  EXPECT_EQ(world().leg(0, RequestId(1)).error, "a rank is gone");
+  EXPECT_EQ(world().leg(0, RequestId(1)).finish, FinishReason::kWorkerEnds);
+  EXPECT_EQ(world().leg(0, RequestId(2), Leg::kDecode).error, "a rank is gone");
   world().expect_clean();
 }
 
