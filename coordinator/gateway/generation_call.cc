@@ -248,8 +248,10 @@ void GenerationCall::on_finished(size_t index, const Finished& finished) {
   if (finished.reason == FinishReason::kError || finished.reason == FinishReason::kCancelled)
     return on_failed({.status = absl::InternalError("the generation ended without a result"),
                       .verdict = finished.verdict});
+  const int32_t moves = verdict_.moves + finished.verdict.moves;  // of all choices
   if (!started_) on_started(index, {.verdict = finished.verdict});
   verdict_ = finished.verdict;
+  verdict_.moves = moves;
   stages_ = finished.times;
   has_stages_ = true;
   choice.cached_tokens = finished.usage.cached_tokens;

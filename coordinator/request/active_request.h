@@ -59,7 +59,11 @@ struct ActiveRequest {
   Instant timer = kNever;
 
   std::vector<TokenId> sent;     // what the client has
-  std::string numerics;          // of who made them (WorkerDescription): another one's may be others
+  std::string model_hash;        // of who made them (WorkerDescription), and how:
+  std::string numerics_id;       // another one's tokens may be others
+  bool moves = false;            // its worker was lost after the first token
+  bool waits_alone = false;      // for workers of a kind that others need not wait for
+  int32_t tries = 0;             // attempts that came to nothing, one soon after the other
   std::vector<WorkerRef> avoid;  // did not answer in time
   std::string whole_because;     // after a failed hand-over one worker does it all
   absl::Status obstacle;         // why it still waits

@@ -23,7 +23,8 @@ constexpr Duration kWorkerDeadlineSlack = std::chrono::seconds(1);
 
 // Something that only this request waits for: others may overtake it.
 bool own_obstacle(const ActiveRequest& a) {
-  return absl::IsAborted(a.obstacle) || absl::IsFailedPrecondition(a.obstacle) || !a.whole_because.empty();
+  return absl::IsAborted(a.obstacle) || absl::IsFailedPrecondition(a.obstacle) || a.waits_alone ||
+         !a.whole_because.empty();
 }
 
 }  // namespace
@@ -152,8 +153,9 @@ void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const std::string& why,
     return;
   }
   if (!a.sent.empty()) {
-    ++a.record.verdict.moves;
-    ++counters_.moves;
+    a.moves = true;
+    a.whole_because.clear();
+    if (now - a.record.dispatched >= options_.forgiven) a.tries = 0;
   }
   attempt_lost(a, why, now);
 }
@@ -163,7 +165,7 @@ void RequestFlow::worker_left(ActiveRequest& a, Leg leg, const std::string& why,
 std::vector<RoutableWorker> RequestFlow::routable(bool silent_too) const {
   std::vector<RoutableWorker> workers;
   for (const auto& [name, worker] : workers_)
-    if (worker.takes_requests || (worker.silent && silent_too))
+    if (!worker.ends && (worker.takes_requests || (worker.silent && silent_too)))
       workers.push_back({&worker.description, worker.load, worker.silent});
   return workers;
 }
@@ -191,21 +193,25 @@ void RequestFlow::hash_prompt(ActiveRequest& a) const {
     const int32_t block_tokens = worker.description.block_tokens;
     const auto same = [&](const PromptChain& c) { return c.block_tokens == block_tokens; };
     if (block_tokens < 1 || std::ranges::any_of(a.chains, same)) continue;
-    a.chains.push_back(
-        {block_tokens, chain_hashes(options_.hash_key, a.request.tenant_salt, a.given(), block_tokens)});
+    const std::vector<TokenId> more = a.answered() > 0 ? a.given() : std::vector<TokenId>{};
+    a.chains.push_back({block_tokens, chain_hashes(options_.hash_key, a.request.tenant_salt,
+                                                   more.empty() ? a.request.prompt : more, block_tokens)});
   }
 }
 
 absl::Status RequestFlow::try_dispatch(ActiveRequest& a, const std::vector<RoutableWorker>& all,
                                        Instant now) {
   // An answer goes on as it began.
-  const auto other = [&](const RoutableWorker& w) { return w.description->numerics_id != a.numerics; };
+  const auto equal_to = [&](const RoutableWorker& w) {
+    return w.description->model_hash == a.model_hash && w.description->numerics_id == a.numerics_id;
+  };
   std::vector<RoutableWorker> equal;
-  if (!a.sent.empty()) std::ranges::remove_copy_if(all, std::back_inserter(equal), other);
+  if (!a.sent.empty()) std::ranges::copy_if(all, std::back_inserter(equal), equal_to);
   const std::vector<RoutableWorker>& workers = a.sent.empty() ? all : equal;
-  if (workers.empty() && !all.empty())
-    return absl::FailedPreconditionError(
-        absl::StrCat("the answer cannot go on: no worker is left with its numerics, ", a.numerics));
+  a.waits_alone = workers.size() < all.size();
+  if (workers.empty() && a.waits_alone)
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the answer cannot go on: no worker is left with its model and numerics, ", a.numerics_id));
   hash_prompt(a);
   const std::vector<WorkerRef> busy = ledger_.holders(a.id());
   const RouteRequest facts{.prompt_tokens = a.prompt_tokens() + a.answered(),
@@ -215,6 +221,10 @@ absl::Status RequestFlow::try_dispatch(ActiveRequest& a, const std::vector<Routa
                            .avoid = a.avoid,
                            .whole_because = a.whole_because};
   auto route = router_.route(facts, workers, links_);
+  // What began fits the worker that was lost, which comes back.
+  if (absl::IsInvalidArgument(route.status()) && !a.sent.empty())
+    return absl::FailedPreconditionError(
+        absl::StrCat("the answer cannot go on: ", route.status().message(), " that is left"));
   if (!route.ok()) return route.status();
   router_.assign(a.id(), facts, *route);
   dispatch(a, *route, now);
@@ -227,7 +237,14 @@ void RequestFlow::dispatch(ActiveRequest& a, const Route& route, Instant now) {
   a.attempt = Attempt{.prefill = route.prefill, .decode = route.decode};
   a.attempt.ack_deadline = now + options_.dispatch_ack;
   a.attempt.answered = a.attempt.produced = a.answered();
-  if (a.sent.empty()) a.numerics = live(route.decode)->description.numerics_id;
+  if (a.sent.empty()) {
+    a.model_hash = live(route.decode)->description.model_hash;
+    a.numerics_id = live(route.decode)->description.numerics_id;
+  }
+  if (std::exchange(a.moves, false)) {
+    ++a.record.verdict.moves;
+    ++counters_.moves;
+  }
   a.record.dispatched = now;
   a.record.predicted = route.terms();
   a.record.verdict.path = route.path;
@@ -254,6 +271,7 @@ void RequestFlow::submit_leg(const ActiveRequest& a, const WorkerRef& worker, Le
     submit.request.prompt = a.given();
     submit.request.answered = a.attempt.answered;
   }
+  if (!a.sent.empty()) submit.request.sampling.prompt_logprobs = -1;  // the client has them
   if (leg != Leg::kWhole) submit.peer = leg == Leg::kPrefill ? a.attempt.decode : a.attempt.prefill;
   channel_.send(worker, std::move(submit));
 }
@@ -303,10 +321,11 @@ void RequestFlow::expired(ActiveRequest& a, Instant now) {
     fail(a, absl::DeadlineExceededError(absl::StrCat("out of time while ", to_string(a.state))), now);
   } else if (a.state == RequestState::kQueued && now >= a.queue_deadline) {
     const absl::Status& why = a.obstacle.ok() ? obstacle_ : a.obstacle;
-    if (a.wait == QueueWait::kAllItsTime && !absl::IsUnavailable(why)) {
+    const bool patient = a.wait == QueueWait::kAllItsTime || !a.sent.empty();
+    if (patient && !absl::IsUnavailable(why) && !absl::IsFailedPrecondition(why)) {
       a.queue_deadline = now + options_.admission_queue;
       queue_.erase({a.order, a.id()});
-      a.order = next_order_++;  // those behind it have waited for it long enough
+      if (a.sent.empty()) a.order = next_order_++;  // those behind it have waited for it long enough
       queue_.emplace(a.order, a.id());
       return rearm(a);
     }
@@ -347,10 +366,11 @@ Instant RequestFlow::next_deadline() const {
 // ---- ends ---------------------------------------------------------------------------------------
 
 void RequestFlow::attempt_lost(ActiveRequest& a, const std::string& why, Instant now) {
-  if (a.record.retries >= options_.max_retries) {
-    fail(a, absl::UnavailableError(absl::StrCat(why, "; tried ", a.record.retries + 1, " times")), now);
+  if (a.tries >= options_.max_retries) {
+    fail(a, absl::UnavailableError(absl::StrCat(why, "; tried ", a.tries + 1, " times")), now);
     return;
   }
+  ++a.tries;
   ++a.record.retries;
   ++counters_.retries;
   a.queue_deadline = std::max(a.queue_deadline, now + options_.admission_queue);

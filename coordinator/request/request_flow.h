@@ -14,7 +14,7 @@
 
 namespace baton::coordinator {
 
-// What happens when prefill or the KV hand-over fails and the client has no more than the first token.
+// What happens when prefill or the KV hand-over fails. (Of an answer that has moved: kLocal.)
 enum class PrefillFailure : uint8_t {
   kError,  // the request fails
   kLocal,  // one worker computes it whole; the verdict says so
@@ -28,6 +28,7 @@ struct FlowOptions {
   Duration dispatch_ack = timers::kDispatchAck;
   Duration request_total = timers::kRequestTotal;
   int32_t max_retries = 2;
+  Duration forgiven = std::chrono::seconds(30);  // a worker that has served an answer for so long, its loss
   PrefillFailure on_prefill_failure = PrefillFailure::kLocal;
   Duration refusal_pause = std::chrono::milliseconds(10);  // doubles with each refusal, up to 32 times
   Duration landing_grace = std::chrono::seconds(2);  // for the decode side's word after its source is lost
@@ -94,6 +95,7 @@ class RequestFlow {
     LoadSnapshot load;
     bool takes_requests = true;
     bool silent = false;
+    bool ends = false;  // it said so: nothing more for this life
   };
   struct PendingRelease {
     Instant due;

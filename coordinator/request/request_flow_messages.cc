@@ -103,6 +103,7 @@ void RequestFlow::on(const WorkerRef& worker, const StepReport& report, Instant 
 }
 
 void RequestFlow::on_sequence(const WorkerRef& worker, const SequenceTokens& tokens, Instant now) {
+  if (tokens.finish == FinishReason::kWorkerEnds) live(worker)->ends = true;
   const LedgerLeg* const leg = ledger_.find(tokens.request, worker);
   if (leg == nullptr || leg->state == LegState::kReleasing) {
     ++counters_.late_messages;  // on its way when the request ended here
@@ -114,7 +115,6 @@ void RequestFlow::on_sequence(const WorkerRef& worker, const SequenceTokens& tok
   }
   ActiveRequest& a = *active(tokens.request);
   if (tokens.finish == FinishReason::kWorkerEnds) {
-    live(worker)->takes_requests = false;  // until it is lost
     worker_left(a, tokens.leg, absl::StrCat("worker ", worker.name, " cannot go on: ", tokens.error), now);
   } else if (tokens.finish == FinishReason::kError || tokens.finish == FinishReason::kCancelled) {
     leg_failed(a, tokens.leg, tokens.error, now);
@@ -291,7 +291,7 @@ void RequestFlow::leg_failed(ActiveRequest& a, Leg leg, const std::string& error
 
 void RequestFlow::hand_over_failed(ActiveRequest& a, const std::string& reason, const std::string& error,
                                    Instant now) {
-  if (options_.on_prefill_failure == PrefillFailure::kError) {
+  if (options_.on_prefill_failure == PrefillFailure::kError && a.attempt.answered == 0) {
     fail(a, absl::UnavailableError(absl::StrCat(reason, ": ", error)), now);
     return;
   }

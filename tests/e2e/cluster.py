@@ -49,6 +49,10 @@ def pools(base, **settings):
     return {name: dict(pool, **settings) for name, pool in base.items()}
 
 
+# Answers wait for a worker for as long as a starved machine may take to bring one back.
+PATIENT = {"limits": {"queueWait": "60s"}}
+
+
 class Reply:
     def __init__(self, status, headers, body):
         self.status = status
@@ -180,6 +184,7 @@ class Cluster:
 
     def kill(self, name, sig=signal.SIGKILL):
         pid = self.process(name)["pid"]
+        assert pid > 0, "%s is between two lives" % name
         os.kill(pid, sig)
         return pid
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 
-from cluster import ANY, BINARY, STORIES, Cluster, RunningStream, manifest, need, pools
+from cluster import ANY, BINARY, PATIENT, STORIES, Cluster, RunningStream, manifest, need, pools
 
 need(STORIES)
 PROMPTS = ["Once upon a time", "Lily likes cats and dogs"]
@@ -17,7 +17,7 @@ SMALL = {"memory": "8Mi"}
 
 
 def group(tensor, pipeline, replicas=1):
-    return manifest(pools(ANY, parallel={"tensor": tensor, "pipeline": pipeline}, kv=SMALL, replicas=replicas))
+    return manifest(pools(ANY, parallel={"tensor": tensor, "pipeline": pipeline}, kv=SMALL, replicas=replicas), gateway=PATIENT)
 
 
 def stage_layers(cluster):
@@ -60,10 +60,9 @@ with Cluster(STORIES, group(2, 2)) as c:
         assert stream.flowing.wait(20)
         killed = time.monotonic()
         c.kill(victim)
-        assert stream.over(10), "the stream hangs after %s died" % victim
-        assert stream.ids == want_long[: stream.tokens], "other tokens after %s died" % victim
-        # It goes on in the next life of the group, unless that lets it wait for too long.
-        assert stream.tokens == 450 or stream.error and stream.ended - killed > 9, (stream.error, stream.tokens, stream.ended - killed)
+        assert stream.over(80), "the stream hangs after %s died" % victim
+        # It goes on in the next life of the group.
+        assert not stream.error and stream.ids == want_long, (stream.error, stream.tokens)
         print("kill -9 of %s: longest pause of the stream %.2f s" % (victim, max(b - a for a, b in zip(stream.times, stream.times[1:]))), flush=True)
 
         def new_life():
@@ -79,9 +78,8 @@ with Cluster(STORIES, group(2, 1)) as c:
     before = {n: c.process(n)["pid"] for n in ("any-0", "any-0.1")}
     c.kill("any-0.1", signal.SIGSTOP)
     stream = RunningStream(c, errors=(RuntimeError, OSError))  # needs the rank that is stopped
-    assert stream.over(30), "the stream hangs while a rank is stopped"
-    # Nothing of it was computed: an error, or all of it from the new life.
-    assert stream.tokens == 450 if stream.error is None else stream.tokens == 0, (stream.error, stream.tokens)
+    assert stream.over(80), "the stream hangs while a rank is stopped"
+    assert not stream.error and stream.ids == want_long, (stream.error, stream.tokens)
     c.wait_until(lambda: all(c.process(n)["pid"] not in (0, before[n]) and c.process(n)["state"] == "ready" for n in before), 20, "a new life")
     assert c.generate(PROMPTS[1], 40)[0] == want[1]
     text = urllib.request.urlopen("http://%s/metrics" % c.workers()[0]["metrics_address"]).read().decode()

@@ -1,5 +1,5 @@
 """kill -9 of either worker during a stream: it goes on, everybody else lives, the worker comes back as a new life."""
-from cluster import PREFILL_DECODE, STORIES, Cluster, RunningStream, manifest, need
+from cluster import PATIENT, PREFILL_DECODE, STORIES, Cluster, RunningStream, manifest, need
 
 need(STORIES)
 
@@ -25,7 +25,7 @@ def due(dead, before, path_meanwhile):
 
 
 def check(victim, survivor, path_meanwhile):
-    with Cluster(STORIES, manifest(PREFILL_DECODE)) as c:
+    with Cluster(STORIES, manifest(PREFILL_DECODE, gateway=PATIENT)) as c:
         want, _ = c.generate("Lily likes cats and dogs", 12)
         want_long, _ = c.generate("Once upon a time", 450, ignore_eos=True)
         before = {p["name"]: p["pid"] for p in c.ps()}
@@ -50,7 +50,7 @@ def check(victim, survivor, path_meanwhile):
             dead = life(c, victim)
             c.kill(victim)
             ask(dead, lost)  # perhaps before anybody noticed
-            assert stream.over(10), "the stream hangs after %s died" % victim
+            assert stream.over(80), "the stream hangs after %s died" % victim
             assert not stream.error and stream.ids == want_long, (stream.error, len(stream.ids))
             c.wait_until(lambda: life(c, victim) != dead, 5, "the death of %s is noticed" % victim)
             ask(dead, lost)  # while it is away, or just back

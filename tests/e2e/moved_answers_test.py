@@ -6,7 +6,7 @@ import os
 import random
 import threading
 
-from cluster import ANY, PREFILL_DECODE, STORIES, Cluster, manifest, need, pools
+from cluster import ANY, PATIENT, PREFILL_DECODE, STORIES, Cluster, manifest, need, pools
 
 need(STORIES)
 SEED = int(os.environ.get("BATON_SEED", random.randrange(1 << 30)))
@@ -17,7 +17,7 @@ TOKENS = 400
 PROMPTS = ["Once upon a time", "Lily likes cats and dogs. " * 6, "Tom had a red ball"]
 DRAWS = [{"temperature": 0}, {"temperature": 1, "seed": 7}, {"temperature": 0.8, "top_p": 0.9, "seed": 1}, {"temperature": 1.3, "top_k": 20, "seed": 2}, {"temperature": 1, "min_p": 0.1, "seed": 3}]
 CHANGES = [{}, {"presence_penalty": 0.7, "frequency_penalty": 0.3}, {"repetition_penalty": 1.2}, {"logit_bias": {"10": -5, "20": 2}}, {"logprobs": 3}, {"stop": ["zzz", "happy and"]},
-           {"ignore_eos": False, "min_tokens": 60}, {"echo": True}, {"n": 2}]
+           {"ignore_eos": False, "min_tokens": 60}, {"echo": True}, {"echo": True, "logprobs": 2}, {"n": 2}]
 
 
 def requests(rng):
@@ -84,8 +84,8 @@ def check(name, text, victims, want):
 
 with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as alone:
     WANT = {json.dumps(body): answer(alone, body) for body in requests(random.Random(SEED))}
-check("two that do everything", manifest(pools(ANY, replicas=2, kv=SMALL)), ["any-0", "any-1"], WANT)
-check("one that does everything, and comes back", manifest(pools(ANY, kv=SMALL)), ["any-0"], WANT)
-check("prefill and decode", manifest(pools(PREFILL_DECODE, kv=SMALL)), ["decode-0"], WANT)
-check("prefill and two decode", manifest({"prefill": {"role": "prefill", "kv": SMALL}, "decode": {"role": "decode", "replicas": 2, "kv": SMALL}}), ["decode-0", "decode-1", "prefill-0"], WANT)
-check("two groups", manifest({"a": {"role": "any", "kv": SMALL, "parallel": {"tensor": 2}}, "b": {"role": "any", "kv": SMALL, "parallel": {"pipeline": 2}}}), ["a-0", "a-0.1", "b-0", "b-0.1"], WANT)
+check("two that do everything", manifest(pools(ANY, replicas=2, kv=SMALL), gateway=PATIENT), ["any-0", "any-1"], WANT)
+check("one that does everything, and comes back", manifest(pools(ANY, kv=SMALL), gateway=PATIENT), ["any-0"], WANT)
+check("prefill and decode", manifest(pools(PREFILL_DECODE, kv=SMALL), gateway=PATIENT), ["decode-0"], WANT)
+check("prefill and two decode", manifest({"prefill": {"role": "prefill", "kv": SMALL}, "decode": {"role": "decode", "replicas": 2, "kv": SMALL}}, gateway=PATIENT), ["decode-0", "decode-1", "prefill-0"], WANT)
+check("two groups", manifest({"a": {"role": "any", "kv": SMALL, "parallel": {"tensor": 2}}, "b": {"role": "any", "kv": SMALL, "parallel": {"pipeline": 2}}}, gateway=PATIENT), ["a-0", "a-0.1", "b-0", "b-0.1"], WANT)

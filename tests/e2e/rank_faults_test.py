@@ -1,4 +1,4 @@
-"""kill -9 and SIGSTOP of each rank of a group while it idles, computes a prompt and decodes: streams go on exactly, or end, nobody hangs, the coordinator lives, the
+"""kill -9 and SIGSTOP of each rank of a group while it idles, computes a prompt and decodes: streams go on exactly, nobody hangs, the coordinator lives, the
 group is back as a new life with all blocks, and the next answer is exact. A stopped rank is never continued: its group does without.
     rank_faults_test.py [RUNS=1] [SEED]     runs of each (shape, rank, phase, fault); prints how long streams paused and when the group was back"""
 import os
@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 
-from cluster import ANY, STORIES, Cluster, RunningStream, manifest, need, pools
+from cluster import ANY, PATIENT, STORIES, Cluster, RunningStream, manifest, need, pools
 from witness import Witness
 
 MODEL = os.environ.get("BATON_SMOLLM2") or STORIES
@@ -19,7 +19,7 @@ print("seed %d (BATON_SEED replays), %d runs of each, %s" % (SEED, RUNS, os.path
 random.seed(SEED)
 
 SHORT = "Once upon a time"
-LONG = "Lily likes cats and dogs. " * (150 if MODEL != STORIES else 30)
+LONG = "Lily likes cats and dogs. " * (150 if MODEL != STORIES else 4)
 PREFILL_SECONDS = 0.5 if MODEL != STORIES else 0.01
 FAULTS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -49,10 +49,9 @@ def one(cluster, names, victim, phase, fault, want, witness):
     cluster.wait_until(new_life, 60, "the group is back after %s of %s in %s" % (fault, victim, phase))
     back = time.monotonic() - at
     if stream is not None:
-        assert stream.over(30), "the stream hangs after %s of %s in %s: %s" % (fault, victim, phase, witness.made_of(at, time.monotonic(), (victim,)))
+        assert stream.over(80), "the stream hangs after %s of %s in %s: %s" % (fault, victim, phase, witness.made_of(at, time.monotonic(), (victim,)))
         witness.done("the stream")
-        assert stream.tokens == stream.most or stream.error, "it ended after %d tokens without an error" % stream.tokens
-        assert stream.ids == want[stream.prompt][: stream.tokens], ("other tokens", stream.ids, want[stream.prompt])
+        assert not stream.error and stream.ids == want[stream.prompt], (stream.error, stream.ids, want[stream.prompt])
     assert cluster.process("coordinator")["pid"] == gateway
     assert cluster.generate(SHORT, 20)[0] == want[SHORT][:20]
     cluster.wait_idle(10)
@@ -72,7 +71,7 @@ TENSOR = 2 if MODEL == STORIES else 3  # what divides its heads
 for tensor, pipeline in ((1, 2), (TENSOR, 1)):
     shape = {"tensor": tensor, "pipeline": pipeline}
     names = ["any-0" if r == 0 else "any-0.%d" % r for r in range(tensor * pipeline)]
-    with Cluster(MODEL, manifest(pools(ANY, parallel=shape))) as c, Witness(c.processes) as witness:
+    with Cluster(MODEL, manifest(pools(ANY, parallel=shape), gateway=PATIENT)) as c, Witness(c.processes) as witness:
         assert c.generate(SHORT, 20)[0] == want[SHORT][:20]
         for fault in FAULTS:
             whole, pauses, back = [], [], []

@@ -181,6 +181,49 @@ TEST_F(FlowTest, AnswersGoOnWhenTheirWorkerSaysThatItEnds) {
   EXPECT_EQ(flow_.counters().retries, 1u);
 }
 
+// It keeps its place, and new requests wait behind it as they do for anybody's room.
+TEST_F(FlowTest, AMovedAnswerWaitsForRoomForAsLongAsItTakes) {
+  up("a0");
+  up("a1");
+  RecordingSink& client = submit(1, 40, 4);
+  const std::string first = channel_.submits.back().first.name;
+  const std::string second = first == "a0" ? "a1" : "a0";
+  accept(first, 1, Leg::kWhole);
+  tokens(first, 1, Leg::kWhole, {5, 6});
+  say(refs_[second], Pong{.load = {.blocks_free = 1, .blocks_active = 99}});
+  down(first);
+  RecordingSink& next = submit(2);
+  wait(seconds(10));
+  wait(seconds(10));
+  EXPECT_EQ(client.text(), "started(local) 5 6");
+  EXPECT_EQ(next.text(), "failed(RESOURCE_EXHAUSTED)");
+  say(refs_[second], Pong{.load = {.blocks_free = 50, .blocks_active = 50}});
+  accept(second, 1, Leg::kWhole);
+  tokens(second, 1, Leg::kWhole, {6, 7, 8}, FinishReason::kLength);
+  EXPECT_EQ(client.text(), "started(local) 5 6 7 8 finished(3 local)");
+  EXPECT_EQ(client.finished.verdict.moves, 1);
+}
+
+// A worker that has served for long is not blamed on the request.
+TEST_F(FlowTest, LossesLongAfterEachOtherAreForgiven) {
+  RecordingSink& client = submit(1, 40, 100);
+  for (uint64_t life = 1; life <= 5; ++life) {
+    up("a0", life);
+    accept("a0", 1, Leg::kWhole);
+    tokens("a0", 1, Leg::kWhole, life == 1 ? std::vector<TokenId>{5} : std::vector<TokenId>{5, 5});
+    wait(seconds(30));
+    down("a0");
+  }
+  EXPECT_EQ(client.text(), "started(local) 5 5 5 5 5");
+  for (uint64_t life = 6; life <= 7; ++life) {
+    up("a0", life);
+    accept("a0", 1, Leg::kWhole);
+    down("a0");
+  }
+  EXPECT_EQ(client.text(), "started(local) 5 5 5 5 5 failed(UNAVAILABLE)");
+  EXPECT_EQ(client.failed.verdict.moves, 6);
+}
+
 TEST_F(FlowTest, AMovedAnswerThatDiffersIsNotServed) {
   up("a0");
   up("a1");
@@ -196,13 +239,16 @@ TEST_F(FlowTest, AMovedAnswerThatDiffersIsNotServed) {
   EXPECT_EQ(flow_.counters().replay_mismatches, 1u);
 }
 
-TEST_F(FlowTest, AnAnswerGoesOnOnlyWithItsNumerics) {
+class MixedFlowTest : public FlowTest, public testing::WithParamInterface<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Of, MixedFlowTest, testing::Values("model", "numerics"));
+
+TEST_P(MixedFlowTest, AnAnswerGoesOnOnlyWithItsOwn) {
   up("a0");
   RecordingSink& client = submit(1);
   accept("a0", 1, Leg::kWhole);
   tokens("a0", 1, Leg::kWhole, {5, 6});
   WorkerDescription other = description("a1");
-  other.numerics_id = "m";
+  (GetParam() == "model" ? other.model_hash : other.numerics_id) = "other";
   flow_.on_worker_up(other, now_);
   refs_["a1"] = other.ref;
   down("a0");
@@ -219,7 +265,7 @@ TEST_F(FlowTest, AnAnswerGoesOnOnlyWithItsNumerics) {
   wait(seconds(10));
   EXPECT_EQ(client.text(), "started(local) 5 6 7 failed(UNAVAILABLE)");
   EXPECT_THAT(std::string(client.failed.status.message()),
-              HasSubstr("no worker is left with its numerics, n"));
+              HasSubstr("no worker is left with its model and numerics, n"));
 }
 
 TEST_F(FlowTest, PrefillWorkerLostAfterItsWorkIsNothingToTheStream) {
