@@ -30,9 +30,8 @@ struct Attempt {
   std::vector<TokenOutput> rest;
   FinishReason finish = FinishReason::kNone;
   int32_t answered = 0;  // tokens of the answer that its workers were given as part of the prompt
-  int32_t produced =
-      0;  // tokens of the answer up to here, given or checked (and passed on, unless sent before)
-  bool landed = false;  // the decode side said so
+  int32_t produced = 0;  // tokens of the answer so far: given, or checked (and passed on, unless sent before)
+  bool landed = false;   // the decode side said so
   bool decode_spoke = false;
 
   // As the prefill leg said with the first token.
