@@ -23,6 +23,8 @@ namespace {
 
 std::string_view kind_name(GrammarKind kind) {
   switch (kind) {
+    case GrammarKind::kNone:
+      return "none";
     case GrammarKind::kJsonSchema:
       return "json_schema";
     case GrammarKind::kRegex:
@@ -67,13 +69,13 @@ absl::StatusOr<std::unique_ptr<GrammarVocabulary>> GrammarVocabulary::create(
 }
 
 absl::StatusOr<std::unique_ptr<GrammarMatcher>> GrammarVocabulary::compile(
-    GrammarKind kind, std::string_view source, const GrammarLimits& limits) const {
+    const Grammar& grammar, const GrammarLimits& limits) const {
   const BatonGrammarLimits bounds{limits.source_bytes, limits.grammar_symbols, limits.lexer_states,
                                   limits.compile_fuel, limits.step_fuel,       limits.step_items};
   auto handle = std::make_unique<GrammarMatcher::Handle>();
   RETURN_IF_ERROR(rust_call([&](BatonBuffer* error) {
-    return baton_matcher_new(handle_->raw, to_bytes(kind_name(kind)), to_bytes(source), &bounds, &handle->raw,
-                             error);
+    return baton_matcher_new(handle_->raw, to_bytes(kind_name(grammar.kind)), to_bytes(grammar.source),
+                             &bounds, &handle->raw, error);
   }));
   return std::make_unique<GrammarMatcher>(std::move(handle));
 }

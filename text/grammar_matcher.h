@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/grammar.h"
 #include "base/ids.h"
 #include "base/status.h"
 #include "text/tokenizer.h"
@@ -13,12 +14,10 @@ namespace baton::text {
 
 class GrammarMatcher;
 
-enum class GrammarKind { kJsonSchema, kRegex, kLark };
-
 // Grammars come from users: bounds on what compiling and one step may cost. A bound reached is
 // kResourceExhausted or kInvalidArgument with the library's text.
 struct GrammarLimits {
-  uint64_t source_bytes = 1 << 20;
+  uint64_t source_bytes = Grammar::kMostBytes;
   uint64_t grammar_symbols = 500'000;
   uint64_t lexer_states = 250'000;
   uint64_t compile_fuel = 1'000'000;  // ~20 ms
@@ -26,7 +25,8 @@ struct GrammarLimits {
   uint64_t step_items = 50'000;
 };
 
-// The vocabulary of a model as constrained decoding needs it, made once per model. `logit_width` >= the
+// The vocabulary of a model as constrained decoding needs it, made once per model (90 ms and 3 MB for 49,152
+// tokens). `logit_width` >= the
 // tokenizer's vocabulary: masks have ceil(logit_width / 32) words, and tokens beyond the vocabulary are never
 // allowed. Does not keep the tokenizer. Immutable. Thread: any.
 class GrammarVocabulary {
@@ -38,7 +38,7 @@ class GrammarVocabulary {
   ~GrammarVocabulary();
   // Limits of the language (llguidance): no lookaround in expressions, JSON properties in the schema's order,
   // and parts of JSON schema that are refused with a message rather than ignored.
-  absl::StatusOr<std::unique_ptr<GrammarMatcher>> compile(GrammarKind kind, std::string_view source,
+  absl::StatusOr<std::unique_ptr<GrammarMatcher>> compile(const Grammar& grammar,
                                                           const GrammarLimits& limits = {}) const;
   size_t mask_words() const { return (static_cast<size_t>(logit_width_) + 31) / 32; }
 

@@ -1,4 +1,4 @@
-#include "text/grammar_matcher.h"
+#include "text/grammar_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -27,7 +27,7 @@ class GrammarTest : public ::testing::Test {
   void SetUp() override { SKIP_WITHOUT_SHARED_MODELS(); }
 
   std::unique_ptr<GrammarMatcher> compile(GrammarKind kind, std::string_view source) {
-    auto matcher = vocabulary_->compile(kind, source);
+    auto matcher = vocabulary_->compile({kind, std::string(source)});
     EXPECT_TRUE(matcher.ok()) << matcher.status();
     return *std::move(matcher);
   }
@@ -159,7 +159,7 @@ TEST_F(GrammarTest, RandomWalksInsideTheMaskGiveValidJson) {
 
 TEST_F(GrammarTest, RefusesBadGrammarsAndBounds) {
   const auto error = [&](GrammarKind kind, std::string_view source, const GrammarLimits& limits = {}) {
-    const auto matcher = vocabulary_->compile(kind, source, limits);
+    const auto matcher = vocabulary_->compile({kind, std::string(source)}, limits);
     return matcher.ok() ? std::string("accepted") : matcher.status().ToString();
   };
   EXPECT_THAT(error(GrammarKind::kJsonSchema, "{"), HasSubstr("grammar: json_schema: EOF"));
@@ -178,6 +178,27 @@ TEST_F(GrammarTest, RefusesBadGrammarsAndBounds) {
   EXPECT_FALSE(*matcher->accept(-1));
   EXPECT_FALSE(GrammarVocabulary::create(*model_.tokenizer, 100, model_.end_token_ids).ok());
   EXPECT_FALSE(GrammarVocabulary::create(*model_.tokenizer, kWidth, {}).ok());
+}
+
+TEST_F(GrammarTest, CacheLoadsOnceAndGivesMatchersAtTheStart) {
+  int loads = 0;
+  GrammarCache cache([&]() -> absl::StatusOr<std::unique_ptr<GrammarVocabulary>> {
+    if (++loads == 1) return absl::UnavailableError("no file yet");
+    return GrammarVocabulary::create(*model_.tokenizer, kWidth, model_.end_token_ids);
+  });
+  const Grammar yes = {GrammarKind::kRegex, "yes"};
+  EXPECT_THAT(cache.matcher(yes).status().ToString(), HasSubstr("no file yet"));
+  for (int time = 0; time < 3; ++time) {
+    auto matcher = cache.matcher(yes);
+    ASSERT_TRUE(matcher.ok()) << matcher.status();
+    feed(**matcher, "yes");
+    EXPECT_TRUE(allows(mask(**matcher), kEnd));
+  }
+  EXPECT_EQ(loads, 2);
+  EXPECT_FALSE(cache.matcher({GrammarKind::kRegex, "(a"}).ok());
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(cache.matcher({GrammarKind::kRegex, std::to_string(i)}).ok());
+  feed(**cache.matcher({GrammarKind::kLark, "start: \"yes\""}), "yes");
+  feed(**cache.matcher(yes), "yes");
 }
 
 }  // namespace

@@ -10,13 +10,14 @@
 
 #include "base/block_hash.h"
 #include "base/clock.h"
+#include "base/grammar.h"
 #include "base/ids.h"
 
 // What coordinator and worker say to each other, as plain values. transport/rpc carries them over gRPC, the
 // simulator hands them over as they are. Times are durations, never points: clocks differ between hosts.
 namespace baton {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
 enum class WorkerRole : uint8_t { kAny, kPrefill, kDecode };
 
@@ -59,6 +60,7 @@ struct GenerateRequest {
   // The last so many tokens of the prompt are the answer's: it goes on here after its worker was lost.
   // Sampling and `stop` count from the answer's start. Less than prompt and max_tokens.
   int32_t answered = 0;
+  Grammar grammar;  // of the answer
   friend bool operator==(const GenerateRequest&, const GenerateRequest&) = default;
 };
 

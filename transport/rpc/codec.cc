@@ -93,6 +93,9 @@ void encode_request(const GenerateRequest& from, wire::GenerateRequest& to) {
   encode_stop(from.stop, *to.mutable_stop());
   to.set_time_left_ns(nanoseconds(from.time_left));
   to.set_answered(from.answered);
+  if (from.grammar.empty()) return;
+  to.mutable_grammar()->set_kind(static_cast<wire::GrammarKind>(from.grammar.kind));
+  to.mutable_grammar()->set_source(from.grammar.source);
 }
 
 GenerateRequest decode_request(const wire::GenerateRequest& from, FieldCheck& check) {
@@ -107,6 +110,8 @@ GenerateRequest decode_request(const wire::GenerateRequest& from, FieldCheck& ch
   to.stop = decode_stop(from.stop(), check);
   to.time_left = check.duration("time_left_ns", from.time_left_ns());
   to.answered = check.in_range("answered", from.answered(), 0, kMaxPromptTokens);
+  to.grammar.kind = check.enumerator("grammar.kind", from.grammar().kind(), GrammarKind::kLark);
+  to.grammar.source = check.text("grammar.source", from.grammar().source(), Grammar::kMostBytes);
   return to;
 }
 

@@ -127,7 +127,7 @@ class RandomMessages {
 
   GenerateRequest request() {
     GenerateRequest r;
-    auto& [request_id, trace_id, tenant_salt, prompt, sampling_, stop_, time_left, answered] = r;
+    auto& [request_id, trace_id, tenant_salt, prompt, sampling_, stop_, time_left, answered, grammar] = r;
     request_id = id<RequestId>();
     trace_id = name().substr(0, 64);
     tenant_salt = text();
@@ -136,6 +136,7 @@ class RandomMessages {
     stop_ = stop();
     time_left = duration();
     answered = static_cast<int32_t>(rng_.below(prompt.size()));
+    if (flip()) grammar = {static_cast<GrammarKind>(1 + rng_.below(3)), text()};
     return r;
   }
 

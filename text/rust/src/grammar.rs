@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use llguidance::api::{ParserLimits, TopLevelGrammar};
-use llguidance::{Matcher, ParserFactory};
-use toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::{Logger, Matcher, ParserFactory};
+use toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 
 use crate::abi::Failure;
 use crate::tokenizer::TextTokenizer;
@@ -12,6 +12,8 @@ use crate::tokenizer::TextTokenizer;
 /// All tokens as bytes in a trie, as wide as the model's logits.
 pub struct Vocabulary {
     environment: TokEnv,
+    // With masks of the tokens that whole classes of expressions allow: tens of milliseconds to make.
+    factory: ParserFactory,
 }
 
 /// Field order is the ABI (rust_abi.h).
@@ -58,7 +60,10 @@ impl Vocabulary {
             }
         }
         let trie = TokTrie::from(&TokRxInfo::new(width as u32, end[0]), &words).with_eos_tokens(end);
-        Ok(Vocabulary { environment: Arc::new(ApproximateTokEnv::new(trie)) })
+        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let factory = ParserFactory::new_simple(&environment)
+            .map_err(|e| Failure::invalid(format!("grammar: vocabulary: {e}")))?;
+        Ok(Vocabulary { environment, factory })
     }
 
     /// `kind`: json_schema, regex or lark.
@@ -75,9 +80,7 @@ impl Vocabulary {
             return Err(Failure::invalid(format!("grammar: unknown kind \"{kind}\"")));
         }
         let grammar = TopLevelGrammar::from_tagged_str(kind, source).map_err(|e| failed(e.to_string()))?;
-        let mut factory = ParserFactory::new_simple(&self.environment).map_err(|e| failed(e.to_string()))?;
-        factory.quiet();
-        *factory.limits_mut() = ParserLimits {
+        let limits = ParserLimits {
             max_grammar_size: limits.grammar_symbols as usize,
             max_lexer_states: limits.lexer_states as usize,
             initial_lexer_fuel: limits.compile_fuel,
@@ -86,7 +89,12 @@ impl Vocabulary {
             verbose_errors: false,
             ..ParserLimits::default()
         };
-        let matcher = Matcher::new(factory.create_parser(grammar));
+        let matcher = Matcher::new(self.factory.create_parser_from_init_ext(
+            GrammarInit::Serialized(grammar),
+            Logger::new(0, 0),
+            InferenceCapabilities::default(),
+            limits,
+        ));
         match matcher.get_error() {
             Some(error) => Err(failed(error)),
             None => {
