@@ -22,6 +22,7 @@
 #include "kernels/cuda/device_name.h"
 #include "kernels/device.h"
 #include "kernels/self_check.h"
+#include "text/model_text.h"
 #include "transport/data/device_data_plane.h"
 #include "transport/data/host_id.h"
 #include "transport/data/process_data_plane.h"
@@ -322,8 +323,20 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
     followers.links = &group->links();
     followers.plans = plans.get();
   }
-  runner = std::make_unique<worker::ModelRunner>(*model, clock, followers);
+  masks = make_masks();
+  runner = std::make_unique<worker::ModelRunner>(*model, clock, followers, masks.get());
   return make_engine();
+}
+
+// Of the model's text a worker needs the vocabulary, and that only for grammars.
+std::unique_ptr<worker::TokenMasks> WorkerParts::make_masks() const {
+  return std::make_unique<worker::GrammarMasks>(
+      [path = manifest.model_source, width = static_cast<int32_t>(model->spec().vocab_size)]()
+          -> absl::StatusOr<std::unique_ptr<text::GrammarVocabulary>> {
+        ASSIGN_OR_RETURN(const text::ModelText text, text::load_model_text(path));
+        return text::GrammarVocabulary::create(*text.tokenizer, std::max(width, text.tokenizer->vocab_size()),
+                                               text.end_token_ids);
+      });
 }
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> WorkerParts::make_backend(

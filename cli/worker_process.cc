@@ -5,6 +5,7 @@
 //   progress   worker/kv_transfer/kv_exchange_agent   connections to peers, transfers
 //   copier     worker/kv_transfer/host_copier         KV blocks in host memory
 //   control    worker/control                         which coordinator owns which request
+//   grammar    worker/grammar                         nothing: compiles what requests bring
 //   http       coordinator/gateway/http_server        /metrics, /live, /ready of this worker
 //   results    worker/parallel/result_outbox          a pipeline's logits on their way to rank 0
 //   pulse      worker/parallel/rank_pulse             what the ranks of a group said with their last beat
@@ -173,7 +174,8 @@ struct WorkerProcess {
   std::unique_ptr<transport::CertificateWatch> certificates;
   Metrics metrics{MetricProcess::kWorker};
   std::unique_ptr<worker::EngineLoop> loop;
-  std::unique_ptr<worker::RankPulse> pulse;  // of a group
+  std::unique_ptr<worker::RankPulse> pulse;         // of a group
+  std::unique_ptr<worker::GrammarThread> grammars;  // of rank 0
   std::unique_ptr<coordinator::HttpServer> http;
   std::atomic<bool> engine_over = false;
   std::atomic<bool> given_up =
@@ -225,6 +227,8 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
       .advertise = parts->addresses.control_host,
       .join = parts->join,
       .security = security_of(parts->manifest.control, ControlSide::kWorker)};
+  grammars = std::make_unique<worker::GrammarThread>(
+      *parts->masks, [this](RequestId request) { control->on_grammar(request); });
   worker::WorkerControlParts control_parts{
       .engine = *parts->mailbox,
       .engine_status = [this] { return loop->status(); },
@@ -238,6 +242,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
                          std::string(why.message()).c_str());
             ::kill(::getpid(), SIGTERM);
           },
+      .compile = [this](RequestId id, const Grammar& g) { return grammars->compile(id, g); },
       .clock = parts->clock};
   ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
   return absl::OkStatus();
@@ -353,6 +358,7 @@ int WorkerProcess::run(int report_fd) {
     engine_over = true;
     if (!engine_end.ok()) ::kill(::getpid(), SIGTERM);  // this life is over: the supervisor starts another
   });
+  AgentThread grammar_thread("grammar", [this](std::stop_token) { grammars->run(); });
   AgentThread control_thread("control", [this](std::stop_token stop) { control->run(stop); });
   AgentThread http_thread("http", [this](std::stop_token) { http->run(); });
 
@@ -374,6 +380,8 @@ int WorkerProcess::run(int report_fd) {
   progress.join();
   http_thread.join();
   control_thread.join();
+  grammars->close();
+  grammar_thread.join();
   log_info("worker stopped", {{"why", !engine_end.ok() ? engine_end.ToString()
                                       : given_up       ? "its life was given up"
                                                        : "asked to"}});

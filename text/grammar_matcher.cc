@@ -77,10 +77,11 @@ absl::StatusOr<std::unique_ptr<GrammarMatcher>> GrammarVocabulary::compile(
     return baton_matcher_new(handle_->raw, to_bytes(kind_name(grammar.kind)), to_bytes(grammar.source),
                              &bounds, &handle->raw, error);
   }));
-  return std::make_unique<GrammarMatcher>(std::move(handle));
+  return std::make_unique<GrammarMatcher>(std::move(handle), mask_words());
 }
 
-GrammarMatcher::GrammarMatcher(std::unique_ptr<Handle> handle) : handle_(std::move(handle)) {}
+GrammarMatcher::GrammarMatcher(std::unique_ptr<Handle> handle, size_t mask_words)
+    : handle_(std::move(handle)), mask_words_(mask_words) {}
 GrammarMatcher::~GrammarMatcher() = default;
 
 absl::Status GrammarMatcher::fill_mask(std::span<uint32_t> words) {
@@ -119,7 +120,7 @@ absl::StatusOr<std::unique_ptr<GrammarMatcher>> GrammarMatcher::copy() const {
   auto handle = std::make_unique<Handle>();
   RETURN_IF_ERROR(
       rust_call([&](BatonBuffer* error) { return baton_matcher_copy(handle_->raw, &handle->raw, error); }));
-  return std::make_unique<GrammarMatcher>(std::move(handle));
+  return std::make_unique<GrammarMatcher>(std::move(handle), mask_words_);
 }
 
 }  // namespace baton::text

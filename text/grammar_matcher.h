@@ -55,8 +55,9 @@ class GrammarVocabulary {
 class GrammarMatcher {
  public:
   struct Handle;
-  explicit GrammarMatcher(std::unique_ptr<Handle> handle);
+  GrammarMatcher(std::unique_ptr<Handle> handle, size_t mask_words);
   ~GrammarMatcher();
+  size_t mask_words() const { return mask_words_; }  // that fill_mask() wants
   // Bit i of word i/32: token i may come next. Once stopped, only end tokens are left.
   absl::Status fill_mask(std::span<uint32_t> words);
   // False: the grammar does not allow this token here; the state is as before.
@@ -71,6 +72,7 @@ class GrammarMatcher {
 
  private:
   std::unique_ptr<Handle> handle_;
+  size_t mask_words_;
 };
 
 }  // namespace baton::text

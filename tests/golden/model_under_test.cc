@@ -53,7 +53,8 @@ absl::StatusOr<std::unique_ptr<ModelUnderTest>> ModelUnderTest::open(const std::
   t->runner_ = std::make_unique<worker::ModelRunner>(
       t->model(), t->clock_,
       worker::ModelRunner::Group{links, t->plans_.get(), setup.micro_batches, setup.micro_batch_rows,
-                                 setup.full_logits});
+                                 setup.full_logits},
+      setup.masks);
   for (int rank = 1; rank < setup.shape.ranks(); ++rank)
     t->followers_.emplace_back([engine = t.get(), rank] { engine->follow(rank); });
   t->free_all_blocks();

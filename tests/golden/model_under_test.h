@@ -42,7 +42,8 @@ struct EngineSetup {
   worker::ParallelShape shape;
   int micro_batches = 4;
   int32_t micro_batch_rows = 32;
-  bool full_logits = true;  // false: ranks send candidates where they are enough
+  worker::TokenMasks* masks = nullptr;  // of answers with a grammar
+  bool full_logits = true;              // false: ranks send candidates where they are enough
   // Where the KV of a rank lies (default: memory of its own), and who hears of a follower's layers.
   std::function<std::span<std::byte>(int rank, size_t bytes)> pool;
   std::function<void(int rank, int layer, const worker::BatchRows& rows)> on_layer;

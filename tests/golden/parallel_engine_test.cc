@@ -44,8 +44,38 @@ GenerateRequest make_request(int i, Rng& rng) {
   if (i % 7 == 4) s.logit_bias = {{11, 2.5f}, {12, -100.0f}, {499, 1.0f}};
   if (i % 7 == 5) s.min_p = 0.01f;
   if (i % 11 == 6) s.temperature = 2, s.top_k = 300;
+  if (i % 5 == 4) request.grammar = {GrammarKind::kLark, std::string(static_cast<size_t>(i), 'x')};
   return request;
 }
+
+// A language that is easily told from any other: which tokens may come depends on how many there are and on
+// the last one; some answers must end.
+class Rings final : public worker::TokenMasks {
+  struct Ring final : worker::TokenMask {
+    explicit Ring(uint64_t s) : salt(s), words((kVocab + 31) / 32) {}
+    absl::StatusOr<Allowed> after(std::span<const TokenId> answer) override {
+      const TokenId last = answer.empty() ? 0 : answer.back();
+      Rng rng(salt + answer.size() * 1000 + static_cast<uint64_t>(last));
+      for (uint32_t& word : words) word = static_cast<uint32_t>(rng.next() & rng.next());
+      const bool ends = answer.size() >= 5 + salt % 7;
+      if (ends) std::ranges::fill(words, 0u);
+      if (ends) words[0] = 1u << 7;
+      return Allowed{.words = words, .only_ends = ends};
+    }
+    const uint64_t salt;
+    std::vector<uint32_t> words;
+  };
+
+ public:
+  static bool allows(const Grammar& grammar, std::span<const TokenId> answer, TokenId token) {
+    Ring ring(grammar.source.size());
+    const auto allowed = ring.after(answer);
+    return (allowed->words[static_cast<size_t>(token) / 32] >> (token % 32) & 1) != 0;
+  }
+  absl::StatusOr<std::unique_ptr<worker::TokenMask>> begin(const Grammar& grammar) override {
+    return std::make_unique<Ring>(grammar.source.size());
+  }
+};
 
 class Served {
  public:
@@ -112,6 +142,8 @@ EngineSetup group_setup() {
 TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
   const testing::RandomFile model(small_model());
   EngineSetup setup = group_setup();
+  Rings rings;
+  setup.masks = &rings;
   std::map<uint64_t, Stream> want;
   // The shape, and how many plans are in flight.
   for (const auto& [shape, plans] : std::vector<std::pair<ParallelShape, int>>{{{1, 1}, 1},
@@ -136,6 +168,16 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
     for (const auto& [id, stream] : want)
       EXPECT_TRUE(got.at(id) == stream) << "request " << id << " over tensor " << shape.tensor << " pipeline "
                                         << shape.pipeline << " with " << plans << " plans in flight";
+  }
+  Rng rng(42);
+  for (int i = 0; i < kRequests; ++i) {
+    const GenerateRequest request = make_request(i, rng);
+    std::vector<TokenId> answer;
+    for (const TokenOutput& output : want.at(request.id.value()).tokens) {
+      if (!request.grammar.empty())
+        EXPECT_TRUE(Rings::allows(request.grammar, answer, output.token)) << "request " << i;
+      answer.push_back(output.token);
+    }
   }
 }
 

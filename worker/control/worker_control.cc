@@ -58,6 +58,7 @@ void WorkerControl::publish(std::vector<WorkerMessage>& messages) {
 }
 
 void WorkerControl::on_peer(const PeerReport& report) { (void)mailbox_.post(report); }
+void WorkerControl::on_grammar(RequestId request) { (void)mailbox_.post(Compiled{request}); }
 void WorkerControl::begin_drain() { (void)mailbox_.post(Drain{}); }
 
 void WorkerControl::run(std::stop_token stop) {
@@ -172,16 +173,44 @@ void WorkerControl::on_submit(const std::string& coordinator, const Submit& subm
   // Also a second Submit of the same coordinator: the engine's Released would be taken for the new one's.
   if (owners_.contains(id)) return refuse(RefuseReason::kInvalid, "the request is here already");
   if (draining_) return refuse(RefuseReason::kDraining, "this worker drains");
-  if (!waiting_.empty() || !parts_.engine.post(CoordinatorMessage(submit)))
+  if (!waiting_.empty() || (!hold(submit) && !parts_.engine.post(CoordinatorMessage(submit))))
     return refuse(RefuseReason::kOverloaded, "the engine's mailbox is full");
   owners_[id] = coordinator;
   coordinators_.at(coordinator).requests.insert(id);
 }
 
-void WorkerControl::on_release(const std::string& coordinator, const Release& release) {
+// Whether it waits for its grammar.
+bool WorkerControl::hold(const Submit& submit) {
+  const GenerateRequest& request = submit.request;
+  if (request.grammar.empty() || !parts_.compile || !parts_.compile(request.id, request.grammar))
+    return false;
+  held_.emplace(request.id, Held{submit});
+  return true;
+}
+
+void WorkerControl::on(const Compiled& compiled, Instant) {
+  const auto held = held_.find(compiled.request);
+  if (held == held_.end()) return;
+  const bool released = held->second.released;
+  post(CoordinatorMessage(std::move(held->second.submit)));
+  held_.erase(held);
+  if (released) post(CoordinatorMessage(Release{compiled.request}));
+}
+
+// Behind its Submit.
+void WorkerControl::release(RequestId request) {
+  const auto held = held_.find(request);
+  if (held != held_.end()) {
+    held->second.released = true;
+  } else {
+    post(CoordinatorMessage(Release{request}));
+  }
+}
+
+void WorkerControl::on_release(const std::string& coordinator, const Release& said) {
   // Unknown: it was Released already, and that message is ahead of this one's answer.
-  const auto owner = owners_.find(release.request);
-  if (owner != owners_.end() && owner->second == coordinator) post(CoordinatorMessage(release));
+  const auto owner = owners_.find(said.request);
+  if (owner != owners_.end() && owner->second == coordinator) release(said.request);
 }
 
 void WorkerControl::on(const transport::MembershipEvent& event, Instant) {
@@ -308,7 +337,7 @@ void WorkerControl::post_waiting() {
 void WorkerControl::abandon_requests(Coordinator& coordinator) {
   for (const RequestId request : coordinator.requests) {
     owners_[request].clear();
-    post(CoordinatorMessage(Release{request}));
+    release(request);
   }
   coordinator.requests.clear();
 }

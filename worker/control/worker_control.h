@@ -35,6 +35,9 @@ struct WorkerControlParts {
   std::function<bool(const WorkerDescription&)> connect_peer;  // false: too much waits there
   std::function<bool(const WorkerRef&)> fence_peer;
   std::function<void(const absl::Status&)> on_fenced;  // this life of the worker is over
+  // Compiles a grammar, then on_grammar() is called with the request; false: it will not be called. May be
+  // null.
+  std::function<bool(RequestId, const Grammar&)> compile = nullptr;
   const Clock& clock;
 };
 
@@ -44,10 +47,11 @@ struct WorkerControlParts {
 // timers::kDead, has its requests released; silence counts only while this process listens. Coordinators that
 // are connected at the same time must share one hash key.
 //
-// Thread: run() is the control thread and owns all state; publish(), on_peer(), begin_drain(): any. Owns the
-// control server and the membership client. Errors: start() when a port or certificate is no good; a stream
-// that misbehaves is closed; a full engine mailbox refuses the submit (kOverloaded), everything else waits
-// here for room.
+// Thread: run() is the control thread and owns all state; publish(), on_peer(), on_grammar(), begin_drain():
+// any. Owns the control server and the membership client. Errors: start() when a port or certificate is no
+// good; a stream that misbehaves is closed; a full engine mailbox refuses the submit (kOverloaded),
+// everything else waits here for room. A request with a grammar waits until that is compiled, and what is
+// said of it behind it.
 class WorkerControl {
  public:
   static absl::StatusOr<std::unique_ptr<WorkerControl>> start(const WorkerControlOptions& options,
@@ -59,6 +63,7 @@ class WorkerControl {
   // coordinator.
   void publish(std::vector<WorkerMessage>& messages);
   void on_peer(const PeerReport& report);
+  void on_grammar(RequestId request);
   // Refuses new requests from now on and says so; the coordinator sends none. Leaves the membership.
   void begin_drain();
   bool joined() const { return membership_ && membership_->joined(); }
@@ -70,8 +75,11 @@ class WorkerControl {
     std::vector<WorkerMessage> messages;
   };
   struct Drain {};
-  using Event =
-      std::variant<transport::ControlServerEvent, transport::MembershipEvent, Published, PeerReport, Drain>;
+  struct Compiled {
+    RequestId request;
+  };
+  using Event = std::variant<transport::ControlServerEvent, transport::MembershipEvent, Published, PeerReport,
+                             Drain, Compiled>;
   struct Coordinator {
     transport::StreamId stream;
     bool connected = false;
@@ -87,18 +95,21 @@ class WorkerControl {
   void on(Published& published, Instant now);
   void on(const PeerReport& report, Instant now);
   void on(const Drain&, Instant now);
+  void on(const Compiled& compiled, Instant now);
   void on_opened(const transport::CoordinatorOpened& opened, Instant now);
   void on_closed(const transport::CoordinatorClosed& closed, Instant now);
   void disconnected(const std::string& id, Coordinator& coordinator);
   void on_said(const std::string& coordinator, transport::StreamId stream, const CoordinatorMessage& message);
   void on_submit(const std::string& coordinator, const Submit& submit);
-  void on_release(const std::string& coordinator, const Release& release);
+  void on_release(const std::string& coordinator, const Release& said);
   Pong pong(uint64_t number) const;
   void send_step(const StepReport& report);
   void note_blocks(const StepReport& report);
   void send_cached_blocks(transport::StreamId stream);
   void send_all(const WorkerMessage& message);
   void send_to_owner(RequestId request, const WorkerMessage& message);
+  bool hold(const Submit& submit);
+  void release(RequestId request);
   void post(EngineCommand command);
   void post_waiting();
   void abandon_requests(Coordinator& coordinator);
@@ -114,8 +125,13 @@ class WorkerControl {
   std::map<WorkerRef, std::string> lanes_;                // of connected peers
   std::map<RequestId, std::string> owners_;  // of every request that is not Released; "" = nobody
   std::deque<EngineCommand> waiting_;        // for room in the engine's mailbox
-  absl::flat_hash_set<BlockHash> cached_;    // stored and not evicted, under the current key
-  HashKey engine_key_;                       // the key of `cached_`
+  struct Held {
+    Submit submit;
+    bool released = false;  // meanwhile
+  };
+  std::map<RequestId, Held> held_;         // until their grammars are compiled
+  absl::flat_hash_set<BlockHash> cached_;  // stored and not evicted, under the current key
+  HashKey engine_key_;                     // the key of `cached_`
   StepId last_step_;
   Instant last_turn_{};
   bool draining_ = false;

@@ -24,7 +24,7 @@ bool penalises(const SamplingParams& s) {
 }  // namespace
 
 bool DeviceDraw::draws(const GenerateRequest& request, int64_t vocab_size) {
-  if (request.sampling.logprobs > DrawReport::kMostTop) return false;
+  if (request.sampling.logprobs > DrawReport::kMostTop || !request.grammar.empty()) return false;
   std::vector<TokenId> ids;
   for (const auto& [id, bias] : request.sampling.logit_bias) {
     if (id < 0 || id >= vocab_size || std::isnan(bias)) return false;

@@ -42,11 +42,12 @@ absl::Status name_step(const StepPlan& plan, const absl::Status& status) {
 
 }  // namespace
 
-ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& group)
+ModelRunner::ModelRunner(LlamaModel& model, const Clock& clock, const Group& group, TokenMasks* masks)
     : model_(model),
       clock_(clock),
       vocab_(model.spec().vocab_size),
       group_(group),
+      masks_(masks),
       device_draws_(model.backend().draws() && model.part().shape.ranks() == 1 && !group.full_logits),
       ranks_draw_(model.part().shape.ranks() > 1 && !group.full_logits),
       draw_(model.spec().vocab_size),
@@ -191,7 +192,7 @@ void ModelRunner::feed(const PlannedRows& rows, int32_t row) {
 // The last of the piece's logit rows is the one to draw from; those of prompt logprobs are read here.
 void ModelRunner::describe_draws(const PlannedRows& rows) {
   rows_.draws.resize(rows_.logit_rows.size());
-  if (rows.sample && tokens_valid(rows))
+  if (rows.sample && rows.sequence->request.grammar.empty() && tokens_valid(rows))
     rows_.draws.back() = draw_.describe(sampler_input(rows), rows.fed_by >= 0 ? 1 : 0, rows_.changes);
 }
 
@@ -244,8 +245,20 @@ SamplerInput ModelRunner::sampler_input(const PlannedRows& rows) const {
   return input;
 }
 
+// What may follow the answer so far. A sequence has one row a step: nobody else uses its mask.
+absl::Status ModelRunner::constrain(const Sequence& sequence, SamplerInput& input) const {
+  if (sequence.request.grammar.empty()) return absl::OkStatus();
+  if (sequence.mask == nullptr) {
+    if (masks_ == nullptr) return absl::UnimplementedError("this worker knows no grammars");
+    ASSIGN_OR_RETURN(sequence.mask, masks_->begin(sequence.request.grammar));
+  }
+  ASSIGN_OR_RETURN(input.allowed, sequence.mask->after(input.tokens.subspan(input.prompt_tokens)));
+  return absl::OkStatus();
+}
+
 // What rank 0 wants of the row's logits, and how the ranks that have them are to draw it or to change them.
 void ModelRunner::plan_draw(const PlannedRows& rows) {
+  if (!rows.sequence->request.grammar.empty()) return;
   const SamplerInput input = sampler_input(rows);
   int32_t keep = samplers_[0].needs(input);
   if (samplers_[0].draws_from_all(input)) keep = BatchRows::kDrawn;
@@ -279,6 +292,7 @@ absl::Status ModelRunner::sample_last(const PlannedRows& rows, size_t logit, Sam
   if (!candidates.empty()) return sampler.sample_from(candidates, input, out.token.emplace());
   input.logits = step_.logits(logit);
   input.maxima = step_.maxima(logit);
+  RETURN_IF_ERROR(constrain(*rows.sequence, input));
   return sampler.sample(input, out.token.emplace());
 }
 

@@ -20,14 +20,15 @@ namespace baton::worker {
 // Runs the scheduler's plans on a model: lays the planned rows out as one batch, runs the forward pass, draws
 // a token for every sequence whose last row was computed, scores prompt tokens where they were asked for.
 // As rank 0 of a group it first tells the others what the step computes (`group`); a group of one is told
-// nothing, by the same code. As rank 0 of a pipeline it may start up to kMostPlans before it finishes the
-// first: start() returns when its own stage is computed. With a backend that
-// feeds_back() a second plan may be started behind the first, whose rows that one may feed (docs/adr/0018):
-// start() returns when it is launched. Borrows the model and the clock (which only measures
-// StepResult::duration). Owns batch arrays and logits; after the first steps of the largest kind nothing is
-// allocated but the lists of logprobs that a request asked for. Thread: engine. Errors: run() returns a
-// device error, which concerns the whole step; what is wrong with one sequence (logits not finite, a token
-// outside the vocabulary, absurd bias) is SampledRow::error of that sequence, and the others go on.
+// nothing, by the same code. Tokens of answers with a grammar are drawn from whole rows, on the host. As rank
+// 0 of a pipeline it may start up to kMostPlans before it finishes the first: start() returns when its own
+// stage is computed. With a backend that feeds_back() a second plan may be started behind the first, whose
+// rows that one may feed (docs/adr/0018): start() returns when it is launched. Borrows the model and the
+// clock (which only measures StepResult::duration). Owns batch arrays and logits; after the first steps of
+// the largest kind nothing is allocated but the lists of logprobs that a request asked for. Thread: engine.
+// Errors: run() returns a device error, which concerns the whole step; what is wrong with one sequence
+// (logits not finite, a token outside the vocabulary, absurd bias) is SampledRow::error of that sequence, and
+// the others go on.
 class ModelRunner final : public StepExecutor {
  public:
   // The other ranks, and how they are spoken to; nothing for a worker of one rank. Borrowed.
@@ -42,7 +43,8 @@ class ModelRunner final : public StepExecutor {
   static constexpr size_t kMostPlans = 8;
 
   ModelRunner(LlamaModel& model, const Clock& clock) : ModelRunner(model, clock, Group()) {}
-  ModelRunner(LlamaModel& model, const Clock& clock, const Group& group);
+  // `masks`, borrowed: of answers with a grammar; none: such sequences end with an error.
+  ModelRunner(LlamaModel& model, const Clock& clock, const Group& group, TokenMasks* masks = nullptr);
 
   absl::Status start(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
   absl::Status finish(const StepPlan& plan, const LayerListener& on_layer, StepResult& result) override;
@@ -77,6 +79,7 @@ class ModelRunner final : public StepExecutor {
                             SampledRow& out) const;
   void plan_draw(const PlannedRows& rows);
   SamplerInput sampler_input(const PlannedRows& rows) const;
+  absl::Status constrain(const Sequence& sequence, SamplerInput& input) const;
   absl::Status sample_last(const PlannedRows& rows, size_t logit, Sampler& sampler, SampledRow& out) const;
   int micro_batches() const;
   bool tokens_valid(const PlannedRows& rows) const;
@@ -88,6 +91,7 @@ class ModelRunner final : public StepExecutor {
   size_t vocab_;
   std::vector<Sampler> samplers_;  // one for each of the backend's host threads
   const Group group_;
+  TokenMasks* const masks_;
   const bool device_draws_, ranks_draw_;
   DeviceDraw draw_;
   RankStep step_;

@@ -27,8 +27,21 @@ bool adjusts(const SamplerInput& input) {
   const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
   const bool masks = generated < input.stop->min_tokens &&
                      !(input.stop->end_token_ids.empty() && input.stop->stop_token_ids.empty());
-  return masks || s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f ||
-         !s.logit_bias.empty();
+  return masks || !input.allowed.words.empty() || s.repetition_penalty != 1.0f ||
+         s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f || !s.logit_bias.empty();
+}
+
+// `to`: the logits of allowed tokens, the others masked.
+void copy_allowed(std::span<const float> logits, std::span<const uint32_t> allowed, float* to) {
+  for (size_t begin = 0; begin < logits.size(); begin += 32) {
+    const uint32_t word = begin / 32 < allowed.size() ? allowed[begin / 32] : 0;
+    const size_t count = std::min<size_t>(32, logits.size() - begin);
+    if (word == 0) {
+      std::fill_n(to + begin, count, kMasked);
+      continue;
+    }
+    for (size_t i = 0; i < count; ++i) to[begin + i] = (word >> i & 1) != 0 ? logits[begin + i] : kMasked;
+  }
 }
 
 bool is_greedy(const SamplingParams& sampling) { return !(sampling.temperature >= kGreedyBelow); }
@@ -144,7 +157,11 @@ double Sampler::report(std::span<const float> logits, const Scan& scan, int32_t 
 absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input) {
   const SamplingParams& s = *input.sampling;
   if (!adjusts(input)) return input.logits;
-  std::copy(input.logits.begin(), input.logits.end(), adjusted_.begin());
+  if (input.allowed.words.empty()) {
+    std::copy(input.logits.begin(), input.logits.end(), adjusted_.begin());
+  } else {
+    copy_allowed(input.logits, input.allowed.words, adjusted_.data());
+  }
   RETURN_IF_ERROR(mask_and_bias(input));
   if (s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f)
     penalise(input);
@@ -160,7 +177,7 @@ absl::Status Sampler::mask_and_bias(const SamplerInput& input) {
     adjusted_[id] += bias;
   }
   const auto generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
-  if (generated >= input.stop->min_tokens) return absl::OkStatus();
+  if (generated >= input.stop->min_tokens || input.allowed.only_ends) return absl::OkStatus();
   for (const auto* ids : {&input.stop->end_token_ids, &input.stop->stop_token_ids})
     for (const TokenId id : *ids)
       if (id >= 0 && static_cast<size_t>(id) < vocab_) adjusted_[id] = kMasked;
@@ -186,11 +203,11 @@ void Sampler::select_above(std::span<const float> logits, float floor) {
 
 void Sampler::select_top(std::span<const float> logits, size_t k) {
   // The k-th largest block maximum cannot be above the k-th largest logit.
-  float floor = kMasked;
+  float floor = std::numeric_limits<float>::lowest();  // not what is masked
   if (k <= block_max_.size()) {
     ranked_.assign(block_max_.begin(), block_max_.end());
     std::nth_element(ranked_.begin(), ranked_.begin() + (k - 1), ranked_.end(), std::greater<>());
-    floor = ranked_[k - 1];
+    floor = std::max(floor, ranked_[k - 1]);
   }
   select_above(logits, floor);
   candidates_.clear();

@@ -9,6 +9,7 @@
 #include "transport/messages/messages.h"
 #include "worker/model/candidates.h"
 #include "worker/model/token_weights.h"
+#include "worker/schedule/token_mask.h"
 
 namespace baton::worker {
 
@@ -21,10 +22,12 @@ struct SamplerInput {
   const SamplingParams* sampling = nullptr;
   const StopParams* stop = nullptr;
   std::span<const float> maxima;  // of the logits as LogitRows has them, or nothing: not known yet
+  TokenMask::Allowed allowed;     // by the answer's grammar; no words: everything
 };
 
 // Draws tokens from logits: a pure function of its input, the same on every machine and in any batch (design
-// I1). Order, as in vLLM: end and stop ids masked while fewer than min_tokens are out; logit bias; repetition
+// I1). Order, as in vLLM: what the grammar does not allow masked; end and stop ids masked while fewer than
+// min_tokens are out (unless the grammar allows nothing else); logit bias; repetition
 // penalty (prompt and output; positive logits divided, others multiplied), frequency and presence penalty
 // (output); temperature; top-k; min-p; top-p (of what top-k and min-p leave, renormalised); draw with
 // uniform(seed, position). Temperature below 1e-5 is greedy. Ties go to the lower id, in the argmax and at

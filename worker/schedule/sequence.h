@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "base/block_hash.h"
 #include "transport/messages/messages.h"
 #include "worker/kv_cache/host_copies.h"
+#include "worker/schedule/token_mask.h"
 
 namespace baton::worker {
 
@@ -45,6 +47,9 @@ struct Sequence {
   Instant first_scheduled = kNever;
   Instant deadline = kNever;
   int32_t preemptions = 0;
+
+  // Of a request with a grammar: made and used by whoever draws its tokens; follows `tokens`.
+  mutable std::unique_ptr<TokenMask> mask;
 
   std::vector<BlockHash> hashes;  // of the full blocks of `tokens`, as far as they were needed
   int32_t published = 0;          // blocks [0, published) of the table are findable in the prefix index

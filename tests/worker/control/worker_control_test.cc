@@ -100,6 +100,7 @@ class WorkerControlTest : public ::testing::Test {
             [this](const WorkerDescription& peer) { return peers.post(peer.ref) && peers_have_room.load(); },
         .fence_peer = [this](const WorkerRef& peer) { return fences.post(peer); },
         .on_fenced = [this](const absl::Status&) { fenced = true; },
+        .compile = [this](RequestId id, const Grammar&) { return compiles && compiling.post(id); },
         .clock = clock};
     auto started = WorkerControl::start(options, parts);
     ASSERT_TRUE(started.ok()) << started.status();
@@ -131,6 +132,8 @@ class WorkerControlTest : public ::testing::Test {
   std::unique_ptr<transport::MembershipServer> membership;
   std::unique_ptr<EngineMailbox> mailbox;
   Mailbox<WorkerRef> peers{100}, fences{100};
+  Mailbox<RequestId> compiling{100};
+  std::atomic<bool> compiles = true;
   std::atomic<bool> peers_have_room = true, fenced = false, refuse_join = false;
   std::vector<CoordinatorMessage> to_engine;
   std::vector<HashKey> keys;
@@ -376,6 +379,66 @@ TEST_F(WorkerControlTest, AFullEngineMailboxRefusesSubmitsAndKeepsTheRest) {
   ASSERT_TRUE(a.send(Ping{5}));
   ASSERT_TRUE(a.until([&] { return !a.heard<Pong>().empty(); }));
   ASSERT_TRUE(a.until([&] { return drain(), to_engine.size() == 2; }));
+  EXPECT_TRUE(to_engine[1] == CoordinatorMessage(Release{RequestId(1)}));
+}
+
+Submit with_grammar(uint64_t request) {
+  Submit submit = some_submit(request);
+  submit.request.grammar = {GrammarKind::kRegex, "a+"};
+  return submit;
+}
+
+// Others do not wait for it; what is said of it does.
+TEST_F(WorkerControlTest, ARequestWaitsForItsGrammar) {
+  start();
+  Coordinator a("a");
+  a.connect(*control);
+  ASSERT_TRUE(a.send(with_grammar(1)));
+  ASSERT_TRUE(a.send(with_grammar(2)));
+  ASSERT_TRUE(a.send(Release{RequestId(1)}));
+  ASSERT_TRUE(a.send(with_grammar(1)));
+  ASSERT_TRUE(a.send(some_submit(3)));
+  ASSERT_TRUE(engine_gets(1));
+  EXPECT_TRUE(to_engine[0] == CoordinatorMessage(some_submit(3)));
+  ASSERT_TRUE(a.hears<SubmitReply>());
+  EXPECT_EQ(a.heard<SubmitReply>()[0].reason, RefuseReason::kInvalid) << "it is here already";
+  control->on_grammar(RequestId(2));
+  ASSERT_TRUE(engine_gets(2));
+  EXPECT_TRUE(to_engine[1] == CoordinatorMessage(with_grammar(2)));
+  control->on_grammar(RequestId(1));
+  ASSERT_TRUE(engine_gets(4));
+  EXPECT_TRUE(to_engine[2] == CoordinatorMessage(with_grammar(1)));
+  EXPECT_TRUE(to_engine[3] == CoordinatorMessage(Release{RequestId(1)}));
+  ASSERT_TRUE(a.send(Release{RequestId(2)}));
+  ASSERT_TRUE(engine_gets(5));
+  EXPECT_TRUE(to_engine[4] == CoordinatorMessage(Release{RequestId(2)}));
+  control->on_grammar(RequestId(9));  // nobody's
+}
+
+TEST_F(WorkerControlTest, AGrammarThatNobodyCompilesGoesThrough) {
+  compiles = false;
+  start();
+  Coordinator a("a");
+  a.connect(*control);
+  ASSERT_TRUE(a.send(with_grammar(1)));
+  ASSERT_TRUE(engine_gets(1));
+}
+
+// A lost coordinator's request is released behind the grammar as well.
+TEST_F(WorkerControlTest, AHeldRequestOfALostCoordinatorIsReleased) {
+  start();
+  auto a = std::make_unique<Coordinator>("a");
+  a->connect(*control);
+  ASSERT_TRUE(a->send(with_grammar(1)));
+  ASSERT_TRUE(turn_until([] {},
+                         [&] {
+                           std::vector<RequestId> ids;
+                           return compiling.drain(ids) == 1;
+                         }));
+  Coordinator again("a");
+  again.connect(*control);  // starts clean
+  control->on_grammar(RequestId(1));
+  ASSERT_TRUE(engine_gets(2));
   EXPECT_TRUE(to_engine[1] == CoordinatorMessage(Release{RequestId(1)}));
 }
 

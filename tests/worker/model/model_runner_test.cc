@@ -64,11 +64,16 @@ TEST_F(Runner, ErrorsNameTheSequence) {
   biased.request.sampling.logit_bias = {{100000, 1.0f}};
   Sequence foreign = engine_->make_sequence({1, 9999, 2});
   Sequence negative = engine_->make_sequence({-1});
+  Sequence constrained = engine_->make_sequence({1, 2});
+  constrained.request.grammar = {GrammarKind::kRegex, "a"};
   const StepResult result = engine_->run({{&biased, 0, 2, true, false},
                                           {&foreign, 0, 3, true, true},
                                           {&negative, 0, 1, true, false},
-                                          {&good, 0, 3, true, false}});
-  ASSERT_EQ(result.sampled.size(), 4u);
+                                          {&good, 0, 3, true, false},
+                                          {&constrained, 0, 2, true, false}});
+  ASSERT_EQ(result.sampled.size(), 5u);
+  EXPECT_FALSE(result.sampled[4].token.has_value());
+  EXPECT_THAT(std::string(result.sampled[4].error.message()), HasSubstr("knows no grammars"));
   EXPECT_FALSE(result.sampled[0].token.has_value());
   EXPECT_THAT(std::string(result.sampled[0].error.message()),
               HasSubstr("sequence " + to_string(biased.id) + " (request trace-7): logit_bias"));

@@ -363,6 +363,58 @@ TEST(Sampler, MinTokensMaskEndAndStopTokens) {
   EXPECT_THAT(d.error(), HasSubstr("leave no finite largest logit"));
 }
 
+// Drawing inside a mask is drawing from the allowed tokens alone, at their places in the vocabulary.
+TEST(Sampler, DrawsWhatIsAllowed) {
+  constexpr uint64_t kSeed = 78;
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  Rng rng(kSeed);
+  for (int round = 0; round < 400; ++round) {
+    Draw d;
+    d.logits = random_logits(rng, 1 + rng.below(3000), 1 + 20 * rng.next_double());
+    std::vector<uint32_t> words((d.logits.size() + 31) / 32 + rng.below(3));  // masks may be wider
+    const uint64_t share = 1 + rng.below(rng.below(2) != 0 ? 3 : 1000);
+    for (uint32_t& word : words)
+      for (int i = 0; i < 32; ++i) word |= uint32_t{rng.below(share) == 0} << i;
+    words[rng.below(d.logits.size()) / 32] = ~0u;
+    d.sampling.temperature = rng.below(4) == 0 ? 0 : static_cast<float>(0.05 + 2 * rng.next_double());
+    d.sampling.seed = rng.next();
+    if (rng.below(2) != 0) d.sampling.top_k = static_cast<int32_t>(1 + rng.below(60));
+    if (rng.below(2) != 0) d.sampling.top_p = static_cast<float>(rng.next_double());
+    Draw allowed = d;
+    std::vector<TokenId> ids;
+    allowed.logits.clear();
+    for (size_t id = 0; id < d.logits.size(); ++id)
+      if ((words[id / 32] >> (id % 32) & 1) != 0) {
+        ids.push_back(static_cast<TokenId>(id));
+        allowed.logits.push_back(d.logits[id]);
+      }
+    SamplerInput input = d.input();
+    input.allowed.words = words;
+    TokenOutput out;
+    ASSERT_TRUE(Sampler(static_cast<int64_t>(d.logits.size())).sample(input, out).ok());
+    EXPECT_EQ(out.token, ids[static_cast<size_t>(allowed.run().token)]) << "round " << round;
+  }
+}
+
+TEST(Sampler, AGrammarEndsTheAnswerBeforeMinTokens) {
+  Draw d;
+  d.logits = {1.0f, 5.0f, 4.0f};
+  d.sampling.temperature = 0;
+  d.stop = {.min_tokens = 2, .end_token_ids = {1}};
+  const auto drawn = [&](uint32_t word, bool only_ends) {
+    SamplerInput input = d.input();
+    input.allowed = {.words = std::span(&word, 1), .only_ends = only_ends};
+    TokenOutput out;
+    const absl::Status status = Sampler(3).sample(input, out);
+    return status.ok() ? out.token : -1;
+  };
+  EXPECT_EQ(drawn(0b011, false), 0);
+  EXPECT_EQ(drawn(0b010, true), 1);
+  EXPECT_EQ(drawn(0b000, false), -1);
+  d.sampling.logit_bias = {{2, 100.0f}};
+  EXPECT_EQ(drawn(0b001, false), 0) << "no bias brings back what is not allowed";
+}
+
 TEST(Sampler, LogprobsAreOfTheRawLogits) {
   Rng rng(9);
   Draw d;
