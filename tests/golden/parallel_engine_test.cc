@@ -9,6 +9,7 @@
 #include "tests/golden/answered_streams.h"
 #include "tests/golden/model_under_test.h"
 #include "tests/golden/random_file.h"
+#include "tests/golden/ring_masks.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/kv_cache/no_exchange.h"
 
@@ -47,35 +48,6 @@ GenerateRequest make_request(int i, Rng& rng) {
   if (i % 5 == 4) request.grammar = {GrammarKind::kLark, std::string(static_cast<size_t>(i), 'x')};
   return request;
 }
-
-// A language that is easily told from any other: which tokens may come depends on how many there are and on
-// the last one; some answers must end.
-class Rings final : public worker::TokenMasks {
-  struct Ring final : worker::TokenMask {
-    explicit Ring(uint64_t s) : salt(s), words((kVocab + 31) / 32) {}
-    absl::StatusOr<Allowed> after(std::span<const TokenId> answer) override {
-      const TokenId last = answer.empty() ? 0 : answer.back();
-      Rng rng(salt + answer.size() * 1000 + static_cast<uint64_t>(last));
-      for (uint32_t& word : words) word = static_cast<uint32_t>(rng.next() & rng.next());
-      const bool ends = answer.size() >= 5 + salt % 7;
-      if (ends) std::ranges::fill(words, 0u);
-      if (ends) words[0] = 1u << 7;
-      return Allowed{.words = words, .only_ends = ends};
-    }
-    const uint64_t salt;
-    std::vector<uint32_t> words;
-  };
-
- public:
-  static bool allows(const Grammar& grammar, std::span<const TokenId> answer, TokenId token) {
-    Ring ring(grammar.source.size());
-    const auto allowed = ring.after(answer);
-    return (allowed->words[static_cast<size_t>(token) / 32] >> (token % 32) & 1) != 0;
-  }
-  absl::StatusOr<std::unique_ptr<worker::TokenMask>> begin(const Grammar& grammar) override {
-    return std::make_unique<Ring>(grammar.source.size());
-  }
-};
 
 class Served {
  public:
@@ -142,7 +114,7 @@ EngineSetup group_setup() {
 TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
   const testing::RandomFile model(small_model());
   EngineSetup setup = group_setup();
-  Rings rings;
+  testing::RingMasks rings(kVocab);
   setup.masks = &rings;
   std::map<uint64_t, Stream> want;
   // The shape, and how many plans are in flight.
@@ -174,8 +146,8 @@ TEST(ParallelEngine, EveryRequestIsThatOfOneRank) {
     const GenerateRequest request = make_request(i, rng);
     std::vector<TokenId> answer;
     for (const TokenOutput& output : want.at(request.id.value()).tokens) {
-      if (!request.grammar.empty())
-        EXPECT_TRUE(Rings::allows(request.grammar, answer, output.token)) << "request " << i;
+      EXPECT_TRUE(request.grammar.empty() || rings.allows(request.grammar, answer, output.token))
+          << "request " << i;
       answer.push_back(output.token);
     }
   }

@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "tests/golden/answered_streams.h"
 #include "tests/golden/model_under_test.h"
+#include "tests/golden/ring_masks.h"
 #include "tests/kernels/cuda/late_device.h"
 #include "tests/support/random_model.h"
 #include "tests/support/seed.h"
@@ -46,6 +47,7 @@ GenerateRequest random_request(uint64_t id, Rng& rng) {
   if (rng.below(2) == 0)
     for (TokenId t = 0; t < 20; ++t) request.stop.end_token_ids.push_back(t * 8);
   if (rng.below(3) == 0) request.stop.min_tokens = 3;
+  if (rng.below(5) == 0) request.grammar = {GrammarKind::kLark, std::string(1 + rng.below(9), 'x')};
   return request;
 }
 
@@ -57,6 +59,7 @@ class Watched final : public worker::StepExecutor {
                      worker::StepResult& result) override {
     for (const worker::PlannedRows& rows : plan.rows) {
       fed += rows.fed_by >= 0;
+      EXPECT_TRUE(rows.fed_by < 0 || rows.sequence->request.grammar.empty());
       fed_with_logprobs += rows.fed_by >= 0 && rows.sequence->request.sampling.logprobs >= 0;
     }
     return runner_.start(plan, on_layer, result);
@@ -145,11 +148,13 @@ class CudaAhead : public ::testing::Test {
     setup.blocks = kBlocks;
     setup.max_rows = 40;
     setup.full_logits = false;
+    setup.masks = &masks_;
     auto model = ModelUnderTest::open(dir_.file("m.gguf"), setup);
     BATON_CHECK(model.ok(), "no model");
     return Served(**model).run(seed, requests);
   }
   TempDir dir_{"cuda_ahead"};
+  baton::testing::RingMasks masks_{kVocab};
 };
 
 TEST_F(CudaAhead, TokensAreThoseOfADeviceThatIsWaitedFor) {
