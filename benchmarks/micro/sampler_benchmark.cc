@@ -22,12 +22,20 @@ std::vector<float> logits_like_a_model(size_t vocabulary, uint64_t seed) {
   return logits;
 }
 
-void sample(benchmark::State& state, const SamplingParams& sampling) {
+// Of a grammar: every `step`-th token may come. 0: there is none.
+std::vector<uint32_t> every(size_t step, size_t vocabulary) {
+  std::vector<uint32_t> words(step == 0 ? 0 : (vocabulary + 31) / 32);
+  for (size_t id = 0; step > 0 && id < vocabulary; id += step) words[id / 32] |= 1u << (id % 32);
+  return words;
+}
+
+void sample(benchmark::State& state, const SamplingParams& sampling, size_t allowed = 0) {
   const auto vocabulary = static_cast<size_t>(state.range(0));
   std::vector<std::vector<float>> rows;
   for (uint64_t i = 0; i < 4; ++i) rows.push_back(logits_like_a_model(vocabulary, i));
   worker::Sampler sampler(static_cast<int64_t>(vocabulary));
   const StopParams stop;
+  const std::vector<uint32_t> mask = every(allowed, vocabulary);
   const std::vector<TokenId> tokens(100, 5);
   TokenOutput out;
   size_t i = 0;
@@ -35,6 +43,7 @@ void sample(benchmark::State& state, const SamplingParams& sampling) {
     worker::SamplerInput input{.logits = rows[i++ % 4], .tokens = tokens, .prompt_tokens = 50};
     input.sampling = &sampling;
     input.stop = &stop;
+    input.allowed.words = mask;
     BATON_CHECK(sampler.sample(input, out).ok());
     benchmark::DoNotOptimize(out.token);
   }
@@ -49,6 +58,10 @@ BENCHMARK_CAPTURE(sample, temperature_1, SamplingParams{.temperature = 1})->Appl
 BENCHMARK_CAPTURE(sample, top_p_0_9, SamplingParams{.temperature = 0.7f, .top_p = 0.9f})->Apply(vocabularies);
 BENCHMARK_CAPTURE(sample, top_k_50, SamplingParams{.temperature = 0.7f, .top_k = 50})->Apply(vocabularies);
 BENCHMARK_CAPTURE(sample, top_k_50_top_p_0_9, SamplingParams{.temperature = 0.7f, .top_p = 0.9f, .top_k = 50})
+    ->Apply(vocabularies);
+BENCHMARK_CAPTURE(sample, greedy_few_allowed, SamplingParams{.temperature = 0}, 5000)->Apply(vocabularies);
+BENCHMARK_CAPTURE(sample, greedy_half_allowed, SamplingParams{.temperature = 0}, 2)->Apply(vocabularies);
+BENCHMARK_CAPTURE(sample, top_k_50_few_allowed, SamplingParams{.temperature = 0.7f, .top_k = 50}, 5000)
     ->Apply(vocabularies);
 
 }  // namespace

@@ -17,7 +17,8 @@ TOKENS = 400
 PROMPTS = ["Once upon a time", "Lily likes cats and dogs. " * 6, "Tom had a red ball"]
 DRAWS = [{"temperature": 0}, {"temperature": 1, "seed": 7}, {"temperature": 0.8, "top_p": 0.9, "seed": 1}, {"temperature": 1.3, "top_k": 20, "seed": 2}, {"temperature": 1, "min_p": 0.1, "seed": 3}]
 CHANGES = [{}, {"presence_penalty": 0.7, "frequency_penalty": 0.3}, {"repetition_penalty": 1.2}, {"logit_bias": {"10": -5, "20": 2}}, {"logprobs": 3}, {"stop": ["zzz", "happy and"]},
-           {"ignore_eos": False, "min_tokens": 60}, {"echo": True}, {"echo": True, "logprobs": 2}, {"n": 2}]
+           {"ignore_eos": False, "min_tokens": 60}, {"echo": True}, {"echo": True, "logprobs": 2}, {"n": 2},
+           {"ignore_eos": False, "guided_regex": "([A-Za-z]{1,9}[ ,.]){90,400}"}]
 
 
 def requests(rng):

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/logit_blocks.h"
 
@@ -20,6 +21,8 @@ constexpr size_t kLanes = 8;
 constexpr size_t kBlock = kernels::kLogitBlock;
 using Doubles = double __attribute__((vector_size(64)));
 using Longs = int64_t __attribute__((vector_size(64)));
+using Floats = float __attribute__((vector_size(64)));
+using Ints = int32_t __attribute__((vector_size(64)));
 using HalfFloats = float __attribute__((vector_size(32)));
 
 constexpr double kInvLn2 = 1.4426950408889634074;
@@ -73,6 +76,24 @@ bool all_finite(std::span<const float> maxima) {
   bool finite = true;
   for (const float max : maxima) finite &= max == max;
   return finite;
+}
+
+BATON_CLONES void copy_allowed(std::span<const float> logits, std::span<const uint32_t> allowed, float* to) {
+  constexpr float kMasked = -std::numeric_limits<float>::infinity();
+  constexpr Ints kBits = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+  const Floats masked = Floats{} + kMasked;
+  const size_t words = std::min(allowed.size(), logits.size() / 32);
+  for (size_t i = 0; i < words; ++i)
+    for (size_t half = 0; half < 2; ++half) {
+      const size_t at = i * 32 + half * 16;
+      Floats x;
+      std::memcpy(&x, logits.data() + at, sizeof(x));
+      const auto bits = static_cast<int32_t>(allowed[i] >> (half * 16) & 0xFFFF);
+      x = ((Ints{} + bits) & kBits) != 0 ? x : masked;
+      std::memcpy(to + at, &x, sizeof(x));
+    }
+  for (size_t i = words * 32; i < logits.size(); ++i)
+    to[i] = i / 32 < allowed.size() && (allowed[i / 32] >> (i % 32) & 1) != 0 ? logits[i] : kMasked;
 }
 
 BATON_CLONES size_t gather_above(std::span<const float> logits, const float* maxima, float floor,

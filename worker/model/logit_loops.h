@@ -18,6 +18,9 @@ double fixed_exp(double x);
 // Whether none of the maxima that LogitRows has says that a logit is not finite.
 bool all_finite(std::span<const float> maxima);
 
+// to[i] = logits[i] where bit i % 32 of allowed[i / 32] is set, -inf elsewhere and behind the last word.
+void copy_allowed(std::span<const float> logits, std::span<const uint32_t> allowed, float* to);
+
 // Appends what is >= floor to values and ids, ascending; both have room for everything. Blocks whose maximum
 // is below the floor are not looked at. Returns how many.
 size_t gather_above(std::span<const float> logits, const float* maxima, float floor, float* values,

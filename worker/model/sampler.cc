@@ -31,19 +31,6 @@ bool adjusts(const SamplerInput& input) {
          s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f || !s.logit_bias.empty();
 }
 
-// `to`: the logits of allowed tokens, the others masked.
-void copy_allowed(std::span<const float> logits, std::span<const uint32_t> allowed, float* to) {
-  for (size_t begin = 0; begin < logits.size(); begin += 32) {
-    const uint32_t word = begin / 32 < allowed.size() ? allowed[begin / 32] : 0;
-    const size_t count = std::min<size_t>(32, logits.size() - begin);
-    if (word == 0) {
-      std::fill_n(to + begin, count, kMasked);
-      continue;
-    }
-    for (size_t i = 0; i < count; ++i) to[begin + i] = (word >> i & 1) != 0 ? logits[begin + i] : kMasked;
-  }
-}
-
 bool is_greedy(const SamplingParams& sampling) { return !(sampling.temperature >= kGreedyBelow); }
 
 bool has_top_k(const SamplingParams& s, size_t vocab) {
@@ -160,7 +147,7 @@ absl::StatusOr<std::span<const float>> Sampler::adjust(const SamplerInput& input
   if (input.allowed.words.empty()) {
     std::copy(input.logits.begin(), input.logits.end(), adjusted_.begin());
   } else {
-    copy_allowed(input.logits, input.allowed.words, adjusted_.data());
+    logit_loops::copy_allowed(input.logits, input.allowed.words, adjusted_.data());
   }
   RETURN_IF_ERROR(mask_and_bias(input));
   if (s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f)

@@ -132,6 +132,12 @@ TEST(LogitLoops, AreThePlainLoops) {
       plain[i % 4] += fixed_exp(logits[i] - max);
     }
     for (int k = 0; k < 4; ++k) ASSERT_EQ(sums[k], plain[k]);
+    std::vector<uint32_t> words((size + 31) / 32 - rng.below(2));
+    for (uint32_t& word : words) word = static_cast<uint32_t>(rng.next());
+    std::vector<float> allowed(size);
+    logit_loops::copy_allowed(logits, words, allowed.data());
+    for (size_t i = 0; i < size; ++i)
+      ASSERT_EQ(allowed[i], i / 32 < words.size() && (words[i / 32] >> i % 32 & 1) != 0 ? logits[i] : -kInf);
     for (const float bad : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
       logits[rng.below(size)] = bad;
       EXPECT_FALSE(kernels::block_maxima(logits, maxima.data()));
