@@ -36,6 +36,7 @@
 #include "coordinator/gateway/http_server.h"
 #include "coordinator/gateway/openai_api.h"
 #include "coordinator/request/control_loop.h"
+#include "text/grammar_cache.h"
 #include "text/model_text.h"
 #include "transport/rpc/control_client.h"
 #include "transport/rpc/handshake_log.h"
@@ -94,6 +95,7 @@ struct CoordinatorProcess {
   std::unique_ptr<transport::ControlClient> client;
   std::unique_ptr<transport::MembershipServer> membership;
   std::unique_ptr<TextPool> text_pool;
+  std::unique_ptr<text::GrammarCache> grammars;
   std::unique_ptr<OpenAiApi> api;
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<HttpServer> admin;  // null: the manifest has no gateway.admin
@@ -230,7 +232,12 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   text_pool = std::make_unique<TextPool>(kTextQueue);
   OpenAiOptions options{.model_names = manifest.model_names, .version = kVersion};
   if (options.model_names.empty()) options.model_names = {model.default_name};
+  grammars = std::make_unique<text::GrammarCache>([this] {
+    const text::Tokenizer& tokenizer = *model.tokenizer;
+    return text::GrammarVocabulary::create(tokenizer, tokenizer.vocab_size(), model.end_token_ids);
+  });
   OpenAiDeps deps{.text = &model,
+                  .grammars = grammars.get(),
                   .port = loop.get(),
                   .pool = text_pool.get(),
                   .clock = &clock,

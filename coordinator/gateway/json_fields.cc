@@ -81,6 +81,12 @@ std::optional<ApiError> parse_json_object(std::string_view body, json::value& ou
   return std::nullopt;
 }
 
+bool is_empty(const json::value& v) {
+  if (v.is_object()) return v.get_object().empty();
+  if (v.is_array()) return v.get_array().empty();
+  return v.is_string() && v.get_string().empty();
+}
+
 std::optional<int64_t> whole_number(const json::value& v) {
   if (v.is_int64()) return v.get_int64();
   if (!v.is_double()) return std::nullopt;  // a uint64 kind is one that int64 cannot hold

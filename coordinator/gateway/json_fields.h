@@ -60,6 +60,8 @@ class JsonFields {
 // The ids of `array`; `name` is for the error.
 std::optional<ApiError> read_token_ids(const boost::json::array& array, std::string_view name, int32_t vocab,
                                        std::vector<int32_t>& out);
+// An empty text, list or object: libraries fill in fields that nobody set, and they ask for nothing.
+bool is_empty(const boost::json::value& value);
 // A whole number of any JSON kind; nullopt for fractions, other types and what int64 cannot hold.
 std::optional<int64_t> whole_number(const boost::json::value& value);
 

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "base/cat.h"
 #include "base/check.h"
+#include "coordinator/gateway/answer_grammar.h"
 #include "coordinator/gateway/json_writer.h"
 
 namespace baton::coordinator {
@@ -16,7 +17,8 @@ namespace {
 constexpr auto kRetrySoon = std::chrono::seconds(1);
 
 // A body of a few hundred tokens is read in 0.2 ms: as long as two changes of threads take. While hardly
-// anybody else is served it is read where it arrived; with more, the text pool's cores are worth the way.
+// anybody else is served it is read where it arrived; with more, the text pool's cores are worth the way. (A
+// grammar takes milliseconds to compile, the first one more.)
 constexpr size_t kShortBody = 4096;
 constexpr int32_t kFewRequests = 4;
 
@@ -125,7 +127,9 @@ std::shared_ptr<OpenAiApi::Job> OpenAiApi::make_job(Ex exchange, std::string end
 }
 
 void OpenAiApi::submit(const std::shared_ptr<Job>& job, std::function<void()> work) {
-  if (job->body.size() <= kShortBody && deps_.status()->requests_in_flight < kFewRequests) return work();
+  if (job->body.size() <= kShortBody && deps_.status()->requests_in_flight < kFewRequests &&
+      !may_ask_for_grammar(job->body))
+    return work();
   if (!deps_.pool->submit(job->body.size(), std::move(work)))
     refuse(job, overloaded("too many requests wait to be read; try again later", kRetrySoon));
 }
@@ -145,6 +149,7 @@ void OpenAiApi::refuse(const std::shared_ptr<Job>& job, const ApiError& error) {
 RequestContext OpenAiApi::context(uint64_t random, const std::atomic<bool>* cancelled) const {
   return {.text = *deps_.text,
           .model_names = options_.model_names,
+          .grammars = deps_.grammars,
           .context_tokens = context_tokens(),
           .random = random,
           .cancelled = cancelled};

@@ -12,6 +12,7 @@
 #include "coordinator/gateway/routes.h"
 #include "coordinator/gateway/text_pool.h"
 #include "coordinator/request/request_port.h"
+#include "text/grammar_cache.h"
 #include "text/model_text.h"
 
 namespace baton::coordinator {
@@ -23,6 +24,7 @@ struct OpenAiOptions {
 
 struct OpenAiDeps {
   const text::ModelText* text = nullptr;
+  text::GrammarCache* grammars = nullptr;  // null: requests for constrained answers are refused
   RequestPort* port = nullptr;
   TextPool* pool = nullptr;
   const Clock* clock = nullptr;

@@ -7,6 +7,7 @@
 
 #include "base/cat.h"
 #include "base/rng.h"
+#include "coordinator/gateway/answer_grammar.h"
 #include "coordinator/gateway/chat_context.h"
 #include "coordinator/gateway/json_fields.h"
 
@@ -26,13 +27,6 @@ constexpr int64_t kMaxTopLogprobs = 20;
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int32_t kDefaultCompletionTokens = 16;
 
-// Libraries fill in fields that nobody set: an empty text, list or object asks for nothing.
-bool is_empty(const json::value& v) {
-  if (v.is_object()) return v.get_object().empty();
-  if (v.is_array()) return v.get_array().empty();
-  return v.is_string() && v.get_string().empty();
-}
-
 // Reads one body into a plan. Each step looks at fields_.ok() only where going on makes no sense.
 class GenerationReader {
  public:
@@ -50,8 +44,10 @@ class GenerationReader {
     read_seed();
     read_stops();
     read_lengths();
+    asked_ = read_answer_grammar(fields_);
     chat() ? read_chat_fields() : read_completion_fields();
     read_unsupported();
+    if (fields_.ok()) check_asked_grammar();
     if (fields_.ok()) chat() ? encode_chat() : read_prompts();
     if (fields_.ok()) make_requests();
     if (!fields_.ok()) return std::unexpected(*fields_.error());
@@ -216,6 +212,11 @@ class GenerationReader {
     ChatContext chat = read_chat_context(fields_, context_.text);
     chat_context_ = std::move(chat.json);
     if (!chat.tools) return;
+    if (!asked_.grammar.empty())
+      return fields_.fail(
+          not_supported(asked_.param, cat("`", asked_.param,
+                                          "` together with `tools` is not supported; leave one out, or "
+                                          "set `tool_choice` to \"none\"")));
     plan_.tools = context_.text.tool_syntax;
     plan_.text.spelled = context_.text.tool_marks;
   }
@@ -241,23 +242,18 @@ class GenerationReader {
 
   // What would change the answer, were it done, is refused rather than ignored.
   void read_unsupported() {
-    if (const json::object* format = fields_.object("response_format")) {
-      const json::value* type = format->if_contains("type");
-      if (!type || !type->is_string()) {
-        fields_.fail(invalid_value("response_format", "`response_format.type` must be a string"));
-      } else if (type->get_string() != "text") {
-        fields_.fail(not_supported("response_format", "only `response_format` of type text is supported"));
-      }
-    }
-    for (const char* name :
-         {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar",
-          "json_schema", "allowed_token_ids", "bad_words", "truncate_prompt_tokens", "prompt_logprobs"})
+    for (const char* name : {"allowed_token_ids", "bad_words", "truncate_prompt_tokens", "prompt_logprobs"})
       if (const json::value* asked = fields_.any(name); asked && !is_empty(*asked))
         fields_.fail(not_supported(name, cat("`", name, "` is not supported")));
     if (fields_.boolean("use_beam_search").value_or(false))
       fields_.fail(not_supported("use_beam_search", "`use_beam_search` is not supported"));
     cache_salt_ = fields_.string("cache_salt", 256).value_or("");
     fields_.accept({"user", "spaces_between_special_tokens", "add_special_tokens"});
+  }
+
+  void check_asked_grammar() {
+    if (asked_.grammar.empty()) return;
+    if (auto error = check_grammar(asked_, context_)) fields_.fail(std::move(*error));
   }
 
   int32_t vocab() const { return context_.text.vocab_size(); }
@@ -367,8 +363,11 @@ class GenerationReader {
         return fields_.fail(invalid_value("min_tokens", cat("`min_tokens` must not be greater than the ",
                                                             *room, " tokens the answer may have")));
       for (uint32_t k = 0; k < n; ++k) {
-        GenerateRequest request{
-            .tenant_salt = cache_salt_, .prompt = prompt.tokens, .sampling = sampling_, .stop = stop_};
+        GenerateRequest request{.tenant_salt = cache_salt_,
+                                .prompt = prompt.tokens,
+                                .sampling = sampling_,
+                                .stop = stop_,
+                                .grammar = asked_.grammar};
         request.stop.max_tokens = *room;
         request.sampling.seed =
             has_seed_ ? choice_seed(sampling_.seed, k)
@@ -384,6 +383,7 @@ class GenerationReader {
   SamplingParams sampling_;
   StopParams stop_;
   std::optional<int64_t> max_tokens_;
+  AskedGrammar asked_;
   std::string chat_context_;
   std::string cache_salt_;
   bool has_seed_ = false;

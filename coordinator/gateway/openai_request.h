@@ -9,6 +9,7 @@
 
 #include "coordinator/gateway/api_error.h"
 #include "coordinator/gateway/text_stream.h"
+#include "text/grammar_cache.h"
 #include "text/model_text.h"
 #include "transport/messages/messages.h"
 
@@ -49,6 +50,7 @@ struct GenerationPlan {
 struct RequestContext {
   const text::ModelText& text;
   const std::vector<std::string>& model_names;
+  text::GrammarCache* grammars = nullptr;        // null: grammars are refused
   int64_t context_tokens = 0;                    // prompt and output together; 0 = not known
   uint64_t random = 0;                           // seeds of requests that name none come from it
   const std::atomic<bool>* cancelled = nullptr;  // looked at between two pieces of work; may be null

@@ -61,6 +61,14 @@ TEST_F(GatewayTest, ShortBodiesAreReadAtOnceWhileFewRequestsAreServed) {
   EXPECT_TRUE(soon([&] { return pool_->waiting() == 2; }));
 }
 
+// Compiling takes milliseconds, for which the io thread has no time.
+TEST_F(GatewayTest, ABodyThatAsksForAGrammarIsReadOnTheTextPool) {
+  start(64, 0);
+  auto c = client();
+  c.send(LoopbackClient::post_text("/v1/completions", R"({"prompt":"a","guided_regex":"b"})"));
+  EXPECT_TRUE(soon([&] { return pool_->waiting() == 1; }));
+}
+
 TEST_F(GatewayTest, LeavingWhileTheTextPoolIsBusySubmitsNothing) {
   start(64, 0);
   set_in_flight(4);

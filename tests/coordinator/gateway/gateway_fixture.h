@@ -135,6 +135,7 @@ class GatewayTest : public testing::Test {
     api_ =
         std::make_unique<OpenAiApi>(OpenAiOptions{.model_names = {"tiny", "org/tiny"}, .version = "1.2.3"},
                                     OpenAiDeps{.text = &model_,
+                                               .grammars = grammars_,
                                                .port = &port_,
                                                .pool = pool_.get(),
                                                .clock = &clock_,
@@ -209,6 +210,7 @@ class GatewayTest : public testing::Test {
   std::atomic<int64_t> unix_time_ = 1700000000;
   std::atomic<uint64_t> random_ = 1000;
   ScriptedPort port_;
+  text::GrammarCache* grammars_ = nullptr;
   std::unique_ptr<TextPool> pool_;
   std::unique_ptr<OpenAiApi> api_;
   std::unique_ptr<HttpServer> server_;

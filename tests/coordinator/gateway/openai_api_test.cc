@@ -436,7 +436,7 @@ TEST_F(GatewayTest, WhatWouldChangeTheAnswerIsRefusedByItsName) {
                                      {"max_completion_tokens", "0"},
                                      {"functions", R"([{"name":"f"}])"},
                                      {"function_call", R"("auto")"},
-                                     {"response_format", R"({"type":"json_object"})"}}) {
+                                     {"response_format", R"({"type":"grammar"})"}}) {
     const auto reply = chat("\"" + std::string(field) + "\":" + value);
     EXPECT_EQ(reply.status, 400) << field;
     EXPECT_EQ(json(reply.body).at("error").at("param"), field);

@@ -4,6 +4,7 @@
 
 #include "coordinator/gateway/chat_context.h"
 #include "tests/coordinator/gateway/gateway_fixture.h"
+#include "tests/text/byte_model.h"
 
 namespace baton::coordinator {
 namespace {
@@ -160,6 +161,27 @@ TEST_F(RequestsAsSent, EmptyOptionalFieldsAreAbsent) {
                                all + "}");
   EXPECT_EQ(chat.status, 200) << chat.body;
   EXPECT_EQ(unknown_fields_, 0);
+}
+
+TEST_F(RequestsAsSent, TheGrammarOfAnAnswerGoesToTheWorkers) {
+  const text::ModelText bytes = text::byte_model("");
+  text::GrammarCache grammars([&] {
+    return text::GrammarVocabulary::create(*bytes.tokenizer, bytes.vocab_size(), bytes.end_token_ids);
+  });
+  grammars_ = &grammars;
+  start();
+  auto c = client();
+  const auto complete = [&](const std::string& more) {
+    return c.post("/v1/completions", R"({"prompt":"a",)" + more + "}");
+  };
+  EXPECT_EQ(complete(R"("guided_regex":"b+")").status, 200);
+  EXPECT_EQ(port_.last().request.grammar, (Grammar{GrammarKind::kRegex, "b+"}));
+  EXPECT_EQ(complete(R"("response_format":{"type":"text"})").status, 200);
+  EXPECT_EQ(port_.last().request.grammar, Grammar{});
+  const auto bad = complete(R"("guided_regex":"(b")");
+  EXPECT_EQ(bad.status, 400);
+  EXPECT_EQ(json(bad.body).at("error").at("param"), "guided_regex");
+  EXPECT_EQ(port_.count(), 2u);
 }
 
 TEST_F(RequestsAsSent, MaxCompletionTokensIsReadInCompletions) {
