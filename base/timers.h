@@ -16,6 +16,7 @@ inline constexpr auto kRankBeat = 250ms;   // ranks of a group meet this often .
 inline constexpr auto kRankSilent = 1500ms;  // ... and a rank that does not come for so long is lost
 inline constexpr auto kOwnPause = 250ms;  // slept longer than asked by this: the process itself did not run
 inline constexpr auto kDispatchAck = 1s;
+inline constexpr auto kGrammarAck = 5s;  // of a request with a grammar: a worker's first loads the vocabulary
 inline constexpr auto kAdmissionQueue = 10s;
 inline constexpr auto kRequestTotal = 600s;
 inline constexpr auto kLeaseTtl = 3s;

@@ -235,7 +235,7 @@ void RequestFlow::dispatch(ActiveRequest& a, const Route& route, Instant now) {
   queue_.erase({a.order, a.id()});
   step(a, RequestStep::kRouted);
   a.attempt = Attempt{.prefill = route.prefill, .decode = route.decode};
-  a.attempt.ack_deadline = now + options_.dispatch_ack;
+  a.attempt.ack_deadline = now + (a.request.grammar.empty() ? options_.dispatch_ack : options_.grammar_ack);
   a.attempt.answered = a.attempt.produced = a.answered();
   if (a.sent.empty()) {
     a.model_hash = live(route.decode)->description.model_hash;

@@ -26,6 +26,7 @@ struct FlowOptions {
   size_t max_queued = 1024;
   Duration admission_queue = timers::kAdmissionQueue;
   Duration dispatch_ack = timers::kDispatchAck;
+  Duration grammar_ack = timers::kGrammarAck;
   Duration request_total = timers::kRequestTotal;
   int32_t max_retries = 2;
   Duration forgiven = std::chrono::seconds(30);  // a worker that has served an answer for so long, its loss

@@ -18,6 +18,7 @@ TEST(Timers, AreWhatTheDesignSays) {
   EXPECT_EQ(timers::kRankSilent, 1500ms);
   EXPECT_EQ(timers::kOwnPause, 250ms);
   EXPECT_EQ(timers::kDispatchAck, 1s);
+  EXPECT_EQ(timers::kGrammarAck, 5s);
   EXPECT_EQ(timers::kAdmissionQueue, 10s);
   EXPECT_EQ(timers::kRequestTotal, 600s);
   EXPECT_EQ(timers::kLeaseTtl, 3s);

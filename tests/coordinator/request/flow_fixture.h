@@ -131,6 +131,10 @@ class FlowTest : public testing::Test {
     r.id = RequestId(id);
     r.prompt.assign(prompt_tokens, 3);
     r.stop.max_tokens = max_tokens;
+    return submit(r, wait);
+  }
+  RecordingSink& submit(const GenerateRequest& r, QueueWait wait = QueueWait::kBounded) {
+    const uint64_t id = r.id.value();
     sinks_[id] = std::make_shared<RecordingSink>();
     flow_.on_submit(r, sinks_[id], now_, wait);
     return *sinks_[id];

@@ -432,6 +432,20 @@ TEST_F(FlowTest, UnansweredLegsAreRoutedElsewhere) {
   EXPECT_TRUE(flow_.idle());
 }
 
+// A worker compiles the grammar before it answers.
+TEST_F(FlowTest, AGrammarIsGivenTime) {
+  up("a0");
+  up("a1");
+  GenerateRequest constrained{.id = RequestId(1), .prompt = {3}};
+  constrained.grammar = {GrammarKind::kRegex, "a+"};
+  submit(constrained);
+  EXPECT_EQ(channel_.submits.back().second.request.grammar, constrained.grammar);
+  wait(timers::kDispatchAck);
+  EXPECT_EQ(channel_.submits.back().first.name, "a0");
+  wait(timers::kGrammarAck - timers::kDispatchAck);
+  EXPECT_EQ(channel_.submits.back().first.name, "a1");
+}
+
 TEST_F(FlowTest, ReleaseIsRepeatedUntilAnswered) {
   up("a0");
   submit(1);
