@@ -8,8 +8,7 @@
 namespace baton::text {
 namespace {
 
-constexpr std::string_view kTag = "<tool_call>", kEndTag = "</tool_call>";
-constexpr std::string_view kList = "[TOOL_CALLS]", kArguments = "[ARGS]", kCallId = "[CALL_ID]";
+constexpr std::string_view kArguments = "[ARGS]", kCallId = "[CALL_ID]";
 constexpr std::string_view kPython = "<|python_tag|>";
 constexpr size_t kMarkBytes = 64;  // no mark between a name and its arguments is longer
 
@@ -33,9 +32,10 @@ bool has_word(std::string_view text, std::string_view word) {
 
 ToolSyntax tool_syntax(std::string_view source) {
   if (!has_word(source, "tools")) return ToolSyntax::kNone;
-  if (source.contains(kList)) return ToolSyntax::kList;
+  if (source.contains(kListMark)) return ToolSyntax::kList;
   // Some models write <tool_call><function=f>...: no JSON.
-  if (source.contains(kTag)) return source.contains("<function=") ? ToolSyntax::kUnknown : ToolSyntax::kTags;
+  if (source.contains(kTagMark))
+    return source.contains("<function=") ? ToolSyntax::kUnknown : ToolSyntax::kTags;
   if (source.contains(kPython) || source.contains("\"parameters\": dictionary")) return ToolSyntax::kObject;
   return ToolSyntax::kUnknown;
 }
@@ -43,7 +43,7 @@ ToolSyntax tool_syntax(std::string_view source) {
 std::vector<TokenId> tool_marks(const Tokenizer& tokenizer, ToolSyntax syntax) {
   if (syntax == ToolSyntax::kNone || syntax == ToolSyntax::kUnknown) return {};
   std::vector<TokenId> out;
-  for (const std::string_view mark : {kTag, kEndTag, kList, kArguments, kCallId, kPython}) {
+  for (const std::string_view mark : {kTagMark, kEndTagMark, kListMark, kArguments, kCallId, kPython}) {
     const auto ids = tokenizer.encode(mark, {.add_special = false, .parse_special = true});
     if (ids.ok() && ids->size() == 1 && tokenizer.is_special(ids->front())) out.push_back(ids->front());
   }
@@ -119,7 +119,7 @@ void ToolCallReader::on_start(char c) {
 }
 
 void ToolCallReader::on_content(char c) {
-  const std::string_view mark = syntax_ == ToolSyntax::kTags ? kTag : kList;
+  const std::string_view mark = syntax_ == ToolSyntax::kTags ? kTagMark : kListMark;
   if (syntax_ == ToolSyntax::kObject) return say({&c, 1});
   held_ += c;
   if (!mark.starts_with(held_)) {  // the first character of a mark is nowhere else in it
@@ -257,9 +257,9 @@ void ToolCallReader::on_behind(char c) {
     at_ = At::kContent;
     return;
   }
-  if (syntax_ == ToolSyntax::kTags && kEndTag.starts_with(held_ + c)) {
+  if (syntax_ == ToolSyntax::kTags && kEndTagMark.starts_with(held_ + c)) {
     held_ += c;
-    if (held_ != kEndTag) return;
+    if (held_ != kEndTagMark) return;
     held_.clear();
     at_ = At::kContent;
     return;

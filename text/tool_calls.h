@@ -24,6 +24,9 @@ enum class ToolSyntax : uint8_t {
   kList,
 };
 
+inline constexpr std::string_view kTagMark = "<tool_call>", kEndTagMark = "</tool_call>";
+inline constexpr std::string_view kListMark = "[TOOL_CALLS]";
+
 // What the chat template teaches the model; the template's text is all there is to tell by.
 ToolSyntax tool_syntax(std::string_view template_source);
 // Control tokens of that syntax in this vocabulary: they are part of the text that a ToolCallReader reads.

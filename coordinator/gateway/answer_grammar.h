@@ -13,9 +13,8 @@ namespace baton::coordinator {
 
 // What a body says its answer must be, in one of several dialects:
 //   OpenAI        response_format: {"type": "text" | "json_object" | "json_schema", ...}
-//   vLLM          structured_outputs: {json | regex | choice | grammar | json_object}, and the older
-//   guided_json,
-//                 guided_regex, guided_choice, guided_grammar
+//   vLLM          structured_outputs: {json | regex | choice | grammar | json_object};
+//                 before that guided_json, guided_regex, guided_choice, guided_grammar
 //   llama-server  json_schema, grammar, and a `schema` beside "json_object" in response_format
 // Grammars are Lark as llguidance reads it; GBNF is refused. Thread: any.
 struct AskedGrammar {

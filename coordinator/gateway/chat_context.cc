@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/cat.h"
+#include "coordinator/gateway/answer_grammar.h"
 
 namespace baton::coordinator {
 namespace {
@@ -151,20 +152,32 @@ void read_messages(JsonFields& fields, const text::ModelText& model, json::objec
   context["messages"] = std::move(messages);
 }
 
-// Nothing makes the model call a tool (that would be constrained decoding), so a client that insists is told.
-bool wants_tools(JsonFields& fields) {
+// What a tool_choice object names.
+void read_named_tool(JsonFields& fields, const json::object& choice, ChatContext& out) {
+  const json::value* type = choice.if_contains("type");
+  if (type && *type != "function")
+    return fields.fail(not_supported("tool_choice", "`tool_choice`: only the type function is supported"));
+  const json::value* function = choice.if_contains("function");
+  const json::value* name =
+      function && function->is_object() ? function->get_object().if_contains("name") : nullptr;
+  if (!name || !name->is_string() || name->get_string().empty())
+    return fields.fail(invalid_value("tool_choice", "`tool_choice.function.name` must be a string"));
+  out.choice = ToolChoice::kNamed;
+  out.named = name->get_string();
+}
+
+void read_tool_choice(JsonFields& fields, ChatContext& out) {
   const json::value* choice = fields.any("tool_choice");
-  if (!choice) return true;
-  if (choice->is_string() && choice->get_string() == "none") return false;
-  if (choice->is_string() && choice->get_string() == "auto") return true;
-  if (choice->is_object() || (choice->is_string() && choice->get_string() == "required")) {
-    fields.fail(not_supported(
-        "tool_choice", "`tool_choice` may be \"auto\" or \"none\"; forcing a tool call is not supported"));
+  if (!choice || *choice == "auto") return;
+  if (choice->is_object()) return read_named_tool(fields, choice->get_object(), out);
+  if (*choice == "none") {
+    out.choice = ToolChoice::kNone;
+  } else if (*choice == "required") {
+    out.choice = ToolChoice::kRequired;
   } else {
     fields.fail(
         invalid_value("tool_choice", "`tool_choice` must be \"auto\", \"none\", \"required\" or a tool"));
   }
-  return false;
 }
 
 std::optional<ApiError> check_tool(const json::value& tool, size_t number) {
@@ -199,16 +212,33 @@ std::optional<ApiError> check_syntax(text::ToolSyntax syntax) {
   return std::nullopt;
 }
 
-bool read_tools(JsonFields& fields, text::ToolSyntax syntax, json::object& context) {
-  const bool wanted = wants_tools(fields);
+// Every list of tools was checked: they have names.
+bool is_named(const json::value& tool, std::string_view name) {
+  return std::string_view(tool.at("function").at("name").get_string()) == name;
+}
+
+std::optional<ApiError> check_choice(const ChatContext& chat, const json::array* tools) {
+  const bool forced = chat.choice == ToolChoice::kRequired || chat.choice == ToolChoice::kNamed;
+  if (!forced) return std::nullopt;
+  if (!tools || tools->empty())
+    return invalid_value("tool_choice", "`tool_choice` asks for a call, and there are no `tools`");
+  const auto named = [&](const json::value& tool) { return is_named(tool, chat.named); };
+  if (chat.choice == ToolChoice::kNamed && std::ranges::none_of(*tools, named))
+    return invalid_value("tool_choice", cat("`tool_choice`: there is no tool `", chat.named, "`"));
+  return std::nullopt;
+}
+
+void read_tools(JsonFields& fields, text::ToolSyntax syntax, ChatContext& out, json::object& context) {
+  read_tool_choice(fields, out);
   const json::array* tools = fields.array("tools", kMaxTools);
-  if (!tools || !fields.ok()) return false;
-  for (size_t i = 0; i < tools->size(); ++i)
-    if (auto error = check_tool((*tools)[i], i)) return fields.fail(std::move(*error)), false;
-  if (!wanted || tools->empty()) return false;
-  if (auto error = check_syntax(syntax)) return fields.fail(std::move(*error)), false;
+  if (!fields.ok()) return;
+  for (size_t i = 0; tools && i < tools->size(); ++i)
+    if (auto error = check_tool((*tools)[i], i)) return fields.fail(std::move(*error));
+  if (auto error = check_choice(out, tools)) return fields.fail(std::move(*error));
+  if (!tools || tools->empty() || out.choice == ToolChoice::kNone) return;
+  if (auto error = check_syntax(syntax)) return fields.fail(std::move(*error));
   context["tools"] = *tools;
-  return true;
+  out.tools = true;
 }
 
 void read_kwargs(JsonFields& fields, json::object& context) {
@@ -227,9 +257,10 @@ void read_kwargs(JsonFields& fields, json::object& context) {
 }  // namespace
 
 ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) {
+  ChatContext out;
   json::object context;
   read_messages(fields, model, context);
-  const bool tools = read_tools(fields, model.tool_syntax, context);
+  read_tools(fields, model.tool_syntax, out, context);
   if (const json::array* documents = fields.array("documents", kMaxMessages))
     context["documents"] = *documents;
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
@@ -239,7 +270,21 @@ ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) 
   if (fields.any("chat_template"))
     fields.fail(
         not_supported("chat_template", "templates of clients are not accepted; the model's own is used"));
-  return {.json = json::serialize(context), .tools = tools};
+  out.json = json::serialize(context);
+  return out;
+}
+
+std::vector<text::ToolSignature> tool_signatures(JsonFields& fields, const ChatContext& chat) {
+  std::vector<text::ToolSignature> out;
+  for (const json::value& tool : *fields.array("tools", kMaxTools)) {
+    if (chat.choice == ToolChoice::kNamed && !is_named(tool, chat.named)) continue;
+    const json::object& function = tool.at("function").get_object();
+    const json::value* parameters = function.if_contains("parameters");
+    json::object schema = parameters && parameters->is_object() ? parameters->get_object() : json::object();
+    if (!schema.contains("type")) schema["type"] = "object";
+    out.push_back({std::string(function.at("name").get_string()), one_line_schema(std::move(schema))});
+  }
+  return out;
 }
 
 }  // namespace baton::coordinator

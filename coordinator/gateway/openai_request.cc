@@ -212,13 +212,31 @@ class GenerationReader {
     ChatContext chat = read_chat_context(fields_, context_.text);
     chat_context_ = std::move(chat.json);
     if (!chat.tools) return;
-    if (!asked_.grammar.empty())
-      return fields_.fail(
-          not_supported(asked_.param, cat("`", asked_.param,
-                                          "` together with `tools` is not supported; leave one out, or "
-                                          "set `tool_choice` to \"none\"")));
     plan_.tools = context_.text.tool_syntax;
     plan_.text.spelled = context_.text.tool_marks;
+    if (fields_.ok()) ask_for_calls(chat);
+  }
+
+  // The answer must be calls, or, where that is the model's choice, calls in place of the JSON that was asked
+  // for.
+  void ask_for_calls(const ChatContext& chat) {
+    const bool forced = chat.choice != ToolChoice::kAuto;
+    const bool asked = !asked_.grammar.empty();
+    if (!forced && !asked) return;
+    const bool either = asked_.grammar.kind == GrammarKind::kJsonSchema && !forced &&
+                        plan_.tools != text::ToolSyntax::kObject;
+    if (asked && !either)
+      return fields_.fail(invalid_value(
+          asked_.param, cat("`", asked_.param,
+                            "` and calls of `tools` exclude each other here: leave one out, or set "
+                            "`tool_choice` to ",
+                            forced ? "\"auto\" or " : "", "\"none\"")));
+    check_asked_grammar();
+    if (!fields_.ok()) return;
+    const bool one = chat.choice == ToolChoice::kNamed || !plan_.parallel_tool_calls;
+    const auto count = one ? text::CallCount::kOne : text::CallCount::kOneOrMore;
+    asked_ = {text::tool_grammar(context_.text, tool_signatures(fields_, chat), count, asked_.grammar.source),
+              "tools"};
   }
 
   void refuse_functions() {

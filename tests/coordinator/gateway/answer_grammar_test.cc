@@ -42,7 +42,7 @@ class AnswerGrammar : public testing::Test {
   // Whether `text` is a whole answer.
   bool takes(const Grammar& grammar, std::string_view text) {
     auto matcher = cache_.matcher(grammar);
-    EXPECT_TRUE(matcher.ok()) << matcher.status();
+    if (!matcher.ok()) return ADD_FAILURE() << matcher.status(), false;
     for (const char c : text)
       if (!*(*matcher)->accept(static_cast<unsigned char>(c))) return false;
     return *(*matcher)->accepting();
@@ -167,8 +167,7 @@ TEST_F(AnswerGrammar, WrongTypesAreRefusedByTheirName) {
   EXPECT_THAT(refusal(R"("response_format":{})"), HasSubstr("`response_format.type` must be a string"));
   EXPECT_THAT(refusal(R"("response_format":{"type":7})"),
               HasSubstr("`response_format.type` must be a string"));
-  EXPECT_THAT(refusal(R"("response_format":{"type":"xml"})"),
-              HasSubstr("must have the type \"text\""));
+  EXPECT_THAT(refusal(R"("response_format":{"type":"xml"})"), HasSubstr("must have the type \"text\""));
   EXPECT_THAT(refusal(R"("response_format":{"type":"json_schema"})"),
               HasSubstr("`response_format.json_schema` must be an object with a `schema`"));
   EXPECT_THAT(refusal(R"("response_format":{"type":"json_schema","json_schema":{"name":"a"}})"),
@@ -216,6 +215,61 @@ TEST_F(AnswerGrammar, WhatTheLibraryDoesNotTakeIsRefusedInItsWords) {
   EXPECT_THAT(refusal(cat(R"("guided_regex":")", big, "\"")), HasSubstr("262145 bytes; at most 262144"));
   const auto long_words = refusal(cat(R"("grammar":"start: )", std::string(5000, 'x'), "\""));
   EXPECT_LT(long_words.size(), 1000u);
+}
+
+// ---- calls of tools
+
+constexpr const char* kTools = R"("tools":[{"type":"function","function":{"name":"look","parameters":
+    {"type":"object","properties":{"at":{"type":"integer"}},"required":["at"],"additionalProperties":false}}},
+    {"type":"function","function":{"name":"go"}}],)";
+
+TEST_F(AnswerGrammar, RequiredCallsAreCallsOfTheTools) {
+  const Grammar some = grammar(cat(kTools, R"("tool_choice":"required")"));
+  const std::string look = "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": 7}}\n</tool_call>";
+  const std::string go =
+      "<tool_call>\n{\"name\": \"go\", \"arguments\": {\"any\":[\"thing\"]}}\n</tool_call>";
+  for (const std::string& text : {look, go, cat(look, "\n", go), cat(go, "\n", go, "\n", look)})
+    EXPECT_TRUE(takes(some, text)) << text;
+  for (const std::string& text :
+       {std::string("hello"), look + "\n", cat("I will. ", look),
+        std::string("<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"7\"}}"),
+        std::string("<tool_call>\n{\"name\": \"stay\"")})
+    EXPECT_FALSE(takes(some, text)) << text;
+  const Grammar one = grammar(cat(kTools, R"("tool_choice":"required","parallel_tool_calls":false)"));
+  EXPECT_TRUE(takes(one, go));
+  EXPECT_FALSE(takes(one, cat(go, "\n", look)));
+  const Grammar named = grammar(cat(kTools, R"("tool_choice":{"type":"function","function":{"name":"go"}})"));
+  EXPECT_TRUE(takes(named, go));
+  EXPECT_FALSE(takes(named, look));
+  EXPECT_FALSE(takes(named, cat(go, "\n", go)));
+}
+
+TEST_F(AnswerGrammar, CallsThatAreTheModelsChoiceAreHeldToNothing) {
+  for (const char* more : {R"("tool_choice":"auto")", R"("tool_choice":"none")", R"("n":1)"})
+    EXPECT_TRUE(grammar(cat(kTools, more)).empty()) << more;
+  // Parameters that no grammar can be made of do not matter then.
+  const std::string odd = R"("tools":[{"function":{"name":"f","parameters":{"type":"nonsense"}}}],)";
+  EXPECT_TRUE(grammar(odd + R"("n":1)").empty());
+  EXPECT_THAT(refusal(odd + R"("tool_choice":"required")"),
+              HasSubstr("tools: `tools` cannot be used: grammar"));
+}
+
+TEST_F(AnswerGrammar, AFormatAndToolsMeanOneOrTheOther) {
+  const std::string format = R"("response_format":{"type":"json_object"},)";
+  const Grammar either = grammar(cat(kTools, format, R"("tool_choice":"auto")"));
+  EXPECT_TRUE(takes(either, R"({"a":1})"));
+  EXPECT_TRUE(takes(either, "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": 7}}\n</tool_call>"));
+  EXPECT_FALSE(takes(either, "a"));
+  const Grammar only = grammar(cat(kTools, format, R"("tool_choice":"none")"));
+  EXPECT_EQ(only.kind, GrammarKind::kJsonSchema);
+  EXPECT_THAT(refusal(cat(kTools, format, R"("tool_choice":"required")")),
+              HasSubstr("response_format: `response_format` and calls of `tools` exclude each other here"));
+  EXPECT_THAT(refusal(cat(kTools, R"("guided_regex":"a")")),
+              HasSubstr("guided_regex: `guided_regex` and calls of"));
+  EXPECT_THAT(refusal(cat(kTools, R"("guided_json":{"type":"nonsense"})")),
+              HasSubstr("guided_json: `guided_json` cannot"));
+  model_.tool_syntax = text::ToolSyntax::kObject;
+  EXPECT_THAT(refusal(cat(kTools, format, R"("tool_choice":"auto")")), HasSubstr("exclude each other here"));
 }
 
 TEST_F(AnswerGrammar, WhereNoneAreServed) {

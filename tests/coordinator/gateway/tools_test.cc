@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/coordinator/gateway/gateway_fixture.h"
+#include "tests/text/byte_model.h"
 
 namespace baton::coordinator {
 namespace {
@@ -131,6 +132,27 @@ TEST_F(ToolsTest, ACallThatIsNotWholeIsNoToolCall) {
   EXPECT_EQ(finish(whole + broken, R"(,"parallel_tool_calls":false)"), "tool_calls");
 }
 
+TEST_F(ToolsTest, ACallThatIsAskedForIsHeldToItsGrammarAndToldLikeAnyOther) {
+  const text::ModelText bytes = text::byte_model("");
+  text::GrammarCache grammars([&] {
+    return text::GrammarVocabulary::create(*bytes.tokenizer, bytes.vocab_size(), bytes.end_token_ids);
+  });
+  grammars_ = &grammars;
+  answer("<tool_call>\n{\"name\": \"look\", \"arguments\": {}}\n</tool_call>");
+  start();
+  for (const char* asked : {R"("required")", R"({"type":"function","function":{"name":"look"}})"}) {
+    const std::string more = std::string(kTools) + R"(,"tool_choice":)" + asked;
+    const value got = choice(more);
+    EXPECT_EQ(port_.last().request.grammar.kind, GrammarKind::kLark);
+    EXPECT_EQ(got.at("finish_reason"), "tool_calls");
+    EXPECT_EQ(got.at("message").at("tool_calls").at(0).at("function").at("name"), "look");
+    const auto stream = events(chat(more + R"(,"stream":true)").body);
+    EXPECT_EQ(stream.back().at("choices").at(0).at("finish_reason"), "tool_calls");
+  }
+  choice(kTools);
+  EXPECT_TRUE(port_.last().request.grammar.empty());
+}
+
 TEST_F(ToolsTest, WithoutToolsTheTextStaysText) {
   answer("<tool_call>{\"name\": \"go\"}</tool_call>");
   start();
@@ -160,7 +182,13 @@ TEST_F(ToolsTest, RefusedWhereNothingWouldComeOfThem) {
     EXPECT_EQ(reply.status, 400) << more;
     EXPECT_THAT(reply.body, HasSubstr(why)) << more;
   };
-  refused(std::string(kTools) + R"(,"tool_choice":"required")", "forcing a tool call is not supported");
+  refused(R"("tool_choice":"required")", "`tool_choice` asks for a call, and there are no `tools`");
+  refused(std::string(kTools) + R"(,"tool_choice":{"type":"function","function":{"name":"go"}})",
+          "`tool_choice`: there is no tool `go`");
+  refused(std::string(kTools) + R"(,"tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"auto"}})",
+          "`tool_choice`: only the type function is supported");
+  refused(std::string(kTools) + R"(,"tool_choice":{"type":"function"})", "`tool_choice.function.name`");
+  refused(std::string(kTools) + R"(,"tool_choice":"always")", "`tool_choice` must be");
   refused(R"("tools":[{"type":"function","function":{}}])", "tools[0].function.name");
   refused(R"("tools":[{"type":"retrieval","function":{"name":"f"}}])", "only tools of type function");
   refused(R"("tools":[{"function":{"name":"f","parameters":[]}}])", "tools[0].function.parameters");
@@ -168,6 +196,7 @@ TEST_F(ToolsTest, RefusedWhereNothingWouldComeOfThem) {
   model_.tool_syntax = text::ToolSyntax::kNone;
   start();
   refused(kTools, "this model's chat template takes no tools");
+  refused(std::string(kTools) + R"(,"tool_choice":"required")", "this model's chat template takes no tools");
   stop();
   model_.tool_syntax = text::ToolSyntax::kUnknown;
   start();
