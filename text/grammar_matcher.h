@@ -19,9 +19,9 @@ class GrammarMatcher;
 struct GrammarLimits {
   uint64_t source_bytes = Grammar::kMostBytes;
   uint64_t grammar_symbols = 500'000;
-  uint64_t lexer_states = 250'000;
+  uint64_t lexer_states = 50'000;
   uint64_t compile_fuel = 1'000'000;  // ~20 ms
-  uint64_t step_fuel = 200'000;       // ~15 ms
+  uint64_t step_fuel = 20'000;        // ~2 ms; the worst step of a large JSON schema takes a tenth
   uint64_t step_items = 50'000;
 };
 

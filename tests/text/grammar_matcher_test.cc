@@ -11,6 +11,7 @@ namespace baton::text {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // SmolLM2's vocabulary with logits wider than it, as models with padded vocabularies have.
 class GrammarTest : public ::testing::Test {
@@ -155,6 +156,24 @@ TEST_F(GrammarTest, RandomWalksInsideTheMaskGiveValidJson) {
     EXPECT_TRUE(value.at("b").is_bool()) << text;
     EXPECT_LE(value.at("a").as_array().size(), 3u) << text;
   }
+}
+
+// An expression with 2^30 states: the answer that meets too many of them ends, soon.
+TEST_F(GrammarTest, AStepThatCostsTooMuchIsAnError) {
+  auto matcher = compile(GrammarKind::kRegex, "(.*e.{30})*");
+  std::vector<uint32_t> words(vocabulary_->mask_words());
+  const std::vector<TokenId> text =
+      ids("the tree we see here, even these, the three greens, were never seen before");
+  absl::Status status;
+  for (int i = 0; i < 2000 && status.ok(); ++i) {
+    status = matcher->fill_mask(words);
+    if (!status.ok()) break;
+    const auto taken = matcher->accept(text[static_cast<size_t>(i) % text.size()]);
+    status = taken.status();
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(status.ToString(), HasSubstr("grammar: lexer error: too many"));
+  EXPECT_THAT(status.ToString(), Not(HasSubstr("verbose")));
 }
 
 TEST_F(GrammarTest, RefusesBadGrammarsAndBounds) {

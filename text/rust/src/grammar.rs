@@ -151,5 +151,6 @@ impl GrammarMatcher {
 }
 
 fn step_failed(error: impl std::fmt::Display) -> Failure {
-    Failure::exhausted(format!("grammar: {error}"))
+    let text = error.to_string();
+    Failure::exhausted(format!("grammar: {}", text.trim_end_matches("<non-verbose/>").trim_end()))
 }
