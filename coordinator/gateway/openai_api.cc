@@ -219,7 +219,8 @@ int64_t OpenAiApi::context_tokens() const {
 // Equal as long as weights and numerics are: what the tokens of a request depend on besides the request.
 std::string OpenAiApi::fingerprint() const {
   std::set<std::string> all;
-  for (const auto& worker : deps_.status()->workers)
+  const auto status = deps_.status();
+  for (const auto& worker : status->workers)
     all.insert(cat(worker.description.model_hash, "/", worker.description.numerics_id));
   uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a: the same in every build
   for (const std::string& one : all)
