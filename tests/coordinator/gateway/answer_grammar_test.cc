@@ -233,6 +233,7 @@ TEST_F(AnswerGrammar, RequiredCallsAreCallsOfTheTools) {
   for (const std::string& text :
        {std::string("hello"), look + "\n", cat("I will. ", look),
         std::string("<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"7\"}}"),
+        std::string("<tool_call>\n{\"name\": \"go\", \"arguments\": 7}\n</tool_call>"),
         std::string("<tool_call>\n{\"name\": \"stay\"")})
     EXPECT_FALSE(takes(some, text)) << text;
   const Grammar one = grammar(cat(kTools, R"("tool_choice":"required","parallel_tool_calls":false)"));
