@@ -329,7 +329,7 @@ absl::Status WorkerParts::load(const WorkerOptions& options, ExchangeSinks sinks
 }
 
 // Of the model's text a worker needs the vocabulary, and that only for grammars.
-std::unique_ptr<worker::TokenMasks> WorkerParts::make_masks() const {
+std::unique_ptr<worker::GrammarMasks> WorkerParts::make_masks() const {
   return std::make_unique<worker::GrammarMasks>(
       [path = manifest.model_source, width = static_cast<int32_t>(model->spec().vocab_size)]()
           -> absl::StatusOr<std::unique_ptr<text::GrammarVocabulary>> {

@@ -57,8 +57,8 @@ struct WorkerParts {
   std::unique_ptr<transport::DataPlane> plane;  // of every rank
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<worker::LlamaModel> model;
-  std::unique_ptr<worker::PlanSender> plans;  // rank 0 of a group
-  std::unique_ptr<worker::TokenMasks> masks;  // of answers with a grammar; rank 0 only
+  std::unique_ptr<worker::PlanSender> plans;    // rank 0 of a group
+  std::unique_ptr<worker::GrammarMasks> masks;  // of answers with a grammar; rank 0 only
   std::unique_ptr<worker::ModelRunner> runner;
   std::unique_ptr<worker::EngineMailbox> mailbox;
   std::unique_ptr<worker::HostCopier> host_copier;    // of every rank, with kv.hostMemory
@@ -91,7 +91,7 @@ struct WorkerParts {
   absl::Status find_addresses(const WorkerOptions& options);
   absl::Status load(const WorkerOptions& options, ExchangeSinks sinks);
   absl::StatusOr<std::unique_ptr<kernels::Backend>> make_backend(const WorkerOptions& options) const;
-  std::unique_ptr<worker::TokenMasks> make_masks() const;
+  std::unique_ptr<worker::GrammarMasks> make_masks() const;
   absl::Status form_ranks();
   absl::Status measure_stages(const WorkerOptions& options);
   bool stages_known() const { return pool.pipeline == 1 || !pool.stage_layers.empty(); }

@@ -243,6 +243,7 @@ absl::Status WorkerProcess::make(const WorkerOptions& options) {
             ::kill(::getpid(), SIGTERM);
           },
       .compile = [this](RequestId id, const Grammar& g) { return grammars->compile(id, g); },
+      .forget_grammar = [this](RequestId request) { parts->masks->forget(request); },
       .clock = parts->clock};
   ASSIGN_OR_RETURN(control, worker::WorkerControl::start(control_options, control_parts));
   return absl::OkStatus();

@@ -8,7 +8,7 @@ absl::StatusOr<std::unique_ptr<GrammarMatcher>> GrammarCache::matcher(const Gram
   ASSIGN_OR_RETURN(std::unique_ptr<GrammarMatcher> matcher, find(grammar));
   if (matcher != nullptr) return matcher;
   ASSIGN_OR_RETURN(const GrammarVocabulary* const words, vocabulary());
-  ASSIGN_OR_RETURN(matcher, words->compile(grammar));
+  ASSIGN_OR_RETURN(matcher, words->compile(grammar, limits_));
   ASSIGN_OR_RETURN(std::unique_ptr<GrammarMatcher> start, matcher->copy());
   const std::lock_guard lock(entries_mutex_);
   if (entries_.size() == kMost) entries_.pop_back();

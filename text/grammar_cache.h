@@ -17,7 +17,8 @@ namespace baton::text {
 class GrammarCache {
  public:
   using Load = std::function<absl::StatusOr<std::unique_ptr<GrammarVocabulary>>()>;
-  explicit GrammarCache(Load load) : load_(std::move(load)) {}
+  explicit GrammarCache(Load load, const GrammarLimits& limits = {})
+      : load_(std::move(load)), limits_(limits) {}
 
   absl::StatusOr<std::unique_ptr<GrammarMatcher>> matcher(const Grammar& grammar);
 
@@ -29,8 +30,9 @@ class GrammarCache {
   absl::StatusOr<const GrammarVocabulary*> vocabulary();
   absl::StatusOr<std::unique_ptr<GrammarMatcher>> find(const Grammar& grammar);  // null: not there
 
-  static constexpr size_t kMost = 64;
+  static constexpr size_t kMost = 16;
   const Load load_;
+  const GrammarLimits limits_;
   std::mutex load_mutex_;
   std::unique_ptr<GrammarVocabulary> vocabulary_;
   std::mutex entries_mutex_;

@@ -70,8 +70,13 @@ absl::StatusOr<std::unique_ptr<GrammarVocabulary>> GrammarVocabulary::create(
 
 absl::StatusOr<std::unique_ptr<GrammarMatcher>> GrammarVocabulary::compile(
     const Grammar& grammar, const GrammarLimits& limits) const {
-  const BatonGrammarLimits bounds{limits.source_bytes, limits.grammar_symbols, limits.lexer_states,
-                                  limits.compile_fuel, limits.step_fuel,       limits.step_items};
+  const BatonGrammarLimits bounds{limits.source_bytes,
+                                  limits.grammar_symbols,
+                                  limits.lexer_states,
+                                  limits.compile_fuel,
+                                  limits.step_fuel,
+                                  limits.step_items,
+                                  static_cast<uint64_t>(limits.compile_time.count())};
   auto handle = std::make_unique<GrammarMatcher::Handle>();
   RETURN_IF_ERROR(rust_call([&](BatonBuffer* error) {
     return baton_matcher_new(handle_->raw, to_bytes(kind_name(grammar.kind)), to_bytes(grammar.source),

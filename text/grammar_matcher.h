@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -14,15 +15,17 @@ namespace baton::text {
 
 class GrammarMatcher;
 
-// Grammars come from users: bounds on what compiling and one step may cost. A bound reached is
+// Grammars come from users: bounds on what compiling and one step may cost. Besides, at most 500 references,
+// and 1,500 lines of Lark. A bound reached is
 // kResourceExhausted or kInvalidArgument with the library's text.
 struct GrammarLimits {
   uint64_t source_bytes = Grammar::kMostBytes;
-  uint64_t grammar_symbols = 500'000;
+  uint64_t grammar_symbols = 20'000;
   uint64_t lexer_states = 50'000;
   uint64_t compile_fuel = 1'000'000;  // ~20 ms
   uint64_t step_fuel = 20'000;        // ~2 ms; the worst step of a large JSON schema takes a tenth
-  uint64_t step_items = 50'000;
+  uint64_t step_items = 30'000;
+  std::chrono::milliseconds compile_time{1000};  // a compiler that takes longer is left to itself
 };
 
 // The vocabulary of a model as constrained decoding needs it, made once per model (90 ms and 3 MB for 49,152

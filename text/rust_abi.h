@@ -69,6 +69,7 @@ struct BatonGrammarLimits {
   uint64_t compile_fuel;
   uint64_t step_fuel;
   uint64_t step_items;
+  uint64_t compile_ms;
 };
 int32_t baton_vocabulary_new(const BatonTokenizer* tokenizer, size_t width, const uint32_t* end,
                              size_t end_count, BatonVocabulary** out, BatonBuffer* error);

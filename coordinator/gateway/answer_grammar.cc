@@ -103,11 +103,6 @@ class GrammarReader {
   void lark(std::string_view name, const json::value& value) {
     if (!value.is_string()) return wrong(name, "a string");
     const std::string_view source = value.get_string();
-    if (source.contains("::="))
-      return fields_.fail(not_supported(
-          param_, cat("`", name,
-                      "`: this is GBNF or EBNF (`::=`); grammars are read in Lark, as llguidance "
-                      "writes it (`start: \"yes\" | \"no\"`)")));
     ask(name, GrammarKind::kLark, std::string(source));
   }
 
@@ -121,7 +116,10 @@ class GrammarReader {
     if (!type) return wrong("response_format.type", "a string");
     if (*type == "json_object") {
       const json::value* given = format.any("schema");
-      given ? schema("response_format.schema", *given) : any_object("response_format");
+      if (given && !given->is_object()) return schema("response_format.schema", *given);
+      json::object object = given ? given->get_object() : json::object();
+      if (!object.contains("type")) object["type"] = "object";
+      schema("response_format", std::move(object));
     } else if (*type == "json_schema") {
       read_named_schema(format.object("json_schema"));
     } else if (*type != "text") {
@@ -171,6 +169,13 @@ class GrammarReader {
   std::string first_;  // what asked_ is of
 };
 
+// Whether there is a first token, and is found in time.
+absl::Status first_mask(const Grammar& grammar, text::GrammarCache& grammars) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<text::GrammarMatcher> start, grammars.matcher(grammar));
+  std::vector<uint32_t> words(start->mask_words());
+  return start->fill_mask(words);
+}
+
 }  // namespace
 
 AskedGrammar read_answer_grammar(JsonFields& fields) { return GrammarReader(fields).read(); }
@@ -182,18 +187,21 @@ std::optional<ApiError> check_grammar(const AskedGrammar& asked, const RequestCo
   if (context.grammars == nullptr) return refused("constrained answers are not served here");
   if (context.text.end_token_ids.empty())
     return refused("the files of this model name no end token, and no answer inside a grammar would end");
-  const auto start = context.grammars->matcher(asked.grammar);
-  if (start.ok()) return std::nullopt;
-  if (!absl::IsInvalidArgument(start.status()) && !absl::IsResourceExhausted(start.status()))
-    return from_status(start.status(), {});
-  std::string why(start.status().message());
+  absl::Status status = first_mask(asked.grammar, *context.grammars);
+  if (status.ok()) return std::nullopt;
+  if (!absl::IsInvalidArgument(status) && !absl::IsResourceExhausted(status)) return from_status(status, {});
+  std::string why(status.message());
   if (why.size() > kToldBytes) why = cat(why.substr(0, kToldBytes), " ...");
+  if (asked.grammar.kind == GrammarKind::kLark && asked.grammar.source.contains("::="))
+    why += " (GBNF and EBNF are not read: want Lark as llguidance writes it, start: \"yes\" | \"no\")";
   return invalid_value(asked.param, cat("`", asked.param, "` cannot be used: ", why));
 }
 
+// A field's name may be written with escapes, of letters or "_".
 bool may_ask_for_grammar(std::string_view body) {
-  constexpr std::string_view kFields[] = {"response_format", "structured_outputs", "guided_",
-                                          "json_schema",     "\"grammar\"",        "tool_choice"};
+  constexpr std::string_view kFields[] = {"response_format", "structured_outputs", "guided_", "json_schema",
+                                          "\"grammar\"",     "tool_choice",        "\\u005",  "\\u006",
+                                          "\\u007"};
   return std::ranges::any_of(kFields, [&](std::string_view field) { return body.contains(field); });
 }
 

@@ -281,7 +281,7 @@ std::vector<text::ToolSignature> tool_signatures(JsonFields& fields, const ChatC
     const json::object& function = tool.at("function").get_object();
     const json::value* parameters = function.if_contains("parameters");
     json::object schema = parameters && parameters->is_object() ? parameters->get_object() : json::object();
-    if (!schema.contains("type")) schema["type"] = "object";
+    schema["type"] = "object";  // arguments are nothing else
     out.push_back({std::string(function.at("name").get_string()), one_line_schema(std::move(schema))});
   }
   return out;

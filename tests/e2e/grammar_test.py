@@ -3,6 +3,7 @@ grammar that is none is refused before any worker hears of it."""
 import concurrent.futures
 import json
 import re
+import time
 
 from cluster import ANY, PATIENT, PREFILL_DECODE, STORIES, Cluster, manifest, need, pools
 
@@ -77,6 +78,24 @@ def refused(c, asked, *words):
         assert word in r.body.decode(), (asked, word, r.body)
 
 
+def hostile():
+    def refs(n, link):
+        return {"guided_json": {"$ref": "#/$defs/a0", "$defs": dict({"a%d" % i: link("#/$defs/a%d" % (i + 1)) for i in range(n)}, **{"a%d" % n: {"type": "string"}})}}
+
+    def products(n):
+        return {"allOf": [{"anyOf": [{"type": "object", "properties": {"%s%d" % (k, i): {"type": "string"}}, "required": ["%s%d" % (k, i)]} for k in "pq"]} for i in range(n)]}
+
+    yield "references", refs(3000, lambda to: {"$ref": to})
+    yield "references in properties", refs(1000, lambda to: {"type": "object", "properties": {"a": {"$ref": to}}})
+    yield "references with escapes", {"grammar": "start: %json " + json.dumps(refs(1000, lambda to: {"type": "object", "properties": {"a": {"$ref": to}}})["guided_json"]).replace("$ref", "\\u0024ref")}
+    yield "rules", {"grammar": "start: a0\n" + "".join("a%d: \"x\" a%d\n" % (i, i + 1) for i in range(9000)) + "a9000: \"y\"\n"}
+    yield "terminals", {"grammar": "start: A0\n" + "".join("A%d: \"x\" A%d | \"y\"\n" % (i, i + 1) for i in range(6000)) + "A6000: \"y\"\n"}
+    yield "products", {"guided_json": products(12)}
+    yield "products of products", {"guided_json": {"type": "object", "properties": {"a": products(10), "b": products(10)}, "required": ["a", "b"]}}
+    yield "no answer", {"guided_json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}
+    yield "parentheses", {"guided_regex": "(" * 20000 + "a" + ")" * 20000}
+
+
 WANT = check_all("one that does everything", manifest(pools(ANY, kv=SMALL)))
 check_all("prefill and decode", manifest(pools(PREFILL_DECODE, kv=SMALL)), WANT)
 check_all("two groups", manifest({"a": {"role": "any", "kv": SMALL, "parallel": {"tensor": 2}}, "b": {"role": "any", "kv": SMALL, "parallel": {"pipeline": 2}}}, gateway=PATIENT), WANT)
@@ -86,6 +105,21 @@ with Cluster(STORIES, manifest(pools(ANY, kv=SMALL))) as c:
     refused(c, {"guided_grammar": "root ::= \"a\""}, "guided_grammar", "Lark")
     refused(c, {"guided_regex": "a", "guided_choice": ["a"]})
     refused(c, {"guided_regex": "a" * 300_000})
+    # Chains and products that a library follows by recursion or multiplies out.
+    for name, asked in hostile():
+        begun = time.monotonic()
+        r = c.post("/v1/completions", dict({"model": "default", "prompt": "a", "max_tokens": 3}, **asked))
+        assert r.status == 400 and b"panic" not in r.body and b"backtrace" not in r.body, (name, r.status, r.body[:300])
+        print("%s: %d in %.2f s: %s" % (name, r.status, time.monotonic() - begun, r.json()["error"]["message"][:110]), flush=True)
+    # As deep as may be.
+    for asked in [{"grammar": "start: a0\n" + "".join("a%d: \"x\" a%d\n" % (i, i + 1) for i in range(1400)) + "a1400: \"y\"\n"},
+                  {"grammar": "start: A0\n" + "".join("A%d: \"x\" A%d \"z\" | \"y\"\n" % (i, i + 1) for i in range(1400)) + "A1400: \"y\"\n"},
+                  {"guided_json": {"$ref": "#/$defs/a0", "$defs": dict({"a%d" % i: {"type": "object", "properties": {"a": {"$ref": "#/$defs/a%d" % (i + 1)}}, "required": ["a"]}
+                                                                       for i in range(480)}, a480={"type": "string"})}}]:
+        r = c.post("/v1/completions", dict({"model": "default", "prompt": "a", "max_tokens": 60, "temperature": 1, "seed": 1}, **asked))
+        assert r.status in (200, 400), (r.status, r.body[:300])
+        print("deep: %d %s" % (r.status, r.body[:160]), flush=True)
+    assert c.metric("baton_workers_lost_total") == 0
     # As many different ones at once as nobody keeps.
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         said = list(pool.map(lambda i: c.post("/v1/completions", {"model": "default", "prompt": "a", "max_tokens": 30, "guided_regex": "%d{9}" % i}).json(), range(150)))

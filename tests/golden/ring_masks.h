@@ -11,13 +11,13 @@
 namespace baton::testing {
 
 // Masks of languages that are easily told from any other, without a tokenizer: which tokens may come, about a
-// quarter of them, depends on how many there are, on the last one and on the length of the grammar's source;
+// quarter of them, depends on all tokens before and on the length of the grammar's source;
 // every answer must end with token 7 sooner or later.
 class RingMasks final : public worker::TokenMasks {
  public:
   explicit RingMasks(int64_t vocab) : vocab_(vocab) {}
-  absl::StatusOr<std::unique_ptr<worker::TokenMask>> begin(const Grammar& grammar) override {
-    return std::make_unique<Ring>(vocab_, grammar.source.size());
+  absl::StatusOr<std::unique_ptr<worker::TokenMask>> begin(const GenerateRequest& request) override {
+    return std::make_unique<Ring>(vocab_, request.grammar.source.size());
   }
   bool allows(const Grammar& grammar, std::span<const TokenId> answer, TokenId token) const {
     Ring ring(vocab_, grammar.source.size());
@@ -30,7 +30,9 @@ class RingMasks final : public worker::TokenMasks {
     Ring(int64_t vocab, uint64_t salt) : salt_(salt), words_(static_cast<size_t>((vocab + 31) / 32)) {}
     absl::StatusOr<Allowed> after(std::span<const TokenId> answer) override {
       const bool ends = answer.size() >= 5 + salt_ % 7;
-      Rng rng(salt_ + answer.size() * 1000 + static_cast<uint64_t>(answer.empty() ? 0 : answer.back()));
+      uint64_t hash = salt_;
+      for (const TokenId token : answer) hash = (hash ^ static_cast<uint64_t>(token)) * 0x100000001B3u;
+      Rng rng(hash);
       for (uint32_t& word : words_) word = ends ? 0 : static_cast<uint32_t>(rng.next() & rng.next());
       if (ends) words_[0] = 1u << 7;
       return Allowed{.words = words_, .only_ends = ends};

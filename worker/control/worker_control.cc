@@ -173,24 +173,28 @@ void WorkerControl::on_submit(const std::string& coordinator, const Submit& subm
   // Also a second Submit of the same coordinator: the engine's Released would be taken for the new one's.
   if (owners_.contains(id)) return refuse(RefuseReason::kInvalid, "the request is here already");
   if (draining_) return refuse(RefuseReason::kDraining, "this worker drains");
-  if (!waiting_.empty() || (!hold(submit) && !parts_.engine.post(CoordinatorMessage(submit))))
-    return refuse(RefuseReason::kOverloaded, "the engine's mailbox is full");
+  if (!waiting_.empty() || !pass_on(submit))
+    return refuse(RefuseReason::kOverloaded,
+                  "the engine's mailbox is full, or too many grammars wait to be compiled");
   owners_[id] = coordinator;
   coordinators_.at(coordinator).requests.insert(id);
 }
 
-// Whether it waits for its grammar.
-bool WorkerControl::hold(const Submit& submit) {
-  const GenerateRequest& request = submit.request;
-  if (request.grammar.empty() || !parts_.compile || !parts_.compile(request.id, request.grammar))
-    return false;
-  held_.emplace(request.id, Held{submit});
+// To the engine; with a grammar when that is compiled. False: no room.
+bool WorkerControl::pass_on(const Submit& submit) {
+  if (submit.request.grammar.empty() || !parts_.compile)
+    return parts_.engine.post(CoordinatorMessage(submit));
+  if (!parts_.compile(submit.request.id, submit.request.grammar)) return false;
+  held_.emplace(submit.request.id, Held{submit});
   return true;
 }
 
 void WorkerControl::on(const Compiled& compiled, Instant) {
   const auto held = held_.find(compiled.request);
-  if (held == held_.end()) return;
+  if (held == held_.end()) {
+    if (parts_.forget_grammar) parts_.forget_grammar(compiled.request);
+    return;
+  }
   const bool released = held->second.released;
   post(CoordinatorMessage(std::move(held->second.submit)));
   held_.erase(held);
@@ -247,6 +251,7 @@ void WorkerControl::forget(RequestId request) {
   if (const auto found = coordinators_.find(owner->second); found != coordinators_.end())
     found->second.requests.erase(request);
   owners_.erase(owner);
+  if (parts_.forget_grammar) parts_.forget_grammar(request);
 }
 
 void WorkerControl::note_blocks(const StepReport& report) {
@@ -307,6 +312,13 @@ void WorkerControl::on(const PeerReport& report, Instant) {
 void WorkerControl::on(const Drain&, Instant) {
   if (draining_) return;
   draining_ = true;
+  for (const auto& [id, held] : std::exchange(held_, {})) {
+    send_to_owner(id, SubmitReply{.request = id,
+                                  .leg = held.submit.leg,
+                                  .reason = RefuseReason::kDraining,
+                                  .detail = "this worker drains"});
+    forget(id);
+  }
   post(SetDraining{true});
   membership_->leave();
   send_all(pong(0));

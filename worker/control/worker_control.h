@@ -35,9 +35,10 @@ struct WorkerControlParts {
   std::function<bool(const WorkerDescription&)> connect_peer;  // false: too much waits there
   std::function<bool(const WorkerRef&)> fence_peer;
   std::function<void(const absl::Status&)> on_fenced;  // this life of the worker is over
-  // Compiles a grammar, then on_grammar() is called with the request; false: it will not be called. May be
-  // null.
+  // Compiles the request's grammar, then on_grammar() is called; false: too many wait. May be null.
   std::function<bool(RequestId, const Grammar&)> compile = nullptr;
+  // A request with a grammar is here no more. May be null.
+  std::function<void(RequestId)> forget_grammar = nullptr;
   const Clock& clock;
 };
 
@@ -108,7 +109,7 @@ class WorkerControl {
   void send_cached_blocks(transport::StreamId stream);
   void send_all(const WorkerMessage& message);
   void send_to_owner(RequestId request, const WorkerMessage& message);
-  bool hold(const Submit& submit);
+  bool pass_on(const Submit& submit);
   void release(RequestId request);
   void post(EngineCommand command);
   void post_waiting();

@@ -250,7 +250,7 @@ absl::Status ModelRunner::constrain(const Sequence& sequence, SamplerInput& inpu
   if (sequence.request.grammar.empty()) return absl::OkStatus();
   if (sequence.mask == nullptr) {
     if (masks_ == nullptr) return absl::UnimplementedError("this worker knows no grammars");
-    ASSIGN_OR_RETURN(sequence.mask, masks_->begin(sequence.request.grammar));
+    ASSIGN_OR_RETURN(sequence.mask, masks_->begin(sequence.request));
   }
   ASSIGN_OR_RETURN(input.allowed, sequence.mask->after(input.tokens.subspan(input.prompt_tokens)));
   return absl::OkStatus();

@@ -4,15 +4,15 @@
 #include <memory>
 #include <span>
 
-#include "base/grammar.h"
 #include "base/ids.h"
 #include "base/status.h"
+#include "transport/messages/messages.h"
 
 namespace baton::worker {
 
 // Which tokens the grammar of one answer allows next: a pure function of the answer's tokens so far, so that
 // an answer that was preempted, handed over or moved goes on the same. Thread: one at a time. Errors: of one
-// sequence (a step of the grammar that costs too much).
+// sequence (a step of the grammar that costs too much), a function of the tokens as well.
 class TokenMask {
  public:
   struct Allowed {
@@ -24,11 +24,11 @@ class TokenMask {
   virtual absl::StatusOr<Allowed> after(std::span<const TokenId> answer) = 0;
 };
 
-// Makes masks. Thread: any. Errors: kInvalidArgument for a grammar that is none.
+// Makes masks of requests with a grammar. Thread: any. Errors: kInvalidArgument for a grammar that is none.
 class TokenMasks {
  public:
   virtual ~TokenMasks() = default;
-  virtual absl::StatusOr<std::unique_ptr<TokenMask>> begin(const Grammar& grammar) = 0;
+  virtual absl::StatusOr<std::unique_ptr<TokenMask>> begin(const GenerateRequest& request) = 0;
 };
 
 }  // namespace baton::worker

@@ -210,7 +210,11 @@ TEST_F(AnswerGrammar, WhatTheLibraryDoesNotTakeIsRefusedInItsWords) {
   EXPECT_THAT(refusal(R"("grammar":"start: nothing_there")"),
               HasSubstr("grammar: `grammar` cannot be used: grammar: lark"));
   EXPECT_THAT(refusal(R"("grammar":"root ::= \"yes\" | \"no\"")"),
-              HasSubstr("this is GBNF or EBNF (`::=`); grammars are read in Lark"));
+              HasSubstr("GBNF and EBNF are not read: want Lark"));
+  EXPECT_FALSE(grammar(R"("grammar":"start: \"::=\"")").empty()) << "Lark that speaks of it";
+  // No answer is one of these.
+  for (const char* none : {R"("grammar":"start: start")", R"("guided_regex":"[^\\x00-\\x{10ffff}]")"})
+    EXPECT_THAT(refusal(none), HasSubstr("cannot be used: grammar:")) << none;
   const std::string big(Grammar::kMostBytes + 1, 'a');
   EXPECT_THAT(refusal(cat(R"("guided_regex":")", big, "\"")), HasSubstr("262145 bytes; at most 262144"));
   const auto long_words = refusal(cat(R"("grammar":"start: )", std::string(5000, 'x'), "\""));
@@ -249,7 +253,8 @@ TEST_F(AnswerGrammar, CallsThatAreTheModelsChoiceAreHeldToNothing) {
   for (const char* more : {R"("tool_choice":"auto")", R"("tool_choice":"none")", R"("n":1)"})
     EXPECT_TRUE(grammar(cat(kTools, more)).empty()) << more;
   // Parameters that no grammar can be made of do not matter then.
-  const std::string odd = R"("tools":[{"function":{"name":"f","parameters":{"type":"nonsense"}}}],)";
+  const std::string odd =
+      R"("tools":[{"function":{"name":"f","parameters":{"properties":{"a":{"type":"nonsense"}}}}}],)";
   EXPECT_TRUE(grammar(odd + R"("n":1)").empty());
   EXPECT_THAT(refusal(odd + R"("tool_choice":"required")"),
               HasSubstr("tools: `tools` cannot be used: grammar"));

@@ -101,6 +101,7 @@ class WorkerControlTest : public ::testing::Test {
         .fence_peer = [this](const WorkerRef& peer) { return fences.post(peer); },
         .on_fenced = [this](const absl::Status&) { fenced = true; },
         .compile = [this](RequestId id, const Grammar&) { return compiles && compiling.post(id); },
+        .forget_grammar = [this](RequestId) { ++forgotten; },
         .clock = clock};
     auto started = WorkerControl::start(options, parts);
     ASSERT_TRUE(started.ok()) << started.status();
@@ -134,6 +135,7 @@ class WorkerControlTest : public ::testing::Test {
   Mailbox<WorkerRef> peers{100}, fences{100};
   Mailbox<RequestId> compiling{100};
   std::atomic<bool> compiles = true;
+  std::atomic<int> forgotten = 0;
   std::atomic<bool> peers_have_room = true, fenced = false, refuse_join = false;
   std::vector<CoordinatorMessage> to_engine;
   std::vector<HashKey> keys;
@@ -415,13 +417,33 @@ TEST_F(WorkerControlTest, ARequestWaitsForItsGrammar) {
   control->on_grammar(RequestId(9));  // nobody's
 }
 
-TEST_F(WorkerControlTest, AGrammarThatNobodyCompilesGoesThrough) {
+TEST_F(WorkerControlTest, TooManyGrammarsAreRefused) {
   compiles = false;
   start();
   Coordinator a("a");
   a.connect(*control);
   ASSERT_TRUE(a.send(with_grammar(1)));
-  ASSERT_TRUE(engine_gets(1));
+  ASSERT_TRUE(a.hears<SubmitReply>());
+  EXPECT_EQ(a.heard<SubmitReply>()[0].reason, RefuseReason::kOverloaded);
+}
+
+TEST_F(WorkerControlTest, DrainingRefusesWhatIsHeld) {
+  start();
+  Coordinator a("a");
+  a.connect(*control);
+  ASSERT_TRUE(a.send(with_grammar(1)));
+  ASSERT_TRUE(turn_until([] {},
+                         [&] {
+                           std::vector<RequestId> ids;
+                           return compiling.drain(ids) == 1;
+                         }));
+  control->begin_drain();
+  ASSERT_TRUE(a.hears<SubmitReply>());
+  EXPECT_EQ(a.heard<SubmitReply>()[0].reason, RefuseReason::kDraining);
+  control->on_grammar(RequestId(1));
+  ASSERT_TRUE(turn_until([] {}, [&] { return forgotten.load() == 2; })) << "at the refusal and when compiled";
+  drain();
+  EXPECT_TRUE(to_engine.empty());
 }
 
 // A lost coordinator's request is released behind the grammar as well.

@@ -28,6 +28,9 @@ class GrammarMasksTest : public ::testing::Test {
   static bool allows(const TokenMask::Allowed& allowed, TokenId id) {
     return (allowed.words[static_cast<size_t>(id) / 32] >> (id % 32) & 1) != 0;
   }
+  static GenerateRequest with(Grammar grammar, uint64_t id = 1) {
+    return {.id = RequestId(id), .grammar = std::move(grammar)};
+  }
   std::vector<TokenId> ids(std::string_view text) {
     return model.tokenizer->encode(text, {.add_special = false, .parse_special = false}).value();
   }
@@ -38,7 +41,7 @@ class GrammarMasksTest : public ::testing::Test {
 };
 
 TEST_F(GrammarMasksTest, FollowsTheAnswer) {
-  auto mask = masks.begin({GrammarKind::kRegex, "(yes|no) indeed"});
+  auto mask = masks.begin(with({GrammarKind::kRegex, "(yes|no) indeed"}));
   ASSERT_TRUE(mask.ok()) << mask.status();
   const std::vector<TokenId> answer = ids("yes indeed");
   for (size_t known = 0; known < answer.size(); ++known) {
@@ -49,7 +52,7 @@ TEST_F(GrammarMasksTest, FollowsTheAnswer) {
     EXPECT_FALSE(allowed->only_ends);
   }
   // One that comes late, after a hand-over say, is told all of it at once.
-  auto late = masks.begin({GrammarKind::kRegex, "(yes|no) indeed"});
+  auto late = masks.begin(with({GrammarKind::kRegex, "(yes|no) indeed"}));
   for (auto* one : {&*mask, &*late}) {
     const auto allowed = (*one)->after(answer);
     ASSERT_TRUE(allowed.ok()) << allowed.status();
@@ -59,9 +62,31 @@ TEST_F(GrammarMasksTest, FollowsTheAnswer) {
   EXPECT_EQ(loads, 1);
 }
 
+// Who draws all tokens and who comes late end at the same one, where a step costs too much.
+TEST_F(GrammarMasksTest, TheSameErrorsForWhoComesLate) {
+  const GenerateRequest request = with({GrammarKind::kRegex, "(.*e.{30})*"});
+  auto mask = masks.begin(request);
+  ASSERT_TRUE(mask.ok());
+  const std::vector<TokenId> text =
+      ids("the tree we see here, even these, the three greens, were never seen before");
+  std::vector<TokenId> answer;
+  absl::Status status;
+  while (answer.size() < 2000 && (status = (*mask)->after(answer).status()).ok()) {
+    if (answer.size() % 7 == 0) {
+      auto late = masks.begin(request);
+      EXPECT_TRUE((*late)->after(answer).ok()) << answer.size();
+    }
+    answer.push_back(text[answer.size() % text.size()]);
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  auto late = masks.begin(request);
+  EXPECT_EQ((*late)->after(answer).status(), status);
+}
+
 TEST_F(GrammarMasksTest, SaysWhatIsWrong) {
-  EXPECT_THAT(masks.begin({GrammarKind::kJsonSchema, "{"}).status().ToString(), HasSubstr("json_schema"));
-  auto mask = masks.begin({GrammarKind::kRegex, "[0-9]+"});
+  EXPECT_THAT(masks.begin(with({GrammarKind::kJsonSchema, "{"})).status().ToString(),
+              HasSubstr("json_schema"));
+  auto mask = masks.begin(with({GrammarKind::kRegex, "[0-9]+"}));
   ASSERT_TRUE(mask.ok());
   const std::vector<TokenId> answer = ids("12 apples");
   EXPECT_THAT((*mask)->after(answer).status().ToString(), HasSubstr("none that its grammar allows"));
@@ -88,6 +113,12 @@ TEST_F(GrammarMasksTest, TheThreadCompilesAndTells) {
   thread.close();
   body.join();
   EXPECT_THAT(done, ElementsAre(4, 5, 6));
+  // What was made is there, whatever begin() is told of the grammar, until it is taken or forgotten.
+  EXPECT_TRUE(masks.begin(with({GrammarKind::kRegex, "("}, 4)).ok());
+  EXPECT_FALSE(masks.begin(with({GrammarKind::kRegex, "("}, 4)).ok());
+  EXPECT_FALSE(masks.begin(with({GrammarKind::kRegex, "a"}, 5)).ok());
+  masks.forget(RequestId(6));
+  EXPECT_FALSE(masks.begin(with({GrammarKind::kRegex, "("}, 6)).ok());
   EXPECT_FALSE(thread.compile(RequestId(7), {GrammarKind::kRegex, "c"}));
 }
 
