@@ -19,6 +19,8 @@ enum class Metric : uint8_t {
   kClientDisconnects,
   kUnknownFields,
   kRejectedHttp,
+  kTenantRequests,
+  kTenantTokens,
   kPromptTokens,
   kGenerationTokens,
   kRequestPromptTokens,

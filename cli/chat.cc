@@ -71,12 +71,12 @@ bool answer(HttpClient& client, const ChatOptions& options, json::array& message
 }  // namespace
 
 int run_chat(const ChatOptions& options) {
-  const auto address = server_address(options.url);
-  if (!address.ok()) {
-    std::fprintf(stderr, "baton: %s\n", std::string(address.status().message()).c_str());
-    return absl::IsInvalidArgument(address.status()) ? kExitUsage : kExitFailed;
+  const auto server = server_place(options.url);
+  if (!server.ok()) {
+    std::fprintf(stderr, "baton: %s\n", std::string(server.status().message()).c_str());
+    return absl::IsInvalidArgument(server.status()) ? kExitUsage : kExitFailed;
   }
-  HttpClient client(*address, std::chrono::seconds(600));
+  HttpClient client(*server, std::chrono::seconds(600));
   json::array messages;
   if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
   const bool terminal = ::isatty(0) != 0;

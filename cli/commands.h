@@ -14,6 +14,7 @@ struct ServeOptions {
   std::string model;     // empty: what the manifest says
   std::string manifest;  // empty: the local one that is built in
   int port = -1;         // -1: what the manifest says
+  std::string api_keys;  // file; empty: what the manifest says
   bool detach = false;
 };
 int run_serve(const ServeOptions& options);
@@ -31,6 +32,14 @@ struct LogsOptions {
 };
 int run_logs(const LogsOptions& options);
 int run_validate(const std::string& file);
+
+struct KeyOptions {
+  std::string file;  // gets a line; made when it is not there
+  std::string tenant;
+  bool is_operator = false;
+  bool from_stdin = false;  // a key that its user has already; else a new one is made and printed
+};
+int run_key(const KeyOptions& options);
 
 struct ChatOptions {
   std::string url;  // host:port; empty: this home's cluster

@@ -33,6 +33,7 @@
 #include "cli/commands.h"
 #include "cli/control_security.h"
 #include "cli/observers.h"
+#include "coordinator/gateway/access.h"
 #include "coordinator/gateway/http_server.h"
 #include "coordinator/gateway/openai_api.h"
 #include "coordinator/request/control_loop.h"
@@ -81,6 +82,17 @@ absl::StatusOr<HashKey> cluster_hash_key(const Home& home, const std::function<u
   return key;
 }
 
+// With it this user's own commands (ps, chat, bench) open a gateway that wants keys; as long as the cluster
+// lives, too.
+absl::StatusOr<std::string> cluster_local_key(const Home& home, const std::function<uint64_t()>& random) {
+  const std::string path = home.file(kLocalKeyFile);
+  if (auto text = read_file(path); text.ok() && !text->empty()) return text;
+  RETURN_IF_ERROR(home.make_directories());
+  const std::string key = ApiKeys::make(random);
+  RETURN_IF_ERROR(write_file(path, key, 0600));
+  return key;
+}
+
 struct CoordinatorProcess {
   SteadyClock clock;
   ClusterManifest manifest;
@@ -97,6 +109,7 @@ struct CoordinatorProcess {
   std::unique_ptr<TextPool> text_pool;
   std::unique_ptr<text::GrammarCache> grammars;
   std::unique_ptr<OpenAiApi> api;
+  std::unique_ptr<Access> access;
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<HttpServer> admin;  // null: the manifest has no gateway.admin
   std::unique_ptr<transport::CertificateWatch> certificates;
@@ -267,8 +280,16 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
     metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});
   };
   // Where anybody may ask for tokens, who else asks and how the cluster is doing is not theirs to see.
-  server_deps.allow = [this](RouteRole role, const HttpRequest& request) {
-    return role != RouteRole::kOperator || from_this_machine(request.client, http_host);
+  AccessOptions who{
+      .keys_file = g.api_keys.path,
+      .requests_per_tenant = g.requests_per_tenant,
+      .is_local = [this](const std::string& client) { return from_this_machine(client, http_host); }};
+  if (!who.keys_file.empty()) {
+    ASSIGN_OR_RETURN(who.local_key, cluster_local_key(Home::from_environment(), random_source()));
+  }
+  ASSIGN_OR_RETURN(access, Access::create(std::move(who)));
+  server_deps.admit = [this](RouteRole role, HttpRequest& request) {
+    return access->admit(role, request, clock.now());
   };
   server_deps.turn = [this](Instant now) { return loop->turn(now); };
   ASSIGN_OR_RETURN(http, HttpServer::listen(server, std::move(routes), std::move(server_deps)));

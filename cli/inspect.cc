@@ -38,11 +38,17 @@ int64_t number_of(const json::object& o, const char* key) {
 using Workers = std::map<std::string, json::object>;
 
 // The coordinator's view of its workers by name.
-absl::StatusOr<Workers> workers_of(const std::string& address) {
+absl::StatusOr<Workers> workers_of(const ServerPlace& server) {
   Workers out;
+  const std::string& address = server.address;
   if (address.empty()) return out;  // the coordinator is on another machine
-  HttpClient client(address, std::chrono::seconds(2));
+  HttpClient client(server, std::chrono::seconds(2));
   ASSIGN_OR_RETURN(const HttpReply reply, client.get("/admin/v1/workers"));
+  if (reply.status == 401)
+    return absl::PermissionDeniedError(
+        cat(address, ": wants the key of an operator: BATON_API_KEY=KEY baton ps --url ", server.url()));
+  if (reply.status == 403 && !server.key.empty())
+    return absl::PermissionDeniedError(cat(address, ": BATON_API_KEY is not the key of an operator"));
   if (reply.status == 403)
     return absl::PermissionDeniedError(
         cat(address,
@@ -114,10 +120,11 @@ bool is_alive(int pid) {
   return name_end == std::string::npos || stat->substr(name_end + 2, 1) != "Z";
 }
 
-json::array process_list(const Home& home, const ClusterRecord& record, const Workers& workers) {
+json::array process_list(const Home& home, const ClusterRecord& record, const ServerPlace& server,
+                         const Workers& workers) {
   const bool elsewhere = record.http_address.empty();
   const bool coordinator_answers = !elsewhere && [&] {
-    const auto reply = HttpClient(record.http_address, std::chrono::seconds(2)).get("/live");
+    const auto reply = HttpClient(server, std::chrono::seconds(2)).get("/live");
     return reply.ok() && reply->status == 200;
   }();
   std::map<std::string, std::map<int, json::object>> groups;  // by worker
@@ -201,10 +208,14 @@ void print_table(const json::array& rows) {
 int run_ps(const PsOptions& options) {
   const Home home = Home::from_environment();
   absl::StatusOr<ClusterRecord> record = ClusterRecord::read(home);
+  ServerPlace server;
   if (!options.url.empty()) {
-    const auto address = server_address(options.url);
-    record = address.ok() ? absl::StatusOr<ClusterRecord>(ClusterRecord{.http_address = *address})
-                          : absl::StatusOr<ClusterRecord>(address.status());
+    auto named = server_place(options.url);
+    record = named.ok() ? absl::StatusOr<ClusterRecord>(ClusterRecord{.http_address = named->address})
+                        : absl::StatusOr<ClusterRecord>(named.status());
+    if (named.ok()) server = *std::move(named);
+  } else if (record.ok()) {
+    server = server_place(home, *record);
   }
   if (!record.ok()) {
     if (options.json && absl::IsNotFound(record.status())) {
@@ -214,12 +225,12 @@ int run_ps(const PsOptions& options) {
     std::fprintf(stderr, "baton: %s\n", std::string(record.status().message()).c_str());
     return absl::IsInvalidArgument(record.status()) ? kExitUsage : kExitFailed;
   }
-  const absl::StatusOr<Workers> workers = workers_of(record->http_address);
+  const absl::StatusOr<Workers> workers = workers_of(server);
   if (!workers.ok() && !options.url.empty()) {  // of this machine's processes there is more to say
     std::fprintf(stderr, "baton: %s\n", std::string(workers.status().message()).c_str());
     return kExitFailed;
   }
-  const json::array rows = process_list(home, *record, workers.value_or(Workers()));
+  const json::array rows = process_list(home, *record, server, workers.value_or(Workers()));
   if (options.json) {
     std::printf("%s\n", json::serialize(rows).c_str());
   } else {

@@ -21,6 +21,7 @@ struct Commands {
   PsOptions ps;
   LogsOptions logs;
   std::string manifest;
+  KeyOptions key;
   TuneOptions tune;
   ChatOptions chat;
   BenchServeOptions bench;
@@ -40,8 +41,17 @@ void add_cluster_commands(CLI::App& app, Commands& c) {
   serve->add_option("-f,--file", c.serve.manifest,
                     "cluster manifest; default: one prefill and one decode worker");
   serve->add_option("--port", c.serve.port, "HTTP port; 0 takes a free one")->check(CLI::Range(0, 65535));
+  serve->add_option("--api-keys", c.serve.api_keys, "file of keys that open it, as `baton key` writes it");
   serve->add_flag("--detach", c.serve.detach, "return when the cluster is ready (0) or failed (3)");
   serve->callback([&c] { c.exit_code = run_serve(c.serve); });
+
+  auto* key = app.add_subcommand("key", "make an API key: prints it, and adds its hash to a file of keys");
+  key->add_option("FILE", c.key.file, "the file of keys: gateway.apiKeysFile of a manifest")->required();
+  key->add_option("TENANT", c.key.tenant, "whose key it is: 63 letters, digits, '-', '_', '.' at most")
+      ->required();
+  key->add_flag("--operator", c.key.is_operator, "also opens /metrics and /admin/v1");
+  key->add_flag("--stdin", c.key.from_stdin, "take the key from standard input instead of making one");
+  key->callback([&c] { c.exit_code = run_key(c.key); });
 
   app.add_subcommand("down", "stop the cluster")->callback([&c] { c.exit_code = run_down(); });
 

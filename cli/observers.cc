@@ -121,7 +121,14 @@ GatewayObserver gateway_observer(Metrics& metrics) {
     if (r.ttft > Duration::zero()) metrics.observe(Metric::kTtft, to_seconds(r.ttft), {path});
     if (r.outcome == "ok" && !r.verdict.path.empty())
       metrics.observe(Metric::kE2e, to_seconds(r.e2e), {path});
+    if (!r.tenant.empty()) {
+      metrics.add(Metric::kTenantRequests, 1, {r.tenant, std::to_string(r.status)});
+      metrics.add(Metric::kTenantTokens, r.usage.prompt_tokens, {r.tenant, "prompt"});
+      metrics.add(Metric::kTenantTokens, r.usage.cached_tokens, {r.tenant, "cached"});
+      metrics.add(Metric::kTenantTokens, r.usage.completion_tokens, {r.tenant, "generated"});
+    }
     log_info("call answered", {{"request", r.request_id},
+                               {"tenant", r.tenant},
                                {"endpoint", r.endpoint},
                                {"status", r.status},
                                {"outcome", r.outcome},

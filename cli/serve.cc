@@ -41,6 +41,10 @@ absl::StatusOr<ClusterManifest> manifest_for(const ServeOptions& options) {
     manifest->model_source = options.model == "default"
                                  ? options.model
                                  : std::filesystem::absolute(options.model).lexically_normal().string();
+  if (!options.api_keys.empty())
+    manifest->gateway.api_keys = {
+        .path = std::filesystem::absolute(options.api_keys).lexically_normal().string(),
+        .place = "--api-keys"};
   if (options.port >= 0) manifest->gateway.port = static_cast<uint16_t>(options.port);
   return manifest;
 }
@@ -63,11 +67,12 @@ std::string joining_text(const Supervisor& supervisor, const ClusterManifest& ma
 }
 
 // A line to paste that this model answers.
-std::string example(const std::string& address) {
-  const auto models = HttpClient(address, std::chrono::seconds(2)).get("/v1/models");
+std::string example(const ServerPlace& server) {
+  const auto models = HttpClient(server, std::chrono::seconds(2)).get("/v1/models");
   const bool chat = !models.ok() || !models->body.contains("\"has_chat_template\":false");
   return cat(
-      "  curl -N http://", address, chat ? "/v1/chat/completions" : "/v1/completions",
+      "  curl -N ", server.url(), chat ? "/v1/chat/completions" : "/v1/completions",
+      server.key.empty() ? "" : " -H \"Authorization: Bearer $BATON_API_KEY\"",
       " -H 'Content-Type: application/json' \\\n    -d '{\"model\":\"default\",\"stream\":true,",
       chat ? "\"temperature\":0.2,\"messages\":[{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n"
              "  ./baton chat      talk to it here\n"
@@ -81,9 +86,9 @@ std::string banner(const Home& home, const Supervisor& supervisor, const Cluster
                manifest.control.join_address(), "\n", supervisor.plan_text(), memory_text(home, supervisor),
                joining_text(supervisor, manifest),
                detached ? "\nStop it: ./baton down\n" : "\nStop it: Ctrl-C, or ./baton down\n");
-  const std::string url = cat("http://", supervisor.record().http_address);
-  return cat("Baton serves ", manifest.model_source, " at ", url, "/v1\n", supervisor.plan_text(),
-             memory_text(home, supervisor), "\nTry it:\n", example(supervisor.record().http_address),
+  const ServerPlace server = server_place(home, supervisor.record());
+  return cat("Baton serves ", manifest.model_source, " at ", server.url(), "/v1\n", supervisor.plan_text(),
+             memory_text(home, supervisor), "\nTry it:\n", example(server),
              "  ./baton ps        see its processes\n\n",
              detached ? "Stop it: ./baton down\n" : "Stop it: Ctrl-C, or ./baton down\n");
 }

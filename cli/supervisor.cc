@@ -276,7 +276,7 @@ bool Supervisor::workers_ready() {
     if (loaded_ == Instant{}) loaded_ = now();
     return children_said(kJoined) || now() > loaded_ + kJoinPatience;
   }
-  HttpClient client(record_.http_address, seconds(2));
+  HttpClient client(server_place(home_, record_), seconds(2));
   const auto reply = client.get("/admin/v1/workers");
   boost::system::error_code error;
   const auto workers = reply.ok() ? boost::json::parse(reply->body, error) : boost::json::value();

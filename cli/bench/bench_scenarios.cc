@@ -42,10 +42,10 @@ class ServedScenarios {
 
  private:
   absl::Status connect(const BenchServeOptions& options) {
-    ASSIGN_OR_RETURN(const std::string address, server_address(options.url));
-    ASSIGN_OR_RETURN(client_, load::StreamClient::make(address, kStreamLimit));
-    ASSIGN_OR_RETURN(prompts_, server_words(address));
-    meter_ = load::ProcessMeter(processes_of(address));
+    ASSIGN_OR_RETURN(const ServerPlace server, server_place(options.url));
+    ASSIGN_OR_RETURN(client_, load::StreamClient::make(server.address, kStreamLimit, server.key));
+    ASSIGN_OR_RETURN(prompts_, server_words(server));
+    meter_ = load::ProcessMeter(processes_of(server.address));
     const auto now = std::chrono::system_clock::now().time_since_epoch().count();
     ScenarioWorld world{.client = *client_,
                         .meter = meter_,

@@ -129,9 +129,9 @@ void print(const BenchServeOptions& o, const Samples& s, double seconds) {
 }  // namespace
 
 int run_bench_serve(const BenchServeOptions& options) {
-  const auto address = server_address(options.url);
-  if (!address.ok()) {
-    std::fprintf(stderr, "baton: %s\n", std::string(address.status().message()).c_str());
+  const auto server = server_place(options.url);
+  if (!server.ok()) {
+    std::fprintf(stderr, "baton: %s\n", std::string(server.status().message()).c_str());
     return kExitFailed;
   }
   Samples all;
@@ -141,7 +141,7 @@ int run_bench_serve(const BenchServeOptions& options) {
   std::vector<std::jthread> clients;
   for (int c = 0; c < options.clients; ++c)
     clients.emplace_back([&] {
-      HttpClient client(*address, std::chrono::seconds(600));
+      HttpClient client(*server, std::chrono::seconds(600));
       Samples own;
       for (int i; (i = next++) < options.requests;) {
         Rng rng(options.seed * 1000003 + i);

@@ -211,7 +211,7 @@ absl::Status measure_unpaced(const GatewayScenarioOptions& o, const std::vector<
                              ScenarioResult& out) {
   MockCluster cluster;
   RETURN_IF_ERROR(cluster.start(o.model, Duration::zero(), cores));
-  ASSIGN_OR_RETURN(const load::WordPrompts prompts, server_words(cluster.address()));
+  ASSIGN_OR_RETURN(const load::WordPrompts prompts, server_words({.address = cluster.address()}));
   GatewayLoad load(cluster, prompts, o.seed);
   out.settings["path"] = load.path();
   RETURN_IF_ERROR(load.closed_loop("warm", 4, scaled(100, o.scale, 8)).status());
@@ -236,7 +236,7 @@ absl::Status measure_paced(const GatewayScenarioOptions& o, const std::vector<in
                            ScenarioResult& out) {
   MockCluster cluster;
   RETURN_IF_ERROR(cluster.start(o.model, kPacedStep, cores));
-  ASSIGN_OR_RETURN(const load::WordPrompts prompts, server_words(cluster.address()));
+  ASSIGN_OR_RETURN(const load::WordPrompts prompts, server_words({.address = cluster.address()}));
   GatewayLoad load(cluster, prompts, o.seed);
   ASSIGN_OR_RETURN(Phase paced, load.closed_loop("32 at once, 5 ms steps", 32, scaled(256, o.scale, 8)));
   out.summary["cpu_ms_per_request_paced"] = gateway_ms(paced);

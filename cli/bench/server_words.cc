@@ -27,8 +27,8 @@ absl::StatusOr<json::array> tokens_of(HttpClient& client, const json::object& bo
 
 }  // namespace
 
-absl::StatusOr<load::WordPrompts> server_words(const std::string& address) {
-  HttpClient client(address, std::chrono::seconds(10));
+absl::StatusOr<load::WordPrompts> server_words(const ServerPlace& server) {
+  HttpClient client(server, std::chrono::seconds(10));
   std::string all;
   for (const std::string_view word : load::candidate_words()) all += cat(" ", word);
   ASSIGN_OR_RETURN(const json::array tokens,

@@ -120,12 +120,20 @@ absl::StatusOr<std::string> address_in_url(std::string_view url) {
 
 }  // namespace
 
-absl::StatusOr<std::string> server_address(const std::string& url) {
-  if (!url.empty()) return address_in_url(url);
-  ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(Home::from_environment()));
+absl::StatusOr<ServerPlace> server_place(const std::string& url) {
+  if (!url.empty()) {
+    ASSIGN_OR_RETURN(std::string address, address_in_url(url));
+    return ServerPlace{.address = std::move(address), .key = environment("BATON_API_KEY")};
+  }
+  const Home home = Home::from_environment();
+  ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(home));
   if (record.http_address.empty())
     return absl::NotFoundError("the coordinator of this cluster is on another machine: --url HOST:PORT");
-  return record.http_address;
+  return server_place(home, record);
+}
+
+ServerPlace server_place(const Home& home, const ClusterRecord& record) {
+  return {.address = record.http_address, .key = read_file(home.file(kLocalKeyFile)).value_or("")};
 }
 
 namespace {
@@ -200,6 +208,7 @@ absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
 void ClusterRecord::remove(const Home& home) {
   ::unlink(home.file("cluster.json").c_str());
   ::unlink(home.file(kHashKeyFile).c_str());
+  ::unlink(home.file(kLocalKeyFile).c_str());
 }
 
 absl::StatusOr<std::string> resolve_model(const Home& home, const std::string& source) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "cli/cluster/http_client.h"
 
 namespace baton::cli {
 
@@ -40,7 +41,9 @@ class HomeLock {
   int fd_;
 };
 
-inline constexpr const char* kHashKeyFile = "hash.key";  // in Home::state while a cluster runs
+// In Home::state while a cluster runs, readable by its owner only.
+inline constexpr const char* kHashKeyFile = "hash.key";
+inline constexpr const char* kLocalKeyFile = "local.key";  // opens a gateway that wants keys
 
 struct ProcessRecord {
   std::string name;
@@ -59,13 +62,15 @@ struct ClusterRecord {
   absl::Status write(const Home& home) const;
   // kNotFound when no cluster runs here; kPermissionDenied when it is another user's.
   static absl::StatusOr<ClusterRecord> read(const Home& home);
-  static void remove(const Home& home);  // and the cluster's hash key
+  static void remove(const Home& home);  // and the cluster's keys
 };
 
-// host:port of the server that a user's command talks to: `url` without its http:// and its path, or, when it
-// is empty, this home's cluster. kNotFound when there is none; kInvalidArgument for a url with another
-// scheme, without a host or without a port.
-absl::StatusOr<std::string> server_address(const std::string& url);
+// The server that a user's command talks to: that of `url`, with the key in BATON_API_KEY, or, when it is
+// empty, this home's cluster. kNotFound when there is none; kInvalidArgument for a url with another scheme,
+// without a host or without a port.
+absl::StatusOr<ServerPlace> server_place(const std::string& url);
+// This home's own, for commands of the user who runs it.
+ServerPlace server_place(const Home& home, const ClusterRecord& record);
 
 // Atomically. `mode` (what the umask leaves of it) is the file's from the start.
 absl::Status write_file(const std::string& path, const std::string& text, int mode = 0666);

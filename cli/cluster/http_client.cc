@@ -51,23 +51,23 @@ class EventSplitter {
 
 }  // namespace
 
-HttpClient::HttpClient(std::string host_port, Duration timeout)
-    : host_port_(std::move(host_port)), timeout_(timeout) {}
+HttpClient::HttpClient(ServerPlace server, Duration timeout)
+    : server_(std::move(server)), timeout_(timeout) {}
 HttpClient::~HttpClient() = default;
 
 void HttpClient::close() { connection_.reset(); }
 
 absl::Status HttpClient::connect() {
   auto connection = std::make_unique<Connection>();
-  const size_t colon = host_port_.rfind(':');
-  std::string host = host_port_.substr(0, colon);
+  const size_t colon = server_.address.rfind(':');
+  std::string host = server_.address.substr(0, colon);
   if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
   error_code error;
   asio::ip::tcp::resolver resolver(connection->io);
   const auto endpoints =
-      resolver.resolve(host, colon == std::string::npos ? "80" : host_port_.substr(colon + 1), error);
+      resolver.resolve(host, colon == std::string::npos ? "80" : server_.address.substr(colon + 1), error);
   if (!error) asio::connect(connection->socket, endpoints, error);
-  if (error) return network_error(host_port_, error);
+  if (error) return network_error(server_.address, error);
   connection->socket.set_option(asio::ip::tcp::no_delay(true), error);
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(timeout_).count();
   const timeval limit{.tv_sec = us / 1000000, .tv_usec = us % 1000000};
@@ -81,7 +81,8 @@ absl::StatusOr<HttpReply> HttpClient::exchange_once(const std::string& method, c
                                                     const std::string& body, const EventFn* on_event) {
   if (!connection_) RETURN_IF_ERROR(connect());
   std::string request =
-      cat(method, " ", target, " HTTP/1.1\r\nHost: ", host_port_, "\r\nUser-Agent: baton\r\n");
+      cat(method, " ", target, " HTTP/1.1\r\nHost: ", server_.address, "\r\nUser-Agent: baton\r\n");
+  if (!server_.key.empty()) request += cat("Authorization: Bearer ", server_.key, "\r\n");
   if (method == "POST")
     request += cat("Content-Type: application/json\r\nContent-Length: ", body.size(), "\r\n");
   request += cat("\r\n", body);
@@ -90,7 +91,7 @@ absl::StatusOr<HttpReply> HttpClient::exchange_once(const std::string& method, c
     sent += asio::write(connection_->socket, asio::buffer(request) + sent, error);
     if (error && error != asio::error::interrupted) break;
   }
-  if (error) return network_error(host_port_, error);
+  if (error) return network_error(server_.address, error);
 
   http::response_parser<http::buffer_body> parser;
   parser.body_limit(boost::none);
@@ -98,7 +99,7 @@ absl::StatusOr<HttpReply> HttpClient::exchange_once(const std::string& method, c
   do {
     http::read_header(connection_->socket, connection_->buffer, parser, error);
   } while (error == asio::error::interrupted);
-  if (error) return network_error(host_port_, error);
+  if (error) return network_error(server_.address, error);
   HttpReply reply;
   reply.status = parser.get().result_int();
   for (const auto& field : parser.get()) {
@@ -121,7 +122,7 @@ absl::StatusOr<HttpReply> HttpClient::exchange_once(const std::string& method, c
       return reply;
     }
     if (!streaming) reply.body += got;
-    if (error) return network_error(host_port_, error);
+    if (error) return network_error(server_.address, error);
   }
   if (!parser.get().keep_alive()) close();
   return reply;

@@ -17,11 +17,21 @@ struct HttpReply {
   std::string body;
 };
 
+// Where a server is, and what is shown to it.
+struct ServerPlace {
+  std::string address;  // host:port
+  std::string key;      // sent as `Authorization: Bearer`; empty: none
+
+  std::string url() const { return "http://" + address; }
+};
+
 // A blocking HTTP/1.1 client for the user's commands (ps, chat, bench): one connection, kept alive between
 // requests, a deadline on every wait. Thread: one.
 class HttpClient {
  public:
-  HttpClient(std::string host_port, Duration timeout);
+  HttpClient(ServerPlace server, Duration timeout);
+  HttpClient(std::string host_port, Duration timeout)
+      : HttpClient(ServerPlace{.address = std::move(host_port)}, timeout) {}
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
@@ -42,7 +52,7 @@ class HttpClient {
   absl::StatusOr<HttpReply> exchange_once(const std::string& method, const std::string& target,
                                           const std::string& body, const EventFn* on_event);
   absl::Status connect();
-  std::string host_port_;
+  const ServerPlace server_;
   Duration timeout_;
   std::unique_ptr<Connection> connection_;
 };

@@ -47,82 +47,6 @@ std::string folder_of(const std::string& file) {
   return std::filesystem::absolute(file).parent_path().string();
 }
 
-void read_listen(ConfigObject& gateway, GatewayManifest& out) {
-  const std::string listen = gateway.string("listen", cat(out.host, ":", out.port));
-  const auto at = split_host_port(listen);
-  if (!at) return gateway.fail("listen", cat("want address:port, got '", listen, "'"));
-  out.host = at->host == "localhost" ? "127.0.0.1" : at->host;
-  out.port = static_cast<uint16_t>(at->port);
-  if (!is_numeric_host(out.host))
-    gateway.fail("listen", cat("'", out.host,
-                               "' is a name; want an IP address: 127.0.0.1 for this machine only, 0.0.0.0 or "
-                               "[::] for all of its networks"));
-}
-
-void read_admin(ConfigObject& gateway, GatewayManifest& out) {
-  out.admin = gateway.string("admin");
-  if (out.admin.empty()) return;
-  const auto at = split_host_port(out.admin);
-  if (!at || !is_numeric_host(at->host))
-    return gateway.fail("admin",
-                        cat("want an IP address and a port like 127.0.0.1:9100, got '", out.admin, "'"));
-  if (!is_loopback_host(at->host) && !out.insecure_plaintext)
-    gateway.fail("admin",
-                 cat("'", at->host,
-                     "' is reachable from other machines, and whoever reaches it reads metrics and the "
-                     "list of workers; use 127.0.0.1, or set insecureAllowPlaintextOffLoopback: true if "
-                     "that is what you want"));
-}
-
-// As a browser says where a page is from: scheme://host[:port] in lower case, and nothing behind it.
-bool is_origin(const std::string& text) {
-  const size_t end = text.find("://");
-  if (end == std::string::npos || end == 0) return false;
-  const auto all_of = [](std::string_view s, std::string_view more) {
-    return std::ranges::all_of(s, [&](unsigned char c) {
-      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || more.find(c) != more.npos;
-    });
-  };
-  const std::string scheme = text.substr(0, end), place = text.substr(end + 3);
-  if (!all_of(scheme, "+-.") || place.empty() || !all_of(place, ".-_:[]")) return false;
-  const bool has_port = place.find(':') != place.npos && place.back() != ']';
-  const auto at = split_host_port(has_port ? place : cat(place, ":1"));
-  return at && !at->host.empty() && at->port != 0;
-}
-
-void read_allowed_origins(ConfigObject& gateway, GatewayManifest& out) {
-  out.allowed_origins = gateway.strings("allowedOrigins");
-  for (const std::string& origin : out.allowed_origins)
-    if (origin != "*" && !is_origin(origin))
-      gateway.fail("allowedOrigins", cat("want origins as browsers send them (scheme://host or "
-                                         "scheme://host:port, lower case, no path), or \"*\", got '",
-                                         origin, "'"));
-}
-
-GatewayManifest read_gateway(ConfigObject gateway) {
-  GatewayManifest out;
-  read_listen(gateway, out);
-  out.insecure_plaintext = gateway.boolean("insecureAllowPlaintextOffLoopback", false);
-  if (is_numeric_host(out.host) && !is_loopback_host(out.host) && !out.insecure_plaintext)
-    gateway.fail("listen",
-                 cat("'", out.host,
-                     "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "
-                     "insecureAllowPlaintextOffLoopback: true if that is what you want"));
-  read_admin(gateway, out);
-  read_allowed_origins(gateway, out);
-  ConfigObject limits = gateway.object("limits");
-  out.queue_requests = static_cast<int>(limits.integer("queueRequests", out.queue_requests, 1, 100000));
-  out.queue_wait = limits.duration("queueWait", out.queue_wait, milliseconds(10), hours(1));
-  out.body_bytes = limits.bytes("body", out.body_bytes, 1024, 256 * kMi);
-  out.connections = static_cast<int>(limits.integer("connections", out.connections, 1, 1000000));
-  out.connections_per_address =
-      static_cast<int>(limits.integer("connectionsPerAddress", out.connections_per_address, 1, 1000000));
-  out.request_time = limits.duration("requestTime", out.request_time, seconds(1), timers::kRequestTotal);
-  limits.done();
-  gateway.done();
-  return out;
-}
-
 // What ranks on several machines lack, and how to mend it.
 constexpr const char* kPlainRanks =
     "ranks talk without TLS: give control.tls (docs/multi_host.md has the commands), or set ";
@@ -427,7 +351,7 @@ absl::StatusOr<ClusterManifest> parse_manifest(const std::string& file, const st
 
   ConfigObject spec = root.object("spec");
   read_model(spec.object("model"), file, out);
-  out.gateway = read_gateway(spec.object("gateway"));
+  out.gateway = read_gateway(spec.object("gateway"), folder_of(file));
   out.control = read_control(spec.object("control"), folder_of(file));
   read_pools(spec, folder_of(file), out);
   read_transfer(spec.object("transfer"), out);
@@ -463,9 +387,6 @@ absl::StatusOr<ClusterManifest> read_manifest(const std::string& file) {
 
 namespace {
 
-std::string microseconds_text(Duration d) {
-  return cat(std::chrono::duration_cast<std::chrono::microseconds>(d).count(), "us");
-}
 const char* bool_text(bool value) { return value ? "true" : "false"; }
 
 std::string parallel_yaml(const PoolManifest& p) {
@@ -477,13 +398,6 @@ std::string parallel_yaml(const PoolManifest& p) {
              ", port: ", p.rendezvous_port,
              p.rendezvous.empty() ? "" : cat(", rendezvous: ", quoted_yaml(p.rendezvous)),
              ", insecureAllowPlaintextOffLoopback: ", bool_text(p.insecure_ranks), "}");
-}
-
-std::string list_yaml(const std::vector<std::string>& texts) {
-  std::vector<std::string> quoted;
-  quoted.reserve(texts.size());
-  for (const std::string& text : texts) quoted.push_back(quoted_yaml(text));
-  return cat("[", join(quoted, ", "), "]");
 }
 
 std::string hosts_yaml(const PoolManifest& p) {
@@ -505,21 +419,11 @@ std::string pool_yaml(const PoolManifest& p) {
 }  // namespace
 
 std::string to_yaml(const ClusterManifest& m) {
-  const GatewayManifest& g = m.gateway;
-  const std::string host = g.host.find(':') == std::string::npos ? g.host : cat("[", g.host, "]");
   std::string out = cat("apiVersion: baton/v1\nkind: Cluster\nmetadata: {name: ", quoted_yaml(m.name),
                         "}\nspec:\n  model:\n    source: ", quoted_yaml(m.model_source),
                         "\n    names: ", list_yaml(m.model_names), "\n");
   if (m.context_tokens > 0) out += cat("    contextTokens: ", m.context_tokens, "\n");
-  out +=
-      cat("  gateway:\n    listen: ", quoted_yaml(cat(host, ":", g.port)),
-          g.admin.empty() ? "" : cat("\n    admin: ", quoted_yaml(g.admin)),
-          "\n    insecureAllowPlaintextOffLoopback: ", bool_text(g.insecure_plaintext),
-          g.allowed_origins.empty() ? "" : cat("\n    allowedOrigins: ", list_yaml(g.allowed_origins)),
-          "\n    limits: {queueRequests: ", g.queue_requests,
-          ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,
-          ", connections: ", g.connections, ", connectionsPerAddress: ", g.connections_per_address,
-          ", requestTime: ", microseconds_text(g.request_time), "}\n", control_yaml(m.control), "  pools:\n");
+  out += cat(gateway_yaml(m.gateway), control_yaml(m.control), "  pools:\n");
   for (const PoolManifest& p : m.pools) out += pool_yaml(p);
   out += cat("  transfer: {transport: ", m.transport, ", checksum: ", bool_text(m.checksum),
              ", insecureAllowPlaintextOffLoopback: ", bool_text(m.insecure_transfer), "}\n");

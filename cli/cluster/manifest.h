@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "cli/cluster/gateway_manifest.h"
 #include "cli/cluster/network_manifest.h"
 #include "transport/messages/messages.h"
 
@@ -43,20 +44,6 @@ struct PoolManifest {
   const std::string& host_of(int index, int rank) const {
     return hosts.size() == static_cast<size_t>(replicas) ? hosts[index] : hosts[index * ranks() + rank];
   }
-};
-
-struct GatewayManifest {
-  std::string host = "127.0.0.1";
-  uint16_t port = 8000;
-  std::string admin;  // host:port where operators' paths are served to everybody; empty: nowhere
-  bool insecure_plaintext = false;           // allows a host off loopback without TLS, here and in `admin`
-  std::vector<std::string> allowed_origins;  // of pages that may call from a browser; "*": all
-  int queue_requests = 256;
-  Duration queue_wait = std::chrono::seconds(10);
-  uint64_t body_bytes = 8ull << 20;
-  int connections = 4096;
-  int connections_per_address = 1024;  // not counted for loopback
-  Duration request_time = std::chrono::seconds(600);
 };
 
 // A `kind: Cluster` file: what runs, with which limits. Every field has its default here; docs/manifest.md

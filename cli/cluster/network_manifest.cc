@@ -8,18 +8,12 @@
 namespace baton::cli {
 namespace {
 
-NamedFile read_file_name(ConfigObject& object, const char* key, const std::string& folder) {
-  NamedFile out{.path = object.string(key), .place = object.place(key)};
-  if (out.path.empty()) object.fail(object.has(key) ? key : "", cat("want `", key, "`, a PEM file"));
-  if (!out.path.empty() && !out.path.starts_with('/'))
-    out.path = (std::filesystem::path(folder) / out.path).lexically_normal().string();
-  return out;
-}
+constexpr std::string_view kPem = "a PEM file";
 
 TlsSide read_side(ConfigObject side, const char* name, const std::string& folder) {
   TlsSide out;
-  out.certificate = read_file_name(side, "certificate", folder);
-  out.key = read_file_name(side, "key", folder);
+  out.certificate = read_file_name(side, "certificate", folder, kPem);
+  out.key = read_file_name(side, "key", folder, kPem);
   out.name = side.string("name", name);
   if (out.name.empty() || out.name.size() > 253)
     side.fail("name", "want the name that its certificate carries");
@@ -31,7 +25,7 @@ std::optional<TlsManifest> read_tls(ConfigObject& control, const std::string& fo
   ConfigObject tls = control.object("tls");
   if (!control.has("tls")) return std::nullopt;
   TlsManifest out;
-  out.ca = read_file_name(tls, "ca", folder);
+  out.ca = read_file_name(tls, "ca", folder, kPem);
   out.coordinator = read_side(tls.object("coordinator"), "coordinator", folder);
   out.worker = read_side(tls.object("worker"), "worker", folder);
   if (out.coordinator.name == out.worker.name)
@@ -65,6 +59,15 @@ std::string side_yaml(const TlsSide& side) {
 }
 
 }  // namespace
+
+NamedFile read_file_name(ConfigObject& object, const char* key, const std::string& folder,
+                         std::string_view what) {
+  NamedFile out{.path = object.string(key), .place = object.place(key)};
+  if (out.path.empty()) object.fail(object.has(key) ? key : "", cat("want `", key, "`, ", what));
+  if (!out.path.empty() && !out.path.starts_with('/'))
+    out.path = (std::filesystem::path(folder) / out.path).lexically_normal().string();
+  return out;
+}
 
 std::string ControlManifest::join_address() const {
   if (!join.empty()) return join;

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/config_file.h"
 
@@ -51,6 +52,9 @@ struct NetworkManifest {
   bool insecure_metrics = false;  // allows `metrics` off loopback: anybody may read them
 };
 
+// A file that must be named, absolute when `folder` is. `what` says what is wanted when there is none.
+NamedFile read_file_name(ConfigObject& object, const char* key, const std::string& folder,
+                         std::string_view what);
 // Relative file names are taken from `folder`.
 ControlManifest read_control(ConfigObject control, const std::string& folder);
 NetworkManifest read_network(ConfigObject network);

@@ -66,6 +66,7 @@ HttpAnswer error_answer(const ApiError& error) {
     answer.fields.push_back({"retry-after", std::to_string((ms + 999) / 1000)});
     answer.fields.push_back({"retry-after-ms", std::to_string(ms)});
   }
+  if (error.status == 401) answer.fields.push_back({"www-authenticate", "Bearer"});
   return answer;
 }
 

@@ -13,6 +13,7 @@ namespace baton::coordinator {
 struct CallRecord {
   std::string endpoint;    // chat, completions, tokenize, detokenize
   std::string request_id;  // x-request-id
+  std::string tenant;      // empty where there are no keys
   std::string model;
   int status = 0;       // of the answer; 0 = the client left before it
   std::string outcome;  // ok, refused, failed, client_left

@@ -379,6 +379,7 @@ void GenerationCall::report(int status, std::string outcome) {
   if (!world_.observer.on_request_done) return;
   world_.observer.on_request_done({.endpoint = endpoint_name(plan_.endpoint),
                                    .request_id = exchange_->request().request_id,
+                                   .tenant = exchange_->request().tenant,
                                    .model = plan_.model,
                                    .status = status,
                                    .outcome = std::move(outcome),

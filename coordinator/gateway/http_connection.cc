@@ -78,8 +78,7 @@ class ServerExchange final : public Exchange {
   const HttpRequest& request() const override { return request_; }
   HttpRequest& mutable_request() override { return request_; }
   void answer(HttpAnswer answer) override {
-    finished_ = true;
-    on_left_ = nullptr;
+    leave();
     if (auto c = connection_.lock()) c->answer(number_, answer);
   }
   void start_stream(HttpAnswer head) override {
@@ -94,13 +93,18 @@ class ServerExchange final : public Exchange {
 
   void client_left() {
     finished_ = true;
+    request_.ticket.reset();
     if (auto callback = std::exchange(on_left_, nullptr)) callback();
   }
 
  private:
-  void finish(bool clean) {
+  void leave() {
     finished_ = true;
     on_left_ = nullptr;
+    request_.ticket.reset();
+  }
+  void finish(bool clean) {
+    leave();
     if (auto c = connection_.lock()) c->end_stream(number_, clean);
   }
 
@@ -195,7 +199,11 @@ void HttpConnection::take(std::string_view bytes) {
     bytes.remove_prefix(check_.feed(bytes));
     count_body(check_.body_bytes());
     if (check_.rejected()) return refuse(check_.status(), check_.reason());
-    if (!had_head && check_.head_complete()) message_since_ = now();
+    if (!had_head && check_.head_complete()) {
+      message_since_ = now();
+      on_head();
+      if (closing_) return;
+    }
     if (server_.body_bytes > server_.options.all_body_bytes && counted_body_ > 0)
       return refuse(503, "too many request bodies are under way; try again");
     if (check_.complete()) {
@@ -218,7 +226,7 @@ void HttpConnection::count_body(size_t bytes) {
 }
 
 // Beast reads the head the check has let through; where the two disagree the request is refused.
-bool HttpConnection::parse_head(HttpRequest& request) {
+bool HttpConnection::parse_head() {
   http::request_parser<http::empty_body> parser;
   parser.header_limit(static_cast<uint32_t>(server_.options.limits.head_bytes + 1));
   parser.body_limit(boost::none);
@@ -229,69 +237,76 @@ bool HttpConnection::parse_head(HttpRequest& request) {
   const auto length = parser.content_length();
   if (parser.chunked() != check_.chunked() || length.value_or(0) != check_.content_length()) return false;
   if (head.method_string() != check_.method()) return false;
-  request.method = check_.method();
+  request_.method = check_.method();
   const std::string_view target = check_.target();
   const size_t question = std::min(target.find('?'), target.size());
-  request.path = target.substr(0, question);
-  if (question < target.size()) request.query = target.substr(question + 1);
+  request_.path = target.substr(0, question);
+  if (question < target.size()) request_.query = target.substr(question + 1);
   for (const auto& field : head)
-    request.fields.push_back(
+    request_.fields.push_back(
         {lower_case(std::string_view(field.name_string().data(), field.name_string().size())),
          std::string(field.value().data(), field.value().size())});
   return true;
 }
 
-void HttpConnection::dispatch() {
-  HttpRequest request;
-  if (!parse_head(request)) return refuse(400, "malformed request head");
-  request.client = client_;
-  request.received = now();
-  request.body = check_.take_body();
-  count_body(0);
-  const std::string_view id = request.field("x-request-id");
-  request.request_id = valid_request_id(id) ? std::string(id) : fresh_request_id(server_.deps.random);
+// Whoever may not use the route is told so before the body is read, let alone kept.
+void HttpConnection::on_head() {
+  request_ = HttpRequest{.client = client_};
+  head_parsed_ = parse_head();
+  not_admitted_.reset();
+  if (!head_parsed_) return;
+  match_ = server_.routes.find(request_.method, request_.path);
+  if (match_.route && server_.deps.admit) not_admitted_ = server_.deps.admit(match_.route->role, request_);
+  if (!not_admitted_ || check_.complete()) return;
+  const auto exchange = begin_exchange();
+  reusable_ = false;
+  exchange->answer(error_answer(*not_admitted_));
+}
 
-  request_id_ = request.request_id;
-  head_only_ = request.method == "HEAD";
+std::shared_ptr<ServerExchange> HttpConnection::begin_exchange() {
+  request_.received = now();
+  request_.body = check_.take_body();
+  count_body(0);
+  const std::string_view id = request_.field("x-request-id");
+  request_.request_id = valid_request_id(id) ? std::string(id) : fresh_request_id(server_.deps.random);
+  request_id_ = request_.request_id;
+  head_only_ = request_.method == "HEAD";
   reusable_ = check_.keep_alive();
   chunked_output_ = !check_.http_1_0();
   busy_ = true;
   ++exchange_number_;
   ++server_.open_exchanges;
-  const RouteTable::Match match = server_.routes.find(request.method, request.path);
-  origin_ = reading_origin(server_.options.allowed_origins, request, match.role);
-  const bool preflight = !match.allow.empty() && !origin_.empty() && is_preflight(request);
-  const bool allowed = !match.route || !server_.deps.allow || server_.deps.allow(match.route->role, request);
+  origin_ = reading_origin(server_.options.allowed_origins, request_, match_.role);
   auto exchange =
-      std::make_shared<ServerExchange>(weak_from_this(), exchange_number_, server_.io, std::move(request));
+      std::make_shared<ServerExchange>(weak_from_this(), exchange_number_, server_.io, std::move(request_));
   exchange_ = exchange;
-  if (preflight) return exchange->answer(preflight_answer(match.allow));
-  if (!match.route && match.allow.empty()) {
+  return exchange;
+}
+
+void HttpConnection::dispatch() {
+  if (!head_parsed_) return refuse(400, "malformed request head");
+  auto exchange = begin_exchange();
+  const bool preflight = !match_.allow.empty() && !origin_.empty() && is_preflight(exchange->request());
+  if (preflight) return exchange->answer(preflight_answer(match_.allow));
+  if (!match_.route && match_.allow.empty()) {
     return exchange->answer(error_answer(
         {.status = 404, .message = cat("no such path: ", exchange->request().path), .code = "not_found"}));
   }
-  if (!match.route) {
+  if (!match_.route) {
     HttpAnswer answer =
-        error_answer({.status = 405, .message = cat("use ", match.allow), .code = "method_not_allowed"});
-    answer.fields.push_back({"allow", match.allow});
+        error_answer({.status = 405, .message = cat("use ", match_.allow), .code = "method_not_allowed"});
+    answer.fields.push_back({"allow", match_.allow});
     return exchange->answer(std::move(answer));
   }
-  if (!allowed)
-    return exchange->answer(error_answer(
-        {.status = 403,
-         .message =
-             cat(exchange->request().path,
-                 ": not for this client; operators ask from the coordinator's machine, or at the address "
-                 "that the manifest's gateway.admin gives"),
-         .type = "permission_error",
-         .code = "forbidden"}));
-  match.route->handler(std::move(exchange));
+  if (not_admitted_) return exchange->answer(error_answer(*not_admitted_));
+  match_.route->handler(std::move(exchange));
 }
 
 void HttpConnection::refuse(int status, std::string_view reason) {
   if (server_.deps.on_refused) server_.deps.on_refused(status);
   (void)check_.take_body();
   count_body(0);
+  request_.ticket.reset();
   request_id_ = fresh_request_id(server_.deps.random);
   origin_.clear();
   HttpAnswer answer =

@@ -6,6 +6,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,7 @@
 namespace baton::coordinator {
 
 class HttpConnection;
+class ServerExchange;
 
 // What all connections of one server share. Thread: io, but the two counters.
 struct HttpServerState {
@@ -43,7 +45,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   const std::string& client() const { return client_; }
 
  private:
-  friend class ServerExchange;
+  friend ServerExchange;
   using Socket = boost::asio::ip::tcp::socket;
 
   // ---- input
@@ -55,7 +57,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void take(std::string_view bytes);
   void count_body(size_t bytes);
   void dispatch();
-  bool parse_head(HttpRequest& request);
+  void on_head();
+  bool parse_head();
+  std::shared_ptr<ServerExchange> begin_exchange();
   void refuse(int status, std::string_view reason);
   // ---- answers; `number` is the exchange's, so that a late call for an earlier request does nothing
   bool is_current(uint64_t number) const { return busy_ && number == exchange_number_; }
@@ -82,11 +86,15 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   Socket socket_;
   const std::string client_;
   HeadCheck check_;
-  std::string early_;  // bytes of the next request, while this one is answered
+  HttpRequest request_;                   // that is coming, from the end of its head on
+  bool head_parsed_ = false;              // as the check read it
+  RouteTable::Match match_;               // of its head
+  std::optional<ApiError> not_admitted_;  // to that route
+  std::string early_;                     // bytes of the next request, while this one is answered
   std::string out_;
   size_t out_at_ = 0;
   size_t large_end_ = 0;  // in out_, of the last write that was larger than the limit
-  std::weak_ptr<class ServerExchange> exchange_;
+  std::weak_ptr<ServerExchange> exchange_;
   std::string request_id_;
   std::string origin_;  // that may read the answer (cross_origin.h); empty: none
   uint64_t exchange_number_ = 0;

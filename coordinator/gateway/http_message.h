@@ -23,9 +23,11 @@ struct HttpRequest {
   std::string query;  // without the question mark
   std::vector<HttpField> fields;
   std::string body;
-  std::string request_id;  // the client's x-request-id when it is clean, else a fresh one
-  std::string client;      // address, without the port
-  Instant received{};      // last byte read
+  std::string request_id;        // the client's x-request-id when it is clean, else a fresh one
+  std::string client;            // address, without the port
+  std::string tenant;            // whose key came with it (access.h); empty where there are no keys
+  std::shared_ptr<void> ticket;  // the tenant's right to one request at a time more; until it is answered
+  Instant received{};            // last byte read
 
   // The first field of that (lower-case) name; empty when there is none.
   std::string_view field(std::string_view name) const {

@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/timers.h"
+#include "coordinator/gateway/api_error.h"
 #include "coordinator/gateway/head_check.h"
 #include "coordinator/gateway/routes.h"
 
@@ -40,8 +42,9 @@ struct HttpServerDeps {
   std::function<uint64_t()> random;            // for request ids
   std::function<int64_t()> unix_time;          // for the Date field
   std::function<void(int status)> on_refused;  // a message that did not get as far as a route; may be empty
-  // May this request use routes of that role? Empty: everybody may (loopback).
-  std::function<bool(RouteRole, const HttpRequest&)> allow;
+  // What keeps this request, of which there is the head, from routes of that role; nothing: it may use them.
+  // Empty: everybody may (loopback).
+  std::function<std::optional<ApiError>(RouteRole, HttpRequest&)> admit;
   // Work of the wiring's own on the io thread: called first, after each wake(), and at the time it returned.
   // May be empty.
   std::function<Instant(Instant now)> turn;

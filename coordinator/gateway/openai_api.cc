@@ -141,18 +141,20 @@ void OpenAiApi::refuse(const std::shared_ptr<Job>& job, const ApiError& error) {
   if (deps_.observer.on_request_done)
     deps_.observer.on_request_done({.endpoint = job->endpoint,
                                     .request_id = request.request_id,
+                                    .tenant = request.tenant,
                                     .status = left ? 0 : error.status,
                                     .outcome = left ? "client_left" : "refused",
                                     .e2e = deps_.clock->now() - request.received});
 }
 
-RequestContext OpenAiApi::context(uint64_t random, const std::atomic<bool>* cancelled) const {
+RequestContext OpenAiApi::context(uint64_t random, const Job& job) const {
   return {.text = *deps_.text,
           .model_names = options_.model_names,
           .grammars = deps_.grammars,
           .context_tokens = context_tokens(),
           .random = random,
-          .cancelled = cancelled};
+          .tenant = job.exchange->request().tenant,
+          .cancelled = &job.cancelled};
 }
 
 void OpenAiApi::generate(Ex exchange, Endpoint endpoint) {
@@ -163,7 +165,7 @@ void OpenAiApi::generate(Ex exchange, Endpoint endpoint) {
     return refuse(job, not_ready(cat("no worker can take the request: ", status->reason), kRetrySoon));
   submit(job, [this, job, endpoint, random = deps_.random()] {
     if (job->cancelled) return;
-    auto plan = read_generation(job->body, endpoint, context(random, &job->cancelled));
+    auto plan = read_generation(job->body, endpoint, context(random, *job));
     world_.post_to_io([this, job, plan = std::move(plan)]() mutable { start_call(job, std::move(plan)); });
   });
 }
@@ -186,7 +188,7 @@ void OpenAiApi::convert(Ex exchange, bool back) {
   const auto job = make_job(std::move(exchange), back ? "detokenize" : "tokenize");
   submit(job, [this, job, back] {
     if (job->cancelled) return;
-    const auto needs = context(0, &job->cancelled);
+    const auto needs = context(0, *job);
     auto text = back ? detokenize(job->body, needs) : tokenize(job->body, needs);
     world_.post_to_io(
         [this, job, text = std::move(text)]() mutable { finish_convert(job, std::move(text)); });
@@ -200,6 +202,7 @@ void OpenAiApi::finish_convert(const std::shared_ptr<Job>& job, std::expected<st
   if (deps_.observer.on_request_done)
     deps_.observer.on_request_done({.endpoint = job->endpoint,
                                     .request_id = request.request_id,
+                                    .tenant = request.tenant,
                                     .status = 200,
                                     .outcome = "ok",
                                     .e2e = deps_.clock->now() - request.received});

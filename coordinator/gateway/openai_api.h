@@ -70,7 +70,7 @@ class OpenAiApi {
   std::string model_json(const std::string& name) const;
   int64_t context_tokens() const;
   std::string fingerprint() const;
-  RequestContext context(uint64_t random, const std::atomic<bool>* cancelled) const;
+  RequestContext context(uint64_t random, const Job& job) const;
 
   const OpenAiOptions options_;
   OpenAiDeps deps_;

@@ -27,6 +27,11 @@ constexpr int64_t kMaxTopLogprobs = 20;
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int32_t kDefaultCompletionTokens = 16;
 
+// No tenant's name has a line end: what another one says cannot make these bytes.
+std::string salt_of(std::string_view tenant, const std::string& asked) {
+  return tenant.empty() ? asked : cat(tenant, "\n", asked);
+}
+
 // Reads one body into a plan. Each step looks at fields_.ok() only where going on makes no sense.
 class GenerationReader {
  public:
@@ -381,7 +386,7 @@ class GenerationReader {
         return fields_.fail(invalid_value("min_tokens", cat("`min_tokens` must not be greater than the ",
                                                             *room, " tokens the answer may have")));
       for (uint32_t k = 0; k < n; ++k) {
-        GenerateRequest request{.tenant_salt = cache_salt_,
+        GenerateRequest request{.tenant_salt = salt_of(context_.tenant, cache_salt_),
                                 .prompt = prompt.tokens,
                                 .sampling = sampling_,
                                 .stop = stop_,

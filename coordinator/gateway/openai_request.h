@@ -53,6 +53,7 @@ struct RequestContext {
   text::GrammarCache* grammars = nullptr;        // null: grammars are refused
   int64_t context_tokens = 0;                    // prompt and output together; 0 = not known
   uint64_t random = 0;                           // seeds of requests that name none come from it
+  std::string_view tenant = {};                  // whose prompts share cached prefixes with this one's
   const std::atomic<bool>* cancelled = nullptr;  // looked at between two pieces of work; may be null
 
   // What a prompt may have at most, tokenised or not: longer texts are refused where their bytes show it.

@@ -5,7 +5,6 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -30,18 +29,6 @@ std::string last_error() {
   const char* reason = code == 0 ? nullptr : ::ERR_reason_error_string(code);
   ::ERR_clear_error();
   return reason == nullptr ? "unknown error" : reason;
-}
-
-// Another text when a file is another one, or was written to.
-std::string versions_of(const StreamSecurity& security) {
-  std::string out;
-  for (const std::string* file : {&security.ca, &security.certificate, &security.key}) {
-    struct stat st{};
-    if (::stat(file->c_str(), &st) != 0) st = {};
-    out +=
-        cat(st.st_dev, ".", st.st_ino, ".", st.st_size, ".", st.st_mtim.tv_sec, ".", st.st_mtim.tv_nsec, " ");
-  }
-  return out;
 }
 
 }  // namespace
@@ -81,7 +68,7 @@ absl::StatusOr<std::unique_ptr<TlsContext>> TlsContext::create(const StreamSecur
   ::ERR_clear_error();
   std::unique_ptr<TlsContext> out(new TlsContext);
   out->security_ = security;
-  out->versions_ = versions_of(security);
+  out->files_.emplace(std::vector{security.ca, security.certificate, security.key});
   out->context_.reset(::SSL_CTX_new(::TLS_method()));
   SSL_CTX* context = out->context_.get();
   const auto refuse = [](const std::string& what) {
@@ -114,9 +101,7 @@ absl::StatusOr<std::unique_ptr<TlsContext>> TlsContext::create(const StreamSecur
 }
 
 void TlsContext::refresh() {
-  const std::string now = versions_of(security_);
-  if (now == versions_) return;
-  versions_ = now;
+  if (!files_->changed()) return;
   auto made = create(security_);
   if (!made.ok()) {
     log_warn("changed certificates are no good: connections go on with those before",

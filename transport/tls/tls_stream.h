@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "transport/tls/watched_files.h"
 
 // OpenSSL's types, for the one file that includes it.
 struct ssl_ctx_st;
@@ -42,7 +43,7 @@ class TlsContext {
   };
   TlsContext() = default;
   StreamSecurity security_;
-  std::string versions_;  // of the files that were read
+  std::optional<WatchedFiles> files_;
   std::unique_ptr<ssl_ctx_st, Free> context_;
 };
 

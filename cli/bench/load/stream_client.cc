@@ -22,9 +22,9 @@ Instant now() { return std::chrono::steady_clock::now(); }
 
 std::string last_error() { return std::strerror(errno); }
 
-std::string request_text(const StreamRequest& request, const std::string& host) {
-  return cat("POST ", request.path, " HTTP/1.1\r\nHost: ", host,
-             "\r\nContent-Type: application/json\r\nContent-Length: ", request.body.size(),
+std::string request_text(const StreamRequest& request, const std::string& fields) {
+  return cat("POST ", request.path, " HTTP/1.1\r\n", fields,
+             "Content-Type: application/json\r\nContent-Length: ", request.body.size(),
              request.keep_alive ? "\r\n\r\n" : "\r\nConnection: close\r\n\r\n", request.body);
 }
 
@@ -67,14 +67,15 @@ struct StreamClient::Connection {
   }
 };
 
-absl::StatusOr<std::unique_ptr<StreamClient>> StreamClient::make(const std::string& host_port,
-                                                                 Duration limit) {
+absl::StatusOr<std::unique_ptr<StreamClient>> StreamClient::make(const std::string& host_port, Duration limit,
+                                                                 const std::string& key) {
   auto endpoint = resolve(host_port);
   if (!endpoint.ok()) return endpoint.status();
   const int epoll = ::epoll_create1(EPOLL_CLOEXEC);
   if (epoll < 0) return absl::InternalError(cat("epoll: ", last_error()));
   std::unique_ptr<StreamClient> client(new StreamClient(epoll, limit));
-  client->host_ = host_port;
+  client->fields_ = cat("Host: ", host_port, "\r\n");
+  if (!key.empty()) client->fields_ += cat("Authorization: Bearer ", key, "\r\n");
   client->endpoint_ = *std::move(endpoint);
   return client;
 }
@@ -108,7 +109,7 @@ void StreamClient::start(const StreamRequest& request, int tag) {
   const bool fresh = c == nullptr;
   if (fresh) c = connections_.emplace_back(std::make_unique<Connection>()).get();
   c->request = request;
-  c->unsent = request_text(request, host_);
+  c->unsent = request_text(request, fields_);
   c->reader = StreamReader(request.keep_events);
   c->tag = tag;
   c->busy = true;

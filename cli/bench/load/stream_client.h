@@ -27,7 +27,9 @@ struct StreamRequest {
 // `limit` too.
 class StreamClient {
  public:
-  static absl::StatusOr<std::unique_ptr<StreamClient>> make(const std::string& host_port, Duration limit);
+  // `key` is sent with every request, unless empty.
+  static absl::StatusOr<std::unique_ptr<StreamClient>> make(const std::string& host_port, Duration limit,
+                                                            const std::string& key = "");
   ~StreamClient();
 
   // Starts one; `tag` comes back with its record.
@@ -54,7 +56,7 @@ class StreamClient {
 
   const int epoll_;
   const Duration limit_;
-  std::string host_;            // for the Host field
+  std::string fields_;          // of every request: Host, and Authorization when there is a key
   std::vector<char> endpoint_;  // a sockaddr
   std::vector<std::unique_ptr<Connection>> connections_;
   std::vector<Ended> ended_;

@@ -70,26 +70,26 @@ TEST_F(HomeTest, ClusterRecordComesBackAsWritten) {
 
 TEST_F(HomeTest, AWorkersMachineHasNoServerToTalkTo) {
   ASSERT_TRUE((ClusterRecord{"", {{"supervisor", "supervisor", 12, ""}}}).write(home_).ok());
-  EXPECT_TRUE(absl::IsNotFound(server_address("").status()));
-  EXPECT_EQ(*server_address("http://a:1"), "a:1");
+  EXPECT_TRUE(absl::IsNotFound(server_place("").status()));
+  EXPECT_EQ(server_place("http://a:1")->address, "a:1");
 }
 
 TEST(ServerAddress, IsInWhatServePrints) {
   for (const char* url : {"127.0.0.1:28080", "http://127.0.0.1:28080", "http://127.0.0.1:28080/",
                           "http://127.0.0.1:28080/v1", "127.0.0.1:28080/v1/", "http://127.0.0.1:28080?a=b"})
-    EXPECT_EQ(*server_address(url), "127.0.0.1:28080") << url;
-  EXPECT_EQ(*server_address("http://[::1]:80/v1"), "[::1]:80");
-  EXPECT_EQ(*server_address("http://door.example:8000/v1/models"), "door.example:8000");
+    EXPECT_EQ(server_place(url)->address, "127.0.0.1:28080") << url;
+  EXPECT_EQ(server_place("http://[::1]:80/v1")->address, "[::1]:80");
+  EXPECT_EQ(server_place("http://door.example:8000/v1/models")->address, "door.example:8000");
 }
 
 TEST(ServerAddress, SaysWhatAUrlLacks) {
   for (const char* url : {"http://", "/v1", ":28080", "http://:28080/v1", "127.0.0.1", "http://127.0.0.1/v1",
                           "host:", "host:0", "host:x", "host:70000", "ftp://host:21", "http://a@host:80"}) {
-    const auto refused = server_address(url).status();
+    const auto refused = server_place(url).status();
     EXPECT_TRUE(absl::IsInvalidArgument(refused)) << url;
     EXPECT_NE(refused.message().find("want http://HOST:PORT"), std::string::npos) << refused;
   }
-  EXPECT_NE(server_address("https://host:443/v1").status().message().find("TLS"), std::string::npos);
+  EXPECT_NE(server_place("https://host:443/v1").status().message().find("TLS"), std::string::npos);
 }
 
 TEST_F(HomeTest, DamagedRecordsAreRefused) {

@@ -151,9 +151,11 @@ class GatewayTest : public testing::Test {
     RouteTable routes;
     ASSERT_TRUE(api_->add_routes(routes).ok());
     options.tick = std::chrono::milliseconds(10);
-    auto server = HttpServer::listen(
-        options, std::move(routes),
-        {.clock = &clock_, .random = [this] { return ++random_; }, .unix_time = [] { return 0; }});
+    auto server = HttpServer::listen(options, std::move(routes),
+                                     {.clock = &clock_,
+                                      .random = [this] { return ++random_; },
+                                      .unix_time = [] { return 0; },
+                                      .admit = admit_});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     api_->set_io([s = server_.get()](std::function<void()> work) { s->post(std::move(work)); });
@@ -200,6 +202,7 @@ class GatewayTest : public testing::Test {
     return records_.at(i);
   }
 
+  std::function<std::optional<ApiError>(RouteRole, HttpRequest&)> admit_;
   SteadyClock clock_;
   text::ModelText model_;
   std::mutex mutex_;

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "base/cat.h"
 #include "tests/coordinator/gateway/raw_requests.h"
 #include "tests/coordinator/gateway/server_fixture.h"
 
@@ -462,6 +463,23 @@ TEST_F(ServerTest, PortInUseAndBadAddress) {
       HttpServer::listen({.address = "nowhere"}, {},
                          {.clock = &clock_, .random = [] { return 0; }, .unix_time = [] { return 0; }});
   EXPECT_EQ(bad.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// A body that is not wanted is not waited for, and its sender is not told to go on.
+TEST_F(ServerTest, WhoMayNotIsToldBeforeTheBody) {
+  start();
+  for (const char* more : {"", "Expect: 100-continue\r\n"}) {
+    LoopbackClient client(server_->port());
+    client.send(cat("POST /tokenize HTTP/1.1\r\nHost: a\r\nX-Forbid: 1\r\nContent-Length: 1000000\r\n", more,
+                    "\r\n", *more == 0 ? "the beginning" : ""));
+    const std::string head = client.read_until("\r\n");
+    EXPECT_EQ(head, "HTTP/1.1 403 Forbidden\r\n");
+    EXPECT_NE(client.read_until("not for you").find("connection: close"), std::string::npos);
+  }
+  // One that is complete costs nothing: the connection goes on.
+  LoopbackClient client(server_->port());
+  EXPECT_EQ(client.post("/tokenize", "body", "X-Forbid: 1\r\n").status, 403);
+  EXPECT_EQ(client.post("/tokenize", "body").body, "body");
 }
 
 }  // namespace

@@ -42,14 +42,17 @@ class ServerTest : public testing::Test {
       keep(std::move(e));
     });
     options.tick = std::chrono::milliseconds(10);
-    auto server = HttpServer::listen(
-        options, std::move(routes),
-        {.clock = &clock_,
-         .random = [this] { return ++random_; },
-         .unix_time = [] { return 0; },
-         .on_refused = [this](int status) { refused_ = status; },
-         .allow = [](RouteRole, const HttpRequest& r) { return r.field("x-forbid").empty(); },
-         .turn = turn_});
+    auto server =
+        HttpServer::listen(options, std::move(routes),
+                           {.clock = &clock_,
+                            .random = [this] { return ++random_; },
+                            .unix_time = [] { return 0; },
+                            .on_refused = [this](int status) { refused_ = status; },
+                            .admit = [](RouteRole, const HttpRequest& r) -> std::optional<ApiError> {
+                              if (r.field("x-forbid").empty()) return std::nullopt;
+                              return ApiError{.status = 403, .message = "not for you"};
+                            },
+                            .turn = turn_});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     thread_ = std::thread([this] { server_->run(); });
