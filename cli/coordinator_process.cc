@@ -32,6 +32,7 @@
 #include "cli/cluster/version.h"
 #include "cli/commands.h"
 #include "cli/control_security.h"
+#include "cli/gateway_security.h"
 #include "cli/observers.h"
 #include "coordinator/gateway/access.h"
 #include "coordinator/gateway/http_server.h"
@@ -109,10 +110,10 @@ struct CoordinatorProcess {
   std::unique_ptr<TextPool> text_pool;
   std::unique_ptr<text::GrammarCache> grammars;
   std::unique_ptr<OpenAiApi> api;
-  std::unique_ptr<Access> access;
+  std::unique_ptr<Access> access, admin_access;  // each on its server's thread
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<HttpServer> admin;  // null: the manifest has no gateway.admin
-  std::unique_ptr<transport::CertificateWatch> certificates;
+  std::unique_ptr<transport::CertificateWatch> certificates, gateway_certificate;
   std::atomic<HttpServer*> turner = nullptr;  // `http`, once it is there: it turns the control loop
 
   absl::Status make(const CoordinatorOptions& options);
@@ -121,6 +122,7 @@ struct CoordinatorProcess {
  private:
   absl::Status make_control();
   absl::Status make_rpc(const std::string& listen);
+  absl::StatusOr<std::unique_ptr<Access>> make_access(int requests_per_tenant) const;
   absl::Status make_gateway(const std::string& http_address);
   absl::Status make_admin();
   bool on_membership_call(transport::MembershipCall call);
@@ -240,6 +242,17 @@ bool CoordinatorProcess::on_membership_call(transport::MembershipCall call) {
   return loop->post(LeaveCluster{leave.worker, leave.lease, leave.reply});
 }
 
+absl::StatusOr<std::unique_ptr<Access>> CoordinatorProcess::make_access(int requests_per_tenant) const {
+  AccessOptions options{
+      .keys_file = manifest.gateway.api_keys.path,
+      .requests_per_tenant = requests_per_tenant,
+      .is_local = [this](const std::string& client) { return from_this_machine(client, http_host); }};
+  if (!options.keys_file.empty()) {
+    ASSIGN_OR_RETURN(options.local_key, cluster_local_key(Home::from_environment(), random_source()));
+  }
+  return Access::create(std::move(options));
+}
+
 absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   const GatewayManifest& g = manifest.gateway;
   text_pool = std::make_unique<TextPool>(kTextQueue);
@@ -275,19 +288,15 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   server.max_connections_per_ip = g.connections_per_address;
   server.limits.body_bytes = g.body_bytes;
   server.allowed_origins = g.allowed_origins;
+  RETURN_IF_ERROR(check_gateway_files(g, unix_time_source()(), nullptr));
+  ASSIGN_OR_RETURN(server.tls, gateway_tls(g));
+  gateway_certificate = watch_gateway(g);
   HttpServerDeps server_deps{.clock = &clock, .random = random_source(), .unix_time = unix_time_source()};
   server_deps.on_refused = [this](int status) {
     metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});
   };
   // Where anybody may ask for tokens, who else asks and how the cluster is doing is not theirs to see.
-  AccessOptions who{
-      .keys_file = g.api_keys.path,
-      .requests_per_tenant = g.requests_per_tenant,
-      .is_local = [this](const std::string& client) { return from_this_machine(client, http_host); }};
-  if (!who.keys_file.empty()) {
-    ASSIGN_OR_RETURN(who.local_key, cluster_local_key(Home::from_environment(), random_source()));
-  }
-  ASSIGN_OR_RETURN(access, Access::create(std::move(who)));
+  ASSIGN_OR_RETURN(access, make_access(g.requests_per_tenant));
   server_deps.admit = [this](RouteRole role, HttpRequest& request) {
     return access->admit(role, request, clock.now());
   };
@@ -298,24 +307,32 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
   return absl::OkStatus();
 }
 
+// On loopback for everybody there; elsewhere under the gateway's TLS and keys, when it has them.
 absl::Status CoordinatorProcess::make_admin() {
   const auto at = split_host_port(manifest.gateway.admin);
   if (!at)
     return absl::InvalidArgumentError(cat("gateway.admin ", manifest.gateway.admin, ": want address:port"));
   RouteTable routes;
-  const auto get = [&routes](const char* path, const char* type, std::function<std::string()> body) {
-    return routes.add({"GET", path, RouteRole::kOperator, [type, body](std::shared_ptr<Exchange> e) {
-                         e->answer({.content_type = type, .body = body()});
-                       }});
-  };
-  RETURN_IF_ERROR(
-      get("/metrics", "text/plain; version=0.0.4; charset=utf-8", [this] { return metrics_text(); }));
-  RETURN_IF_ERROR(get("/live", "text/plain", [] { return std::string("live\n"); }));
+  RETURN_IF_ERROR(routes.add({"GET", "/metrics", RouteRole::kOperator, [this](std::shared_ptr<Exchange> e) {
+                                e->answer({.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                           .body = metrics_text()});
+                              }}));
+  RETURN_IF_ERROR(routes.add({"GET", "/live", RouteRole::kPublic, [](std::shared_ptr<Exchange> e) {
+                                e->answer({.content_type = "text/plain", .body = "live\n"});
+                              }}));
   RETURN_IF_ERROR(add_admin_routes(routes, [this] { return loop->status(); }));
-  ASSIGN_OR_RETURN(
-      admin,
-      HttpServer::listen({.address = at->host, .port = static_cast<uint16_t>(at->port)}, std::move(routes),
-                         {.clock = &clock, .random = random_source(), .unix_time = unix_time_source()}));
+  HttpServerOptions server{.address = at->host, .port = static_cast<uint16_t>(at->port)};
+  HttpServerDeps deps{.clock = &clock, .random = random_source(), .unix_time = unix_time_source()};
+  if (!is_loopback_host(at->host)) {
+    ASSIGN_OR_RETURN(server.tls, gateway_tls(manifest.gateway));
+    if (!manifest.gateway.api_keys.path.empty()) {
+      ASSIGN_OR_RETURN(admin_access, make_access(0));
+      deps.admit = [this](RouteRole role, HttpRequest& request) {
+        return admin_access->admit(role, request, clock.now());
+      };
+    }
+  }
+  ASSIGN_OR_RETURN(admin, HttpServer::listen(server, std::move(routes), std::move(deps)));
   return absl::OkStatus();
 }
 
@@ -335,6 +352,7 @@ std::string CoordinatorProcess::metrics_text() {
   metrics.raise(Metric::kWorkersLost, counters.workers_lost);
   worker_gauges.show(*status);
   set_certificate_metrics(metrics, certificates.get());
+  set_certificate_metrics(metrics, gateway_certificate.get());
   return metrics.render();
 }
 
@@ -349,6 +367,8 @@ int CoordinatorProcess::run(int report_fd) {
   if (admin) admin_thread.emplace("admin", [this](std::stop_token) { admin->run(); });
   log_info("coordinator serves",
            {{"http", http_address()},
+            {"https", manifest.gateway.tls.has_value()},
+            {"api_keys", !manifest.gateway.api_keys.path.empty()},
             {"admin", admin ? cat("port ", admin->port()) : "with http, to this machine"},
             {"membership", join_host_port(membership_host, membership->port())},
             {"tls", manifest.control.tls.has_value()},
@@ -359,7 +379,10 @@ int CoordinatorProcess::run(int report_fd) {
     (void)!::write(report_fd, line.data(), line.size());
     ::close(report_fd);
   }
-  while (wait_for_signal(std::chrono::seconds(60)) == 0) look_at_certificates(certificates.get());
+  while (wait_for_signal(std::chrono::seconds(60)) == 0) {
+    look_at_certificates(certificates.get());
+    look_at_certificates(gateway_certificate.get());
+  }
   api->begin_drain();
   http->begin_drain();
   const Instant limit = clock.now() + timers::kDrainCap;

@@ -54,6 +54,8 @@ absl::StatusOr<Workers> workers_of(const ServerPlace& server) {
         cat(address,
             ": tells this to its own machine only; from others ask the address of the manifest's "
             "gateway.admin"));
+  if (reply.status == 400 && !reply.body.starts_with('{'))  // plain words to who speaks plainly
+    return absl::UnavailableError(cat(address, ": ", reply.body));
   boost::system::error_code error;
   const json::value list = json::parse(reply.body, error);
   if (reply.status != 200 || error || !list.is_array())

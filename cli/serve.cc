@@ -66,6 +66,9 @@ std::string joining_text(const Supervisor& supervisor, const ClusterManifest& ma
              manifest.control.join_address(), " (./baton logs says why not)\n");
 }
 
+constexpr const char* kTlsHint =
+    "  (curl wants a name of the certificate for a host, and --cacert FILE for an authority of your own)\n";
+
 // A line to paste that this model answers.
 std::string example(const ServerPlace& server) {
   const auto models = HttpClient(server, std::chrono::seconds(2)).get("/v1/models");
@@ -89,7 +92,7 @@ std::string banner(const Home& home, const Supervisor& supervisor, const Cluster
   const ServerPlace server = server_place(home, supervisor.record());
   return cat("Baton serves ", manifest.model_source, " at ", server.url(), "/v1\n", supervisor.plan_text(),
              memory_text(home, supervisor), "\nTry it:\n", example(server),
-             "  ./baton ps        see its processes\n\n",
+             "  ./baton ps        see its processes\n", server.tls ? kTlsHint : "", "\n",
              detached ? "Stop it: ./baton down\n" : "Stop it: Ctrl-C, or ./baton down\n");
 }
 

@@ -202,6 +202,7 @@ absl::Status Supervisor::start_gateway() {
                         kCoordinatorStartLimit));
   started(coordinator, report.pid);
   record_.http_address = report.http;
+  if (manifest_.gateway.tls) record_.certificate = manifest_.gateway.tls->certificate.path;
   membership_address_ = report.membership;
   // A restarted coordinator must be found where the first one was; it reports to nobody.
   const auto told = split_host_port(manifest_.control.listen);

@@ -8,6 +8,7 @@
 #include "cli/cluster/process.h"
 #include "cli/commands.h"
 #include "cli/control_security.h"
+#include "cli/gateway_security.h"
 #include "kernels/cuda/device_name.h"
 #include "worker/model/model_file.h"
 #include "worker/model/output_shard.h"
@@ -85,6 +86,11 @@ int run_validate(const std::string& file) {
   std::string notes;
   if (const absl::Status s = check_shapes(*manifest, file, notes); !s.ok()) return complain(s);
   if (const absl::Status s = check_certificates(manifest->control, notes); !s.ok()) return complain(s);
+  std::vector<std::string> absent;
+  if (const absl::Status s = check_gateway_files(manifest->gateway, unix_time_source()(), &absent); !s.ok())
+    return complain(s);
+  for (const std::string& path : absent)
+    notes += cat("; not here (wanted where the coordinator runs): ", path);
   std::printf(
       "%s: good: %s%s%s\n", file.c_str(), counted(manifest->workers(), "worker").c_str(),
       has_groups(*manifest) ? cat(" of ", counted(manifest->processes(), "rank"), " in all").c_str() : "",

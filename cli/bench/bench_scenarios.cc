@@ -43,6 +43,8 @@ class ServedScenarios {
  private:
   absl::Status connect(const BenchServeOptions& options) {
     ASSIGN_OR_RETURN(const ServerPlace server, server_place(options.url));
+    if (server.tls)
+      return absl::InvalidArgumentError(cat(server.url(), ": scenarios are measured without TLS"));
     ASSIGN_OR_RETURN(client_, load::StreamClient::make(server.address, kStreamLimit, server.key));
     ASSIGN_OR_RETURN(prompts_, server_words(server));
     meter_ = load::ProcessMeter(processes_of(server.address));

@@ -34,12 +34,35 @@ void read_admin(ConfigObject& gateway, GatewayManifest& out) {
   if (!at || !is_numeric_host(at->host))
     return gateway.fail("admin",
                         cat("want an IP address and a port like 127.0.0.1:9100, got '", out.admin, "'"));
-  if (!is_loopback_host(at->host) && !out.insecure_plaintext)
+  const bool guarded = out.tls && (!out.api_keys.path.empty() || out.insecure_anonymous);
+  if (!is_loopback_host(at->host) && !out.insecure_plaintext && !guarded)
     gateway.fail("admin",
                  cat("'", at->host,
                      "' is reachable from other machines, and whoever reaches it reads metrics and the "
-                     "list of workers; use 127.0.0.1, or set insecureAllowPlaintextOffLoopback: true if "
-                     "that is what you want"));
+                     "list of workers; use 127.0.0.1, give gateway.tls and gateway.apiKeysFile, or set "
+                     "insecureAllowPlaintextOffLoopback: true if that is what you want"));
+}
+
+// Who can reach an address of the network wants TLS and a key, or the permission to do without.
+void check_guarded(ConfigObject& gateway, const GatewayManifest& g) {
+  if (g.tls && g.insecure_plaintext)
+    gateway.fail("insecureAllowPlaintextOffLoopback",
+                 "there is `tls` too, which leaves nothing plain: want one of both");
+  if (!is_numeric_host(g.host) || is_loopback_host(g.host) || g.insecure_plaintext) return;
+  if (!g.tls) {
+    gateway.fail(
+        "listen",
+        cat("'", g.host,
+            "' is reachable from other machines without TLS; use 127.0.0.1, give gateway.tls, or set "
+            "insecureAllowPlaintextOffLoopback: true if that is what you want"));
+  } else if (g.api_keys.path.empty() && !g.insecure_anonymous) {
+    gateway.fail(
+        "listen",
+        cat("'", g.host,
+            "' is reachable from other machines, and anybody there may use the model; give "
+            "gateway.apiKeysFile (baton key makes it), or set insecureAllowAnonymousOffLoopback: true "
+            "if that is what you want"));
+  }
 }
 
 // As a browser says where a page is from: scheme://host[:port] in lower case, and nothing behind it.
@@ -73,14 +96,17 @@ GatewayManifest read_gateway(ConfigObject gateway, const std::string& folder) {
   GatewayManifest out;
   read_listen(gateway, out);
   out.insecure_plaintext = gateway.boolean("insecureAllowPlaintextOffLoopback", false);
-  if (is_numeric_host(out.host) && !is_loopback_host(out.host) && !out.insecure_plaintext)
-    gateway.fail("listen",
-                 cat("'", out.host,
-                     "' is reachable from other machines without TLS or keys; use 127.0.0.1, or set "
-                     "insecureAllowPlaintextOffLoopback: true if that is what you want"));
-  read_admin(gateway, out);
+  out.insecure_anonymous = gateway.boolean("insecureAllowAnonymousOffLoopback", false);
   if (gateway.has("apiKeysFile"))
     out.api_keys = read_file_name(gateway, "apiKeysFile", folder, "a file that `baton key` makes");
+  if (gateway.has("tls")) {
+    ConfigObject tls = gateway.object("tls");
+    out.tls = GatewayTls{.certificate = read_file_name(tls, "certificate", folder, "a PEM file"),
+                         .key = read_file_name(tls, "key", folder, "a PEM file")};
+    tls.done();
+  }
+  check_guarded(gateway, out);
+  read_admin(gateway, out);
   read_allowed_origins(gateway, out);
   ConfigObject limits = gateway.object("limits");
   out.queue_requests = static_cast<int>(limits.integer("queueRequests", out.queue_requests, 1, 100000));
@@ -115,7 +141,11 @@ std::string gateway_yaml(const GatewayManifest& g) {
   return cat("  gateway:\n    listen: ", quoted_yaml(cat(host, ":", g.port)),
              g.admin.empty() ? "" : cat("\n    admin: ", quoted_yaml(g.admin)),
              g.api_keys.path.empty() ? "" : cat("\n    apiKeysFile: ", quoted_yaml(g.api_keys.path)),
+             g.tls ? cat("\n    tls: {certificate: ", quoted_yaml(g.tls->certificate.path),
+                         ", key: ", quoted_yaml(g.tls->key.path), "}")
+                   : "",
              "\n    insecureAllowPlaintextOffLoopback: ", g.insecure_plaintext ? "true" : "false",
+             "\n    insecureAllowAnonymousOffLoopback: ", g.insecure_anonymous ? "true" : "false",
              g.allowed_origins.empty() ? "" : cat("\n    allowedOrigins: ", list_yaml(g.allowed_origins)),
              "\n    limits: {queueRequests: ", g.queue_requests,
              ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,

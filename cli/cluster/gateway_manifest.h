@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,13 +10,20 @@
 
 namespace baton::cli {
 
+// What the gateway shows to whoever connects.
+struct GatewayTls {
+  NamedFile certificate, key;
+};
+
 // The HTTP side of the coordinator.
 struct GatewayManifest {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
-  std::string admin;  // host:port where operators' paths are served to everybody; empty: nowhere
+  std::string admin;              // host:port where operators' paths are served to everybody; empty: nowhere
+  std::optional<GatewayTls> tls;  // without it HTTP is plain
   bool insecure_plaintext = false;  // allows a host off loopback without TLS, here and in `admin`
   NamedFile api_keys;  // who may ask (coordinator/gateway/api_keys.h); no path: everybody who can connect
+  bool insecure_anonymous = false;           // allows a host off loopback without keys
   std::vector<std::string> allowed_origins;  // of pages that may call from a browser; "*": all
   int queue_requests = 256;
   Duration queue_wait = std::chrono::seconds(10);

@@ -74,11 +74,11 @@ absl::StatusOr<HomeLock> HomeLock::take(const Home& home) {
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     ::close(fd);
     const auto record = ClusterRecord::read(home);
-    return absl::AlreadyExistsError(
-        cat("a cluster already runs from ", home.state,
-            record.ok() ? cat(" (http://", record->http_address, ", pid ", record->processes.front().pid, ")")
-                        : "",
-            "; `baton down` stops it, or set BATON_HOME to another folder"));
+    return absl::AlreadyExistsError(cat("a cluster already runs from ", home.state,
+                                        record.ok() ? cat(" (", server_place(home, *record).url(), ", pid ",
+                                                          record->processes.front().pid, ")")
+                                                    : "",
+                                        "; `baton down` stops it, or set BATON_HOME to another folder"));
   }
   return HomeLock(fd);
 }
@@ -101,29 +101,32 @@ HomeLock::~HomeLock() {
 
 namespace {
 
-// What `serve` prints, with or without the http:// and a path.
-absl::StatusOr<std::string> address_in_url(std::string_view url) {
-  const auto refused = [&](std::string_view why) {
-    return absl::InvalidArgumentError(cat("--url ", url, ": ", why, "want http://HOST:PORT"));
+// What `serve` prints, with or without the scheme and a path; https:// has a port of its own.
+absl::StatusOr<ServerPlace> place_in_url(std::string_view url) {
+  const auto refused = [&] {
+    return absl::InvalidArgumentError(cat("--url ", url, ": want http://HOST:PORT or https://HOST[:PORT]"));
   };
+  const bool tls = url.starts_with("https://");
   std::string_view rest = url;
   if (const size_t scheme = url.find("://"); scheme != std::string_view::npos) {
-    if (url.starts_with("https://")) return refused("TLS is not spoken here, and not by the cluster: ");
-    if (!url.starts_with("http://")) return refused("");
+    if (!tls && !url.starts_with("http://")) return refused();
     rest.remove_prefix(scheme + 3);
   }
-  const std::string address(rest.substr(0, rest.find_first_of("/?#")));
+  std::string address(rest.substr(0, rest.find_first_of("/?#")));
+  const bool has_port = address.find(':', address.rfind(']') + 1) != address.npos;
+  if (tls && !has_port && !address.empty()) address += ":443";
   const auto at = split_host_port(address);
-  if (!at || at->host.empty() || at->port == 0 || address.find('@') != address.npos) return refused("");
-  return address;
+  if (!at || at->host.empty() || at->port == 0 || address.find('@') != address.npos) return refused();
+  return ServerPlace{.address = std::move(address), .tls = tls};
 }
 
 }  // namespace
 
 absl::StatusOr<ServerPlace> server_place(const std::string& url) {
   if (!url.empty()) {
-    ASSIGN_OR_RETURN(std::string address, address_in_url(url));
-    return ServerPlace{.address = std::move(address), .key = environment("BATON_API_KEY")};
+    ASSIGN_OR_RETURN(ServerPlace server, place_in_url(url));
+    server.key = environment("BATON_API_KEY");
+    return server;
   }
   const Home home = Home::from_environment();
   ASSIGN_OR_RETURN(const ClusterRecord record, ClusterRecord::read(home));
@@ -133,7 +136,10 @@ absl::StatusOr<ServerPlace> server_place(const std::string& url) {
 }
 
 ServerPlace server_place(const Home& home, const ClusterRecord& record) {
-  return {.address = record.http_address, .key = read_file(home.file(kLocalKeyFile)).value_or("")};
+  return {.address = record.http_address,
+          .key = read_file(home.file(kLocalKeyFile)).value_or(""),
+          .tls = !record.certificate.empty(),
+          .certificate = record.certificate};
 }
 
 namespace {
@@ -175,8 +181,9 @@ absl::Status ClusterRecord::write(const Home& home) const {
   for (const ProcessRecord& p : processes)
     list.push_back(
         {{"name", p.name}, {"role", p.role}, {"pid", p.pid}, {"address", p.address}, {"rank", p.rank}});
-  return write_file(home.file("cluster.json"), boost::json::serialize(boost::json::object{
-                                                   {"http_address", http_address}, {"processes", list}}));
+  return write_file(home.file("cluster.json"),
+                    boost::json::serialize(boost::json::object{
+                        {"http_address", http_address}, {"certificate", certificate}, {"processes", list}}));
 }
 
 absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
@@ -193,6 +200,7 @@ absl::StatusOr<ClusterRecord> ClusterRecord::read(const Home& home) {
   try {
     ClusterRecord record;
     record.http_address = boost::json::value_to<std::string>(v.at("http_address"));
+    record.certificate = boost::json::value_to<std::string>(v.at("certificate"));
     for (const auto& p : v.at("processes").as_array())
       record.processes.push_back(
           {boost::json::value_to<std::string>(p.at("name")), boost::json::value_to<std::string>(p.at("role")),

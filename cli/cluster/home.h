@@ -57,6 +57,7 @@ struct ProcessRecord {
 // time.
 struct ClusterRecord {
   std::string http_address;  // host:port; empty: the coordinator is on another machine
+  std::string certificate;   // that it shows there; empty: plain HTTP
   std::vector<ProcessRecord> processes;
 
   absl::Status write(const Home& home) const;

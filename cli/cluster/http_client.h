@@ -21,12 +21,16 @@ struct HttpReply {
 struct ServerPlace {
   std::string address;  // host:port
   std::string key;      // sent as `Authorization: Bearer`; empty: none
+  bool tls = false;
+  // Under TLS: the server must show this one (PEM), whatever name it carries; empty: one of an authority that
+  // this machine trusts (or SSL_CERT_FILE names), with the name in the address.
+  std::string certificate;
 
-  std::string url() const { return "http://" + address; }
+  std::string url() const { return (tls ? "https://" : "http://") + address; }
 };
 
-// A blocking HTTP/1.1 client for the user's commands (ps, chat, bench): one connection, kept alive between
-// requests, a deadline on every wait. Thread: one.
+// A blocking HTTP/1.1 client, with or without TLS, for the user's commands (ps, chat, bench): one connection,
+// kept alive between requests, a deadline on every wait. Thread: one.
 class HttpClient {
  public:
   HttpClient(ServerPlace server, Duration timeout);
@@ -52,6 +56,7 @@ class HttpClient {
   absl::StatusOr<HttpReply> exchange_once(const std::string& method, const std::string& target,
                                           const std::string& body, const EventFn* on_event);
   absl::Status connect();
+  absl::Status prepare_tls(Connection& connection, const std::string& host) const;
   const ServerPlace server_;
   Duration timeout_;
   std::unique_ptr<Connection> connection_;

@@ -106,7 +106,7 @@ std::optional<ApiError> Access::admit(RouteRole role, HttpRequest& request, Inst
   if (role == RouteRole::kOperator && !owner->is_operator)
     return forbidden(cat(request.path, ": wants the key of an operator"));
   request.tenant = owner->tenant;
-  if (role == RouteRole::kOperator || options_.requests_per_tenant == 0) return std::nullopt;
+  if (owner->is_operator || options_.requests_per_tenant == 0) return std::nullopt;
   return take_ticket(request);
 }
 

@@ -18,7 +18,7 @@ namespace baton::coordinator {
 struct AccessOptions {
   std::string keys_file;        // empty: no keys; users are all who can connect, operators who is_local
   std::string local_key;        // opens everything besides, for commands of this machine's user; may be empty
-  int requests_per_tenant = 0;  // at once; 0: any number. Needs keys
+  int requests_per_tenant = 0;  // at once; 0: any number. Not of operators
   std::function<bool(const std::string& client)> is_local;  // address without port
 };
 

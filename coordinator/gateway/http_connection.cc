@@ -22,6 +22,10 @@ using boost::system::error_code;
 constexpr auto kLinger = std::chrono::seconds(2);
 constexpr size_t kLingerBytes = 64 << 20;  // a body that was refused for its length comes to its end
 constexpr size_t kLargeWrites = 64;        // times the limit: more large writes than this are not let through
+// To a client that forgot the s of https.
+constexpr const char* kTlsOnly =
+    "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 44\r\nconnection: close\r\n\r\n"
+    "this port speaks TLS only: ask https:// here";
 constexpr size_t kFlushBytes = 32 * 1024;  // more than this is written without waiting for more
 
 std::string date_text(int64_t unix_seconds) {
@@ -120,6 +124,7 @@ HttpConnection::HttpConnection(HttpServerState& server, Socket socket, std::stri
     : server_(server),
       socket_(std::move(socket)),
       client_(std::move(client)),
+      tls_(server.options.tls ? server.options.tls->accept() : nullptr),
       check_(server.options.limits) {}
 
 void HttpConnection::start() {
@@ -146,17 +151,38 @@ void HttpConnection::on_readable() {
   if (ec == asio::error::would_block || ec == asio::error::try_again) return wait_readable();
   if (ec) return on_end_of_input(ec == asio::error::eof);
   last_input_ = now();
-  const std::string_view bytes(server_.read_buffer.data(), n);
+  std::string_view bytes(server_.read_buffer.data(), n);
+  bool ended = false;
   if (closing_) {
     drained_ += n;
     if (drained_ > kLingerBytes) return close();
+  } else if (tls_ && !decrypt(bytes, ended)) {
+    return;
   } else if (busy_ || !early_.empty()) {  // what came before it was not looked at yet
     early_ += bytes;
     if (early_.size() > server_.options.early_bytes) return close();
   } else {
     take(bytes);
   }
+  if (ended && !closed_) return on_end_of_input(true);
   wait_readable();
+}
+
+// `bytes` become what they say. False: the connection is closed, or will be.
+bool HttpConnection::decrypt(std::string_view& bytes, bool& ended) {
+  using State = transport::TlsSession::State;
+  server_.decrypted.clear();
+  const State state = tls_->receive(bytes, server_.decrypted, out_);
+  bytes = server_.decrypted;
+  ended = state == State::kEnded;
+  if (state == State::kPlain) {
+    out_ = kTlsOnly;
+    closing_ = true;
+  }
+  if (unsent() > 0) flush();
+  if (state == State::kPlain) wait_readable();
+  if (state == State::kBroken) close();
+  return !closed_ && !closing_;
 }
 
 void HttpConnection::on_end_of_input(bool orderly) {
@@ -398,7 +424,7 @@ void HttpConnection::send(std::string_view bytes) {
   if (unsent() == 0) output_progress_ = now();
   const size_t limit = server_.options.output_bytes;
   const bool large = bytes.size() > limit && backlog() == 0 && unsent() <= kLargeWrites * limit;
-  out_ += bytes;
+  tls_ ? tls_->send(bytes, out_) : void(out_ += bytes);
   if (large) large_end_ = out_.size();
   unsent() < kFlushBytes ? flush_soon() : flush();
   if (!streaming_ || backlog() <= limit) {
@@ -446,7 +472,9 @@ void HttpConnection::flush() {
   }
   if (unsent() > 0) return;
   written_by_ = kNever;
-  if (closing_ && !busy_) begin_linger();
+  if (!closing_ || busy_) return;
+  if (tls_ && tls_->close(out_)) return flush();
+  begin_linger();
 }
 
 void HttpConnection::close_soon() {
@@ -513,6 +541,7 @@ void HttpConnection::tick_output(Instant now) {
 void HttpConnection::tick_input(Instant now) {
   const auto& options = server_.options;
   if (!check_.started()) {
+    if (tls_ && !tls_->established() && now - idle_since_ >= options.head_timeout) return close();
     if (now - idle_since_ >= options.keep_alive) close();
     return;
   }

@@ -25,6 +25,7 @@ struct HttpServerState {
   HttpServerDeps deps;
   std::shared_ptr<boost::asio::io_context> io;
   std::vector<char> read_buffer = std::vector<char>(64 * 1024);
+  std::string decrypted;  // of what was read last, under TLS
   bool draining = false;
   size_t body_bytes = 0;  // of bodies that are still coming, over all connections
   std::function<void(HttpConnection*)> on_closed;
@@ -33,8 +34,9 @@ struct HttpServerState {
 };
 
 // One accepted socket, from the first byte to the close. Thread: io. Owns socket, input check and output
-// buffer. A state machine over two flags and the output: busy_ (a request is being answered), streaming_,
-// closing_ (after what is in the buffer: no more requests).
+// buffer. Under TLS what is read is decrypted before anything looks at it, and the output buffer holds what
+// is encrypted. A state machine over two flags and the output: busy_ (a request is being answered),
+// streaming_, closing_ (after what is in the buffer: no more requests).
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
   HttpConnection(HttpServerState& server, boost::asio::ip::tcp::socket socket, std::string client);
@@ -51,6 +53,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // ---- input
   void wait_readable();
   void on_readable();
+  bool decrypt(std::string_view& bytes, bool& ended);
   void on_end_of_input(bool orderly);
   void settle_end_of_input();
   void ask_for_life();
@@ -85,6 +88,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   HttpServerState& server_;
   Socket socket_;
   const std::string client_;
+  const std::unique_ptr<transport::TlsSession> tls_;  // null: plain
   HeadCheck check_;
   HttpRequest request_;                   // that is coming, from the end of its head on
   bool head_parsed_ = false;              // as the check read it

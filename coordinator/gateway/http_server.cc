@@ -189,6 +189,7 @@ class HttpServer::Listener : public std::enable_shared_from_this<HttpServer::Lis
 
   void refuse(tcp::socket socket, const char* why) {
     if (state_.deps.on_refused) state_.deps.on_refused(503);
+    if (state_.options.tls) return;  // who has shaken no hands yet can be told nothing
     const std::string body = error_json(not_ready(why, std::chrono::seconds(1)));
     const std::string text = cat(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: ", body.size(),

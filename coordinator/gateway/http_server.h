@@ -13,6 +13,7 @@
 #include "coordinator/gateway/api_error.h"
 #include "coordinator/gateway/head_check.h"
 #include "coordinator/gateway/routes.h"
+#include "transport/tls/server_tls.h"
 
 namespace baton::coordinator {
 
@@ -34,7 +35,8 @@ struct HttpServerOptions {
   size_t output_bytes = 256 * 1024;  // a stream may hold more only for write_stall, and never 4 times as much
   size_t all_body_bytes = 256 << 20;  // of bodies that are still coming, over all connections; then 503
   size_t early_bytes = 64 * 1024;     // sent by a client before its answer is complete
-  std::vector<std::string> allowed_origins;  // of pages that may read answers in a browser; "*": all
+  std::shared_ptr<transport::ServerTls> tls;  // of this server alone; null: plain HTTP
+  std::vector<std::string> allowed_origins;   // of pages that may read answers in a browser; "*": all
 };
 
 struct HttpServerDeps {

@@ -12,8 +12,8 @@ constexpr int64_t kSoon = 14 * kDay;
 
 }  // namespace
 
-CertificateWatch::CertificateWatch(TlsFiles files)
-    : watched_{{{.name = "certificate", .file = std::move(files.certificate), .told = std::nullopt},
+CertificateWatch::CertificateWatch(TlsFiles files, const char* name)
+    : watched_{{{.name = name, .file = std::move(files.certificate), .told = std::nullopt},
                 {.name = "ca", .file = std::move(files.ca), .told = std::nullopt}}} {}
 
 std::vector<CertificateTerm> CertificateWatch::look(int64_t unix_time) {

@@ -13,7 +13,7 @@ namespace baton::transport {
 
 // One file's certificate and how long it is still good.
 struct CertificateTerm {
-  const char* name;  // "certificate", "ca"
+  const char* name;  // "certificate", "ca", or what the watch calls its certificate
   std::string file;
   int64_t seconds_left = 0;  // negative: it has ended
 };
@@ -23,7 +23,8 @@ struct CertificateTerm {
 // read; time (unix, seconds) is handed in. Errors: a file that is no certificate now counts as it was before.
 class CertificateWatch {
  public:
-  explicit CertificateWatch(TlsFiles files);
+  // `name`: of the certificate's term. No CA: that alone is watched.
+  explicit CertificateWatch(TlsFiles files, const char* name = "certificate");
 
   // Reads the files. What is to be told: ends within two weeks, and was not told within a day.
   std::vector<CertificateTerm> look(int64_t unix_time);

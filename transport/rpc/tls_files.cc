@@ -95,10 +95,13 @@ std::vector<TlsMistake> check_tls_files(const TlsFiles& files, const std::string
                                         int64_t unix_time) {
   std::vector<TlsMistake> out;
   const auto wrong = [&out](TlsFile file, std::string text) { out.push_back({file, std::move(text)}); };
-  const auto ca = read_certificates(files.ca);
+  const bool has_ca = !files.ca.empty();
+  const absl::StatusOr<std::vector<Certificate>> ca =
+      has_ca ? read_certificates(files.ca)
+             : absl::StatusOr<std::vector<Certificate>>(absl::NotFoundError(""));
   const auto own = read_certificates(files.certificate);
   const auto key = read_key(files.key);
-  if (!ca.ok()) wrong(TlsFile::kCa, std::string(ca.status().message()));
+  if (has_ca && !ca.ok()) wrong(TlsFile::kCa, std::string(ca.status().message()));
   if (!own.ok()) wrong(TlsFile::kCertificate, std::string(own.status().message()));
   if (!key.ok()) wrong(TlsFile::kKey, std::string(key.status().message()));
   if (ca.ok())

@@ -18,7 +18,8 @@ struct TlsMistake {
 
 // What is wrong with the files of one end, found before anybody connects: a file that is missing or no PEM, a
 // key of another certificate, a certificate that is expired, not valid yet, of another CA, or without the
-// name that the other end asks for. Empty: none of it. `unix_time`: now, in seconds.
+// name that the other end asks for. Empty: none of it. Without a CA or a name those are not looked at.
+// `unix_time`: now, in seconds.
 std::vector<TlsMistake> check_tls_files(const TlsFiles& files, const std::string& own_name,
                                         int64_t unix_time);
 // When the first certificate of a file ends, in unix time; nothing for a file that is none.

@@ -216,6 +216,42 @@ TEST(Manifest, StaysOnLoopbackUnlessTold) {
             std::string::npos);
 }
 
+// Off loopback: TLS and keys, or words for each of them that is missing.
+TEST(Manifest, OffLoopbackWantsTlsAndKeys) {
+  const std::string listen = "listen: \"0.0.0.0:8443\"", tls = "tls: {certificate: a.pem, key: /b.key}",
+                    keys = "apiKeysFile: keys.txt", admin = "admin: \"0.0.0.0:9100\"";
+  const auto says = [](std::vector<std::string> parts) {
+    return errors_of(cat("  gateway: {", join(parts, ", "), "}\n"));
+  };
+  EXPECT_EQ(says({listen, tls, keys}), "");
+  EXPECT_EQ(says({listen, admin, tls, keys}), "");
+  EXPECT_EQ(says({listen, admin, tls, "insecureAllowAnonymousOffLoopback: true"}), "");
+  EXPECT_EQ(says({listen, keys, "insecureAllowPlaintextOffLoopback: true"}), "");
+  EXPECT_EQ(says({tls}), "");
+  EXPECT_EQ(says({keys}), "");
+  EXPECT_THAT(says({listen, keys}), testing::HasSubstr("spec.gateway.listen: '0.0.0.0' is reachable from"));
+  EXPECT_THAT(says({listen, tls}), testing::HasSubstr("anybody there may use the model; give"));
+  EXPECT_THAT(says({admin, tls}), testing::HasSubstr("spec.gateway.admin: '0.0.0.0' is reachable from"));
+  EXPECT_THAT(says({admin, keys}), testing::HasSubstr("spec.gateway.admin: '0.0.0.0' is reachable from"));
+  EXPECT_THAT(says({tls, "insecureAllowPlaintextOffLoopback: true"}), testing::HasSubstr("want one of both"));
+  EXPECT_THAT(says({"tls: {certificate: a.pem}"}), testing::HasSubstr("want `key`, a PEM file"));
+  EXPECT_THAT(says({"tls: {certificate: a.pem, key: b, ca: c}"}), testing::HasSubstr("tls.ca: unknown key"));
+  EXPECT_THAT(says({"apiKeysFile: \"\""}), testing::HasSubstr("a file that `baton key` makes"));
+  EXPECT_THAT(says({"limits: {requestsPerTenant: 4}"}), testing::HasSubstr("want gateway.apiKeysFile, too"));
+
+  const auto m = parse_manifest(
+      "/etc/baton/c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n  gateway: {", listen, ", ", tls,
+                               ", ", keys, ", limits: {requestsPerTenant: 4}}\n"));
+  ASSERT_TRUE(m.ok()) << m.status();
+  EXPECT_EQ(m->gateway.tls->certificate.path, "/etc/baton/a.pem");
+  EXPECT_EQ(m->gateway.tls->key.path, "/b.key");
+  EXPECT_EQ(m->gateway.api_keys.path, "/etc/baton/keys.txt");
+  const auto again = parse_manifest("again.yaml", to_yaml(*m));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(to_yaml(*again), to_yaml(*m));
+  EXPECT_EQ(again->gateway.requests_per_tenant, 4);
+}
+
 TEST(Manifest, PagesOfOtherOriginsAreListed) {
   const auto m =
       parse_manifest("c.yaml",

@@ -170,8 +170,7 @@ TEST_F(AccessTest, ATenantHasSoManyRequestsAtOnce) {
   EXPECT_EQ(start("user-key"), 200);
   EXPECT_EQ(start("other-key"), 200);
   EXPECT_EQ(start("user-key"), 429);
-  EXPECT_EQ(start("ops-key"), 200);
-  EXPECT_EQ(ask(RouteRole::kOperator, "ops-key"), 200) << "operators' routes are not counted";
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(start("ops-key"), 200) << "operators are not counted";
   open_requests[0].ticket.reset();
   EXPECT_EQ(start("other-key"), 200);
   EXPECT_EQ(start("other-key"), 429);
