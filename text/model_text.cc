@@ -62,6 +62,8 @@ absl::StatusOr<ModelText> load_model_text(const std::string& path) {
   if (model.chat_template == nullptr) return model;
   model.tool_syntax = text::tool_syntax(model.chat_template->source());
   model.tool_marks = text::tool_marks(*model.tokenizer, model.tool_syntax);
+  model.reasoning_syntax = text::reasoning_syntax(model.chat_template->source());
+  model.reasoning_marks = text::reasoning_marks(*model.tokenizer, model.reasoning_syntax);
   return model;
 }
 

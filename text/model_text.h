@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "text/chat_template.h"
+#include "text/reasoning.h"
 #include "text/tokenizer.h"
 #include "text/tool_calls.h"
 
@@ -17,11 +18,13 @@ struct ModelText {
   std::vector<TokenId> end_token_ids;           // eos, eot, eom of the file and generation_config.json
   std::string bos_token;
   std::string eos_token;
-  int32_t context_tokens = 0;                  // what the model was trained for; 0 = unknown
-  int64_t embedding_rows = 0;                  // of the weights; 0 = not known here
-  std::string default_name;                    // general.name or the file's stem
-  ToolSyntax tool_syntax = ToolSyntax::kNone;  // of the calls that the template teaches
-  std::vector<TokenId> tool_marks;             // control tokens that belong to them
+  int32_t context_tokens = 0;                                 // what the model was trained for; 0 = unknown
+  int64_t embedding_rows = 0;                                 // of the weights; 0 = not known here
+  std::string default_name;                                   // general.name or the file's stem
+  ToolSyntax tool_syntax = ToolSyntax::kNone;                 // of the calls that the template teaches
+  std::vector<TokenId> tool_marks;                            // control tokens that belong to them
+  ReasoningSyntax reasoning_syntax = ReasoningSyntax::kNone;  // of thoughts before the answer
+  std::vector<TokenId> reasoning_marks;
 
   // The ids that prompts may hold are below it. The tokenizer may know a few special ones more.
   int32_t vocab_size() const;

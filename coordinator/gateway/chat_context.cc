@@ -114,6 +114,20 @@ std::optional<ApiError> read_content(json::object& message, const std::string& w
   return std::nullopt;
 }
 
+// What a model thought in an earlier turn, under either of its names; templates read the first.
+std::optional<ApiError> read_reasoning(json::object& message, const std::string& where) {
+  for (const char* name : {"reasoning_content", "reasoning"}) {
+    const json::value* given = message.if_contains(name);
+    if (!given || given->is_null()) continue;
+    if (!given->is_string())
+      return invalid_value("messages", cat("`", where, ".", name, "` must be a string"));
+    json::value text = *given;
+    message["reasoning_content"] = std::move(text);
+    break;
+  }
+  return std::nullopt;
+}
+
 std::optional<ApiError> read_message(json::value& message, size_t number) {
   const std::string where = cat("messages[", number, "]");
   if (!message.is_object()) return invalid_value("messages", cat("`", where, "` must be an object"));
@@ -124,6 +138,7 @@ std::optional<ApiError> read_message(json::value& message, size_t number) {
   if (std::ranges::count(kRoles, std::string_view(role->get_string())) == 0)
     return invalid_value("messages", cat("`", where, ".role` must be one of ", join(kRoles, ", ")));
   if (auto error = read_content(object, where)) return error;
+  if (auto error = read_reasoning(object, where)) return error;
   if (auto error = read_calls(object, where)) return error;
   return read_function_call(object, where);
 }

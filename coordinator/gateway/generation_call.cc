@@ -57,6 +57,8 @@ GenerationCall::GenerationCall(CallWorld& world, std::shared_ptr<Exchange> excha
       received_(exchange_->request().received) {
   for (auto& choice : choices_) {
     choice.stream = std::make_unique<TextStream>(*world.text.tokenizer, plan_.text);
+    if (plan_.reasoning != text::ReasoningSyntax::kNone)
+      choice.reasoning.emplace(plan_.reasoning, plan_.reasoning_open);
     if (plan_.tools != text::ToolSyntax::kNone) choice.tools.emplace(plan_.tools);
   }
 }
@@ -168,9 +170,9 @@ void GenerationCall::on_tokens(size_t index, Tokens tokens) {
   }
   if (plan_.prompt_only) return;
 
-  TextStream::Delta delta = choice.stream->append(tokens.tokens);
-  const auto kept = std::span<const TokenOutput>(tokens.tokens).first(delta.tokens);
-  text::ToolText said = read_tools(index, std::move(delta.text), false);
+  size_t count = 0;
+  Said said = read_tokens(index, tokens.tokens, count);
+  const auto kept = std::span<const TokenOutput>(tokens.tokens).first(count);
   if (plan_.stream) {
     tell(index, std::move(said), kept);
   } else {
@@ -185,21 +187,60 @@ void GenerationCall::on_tokens(size_t index, Tokens tokens) {
   end_choice(index, "stop", std::move(cause));
 }
 
-// What the answer's text says: all of it content, when no tools were offered.
-text::ToolText GenerationCall::read_tools(size_t index, std::string text, bool last) {
-  auto& tools = choices_[index].tools;
-  if (!tools) return {.content = std::move(text), .calls = {}};
-  text::ToolText said = tools->push(text);
-  if (last) {
-    text::ToolText rest = tools->finish();
-    said.content += rest.content;
-    said.calls.insert(said.calls.end(), rest.calls.begin(), rest.calls.end());
+// The tokens' text in its parts. `kept`: so many of them belong to the answer.
+GenerationCall::Said GenerationCall::read_tokens(size_t index, std::span<const TokenOutput> tokens,
+                                                 size_t& kept) {
+  Choice& choice = choices_[index];
+  if (!choice.reasoning) {
+    TextStream::Delta delta = choice.stream->append(tokens);
+    kept = delta.tokens;
+    return read_text(index, std::move(delta.text), false);
   }
-  if (!plan_.parallel_tool_calls) std::erase_if(said.calls, [](const auto& call) { return call.index > 0; });
+  Said all;
+  for (kept = 0;
+       kept < tokens.size() && !choice.stream->stop_string();) {  // one by one: thoughts are counted
+    const bool thought = choice.reasoning->thinking();
+    TextStream::Delta delta = choice.stream->append(tokens.subspan(kept, 1));
+    Said said = read_text(index, std::move(delta.text), false);
+    choice.reasoning_tokens += thought || choice.reasoning->thinking() ? 1 : 0;
+    all.reasoning += said.reasoning;
+    all.content += said.content;
+    std::ranges::move(said.calls, std::back_inserter(all.calls));
+    if (delta.tokens == 0) break;
+    ++kept;
+  }
+  return all;
+}
+
+// All of the text is content, when the model does not think and no tools were offered.
+GenerationCall::Said GenerationCall::read_text(size_t index, std::string text, bool last) {
+  Choice& choice = choices_[index];
+  Said said{.content = std::move(text)};
+  if (choice.reasoning) {
+    text::ReasonedText parts = choice.reasoning->push(said.content);
+    if (last) {
+      text::ReasonedText rest = choice.reasoning->finish();
+      parts.reasoning += rest.reasoning;
+      parts.content += rest.content;
+    }
+    if (plan_.tell_reasoning) said.reasoning = std::move(parts.reasoning);
+    said.content = std::move(parts.content);
+  }
+  if (!choice.tools) return said;
+  text::ToolText parts = choice.tools->push(std::exchange(said.content, {}));
+  add_calls(said, std::move(parts));
+  if (last) add_calls(said, choice.tools->finish());
   return said;
 }
 
-void GenerationCall::keep(Choice& choice, text::ToolText said) {
+void GenerationCall::add_calls(Said& said, text::ToolText&& text) const {
+  said.content += text.content;
+  for (text::ToolCallPiece& call : text.calls)
+    if (plan_.parallel_tool_calls || call.index == 0) said.calls.push_back(std::move(call));
+}
+
+void GenerationCall::keep(Choice& choice, Said said) {
+  choice.thoughts += said.reasoning;
   choice.text += said.content;
   for (text::ToolCallPiece& call : said.calls) {
     if (call.name.empty()) {
@@ -224,15 +265,15 @@ ChoicePart GenerationCall::part_of(size_t index) const {
 }
 
 // One event of the stream, unless it would say nothing.
-void GenerationCall::tell(size_t index, text::ToolText said, std::span<const TokenOutput> tokens) {
+void GenerationCall::tell(size_t index, Said said, std::span<const TokenOutput> tokens) {
   Choice& choice = choices_[index];
   const bool first = !choice.echoed;
   said.content.insert(0, echo_text(index));
-  const bool says = !said.content.empty() || !said.calls.empty() || plan_.return_token_ids ||
-                    plan_.logprobs || plan_.continuous_usage;
+  const bool says = !said.empty() || plan_.return_token_ids || plan_.logprobs || plan_.continuous_usage;
   if (!says) return;
   choice.echoed = true;
   ChoicePart part = part_of(index);
+  part.reasoning = said.reasoning;
   part.text = said.content;
   part.calls = said.calls;
   part.tokens = tokens;
@@ -275,11 +316,11 @@ void GenerationCall::end_choice(size_t index, std::string finish_reason, StopCau
     cause = *choice.stream->stop_string();  // the last bytes of the text completed it
     finish_reason = "stop";
   }
-  text::ToolText said = read_tools(index, std::move(rest), true);
+  Said said = read_text(index, std::move(rest), true);
   if (finish_reason == "stop" && calls_are_whole(choice)) finish_reason = "tool_calls";
   if (!plan_.stream) {
     keep(choice, std::move(said));
-  } else if (!said.content.empty() || !said.calls.empty() || (plan_.echo && !choice.echoed)) {
+  } else if (!said.empty() || (plan_.echo && !choice.echoed)) {
     tell(index, std::move(said), {});
   }
   choice.finish_reason = std::move(finish_reason);
@@ -317,6 +358,7 @@ std::string GenerationCall::unary_body() {
   for (size_t i = 0; i < choices_.size(); ++i) {
     choices_[i].text.insert(0, echo_text(i));
     ChoicePart part = part_of(i);
+    part.reasoning = choices_[i].thoughts;
     part.text = choices_[i].text;
     part.calls = choices_[i].calls;
     part.tokens = choices_[i].tokens;
@@ -343,22 +385,24 @@ void GenerationCall::on_failed(const Failed& failed) {
   report(error.status, error.status < 500 ? "refused" : "failed");
 }
 
-Usage GenerationCall::usage_of(size_t index) const {
+AnswerUsage GenerationCall::usage_of(size_t index) const {
   const Choice& choice = choices_[index];
-  return {.prompt_tokens = static_cast<int32_t>(plan_.requests[index].prompt.size()),
-          .completion_tokens = choice.stream->token_count(),
-          .cached_tokens = choice.cached_tokens};
+  return {{.prompt_tokens = static_cast<int32_t>(plan_.requests[index].prompt.size()),
+           .completion_tokens = choice.stream->token_count(),
+           .cached_tokens = choice.cached_tokens},
+          choice.reasoning_tokens};
 }
 
 // Each prompt counts once, however many choices it has; of its cached tokens the fewest, since later choices
 // find what the first has computed.
-Usage GenerationCall::usage() const {
-  Usage sum;
+AnswerUsage GenerationCall::usage() const {
+  AnswerUsage sum;
   const size_t n = static_cast<size_t>(plan_.n);
   for (size_t first = 0; first < choices_.size(); first += n) {
     int32_t cached = std::numeric_limits<int32_t>::max();
     for (size_t i = first; i < first + n; ++i) {
       sum.completion_tokens += choices_[i].stream->token_count();
+      sum.reasoning_tokens += choices_[i].reasoning_tokens;
       cached = std::min(cached, choices_[i].cached_tokens);
     }
     sum.prompt_tokens += static_cast<int32_t>(plan_.requests[first].prompt.size());

@@ -44,11 +44,14 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   struct Choice {
     RequestId id;
     std::unique_ptr<TextStream> stream;
-    std::optional<text::ToolCallReader> tools;  // when tools were offered
-    std::string text;                           // unary
-    std::vector<text::ToolCallPiece> calls;     // unary, whole
-    std::vector<TokenOutput> tokens;            // unary
-    std::vector<TokenOutput> prompt_tokens;     // with echo and logprobs
+    std::optional<text::ReasoningReader> reasoning;  // when the model thinks before it answers
+    std::optional<text::ToolCallReader> tools;       // when tools were offered
+    int32_t reasoning_tokens = 0;
+    std::string thoughts;                    // unary
+    std::string text;                        // unary
+    std::vector<text::ToolCallPiece> calls;  // unary, whole
+    std::vector<TokenOutput> tokens;         // unary
+    std::vector<TokenOutput> prompt_tokens;  // with echo and logprobs
     std::string finish_reason;
     StopCause stop_cause;
     int32_t cached_tokens = 0;
@@ -67,9 +70,17 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
 
   void submit_choices();
   void begin_stream();
-  text::ToolText read_tools(size_t index, std::string text, bool last);
-  void keep(Choice& choice, text::ToolText said);
-  void tell(size_t index, text::ToolText said, std::span<const TokenOutput> tokens);
+  // A piece of an answer's text, in its parts.
+  struct Said {
+    std::string reasoning, content;
+    std::vector<text::ToolCallPiece> calls;
+    bool empty() const { return reasoning.empty() && content.empty() && calls.empty(); }
+  };
+  Said read_tokens(size_t index, std::span<const TokenOutput> tokens, size_t& kept);
+  Said read_text(size_t index, std::string text, bool last);
+  void add_calls(Said& said, text::ToolText&& text) const;
+  void keep(Choice& choice, Said said);
+  void tell(size_t index, Said said, std::span<const TokenOutput> tokens);
   std::string echo_text(size_t index);
   void end_choice(size_t index, std::string finish_reason, StopCause cause);
   bool calls_are_whole(const Choice& choice) const;
@@ -80,8 +91,8 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   void report(int status, std::string outcome);
 
   ChoicePart part_of(size_t index) const;
-  Usage usage() const;
-  Usage usage_of(size_t index) const;
+  AnswerUsage usage() const;
+  AnswerUsage usage_of(size_t index) const;
   AnswerTimings timings() const;
   std::vector<HttpField> verdict_fields(const RouteVerdict& verdict, int32_t cached_tokens) const;
 

@@ -283,7 +283,9 @@ void HttpConnection::on_head() {
   if (!head_parsed_) return;
   match_ = server_.routes.find(request_.method, request_.path);
   if (match_.route && server_.deps.admit) not_admitted_ = server_.deps.admit(match_.route->role, request_);
-  if (!not_admitted_ || check_.complete()) return;
+  if (!not_admitted_) return;
+  if (server_.deps.on_refused) server_.deps.on_refused(not_admitted_->status);
+  if (check_.complete()) return;
   const auto exchange = begin_exchange();
   reusable_ = false;
   exchange->answer(error_answer(*not_admitted_));

@@ -41,9 +41,10 @@ struct HttpServerOptions {
 
 struct HttpServerDeps {
   const Clock* clock = nullptr;
-  std::function<uint64_t()> random;            // for request ids
-  std::function<int64_t()> unix_time;          // for the Date field
-  std::function<void(int status)> on_refused;  // a message that did not get as far as a route; may be empty
+  std::function<uint64_t()> random;    // for request ids
+  std::function<int64_t()> unix_time;  // for the Date field
+  std::function<void(int status)>
+      on_refused;  // what did not get as far as a route, or was not admitted; may be empty
   // What keeps this request, of which there is the head, from routes of that role; nothing: it may use them.
   // Empty: everybody may (loopback).
   std::function<std::optional<ApiError>(RouteRole, HttpRequest&)> admit;

@@ -9,11 +9,13 @@ namespace {
 
 double milliseconds(Duration d) { return to_seconds(d) * 1e3; }
 
-void write_usage(JsonWriter& w, const Usage& usage) {
+void write_usage(JsonWriter& w, const AnswerUsage& usage, bool thinks) {
   w.key("usage").open('{');
   w.field("prompt_tokens", usage.prompt_tokens).field("completion_tokens", usage.completion_tokens);
   w.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
   w.key("prompt_tokens_details").open('{').field("cached_tokens", usage.cached_tokens).close('}');
+  if (thinks)
+    w.key("completion_tokens_details").open('{').field("reasoning_tokens", usage.reasoning_tokens).close('}');
   w.close('}');
 }
 
@@ -25,7 +27,7 @@ void write_rate(JsonWriter& w, const char* kind, int32_t timed, Duration time) {
   w.field(cat(kind, "_per_second"), timed > 0 && seconds > 0 ? timed / seconds : 0.0);
 }
 
-void write_timings(JsonWriter& w, const Usage& usage, const AnswerTimings& t) {
+void write_timings(JsonWriter& w, const AnswerUsage& usage, const AnswerTimings& t) {
   w.key("timings").open('{').field("cache_n", usage.cached_tokens);
   const int32_t computed = usage.prompt_tokens - usage.cached_tokens;
   w.field("prompt_n", computed);
@@ -115,16 +117,24 @@ void AnswerWriter::write_text(JsonWriter& w, const ChoicePart& part, bool whole)
     w.field("text", part.text);
   } else if (whole) {
     w.key("message").open('{').field("role", "assistant").key("content");
-    part.text.empty() && !part.calls.empty() ? w.null() : w.value(part.text);
+    part.text.empty() && (!part.calls.empty() || !part.reasoning.empty()) ? w.null() : w.value(part.text);
+    write_reasoning(w, part);
     write_calls(w, part, true);
     w.close('}');
   } else {
     w.key("delta").open('{');
-    if (!part.text.empty() || (part.finish_reason.empty() && part.calls.empty()))
+    if (!part.text.empty() || (part.finish_reason.empty() && part.calls.empty() && part.reasoning.empty()))
       w.field("content", part.text);
+    write_reasoning(w, part);
     write_calls(w, part, false);
     w.close('}');
   }
+}
+
+// Under both of its names: DeepSeek's, SGLang's and llama-server's, and vLLM's.
+void AnswerWriter::write_reasoning(JsonWriter& w, const ChoicePart& part) {
+  if (part.reasoning.empty()) return;
+  w.field("reasoning_content", part.reasoning).field("reasoning", part.reasoning);
 }
 
 // Nine letters and digits: what Mistral's templates want of an id when it comes back; others take any.
@@ -164,15 +174,15 @@ void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whol
   w.close('}');
 }
 
-void AnswerWriter::write_usage_so_far(JsonWriter& w, const Usage& so_far) const {
+void AnswerWriter::write_usage_so_far(JsonWriter& w, const AnswerUsage& so_far) const {
   if (plan_.continuous_usage) {
-    write_usage(w, so_far);
+    write_usage(w, so_far, thinks());
   } else if (plan_.include_usage) {
     w.key("usage").null();
   }
 }
 
-std::string AnswerWriter::role_event(int index, const Usage& so_far) const {
+std::string AnswerWriter::role_event(int index, const AnswerUsage& so_far) const {
   JsonWriter w(event_head_);
   w.key("choices").open('[').open('{').field("index", index);
   w.key("delta").open('{').field("role", "assistant").close('}');
@@ -183,7 +193,7 @@ std::string AnswerWriter::role_event(int index, const Usage& so_far) const {
   return end_event(w);
 }
 
-std::string AnswerWriter::part_event(const ChoicePart& part, const Usage& so_far,
+std::string AnswerWriter::part_event(const ChoicePart& part, const AnswerUsage& so_far,
                                      const AnswerTimings* timings) {
   JsonWriter w(event_head_);
   w.key("choices").open('[');
@@ -195,10 +205,10 @@ std::string AnswerWriter::part_event(const ChoicePart& part, const Usage& so_far
   return end_event(w);
 }
 
-std::string AnswerWriter::usage_event(const Usage& usage, const AnswerTimings& timings) const {
+std::string AnswerWriter::usage_event(const AnswerUsage& usage, const AnswerTimings& timings) const {
   JsonWriter w(event_head_);
   w.key("choices").open('[').close(']');
-  write_usage(w, usage);
+  write_usage(w, usage, thinks());
   write_timings(w, usage, timings);
   w.close('}');
   return end_event(w);
@@ -208,7 +218,7 @@ std::string AnswerWriter::error_event(const ApiError& error) {
   return cat("data: ", error_json(error), "\n\n");
 }
 
-std::string AnswerWriter::unary(std::span<const ChoicePart> parts, const Usage& usage,
+std::string AnswerWriter::unary(std::span<const ChoicePart> parts, const AnswerUsage& usage,
                                 const AnswerTimings& timings) {
   JsonWriter w;
   w.open('{');
@@ -216,7 +226,7 @@ std::string AnswerWriter::unary(std::span<const ChoicePart> parts, const Usage& 
   w.key("choices").open('[');
   for (const auto& part : parts) write_choice(w, part, true);
   w.close(']');
-  write_usage(w, usage);
+  write_usage(w, usage, thinks());
   write_timings(w, usage, timings);
   if (chat() && plan_.return_token_ids) write_ids(w, "prompt_token_ids", plan_.requests[0].prompt);
   w.close('}');

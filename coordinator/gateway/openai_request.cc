@@ -214,12 +214,27 @@ class GenerationReader {
       fields_.fail(not_supported("web_search_options", "`web_search_options` is not supported"));
     refuse_functions();
     if (fields_.any("audio")) fields_.fail(not_supported("audio", "`audio` is not supported"));
+    read_reasoning_fields();
     ChatContext chat = read_chat_context(fields_, context_.text);
     chat_context_ = std::move(chat.json);
     if (!chat.tools) return;
     plan_.tools = context_.text.tool_syntax;
-    plan_.text.spelled = context_.text.tool_marks;
+    std::ranges::copy(context_.text.tool_marks, std::back_inserter(plan_.text.spelled));
     if (fields_.ok()) ask_for_calls(chat);
+  }
+
+  // As vLLM, SGLang and llama-server name it. An answer in a grammar has no thoughts: it holds from the first
+  // token on.
+  void read_reasoning_fields() {
+    const bool apart = fields_.boolean("separate_reasoning").value_or(true);
+    const std::string format = fields_.string("reasoning_format", 32).value_or("auto");
+    if (format != "auto" && format != "deepseek" && format != "none")
+      fields_.fail(
+          invalid_value("reasoning_format", "`reasoning_format` must be \"auto\", \"deepseek\" or \"none\""));
+    plan_.tell_reasoning = fields_.boolean("include_reasoning").value_or(true);
+    if (!apart || format == "none") return;
+    plan_.reasoning = context_.text.reasoning_syntax;
+    plan_.text.spelled = context_.text.reasoning_marks;
   }
 
   // The answer must be calls, or, where that is the model's choice, calls in place of the JSON that was asked
@@ -288,6 +303,9 @@ class GenerationReader {
     auto tokens = context_.text.encode_chat(chat_context_, static_cast<size_t>(context_limit()));
     if (!tokens.ok()) return fail_to_encode(tokens.status());
     plan_.prompts.push_back({.text = "", .tokens = *std::move(tokens)});
+    if (!asked_.grammar.empty()) plan_.reasoning = text::ReasoningSyntax::kNone;
+    plan_.reasoning_open =
+        text::opens_reasoning(*context_.text.tokenizer, plan_.reasoning, plan_.prompts[0].tokens);
   }
 
   void read_prompts() {

@@ -33,7 +33,11 @@ struct GenerationPlan {
   int top_logprobs = 0;
   int n = 1;                                         // choices per prompt
   text::ToolSyntax tools = text::ToolSyntax::kNone;  // of the calls to be read; kNone: no tools were given
-  bool parallel_tool_calls = true;                   // false: an answer ends with its first call
+  text::ReasoningSyntax reasoning =
+      text::ReasoningSyntax::kNone;  // told apart from content; kNone: it is not
+  bool reasoning_open = false;       // the prompt ends in its first mark
+  bool tell_reasoning = true;
+  bool parallel_tool_calls = true;  // false: an answer ends with its first call
   struct Prompt {
     std::string text;  // for echo
     std::vector<TokenId> tokens;

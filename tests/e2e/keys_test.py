@@ -80,6 +80,7 @@ def tenants(c, folder, keys):
     assert 'baton_tenant_tokens_total{kind="cached",tenant="bob"} 0' in numbers, [x for x in numbers.splitlines() if "tenant" in x]
     assert cached(bob) > 0
     assert 'baton_tenant_requests_total{code="200",tenant="alice"}' in numbers
+    assert 'baton_rejected_http_total{code="401"}' in numbers
 
 
 def early_refusal(c, folder):

@@ -474,6 +474,7 @@ TEST_F(ServerTest, WhoMayNotIsToldBeforeTheBody) {
                     "\r\n", *more == 0 ? "the beginning" : ""));
     const std::string head = client.read_until("\r\n");
     EXPECT_EQ(head, "HTTP/1.1 403 Forbidden\r\n");
+    EXPECT_EQ(refused_, 403);
     EXPECT_NE(client.read_until("not for you").find("connection: close"), std::string::npos);
   }
   // One that is complete costs nothing: the connection goes on.
