@@ -122,7 +122,7 @@ struct CoordinatorProcess {
  private:
   absl::Status make_control();
   absl::Status make_rpc(const std::string& listen);
-  absl::StatusOr<std::unique_ptr<Access>> make_access(int requests_per_tenant) const;
+  absl::StatusOr<std::unique_ptr<Access>> make_access() const;
   absl::Status make_gateway(const std::string& http_address);
   absl::Status make_admin();
   bool on_membership_call(transport::MembershipCall call);
@@ -242,10 +242,11 @@ bool CoordinatorProcess::on_membership_call(transport::MembershipCall call) {
   return loop->post(LeaveCluster{leave.worker, leave.lease, leave.reply});
 }
 
-absl::StatusOr<std::unique_ptr<Access>> CoordinatorProcess::make_access(int requests_per_tenant) const {
+absl::StatusOr<std::unique_ptr<Access>> CoordinatorProcess::make_access() const {
   AccessOptions options{
       .keys_file = manifest.gateway.api_keys.path,
-      .requests_per_tenant = requests_per_tenant,
+      .requests_per_tenant = manifest.gateway.requests_per_tenant,
+      .tokens_per_minute = manifest.gateway.tokens_per_minute,
       .is_local = [this](const std::string& client) { return from_this_machine(client, http_host); }};
   if (!options.keys_file.empty()) {
     ASSIGN_OR_RETURN(options.local_key, cluster_local_key(Home::from_environment(), random_source()));
@@ -272,6 +273,12 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
                   .unix_time = unix_time_source(),
                   .metrics_text = [this] { return metrics_text(); },
                   .observer = gateway_observer(metrics)};
+  // Of what was cached nothing was computed.
+  deps.observer.on_request_done = [this, also = deps.observer.on_request_done](const CallRecord& r) {
+    const int32_t computed = r.usage.prompt_tokens - r.usage.cached_tokens + r.usage.completion_tokens;
+    access->spent(r.tenant, computed, clock.now());
+    also(r);
+  };
   api = std::make_unique<OpenAiApi>(std::move(options), std::move(deps));
   RouteTable routes;
   RETURN_IF_ERROR(api->add_routes(routes));
@@ -296,7 +303,7 @@ absl::Status CoordinatorProcess::make_gateway(const std::string& http_address) {
     metrics.add(Metric::kRejectedHttp, 1, {std::to_string(status)});
   };
   // Where anybody may ask for tokens, who else asks and how the cluster is doing is not theirs to see.
-  ASSIGN_OR_RETURN(access, make_access(g.requests_per_tenant));
+  ASSIGN_OR_RETURN(access, make_access());
   server_deps.admit = [this](RouteRole role, HttpRequest& request) {
     return access->admit(role, request, clock.now());
   };
@@ -326,7 +333,7 @@ absl::Status CoordinatorProcess::make_admin() {
   if (!is_loopback_host(at->host)) {
     ASSIGN_OR_RETURN(server.tls, gateway_tls(manifest.gateway));
     if (!manifest.gateway.api_keys.path.empty()) {
-      ASSIGN_OR_RETURN(admin_access, make_access(0));
+      ASSIGN_OR_RETURN(admin_access, make_access());
       deps.admit = [this](RouteRole role, HttpRequest& request) {
         return admin_access->admit(role, request, clock.now());
       };

@@ -117,8 +117,10 @@ GatewayManifest read_gateway(ConfigObject gateway, const std::string& folder) {
       static_cast<int>(limits.integer("connectionsPerAddress", out.connections_per_address, 1, 1000000));
   out.requests_per_tenant =
       static_cast<int>(limits.integer("requestsPerTenant", out.requests_per_tenant, 0, 1000000));
-  if (out.requests_per_tenant > 0 && out.api_keys.path.empty())
-    limits.fail("requestsPerTenant", "tenants are told by their keys: want gateway.apiKeysFile, too");
+  out.tokens_per_minute = limits.integer("tokensPerMinutePerTenant", 0, 0, 1'000'000'000);
+  for (const char* key : {"requestsPerTenant", "tokensPerMinutePerTenant"})
+    if (limits.has(key) && out.api_keys.path.empty())
+      limits.fail(key, "tenants are told by their keys: want gateway.apiKeysFile, too");
   out.request_time = limits.duration("requestTime", out.request_time, seconds(1), timers::kRequestTotal);
   limits.done();
   gateway.done();
@@ -136,6 +138,16 @@ std::string list_yaml(const std::vector<std::string>& texts) {
   return cat("[", join(quoted, ", "), "]");
 }
 
+namespace {
+
+std::string tenant_limits_yaml(const GatewayManifest& g) {
+  if (g.api_keys.path.empty()) return "";
+  return cat(", requestsPerTenant: ", g.requests_per_tenant,
+             ", tokensPerMinutePerTenant: ", g.tokens_per_minute);
+}
+
+}  // namespace
+
 std::string gateway_yaml(const GatewayManifest& g) {
   const std::string host = g.host.find(':') == std::string::npos ? g.host : cat("[", g.host, "]");
   return cat("  gateway:\n    listen: ", quoted_yaml(cat(host, ":", g.port)),
@@ -150,8 +162,7 @@ std::string gateway_yaml(const GatewayManifest& g) {
              "\n    limits: {queueRequests: ", g.queue_requests,
              ", queueWait: ", microseconds_text(g.queue_wait), ", body: ", g.body_bytes,
              ", connections: ", g.connections, ", connectionsPerAddress: ", g.connections_per_address,
-             ", requestsPerTenant: ", g.requests_per_tenant,
-             ", requestTime: ", microseconds_text(g.request_time), "}\n");
+             tenant_limits_yaml(g), ", requestTime: ", microseconds_text(g.request_time), "}\n");
 }
 
 }  // namespace baton::cli

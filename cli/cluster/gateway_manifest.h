@@ -30,6 +30,7 @@ struct GatewayManifest {
   uint64_t body_bytes = 8ull << 20;
   int connections = 4096;
   int connections_per_address = 1024;  // not counted for loopback
+  int64_t tokens_per_minute = 0;       // computed for one tenant; 0: any number
   int requests_per_tenant = 0;         // at once; 0: any number
   Duration request_time = std::chrono::seconds(600);
 };

@@ -1,5 +1,6 @@
 #include "coordinator/gateway/access.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -73,18 +74,39 @@ void Access::read_changed(Instant now) {
   }
 }
 
-std::optional<ApiError> Access::take_ticket(HttpRequest& request) {
-  auto& count = running_[request.tenant];
-  if (!count) count = std::make_shared<std::atomic<int>>(0);
-  if (*count >= options_.requests_per_tenant)
+// With what has been added to its tokens since it was last seen (a token bucket of one minute).
+Access::Tenant& Access::tenant(const std::string& name, Instant now) {
+  const auto most = static_cast<double>(options_.tokens_per_minute);
+  const auto [it, fresh] = tenants_.try_emplace(name);
+  Tenant& t = it->second;
+  t.tokens = fresh ? most : std::min(most, t.tokens + most * to_seconds(now - t.at) / 60);
+  t.at = now;
+  return t;
+}
+
+void Access::spent(const std::string& name, int64_t tokens, Instant now) {
+  if (options_.tokens_per_minute > 0 && !name.empty())
+    tenant(name, now).tokens -= static_cast<double>(tokens);
+}
+
+std::optional<ApiError> Access::take_ticket(HttpRequest& request, Instant now) {
+  Tenant& t = tenant(request.tenant, now);
+  const auto refuse = [&](std::string why, Duration wait) {
     return ApiError{.status = 429,
-                    .message = cat("tenant ", request.tenant, " has ", options_.requests_per_tenant,
-                                   " requests running, as many as it may; try again later"),
+                    .message = cat("tenant ", request.tenant, " ", why, "; try again later"),
                     .type = "rate_limit_error",
                     .code = "rate_limit_exceeded",
-                    .retry_after = std::chrono::seconds(1)};
-  ++*count;
-  request.ticket = std::shared_ptr<void>(count.get(), [count](void*) { --*count; });
+                    .retry_after = wait};
+  };
+  if (options_.tokens_per_minute > 0 && t.tokens < 0)
+    return refuse(cat("has used more than its ", options_.tokens_per_minute, " tokens a minute"),
+                  from_seconds(60 * -t.tokens / static_cast<double>(options_.tokens_per_minute)));
+  if (options_.requests_per_tenant == 0) return std::nullopt;
+  if (*t.running >= options_.requests_per_tenant)
+    return refuse(cat("has ", options_.requests_per_tenant, " requests running, as many as it may"),
+                  std::chrono::seconds(1));
+  ++*t.running;
+  request.ticket = std::shared_ptr<void>(t.running.get(), [count = t.running](void*) { --*count; });
   return std::nullopt;
 }
 
@@ -106,8 +128,7 @@ std::optional<ApiError> Access::admit(RouteRole role, HttpRequest& request, Inst
   if (role == RouteRole::kOperator && !owner->is_operator)
     return forbidden(cat(request.path, ": wants the key of an operator"));
   request.tenant = owner->tenant;
-  if (owner->is_operator || options_.requests_per_tenant == 0) return std::nullopt;
-  return take_ticket(request);
+  return owner->is_operator ? std::nullopt : take_ticket(request, now);
 }
 
 }  // namespace baton::coordinator

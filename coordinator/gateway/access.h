@@ -16,9 +16,11 @@
 namespace baton::coordinator {
 
 struct AccessOptions {
-  std::string keys_file;        // empty: no keys; users are all who can connect, operators who is_local
-  std::string local_key;        // opens everything besides, for commands of this machine's user; may be empty
-  int requests_per_tenant = 0;  // at once; 0: any number. Not of operators
+  std::string keys_file;  // empty: no keys; users are all who can connect, operators who is_local
+  std::string local_key;  // opens everything besides, for commands of this machine's user; may be empty
+  // Of each tenant, operators aside; 0: any number.
+  int requests_per_tenant = 0;    // at once
+  int64_t tokens_per_minute = 0;  // computed for it; a minute's share may be used at once
   std::function<bool(const std::string& client)> is_local;  // address without port
 };
 
@@ -31,21 +33,29 @@ class Access {
   // Errors: of the file.
   static absl::StatusOr<std::unique_ptr<Access>> create(AccessOptions options);
 
+  // So many tokens were computed for a tenant: a request's cost is known when it has ended.
+  void spent(const std::string& tenant, int64_t tokens, Instant now);
   // Nothing: it may, and its tenant and ticket are set. 401 without a key that is known, 403 with one that
-  // is not enough, 429 when the tenant has enough requests running.
+  // is not enough, 429 when the tenant has enough requests running, or has used its tokens.
   std::optional<ApiError> admit(RouteRole role, HttpRequest& request, Instant now);
 
  private:
   explicit Access(AccessOptions options) : options_(std::move(options)) {}
   absl::Status read();
   void read_changed(Instant now);
-  std::optional<ApiError> take_ticket(HttpRequest& request);
+  struct Tenant {
+    std::shared_ptr<std::atomic<int>> running = std::make_shared<std::atomic<int>>(0);
+    double tokens = 0;  // left to it at `at`; below 0: more was computed than it had
+    Instant at{};
+  };
+  Tenant& tenant(const std::string& name, Instant now);
+  std::optional<ApiError> take_ticket(HttpRequest& request, Instant now);
 
   AccessOptions options_;
   ApiKeys keys_;
   std::optional<transport::WatchedFiles> file_;  // none: no keys
   Instant looked_at_{};
-  absl::flat_hash_map<std::string, std::shared_ptr<std::atomic<int>>> running_;  // by tenant
+  absl::flat_hash_map<std::string, Tenant> tenants_;  // that have asked
 };
 
 }  // namespace baton::coordinator

@@ -148,6 +148,22 @@ def certificate_changes(c, folder, keys):
     assert c.command("ps").returncode == 0
 
 
+def rates(folder):
+    """What a tenant has used up comes back with time; others are not held up."""
+    c = Cluster(need(STORIES), manifest(ANY, gateway={"listen": "127.0.0.1:0", "apiKeysFile": folder + "/rates.txt", "limits": {"tokensPerMinutePerTenant": 600}}))
+    alice, bob = (c.command("key", folder + "/rates.txt", name).stdout.strip() for name in ("alice", "bob"))
+    with c:
+        def ask(key, tokens):
+            body = {"model": "default", "prompt": "Once", "max_tokens": tokens, "ignore_eos": True}
+            return c.post("/v1/completions", body, {"X-Api-Key": key, "Content-Type": "application/json"})
+        assert ask(alice, 400).status == 200 and ask(alice, 400).status == 200  # the last ones may go beyond
+        limited = ask(alice, 1)
+        assert limited.status == 429 and limited.json()["error"]["code"] == "rate_limit_exceeded", limited.body
+        assert 1 <= int(limited.headers["retry-after"]) <= 30, limited.headers
+        assert ask(bob, 1).status == 200
+        soon(lambda: ask(alice, 1).status == 200, "tokens that come back")
+
+
 def refused_starts(folder):
     """What is wrong with a file is said before anything runs."""
     def says(gateway, *words):
@@ -195,6 +211,7 @@ def main():
             own_commands(c, keys)
             keys_change(c, folder, keys)
             certificate_changes(c, folder, keys)
+        rates(folder)
         refused_starts(folder)
     finally:
         shutil.rmtree(folder)

@@ -78,6 +78,33 @@ TEST(ReasoningSyntax, IsThatOfTheTemplate) {
   EXPECT_EQ(reasoning_syntax("[THINK]your thoughts[/THINK]"), ReasoningSyntax::kBracket);
 }
 
+TEST(ReasoningSyntax, OfRealTemplates) {
+  SKIP_WITHOUT_SHARED_MODELS();
+  for (const auto& [name, syntax] : {std::pair{"qwen3", ReasoningSyntax::kThink},
+                                     {"minimind2-small", ReasoningSyntax::kThink},
+                                     {"qwen2.5", ReasoningSyntax::kNone},
+                                     {"mistral-nemo", ReasoningSyntax::kNone},
+                                     {"tinyllama", ReasoningSyntax::kNone}}) {
+    const std::string source = read_text(cat(shared_models(), "/chat/", name, ".jinja"));
+    ASSERT_FALSE(source.empty()) << name;
+    EXPECT_EQ(reasoning_syntax(source), syntax) << name;
+  }
+}
+
+// Qwen3's template closes the thoughts itself when none are wanted.
+TEST(ReasoningSyntax, QwensPromptIsOpenOnlyWhereItSaysSo) {
+  SKIP_WITHOUT_SHARED_MODELS();
+  const ModelText model =
+      byte_model(read_text(shared_models() + "/chat/qwen3.jinja"), {"<|im_end|>", "<|im_start|>"});
+  for (const char* more : {"", R"(,"enable_thinking":false)", R"(,"enable_thinking":true)"}) {
+    const auto prompt = model.encode_chat(
+        cat(R"({"messages":[{"role":"user","content":"<think>"}],"add_generation_prompt":true)", more, "}"));
+    ASSERT_TRUE(prompt.ok()) << prompt.status();
+    EXPECT_FALSE(opens_reasoning(*model.tokenizer, model.reasoning_syntax, *prompt)) << more;
+  }
+  EXPECT_EQ(model.reasoning_syntax, ReasoningSyntax::kThink);
+}
+
 // Marks may be control tokens, or words like others; a prompt may end in the first one.
 TEST(ReasoningSyntax, MarksAreFoundInVocabularyAndPrompt) {
   const ModelText with = byte_model("x", {"<end>", "<think>", "</think>"}), without = byte_model("x");

@@ -237,11 +237,13 @@ TEST(Manifest, OffLoopbackWantsTlsAndKeys) {
   EXPECT_THAT(says({"tls: {certificate: a.pem}"}), testing::HasSubstr("want `key`, a PEM file"));
   EXPECT_THAT(says({"tls: {certificate: a.pem, key: b, ca: c}"}), testing::HasSubstr("tls.ca: unknown key"));
   EXPECT_THAT(says({"apiKeysFile: \"\""}), testing::HasSubstr("a file that `baton key` makes"));
-  EXPECT_THAT(says({"limits: {requestsPerTenant: 4}"}), testing::HasSubstr("want gateway.apiKeysFile, too"));
+  for (const char* limit : {"requestsPerTenant: 4", "tokensPerMinutePerTenant: 4"})
+    EXPECT_THAT(says({cat("limits: {", limit, "}")}), testing::HasSubstr("want gateway.apiKeysFile, too"));
 
-  const auto m = parse_manifest(
-      "/etc/baton/c.yaml", cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n  gateway: {", listen, ", ", tls,
-                               ", ", keys, ", limits: {requestsPerTenant: 4}}\n"));
+  const auto m =
+      parse_manifest("/etc/baton/c.yaml",
+                     cat("apiVersion: baton/v1\nkind: Cluster\nspec:\n  gateway: {", listen, ", ", tls, ", ",
+                         keys, ", limits: {requestsPerTenant: 4, tokensPerMinutePerTenant: 9000}}\n"));
   ASSERT_TRUE(m.ok()) << m.status();
   EXPECT_EQ(m->gateway.tls->certificate.path, "/etc/baton/a.pem");
   EXPECT_EQ(m->gateway.tls->key.path, "/b.key");
@@ -250,6 +252,7 @@ TEST(Manifest, OffLoopbackWantsTlsAndKeys) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(to_yaml(*again), to_yaml(*m));
   EXPECT_EQ(again->gateway.requests_per_tenant, 4);
+  EXPECT_EQ(again->gateway.tokens_per_minute, 9000);
 }
 
 TEST(Manifest, PagesOfOtherOriginsAreListed) {

@@ -178,5 +178,30 @@ TEST_F(AccessTest, ATenantHasSoManyRequestsAtOnce) {
   EXPECT_EQ(start("user-key"), 200);
 }
 
+// A minute's tokens at once, then as many as come back; what one request costs beyond is waited for.
+TEST_F(AccessTest, ATenantHasSoManyTokensAMinute) {
+  write_keys(user_ + operator_ + ApiKeys::line_of("bob-key", {.tenant = "bob"}));
+  open({.tokens_per_minute = 600});
+  EXPECT_EQ(ask(RouteRole::kUser, "user-key"), 200);
+  access_->spent("alice", 600, now_);
+  EXPECT_EQ(ask(RouteRole::kUser, "user-key"), 200) << "its last token";
+  access_->spent("alice", 100, now_);
+  HttpRequest r = request("x-api-key", "user-key");
+  const auto refused = access_->admit(RouteRole::kUser, r, now_);
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->status, 429);
+  EXPECT_NEAR(to_seconds(refused->retry_after), 10, 0.01);
+  EXPECT_EQ(ask(RouteRole::kUser, "bob-key"), 200);
+  access_->spent("ops", 1'000'000, now_);
+  EXPECT_EQ(ask(RouteRole::kUser, "ops-key"), 200);
+  now_ += 9s;
+  EXPECT_EQ(ask(RouteRole::kUser, "user-key"), 429);
+  now_ += 2s;
+  EXPECT_EQ(ask(RouteRole::kUser, "user-key"), 200);
+  now_ += 1h;  // what is not used does not pile up
+  access_->spent("alice", 601, now_);
+  EXPECT_EQ(ask(RouteRole::kUser, "user-key"), 429);
+}
+
 }  // namespace
 }  // namespace baton::coordinator
