@@ -119,7 +119,7 @@ impl Vocabulary {
         let (done, result) = mpsc::channel();
         let state = Arc::new(AtomicU8::new(RUNNING));
         let own = state.clone();
-        std::thread::Builder::new()
+        let compiler = std::thread::Builder::new()
             .name("compiler".to_string())
             .stack_size(COMPILE_STACK)
             .spawn(move || {
@@ -131,6 +131,7 @@ impl Vocabulary {
             })
             .map_err(|e| Failure::exhausted(format!("grammar: no thread to compile in: {e}")))?;
         if let Ok(made) = result.recv_timeout(Duration::from_millis(limits.compile_ms)) {
+            let _ = compiler.join(); // it has nothing left to do
             return Ok(made);
         }
         ABANDONED.fetch_add(1, Ordering::SeqCst);
