@@ -269,8 +269,10 @@ def test_refusals():
     r = c.command("ps", "--url", "http://127.0.0.1:1/v1")
     assert r.returncode == 1 and "127.0.0.1:1" in r.stderr, r
     for command in ("ps", "chat"):
-        r = c.command(command, "--url", "https://127.0.0.1:1")
-        assert r.returncode == 2 and "want http://HOST:PORT" in r.stderr, r
+        r = c.command(command, "--url", "gopher://127.0.0.1:1")
+        assert r.returncode == 2 and "want http://HOST:PORT or https://HOST[:PORT]" in r.stderr, r
+    r = c.command("ps", "--url", "https://127.0.0.1:1")
+    assert r.returncode == 1 and "127.0.0.1:1" in r.stderr, r
     r = c.command("nonsense")
     assert r.returncode == 2 and "no command nonsense" in r.stderr, r
     assert c.command("serve", "--port", "99999").returncode == 2
