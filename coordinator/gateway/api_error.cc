@@ -5,6 +5,30 @@
 #include "coordinator/gateway/json_writer.h"
 
 namespace baton::coordinator {
+namespace {
+
+const char* messages_error_type(int status) {
+  switch (status) {
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 413:
+      return "request_too_large";
+    case 429:
+      return "rate_limit_error";
+    case 503:
+      return "overloaded_error";
+    case 504:
+      return "timeout_error";
+    default:
+      return status >= 500 ? "api_error" : "invalid_request_error";
+  }
+}
+
+}  // namespace
 
 ApiError invalid_value(std::string param, std::string message) {
   return {.status = 400, .message = std::move(message), .param = std::move(param), .code = "invalid_value"};
@@ -59,8 +83,19 @@ std::string error_json(const ApiError& error) {
   return w.take();
 }
 
-HttpAnswer error_answer(const ApiError& error) {
-  HttpAnswer answer{.status = error.status, .body = error_json(error)};
+std::string messages_error_json(const ApiError& error, std::string_view request_id) {
+  JsonWriter w;
+  w.open('{').field("type", "error").key("error").open('{');
+  w.field("type", messages_error_type(error.status)).field("message", error.message).close('}');
+  w.field("request_id", request_id).close('}');
+  return w.take();
+}
+
+HttpAnswer error_answer(const ApiError& error, const HttpRequest& request) {
+  HttpAnswer answer{.status = error.status,
+                    .body = request.dialect == ApiDialect::kAnthropic
+                                ? messages_error_json(error, request.request_id)
+                                : error_json(error)};
   if (error.status == 429 || error.status == 503) {
     const auto ms = std::max<int64_t>(error.retry_after / std::chrono::milliseconds(1), 100);
     answer.fields.push_back({"retry-after", std::to_string((ms + 999) / 1000)});

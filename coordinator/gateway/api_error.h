@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -9,7 +10,7 @@
 
 namespace baton::coordinator {
 
-// A refusal in OpenAI's shape: {"error":{"message","type","param","code"}}, param and code a string or null.
+// A refusal, in OpenAI's words: {"error":{"message","type","param","code"}}, param and code a string or null.
 struct ApiError {
   int status = 400;
   std::string message;
@@ -28,8 +29,11 @@ ApiError not_ready(std::string message, Duration retry_after);
 // What the request flow said.
 ApiError from_status(const absl::Status& status, Duration retry_after);
 
+// In OpenAI's shape.
 std::string error_json(const ApiError& error);
-// With retry-after and retry-after-ms where they belong.
-HttpAnswer error_answer(const ApiError& error);
+// In Anthropic's: {"type":"error","error":{"type","message"},"request_id"}.
+std::string messages_error_json(const ApiError& error, std::string_view request_id);
+// In the shape of the request's route, with retry-after and retry-after-ms where they belong.
+HttpAnswer error_answer(const ApiError& error, const HttpRequest& request);
 
 }  // namespace baton::coordinator

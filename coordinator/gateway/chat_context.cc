@@ -20,7 +20,8 @@ constexpr std::string_view kRoles[] = {"system", "developer", "user",   "assista
 // A turn that is all calls or a refusal, a tool that returns nothing.
 constexpr std::string_view kMaySayNothing[] = {"assistant", "tool", "function", "ipython"};
 // Fields of the request itself.
-constexpr std::string_view kNoKwargs[] = {"messages", "tools", "documents", "add_generation_prompt"};
+constexpr std::string_view kNoKwargs[] = {"messages", "tools", "documents", "add_generation_prompt",
+                                          "continue_final_message"};
 
 // A list of {"type":"text","text":...} as one text, parts on lines of their own.
 std::optional<ApiError> join_parts(json::value& content, const std::string& where) {
@@ -269,6 +270,17 @@ void read_kwargs(JsonFields& fields, json::object& context) {
   }
 }
 
+// The answer goes on with the last message (text/rust/src/chat.rs).
+void read_begun_answer(JsonFields& fields, json::object& context) {
+  if (!fields.boolean("continue_final_message").value_or(false) || !fields.ok()) return;
+  const json::object& last = context["messages"].get_array().back().get_object();
+  if (last.at("role") != "assistant" || last.contains("tool_calls"))
+    return fields.fail(invalid_value(
+        "continue_final_message",
+        "`continue_final_message`: the last of `messages` must be an assistant's, without `tool_calls`"));
+  context["continue_final_message"] = true;
+}
+
 }  // namespace
 
 ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) {
@@ -280,8 +292,7 @@ ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) 
     context["documents"] = *documents;
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
   read_kwargs(fields, context);
-  if (fields.boolean("continue_final_message").value_or(false))
-    fields.fail(not_supported("continue_final_message", "`continue_final_message` is not supported"));
+  read_begun_answer(fields, context);
   if (fields.any("chat_template"))
     fields.fail(
         not_supported("chat_template", "templates of clients are not accepted; the model's own is used"));

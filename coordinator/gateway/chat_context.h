@@ -20,7 +20,8 @@ struct ChatContext {
   std::string named;  // kNamed: the tool, which is one of those offered
 };
 
-// Reads messages, tools, tool_choice, documents, add_generation_prompt and chat_template_kwargs. Text parts
+// Reads messages, tools, tool_choice, documents, add_generation_prompt, continue_final_message and
+// chat_template_kwargs. Text parts
 // become one string, tool call arguments an object, as vLLM does; no content of an assistant's or tool's
 // message is "", a `function_call` one of `tool_calls`; role developer is system for a template that does not
 // know it, role function is tool for one that knows that. Tools are refused when the model's template takes

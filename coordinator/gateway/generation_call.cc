@@ -16,8 +16,6 @@ constexpr int kFirstWaiting = 8;
 constexpr int kMostWaiting = 64;
 constexpr auto kAtOnce = std::chrono::seconds(1);
 
-const char* endpoint_name(Endpoint endpoint) { return endpoint == Endpoint::kChat ? "chat" : "completions"; }
-
 std::string finish_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::kEndToken:
@@ -51,7 +49,8 @@ GenerationCall::GenerationCall(CallWorld& world, std::shared_ptr<Exchange> excha
     : world_(world),
       exchange_(std::move(exchange)),
       plan_(std::move(plan)),
-      writer_(*world.text.tokenizer, plan_, exchange_->request().request_id, world.unix_time()),
+      writer_(make_answer_writer(*world.text.tokenizer, plan_, exchange_->request().request_id,
+                                 world.unix_time())),
       choices_(plan_.requests.size()),
       may_wait_(kFirstWaiting),
       received_(exchange_->request().received) {
@@ -134,10 +133,9 @@ void GenerationCall::begin_stream() {
   head.fields.push_back({"cache-control", "no-cache"});
   head.fields.push_back({"x-accel-buffering", "no"});
   exchange_->start_stream(std::move(head));
-  if (plan_.endpoint != Endpoint::kChat) return;
-  std::string roles;
-  for (size_t i = 0; i < choices_.size(); ++i) roles += writer_.role_event(static_cast<int>(i), usage_of(i));
-  exchange_->write(roles);
+  std::vector<AnswerUsage> so_far;
+  for (size_t i = 0; i < choices_.size(); ++i) so_far.push_back(usage_of(i));
+  exchange_->write(writer_->begin(so_far));
 }
 
 std::vector<HttpField> GenerationCall::verdict_fields(const RouteVerdict& verdict,
@@ -281,7 +279,7 @@ void GenerationCall::tell(size_t index, Said said, std::span<const TokenOutput> 
     part.prompt_tokens = choice.prompt_tokens;
     part.prompt_ids = &plan_.requests[index].prompt;
   }
-  exchange_->write(writer_.part_event(part, usage_of(index), nullptr));
+  exchange_->write(writer_->part(part, usage_of(index), nullptr));
 }
 
 void GenerationCall::on_finished(size_t index, const Finished& finished) {
@@ -329,8 +327,8 @@ void GenerationCall::end_choice(size_t index, std::string finish_reason, StopCau
   if (plan_.stream) {
     const AnswerTimings times = timings();
     const bool with_timings = last && !plan_.include_usage;
-    exchange_->write(writer_.part_event(part_of(index), with_timings ? usage() : usage_of(index),
-                                        with_timings ? &times : nullptr));
+    exchange_->write(writer_->part(part_of(index), with_timings ? usage() : usage_of(index),
+                                   with_timings ? &times : nullptr));
   }
   if (last) complete();
 }
@@ -342,9 +340,7 @@ bool GenerationCall::all_done() const {
 void GenerationCall::complete() {
   over_ = true;
   if (plan_.stream) {
-    std::string tail;
-    if (plan_.include_usage) tail = writer_.usage_event(usage(), timings());
-    exchange_->write(tail + AnswerWriter::done_event());
+    exchange_->write(writer_->end(usage(), timings()));
     exchange_->end();
   } else {
     const std::string body = unary_body();
@@ -366,7 +362,7 @@ std::string GenerationCall::unary_body() {
     part.prompt_ids = &plan_.requests[i].prompt;
     parts.push_back(std::move(part));
   }
-  return writer_.unary(parts, usage(), timings());
+  return writer_->unary(parts, usage(), timings());
 }
 
 void GenerationCall::on_failed(const Failed& failed) {
@@ -375,10 +371,10 @@ void GenerationCall::on_failed(const Failed& failed) {
   if (!failed.verdict.path.empty()) verdict_ = failed.verdict;
   const ApiError error = from_status(failed.status, failed.retry_after);
   if (plan_.stream && started_) {
-    exchange_->write(AnswerWriter::error_event(error));
+    exchange_->write(writer_->error(error));
     exchange_->abort();
   } else {
-    HttpAnswer answer = error_answer(error);
+    HttpAnswer answer = error_answer(error, exchange_->request());
     for (auto& field : verdict_fields(verdict_, 0)) answer.fields.push_back(std::move(field));
     exchange_->answer(std::move(answer));
   }

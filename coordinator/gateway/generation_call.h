@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/gateway/answer_writer.h"
 #include "coordinator/gateway/gateway_observer.h"
 #include "coordinator/gateway/http_message.h"
-#include "coordinator/gateway/openai_answer.h"
 #include "coordinator/gateway/openai_request.h"
 #include "coordinator/request/request_port.h"
 
@@ -24,13 +24,13 @@ struct CallWorld {
   std::function<int64_t()> unix_time;
 };
 
-// One HTTP call of chat or completions from the understood request to the last byte: hands one
+// One HTTP call of chat, completions or messages from the understood request to the last byte: hands one
 // GenerateRequest per choice to the request flow and turns its events into the answer, a stream or one body.
 // Of many choices only some wait for room at a time, so that other calls come in between; the first one's
 // patience is that of the admission queue, and when it has room the others get theirs in time.
 // Thread: io, but the sinks, which post here from the control thread. Owns its choices; shared by the sinks
 // and the exchange's callback. Errors: before the first byte an answer with a status; after it an SSE event
-// with a top-level `error`, and then the connection closes without the end of the chunked body, so that a
+// that says it, and then the connection closes without the end of the chunked body, so that a
 // client that looks only at the framing sees the failure too.
 class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
  public:
@@ -99,7 +99,7 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   CallWorld& world_;
   std::shared_ptr<Exchange> exchange_;
   const GenerationPlan plan_;
-  AnswerWriter writer_;
+  const std::unique_ptr<AnswerWriter> writer_;
   std::vector<Choice> choices_;
   size_t submitted_ = 0;  // choices before it are handed over
   int waiting_ = 0;

@@ -72,10 +72,12 @@ class ServerExchange final : public Exchange {
   ~ServerExchange() override {
     const auto io = io_.lock();
     if (finished_ || !io) return;
-    asio::post(*io, [connection = connection_, number = number_] {
+    asio::post(*io, [connection = connection_, number = number_, id = request_.request_id,
+                     dialect = request_.dialect]() mutable {
       if (auto c = connection.lock())
-        c->answer(number, error_answer(
-                              {.status = 500, .message = "the request was dropped", .type = "server_error"}));
+        c->answer(number,
+                  error_answer({.status = 500, .message = "the request was dropped", .type = "server_error"},
+                               {.request_id = std::move(id), .dialect = dialect}));
     });
   }
 
@@ -282,13 +284,14 @@ void HttpConnection::on_head() {
   not_admitted_.reset();
   if (!head_parsed_) return;
   match_ = server_.routes.find(request_.method, request_.path);
+  if (match_.route) request_.dialect = match_.route->dialect;
   if (match_.route && server_.deps.admit) not_admitted_ = server_.deps.admit(match_.route->role, request_);
   if (!not_admitted_) return;
   if (server_.deps.on_refused) server_.deps.on_refused(not_admitted_->status);
   if (check_.complete()) return;
   const auto exchange = begin_exchange();
   reusable_ = false;
-  exchange->answer(error_answer(*not_admitted_));
+  exchange->answer(error_answer(*not_admitted_, exchange->request()));
 }
 
 std::shared_ptr<ServerExchange> HttpConnection::begin_exchange() {
@@ -298,6 +301,7 @@ std::shared_ptr<ServerExchange> HttpConnection::begin_exchange() {
   const std::string_view id = request_.field("x-request-id");
   request_.request_id = valid_request_id(id) ? std::string(id) : fresh_request_id(server_.deps.random);
   request_id_ = request_.request_id;
+  dialect_ = request_.dialect;
   head_only_ = request_.method == "HEAD";
   reusable_ = check_.keep_alive();
   chunked_output_ = !check_.http_1_0();
@@ -318,15 +322,17 @@ void HttpConnection::dispatch() {
   if (preflight) return exchange->answer(preflight_answer(match_.allow));
   if (!match_.route && match_.allow.empty()) {
     return exchange->answer(error_answer(
-        {.status = 404, .message = cat("no such path: ", exchange->request().path), .code = "not_found"}));
+        {.status = 404, .message = cat("no such path: ", exchange->request().path), .code = "not_found"},
+        exchange->request()));
   }
   if (!match_.route) {
     HttpAnswer answer =
-        error_answer({.status = 405, .message = cat("use ", match_.allow), .code = "method_not_allowed"});
+        error_answer({.status = 405, .message = cat("use ", match_.allow), .code = "method_not_allowed"},
+                     exchange->request());
     answer.fields.push_back({"allow", match_.allow});
     return exchange->answer(std::move(answer));
   }
-  if (not_admitted_) return exchange->answer(error_answer(*not_admitted_));
+  if (not_admitted_) return exchange->answer(error_answer(*not_admitted_, exchange->request()));
   match_.route->handler(std::move(exchange));
 }
 
@@ -336,9 +342,11 @@ void HttpConnection::refuse(int status, std::string_view reason) {
   count_body(0);
   request_.ticket.reset();
   request_id_ = fresh_request_id(server_.deps.random);
+  dialect_ = request_.dialect;
   origin_.clear();
   HttpAnswer answer =
-      error_answer({.status = status, .message = std::string(reason), .code = "malformed_http"});
+      error_answer({.status = status, .message = std::string(reason), .code = "malformed_http"},
+                   {.request_id = request_id_, .dialect = dialect_});
   closing_ = true;
   send(head_text(answer, cat("content-length: ", answer.body.size(), "\r\n")) + answer.body);
 }
@@ -353,6 +361,7 @@ std::string HttpConnection::head_text(const HttpAnswer& answer, std::string_view
   append_field(head, "server", "baton");
   append_field(head, "date", date_text(server_.deps.unix_time()));
   append_field(head, "x-request-id", request_id_);
+  if (dialect_ == ApiDialect::kAnthropic) append_field(head, "request-id", request_id_);
   for (const auto& field : answer.fields) append_field(head, field.name, field.value);
   if (!origin_.empty())
     for (const auto& field : cross_origin_fields(origin_)) append_field(head, field.name, field.value);

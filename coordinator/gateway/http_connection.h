@@ -100,6 +100,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   size_t large_end_ = 0;  // in out_, of the last write that was larger than the limit
   std::weak_ptr<ServerExchange> exchange_;
   std::string request_id_;
+  ApiDialect dialect_ = ApiDialect::kOpenAi;
   std::string origin_;  // that may read the answer (cross_origin.h); empty: none
   uint64_t exchange_number_ = 0;
   bool busy_ = false;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -10,6 +11,9 @@
 #include "base/clock.h"
 
 namespace baton::coordinator {
+
+// Whose shapes a route's errors have.
+enum class ApiDialect : uint8_t { kOpenAi, kAnthropic };
 
 struct HttpField {
   std::string name;  // lower case
@@ -23,8 +27,9 @@ struct HttpRequest {
   std::string query;  // without the question mark
   std::vector<HttpField> fields;
   std::string body;
-  std::string request_id;        // the client's x-request-id when it is clean, else a fresh one
-  std::string client;            // address, without the port
+  std::string request_id;                    // the client's x-request-id when it is clean, else a fresh one
+  std::string client;                        // address, without the port
+  ApiDialect dialect = ApiDialect::kOpenAi;  // of its route
   std::string tenant;            // whose key came with it (access.h); empty where there are no keys
   std::shared_ptr<void> ticket;  // the tenant's right to one request at a time more; until it is answered
   Instant received{};            // last byte read

@@ -55,7 +55,7 @@ void write_ids(JsonWriter& w, std::string_view name, const std::vector<TokenId>&
 
 }  // namespace
 
-AnswerWriter::AnswerWriter(const text::Tokenizer& tokenizer, const GenerationPlan& plan, std::string id,
+OpenAiAnswer::OpenAiAnswer(const text::Tokenizer& tokenizer, const GenerationPlan& plan, std::string id,
                            int64_t created)
     : tokenizer_(tokenizer),
       plan_(plan),
@@ -64,22 +64,22 @@ AnswerWriter::AnswerWriter(const text::Tokenizer& tokenizer, const GenerationPla
       event_head_(begin_event()),
       text_offsets_(plan.requests.size()) {}
 
-std::string AnswerWriter::begin_event() const {
+std::string OpenAiAnswer::begin_event() const {
   JsonWriter w;
   w.open('{');
   write_head(w, "chat.completion.chunk");
   return cat("data: ", w.text());
 }
 
-std::string AnswerWriter::end_event(JsonWriter& w) { return w.take() + "\n\n"; }
+std::string OpenAiAnswer::end_event(JsonWriter& w) { return w.take() + "\n\n"; }
 
-void AnswerWriter::write_head(JsonWriter& w, std::string_view chat_object) const {
+void OpenAiAnswer::write_head(JsonWriter& w, std::string_view chat_object) const {
   w.field("id", cat(chat() ? "chatcmpl-" : "cmpl-", id_));
   w.field("object", chat() ? chat_object : std::string_view("text_completion"));
   w.field("created", created_).field("model", plan_.model).field("system_fingerprint", plan_.fingerprint);
 }
 
-void AnswerWriter::write_logprobs(JsonWriter& w, const ChoicePart& part) {
+void OpenAiAnswer::write_logprobs(JsonWriter& w, const ChoicePart& part) {
   w.key("logprobs");
   if (!plan_.logprobs || (part.tokens.empty() && part.prompt_tokens.empty())) {
     w.null();
@@ -97,7 +97,7 @@ void AnswerWriter::write_logprobs(JsonWriter& w, const ChoicePart& part) {
   }
 }
 
-void AnswerWriter::write_finish(JsonWriter& w, const ChoicePart& part) const {
+void OpenAiAnswer::write_finish(JsonWriter& w, const ChoicePart& part) const {
   w.key("finish_reason");
   part.finish_reason.empty() ? w.null() : w.value(part.finish_reason);
   if (!part.finish_reason.empty()) {
@@ -112,7 +112,7 @@ void AnswerWriter::write_finish(JsonWriter& w, const ChoicePart& part) const {
   }
 }
 
-void AnswerWriter::write_text(JsonWriter& w, const ChoicePart& part, bool whole) const {
+void OpenAiAnswer::write_text(JsonWriter& w, const ChoicePart& part, bool whole) const {
   if (!chat()) {
     w.field("text", part.text);
   } else if (whole) {
@@ -132,27 +132,19 @@ void AnswerWriter::write_text(JsonWriter& w, const ChoicePart& part, bool whole)
 }
 
 // Under both of its names: DeepSeek's, SGLang's and llama-server's, and vLLM's.
-void AnswerWriter::write_reasoning(JsonWriter& w, const ChoicePart& part) {
+void OpenAiAnswer::write_reasoning(JsonWriter& w, const ChoicePart& part) {
   if (part.reasoning.empty()) return;
   w.field("reasoning_content", part.reasoning).field("reasoning", part.reasoning);
 }
 
-// Nine letters and digits: what Mistral's templates want of an id when it comes back; others take any.
-std::string AnswerWriter::call_id(int choice, int call) const {
-  constexpr std::string_view kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
-  uint64_t hash = std::hash<std::string>()(cat(id_, "/", choice, "/", call));
-  std::string out;
-  for (int i = 0; i < 9; ++i, hash /= kDigits.size()) out += kDigits[hash % kDigits.size()];
-  return out;
-}
-
-void AnswerWriter::write_calls(JsonWriter& w, const ChoicePart& part, bool whole) const {
+void OpenAiAnswer::write_calls(JsonWriter& w, const ChoicePart& part, bool whole) const {
   if (part.calls.empty()) return;
   w.key("tool_calls").open('[');
   for (const text::ToolCallPiece& call : part.calls) {
     w.open('{');
     if (!whole) w.field("index", call.index);
-    if (!call.name.empty()) w.field("id", call_id(part.index, call.index)).field("type", "function");
+    if (!call.name.empty())
+      w.field("id", tool_call_id(id_, part.index, call.index)).field("type", "function");
     w.key("function").open('{');
     if (!call.name.empty()) w.field("name", call.name);
     w.field("arguments", call.arguments).close('}').close('}');
@@ -160,7 +152,7 @@ void AnswerWriter::write_calls(JsonWriter& w, const ChoicePart& part, bool whole
   w.close(']');
 }
 
-void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whole) {
+void OpenAiAnswer::write_choice(JsonWriter& w, const ChoicePart& part, bool whole) {
   w.open('{').field("index", part.index);
   write_text(w, part, whole);
   write_logprobs(w, part);
@@ -174,7 +166,7 @@ void AnswerWriter::write_choice(JsonWriter& w, const ChoicePart& part, bool whol
   w.close('}');
 }
 
-void AnswerWriter::write_usage_so_far(JsonWriter& w, const AnswerUsage& so_far) const {
+void OpenAiAnswer::write_usage_so_far(JsonWriter& w, const AnswerUsage& so_far) const {
   if (plan_.continuous_usage) {
     write_usage(w, so_far, thinks());
   } else if (plan_.include_usage) {
@@ -182,7 +174,13 @@ void AnswerWriter::write_usage_so_far(JsonWriter& w, const AnswerUsage& so_far) 
   }
 }
 
-std::string AnswerWriter::role_event(int index, const AnswerUsage& so_far) const {
+std::string OpenAiAnswer::begin(std::span<const AnswerUsage> so_far) {
+  std::string roles;
+  for (size_t i = 0; chat() && i < so_far.size(); ++i) roles += role_event(static_cast<int>(i), so_far[i]);
+  return roles;
+}
+
+std::string OpenAiAnswer::role_event(int index, const AnswerUsage& so_far) const {
   JsonWriter w(event_head_);
   w.key("choices").open('[').open('{').field("index", index);
   w.key("delta").open('{').field("role", "assistant").close('}');
@@ -193,8 +191,8 @@ std::string AnswerWriter::role_event(int index, const AnswerUsage& so_far) const
   return end_event(w);
 }
 
-std::string AnswerWriter::part_event(const ChoicePart& part, const AnswerUsage& so_far,
-                                     const AnswerTimings* timings) {
+std::string OpenAiAnswer::part(const ChoicePart& part, const AnswerUsage& so_far,
+                               const AnswerTimings* timings) {
   JsonWriter w(event_head_);
   w.key("choices").open('[');
   write_choice(w, part, false);
@@ -205,20 +203,22 @@ std::string AnswerWriter::part_event(const ChoicePart& part, const AnswerUsage& 
   return end_event(w);
 }
 
-std::string AnswerWriter::usage_event(const AnswerUsage& usage, const AnswerTimings& timings) const {
+std::string OpenAiAnswer::end(const AnswerUsage& usage, const AnswerTimings& timings) {
+  constexpr std::string_view kDone = "data: [DONE]\n\n";
+  if (!plan_.include_usage) return std::string(kDone);
   JsonWriter w(event_head_);
   w.key("choices").open('[').close(']');
   write_usage(w, usage, thinks());
   write_timings(w, usage, timings);
   w.close('}');
-  return end_event(w);
+  return cat(end_event(w), kDone);
 }
 
-std::string AnswerWriter::error_event(const ApiError& error) {
+std::string OpenAiAnswer::error(const ApiError& error) const {
   return cat("data: ", error_json(error), "\n\n");
 }
 
-std::string AnswerWriter::unary(std::span<const ChoicePart> parts, const AnswerUsage& usage,
+std::string OpenAiAnswer::unary(std::span<const ChoicePart> parts, const AnswerUsage& usage,
                                 const AnswerTimings& timings) {
   JsonWriter w;
   w.open('{');

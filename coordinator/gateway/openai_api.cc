@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <ctime>
 #include <set>
 
 #include "absl/strings/ascii.h"
@@ -10,6 +11,7 @@
 #include "base/check.h"
 #include "coordinator/gateway/answer_grammar.h"
 #include "coordinator/gateway/json_writer.h"
+#include "coordinator/gateway/messages_request.h"
 
 namespace baton::coordinator {
 namespace {
@@ -36,6 +38,15 @@ std::string percent_decoded(std::string_view s) {
     out += low >= 0 ? static_cast<char>(high * 16 + low) : s[i];
   }
   return out;
+}
+
+// RFC 3339.
+std::string utc_text(int64_t unix_seconds) {
+  const auto t = static_cast<time_t>(unix_seconds);
+  struct tm parts = {};
+  gmtime_r(&t, &parts);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts)};
 }
 
 std::string status_json(std::string_view status, std::string_view reason) {
@@ -77,9 +88,9 @@ OpenAiApi::OpenAiApi(OpenAiOptions options, OpenAiDeps deps)
 
 absl::Status OpenAiApi::add_routes(RouteTable& routes) {
   const auto both = [&](const char* method, const std::string& path, RouteRole role,
-                        const RouteHandler& handler) {
-    RETURN_IF_ERROR(routes.add({method, path, role, handler}));
-    return routes.add({method, "/v1" + path, role, handler});
+                        const RouteHandler& handler, ApiDialect dialect = ApiDialect::kOpenAi) {
+    RETURN_IF_ERROR(routes.add({method, path, role, handler, dialect}));
+    return routes.add({method, "/v1" + path, role, handler, dialect});
   };
   const auto only = [&](const std::string& path, RouteRole role, RouteHandler handler) {
     return routes.add({"GET", path, role, std::move(handler)});
@@ -91,8 +102,16 @@ absl::Status OpenAiApi::add_routes(RouteTable& routes) {
       both("POST", "/chat/completions", user, [this](Ex e) { generate(std::move(e), Endpoint::kChat); }));
   RETURN_IF_ERROR(
       both("POST", "/completions", user, [this](Ex e) { generate(std::move(e), Endpoint::kCompletions); }));
-  RETURN_IF_ERROR(both("POST", "/tokenize", user, [this](Ex e) { convert(std::move(e), false); }));
-  RETURN_IF_ERROR(both("POST", "/detokenize", user, [this](Ex e) { convert(std::move(e), true); }));
+  RETURN_IF_ERROR(both(
+      "POST", "/messages", user, [this](Ex e) { generate(std::move(e), Endpoint::kMessages); },
+      ApiDialect::kAnthropic));
+  RETURN_IF_ERROR(both(
+      "POST", "/messages/count_tokens", user,
+      [this](Ex e) { convert(std::move(e), "count_tokens", count_tokens); }, ApiDialect::kAnthropic));
+  RETURN_IF_ERROR(
+      both("POST", "/tokenize", user, [this](Ex e) { convert(std::move(e), "tokenize", tokenize); }));
+  RETURN_IF_ERROR(
+      both("POST", "/detokenize", user, [this](Ex e) { convert(std::move(e), "detokenize", detokenize); }));
   RETURN_IF_ERROR(both("GET", "/models", user, [this](Ex e) { models(std::move(e)); }));
   RETURN_IF_ERROR(both("GET", "/models/*", user, [this](Ex e) { model(std::move(e)); }));
   RETURN_IF_ERROR(both("GET", "/health", open, [this](Ex e) { health(std::move(e)); }));
@@ -137,7 +156,7 @@ void OpenAiApi::submit(const std::shared_ptr<Job>& job, std::function<void()> wo
 void OpenAiApi::refuse(const std::shared_ptr<Job>& job, const ApiError& error) {
   const auto& request = job->exchange->request();
   const bool left = job->cancelled;
-  if (!left) job->exchange->answer(error_answer(error));
+  if (!left) job->exchange->answer(error_answer(error, request));
   if (deps_.observer.on_request_done)
     deps_.observer.on_request_done({.endpoint = job->endpoint,
                                     .request_id = request.request_id,
@@ -158,7 +177,7 @@ RequestContext OpenAiApi::context(uint64_t random, const Job& job) const {
 }
 
 void OpenAiApi::generate(Ex exchange, Endpoint endpoint) {
-  const auto job = make_job(std::move(exchange), endpoint == Endpoint::kChat ? "chat" : "completions");
+  const auto job = make_job(std::move(exchange), endpoint_name(endpoint));
   const auto status = deps_.status();
   if (draining_) return refuse(job, not_ready("the server is shutting down", kRetrySoon));
   if (!status->can_generate && !status->connecting)
@@ -182,14 +201,13 @@ void OpenAiApi::start_call(const std::shared_ptr<Job>& job, std::expected<Genera
   call->start();
 }
 
-// ---- tokenize, detokenize
+// ---- tokenize, detokenize, count_tokens
 
-void OpenAiApi::convert(Ex exchange, bool back) {
-  const auto job = make_job(std::move(exchange), back ? "detokenize" : "tokenize");
-  submit(job, [this, job, back] {
+void OpenAiApi::convert(Ex exchange, std::string endpoint, Convert* work) {
+  const auto job = make_job(std::move(exchange), std::move(endpoint));
+  submit(job, [this, job, work] {
     if (job->cancelled) return;
-    const auto needs = context(0, *job);
-    auto text = back ? detokenize(job->body, needs) : tokenize(job->body, needs);
+    auto text = work(job->body, context(0, *job));
     world_.post_to_io(
         [this, job, text = std::move(text)]() mutable { finish_convert(job, std::move(text)); });
   });
@@ -233,23 +251,27 @@ std::string OpenAiApi::fingerprint() const {
   return text;
 }
 
+// What OpenAI's clients read of a model, and vLLM's, llama-server's and Anthropic's.
 std::string OpenAiApi::model_json(const std::string& name) const {
   JsonWriter w;
   w.open('{').field("id", name).field("object", "model").field("created", created_);
   w.field("owned_by", "baton").field("root", options_.model_names.empty() ? name : options_.model_names[0]);
   w.field("max_model_len", context_tokens()).key("meta").open('{');
   w.field("n_ctx_train", deps_.text->context_tokens).field("n_vocab", deps_.text->vocab_size());
-  w.field("has_chat_template", deps_.text->chat_template != nullptr);
-  w.close('}').close('}');
+  w.field("has_chat_template", deps_.text->chat_template != nullptr).close('}');
+  w.field("type", "model").field("display_name", name).field("created_at", utc_text(created_));
+  w.field("max_input_tokens", context_tokens()).field("max_tokens", context_tokens()).close('}');
   return w.take();
 }
 
 void OpenAiApi::models(Ex exchange) const {
   JsonWriter w;
   w.open('{').field("object", "list").key("data").open('[');
-  if (options_.model_names.empty()) w.raw(model_json("default"));
-  for (const auto& name : options_.model_names) w.raw(model_json(name));
-  w.close(']').close('}');
+  const std::vector<std::string> alone = {"default"};
+  const auto& names = options_.model_names.empty() ? alone : options_.model_names;
+  for (const auto& name : names) w.raw(model_json(name));
+  w.close(']').field("has_more", false).field("first_id", names.front()).field("last_id", names.back());
+  w.close('}');
   exchange->answer({.body = w.take()});
 }
 
@@ -258,7 +280,7 @@ void OpenAiApi::model(Ex exchange) const {
   if (path.ends_with('/')) path.remove_suffix(1);
   const std::string name = percent_decoded(path.substr(path.find("/models/") + 8));
   if (const auto error = check_model(name, options_.model_names))
-    return exchange->answer(error_answer(*error));
+    return exchange->answer(error_answer(*error, exchange->request()));
   exchange->answer({.body = model_json(name)});
 }
 

@@ -35,9 +35,10 @@ struct OpenAiDeps {
   GatewayObserver observer;
 };
 
-// The API: chat, completions, models, tokenize, detokenize, probes, metrics, version; each path with and
-// without /v1. Thread: its handlers run on the io thread; long bodies are read on the text pool. Must outlive
-// the server and the pool's threads. Errors of requests are answers, never more.
+// The API: chat, completions, models, tokenize, detokenize, Anthropic's messages and count_tokens, probes,
+// metrics, version; each path with and without /v1. Thread: its handlers run on the io thread; long bodies
+// are read on the text pool. Must outlive the server and the pool's threads. Errors of requests are answers,
+// never more.
 class OpenAiApi {
  public:
   OpenAiApi(OpenAiOptions options, OpenAiDeps deps);
@@ -57,7 +58,8 @@ class OpenAiApi {
 
   void generate(Ex exchange, Endpoint endpoint);
   void start_call(const std::shared_ptr<Job>& job, std::expected<GenerationPlan, ApiError> plan);
-  void convert(Ex exchange, bool detokenize);
+  using Convert = std::expected<std::string, ApiError>(std::string_view body, const RequestContext& context);
+  void convert(Ex exchange, std::string endpoint, Convert* work);
   void finish_convert(const std::shared_ptr<Job>& job, std::expected<std::string, ApiError> text);
   void submit(const std::shared_ptr<Job>& job, std::function<void()> work);
   void refuse(const std::shared_ptr<Job>& job, const ApiError& error);

@@ -10,6 +10,7 @@
 #include "coordinator/gateway/answer_grammar.h"
 #include "coordinator/gateway/chat_context.h"
 #include "coordinator/gateway/json_fields.h"
+#include "coordinator/gateway/messages_request.h"
 
 namespace baton::coordinator {
 namespace {
@@ -61,7 +62,8 @@ class GenerationReader {
   }
 
  private:
-  bool chat() const { return plan_.endpoint == Endpoint::kChat; }
+  bool chat() const { return plan_.endpoint != Endpoint::kCompletions; }
+  bool messages() const { return plan_.endpoint == Endpoint::kMessages; }
   bool cancelled() const { return context_.cancelled && context_.cancelled->load(std::memory_order_relaxed); }
 
   void read_model() {
@@ -145,20 +147,21 @@ class GenerationReader {
     if (!fields_.boolean("ignore_eos").value_or(false)) stop_.end_token_ids = context_.text.end_token_ids;
     if (auto ids = fields_.token_ids("stop_token_ids", kMaxStopTokens, vocab()))
       stop_.stop_token_ids = std::move(*ids);
-    const json::value* stop = fields_.any("stop");
+    const char* name = messages() ? "stop_sequences" : "stop";
+    const json::value* stop = fields_.any(name);
     if (!stop) return;
-    if (stop->is_string()) return add_stop(*stop);
+    if (stop->is_string()) return add_stop(name, *stop);
     const json::array* list = stop->if_array();
     if (!list || list->size() > kMaxStops)
-      return fields_.fail(
-          invalid_value("stop", cat("`stop` must be a string or a list of at most ", kMaxStops, " strings")));
-    for (const json::value& s : *list) add_stop(s);
+      return fields_.fail(invalid_value(
+          name, cat("`", name, "` must be a string or a list of at most ", kMaxStops, " strings")));
+    for (const json::value& s : *list) add_stop(name, s);
   }
 
-  void add_stop(const json::value& stop) {
+  void add_stop(const char* name, const json::value& stop) {
     if (!stop.is_string() || stop.get_string().empty() || stop.get_string().size() > kMaxStopBytes)
       return fields_.fail(
-          invalid_value("stop", cat("each stop string must have 1 to ", kMaxStopBytes, " bytes")));
+          invalid_value(name, cat("each of `", name, "` must have 1 to ", kMaxStopBytes, " bytes")));
     plan_.text.stop.emplace_back(std::string_view(stop.get_string()));
   }
 
@@ -358,10 +361,14 @@ class GenerationReader {
   std::optional<int32_t> room_for(size_t prompt_tokens) {
     const int64_t limit = context_limit();
     const int64_t room = limit - static_cast<int64_t>(prompt_tokens);
-    const int64_t wanted =
+    int64_t wanted =
         plan_.prompt_only
             ? 1
             : max_tokens_.value_or(chat() ? room : std::min<int64_t>(kDefaultCompletionTokens, room));
+    if (messages() && wanted > room && room >= 1) {  // its clients ask for more than small models have
+      plan_.less_room = true;
+      wanted = room;
+    }
     if (wanted >= 1 && wanted <= room) return static_cast<int32_t>(std::min(wanted, kInt32Max));
     const std::string asked =
         max_tokens_ && room >= 1 ? cat(" and ", *max_tokens_, " for the answer") : std::string();
@@ -465,11 +472,28 @@ std::optional<ApiError> check_model(std::string_view name, const std::vector<std
                   .code = "model_not_found"};
 }
 
+const char* endpoint_name(Endpoint endpoint) {
+  switch (endpoint) {
+    case Endpoint::kChat:
+      return "chat";
+    case Endpoint::kCompletions:
+      return "completions";
+    case Endpoint::kMessages:
+      return "messages";
+  }
+  return "";
+}
+
 std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, Endpoint endpoint,
                                                         const RequestContext& context) {
   json::value value;
   if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
-  return GenerationReader(value.get_object(), endpoint, context).read();
+  if (endpoint != Endpoint::kMessages) return GenerationReader(value.get_object(), endpoint, context).read();
+  const auto asked = messages_as_chat(value.get_object(), true);
+  if (!asked) return std::unexpected(asked.error());
+  auto plan = GenerationReader(asked->body, endpoint, context).read();
+  if (plan) plan->unknown_fields = asked->unknown_fields;
+  return plan;
 }
 
 }  // namespace baton::coordinator

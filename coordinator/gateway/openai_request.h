@@ -15,7 +15,9 @@
 
 namespace baton::coordinator {
 
-enum class Endpoint : uint8_t { kChat, kCompletions };
+enum class Endpoint : uint8_t { kChat, kCompletions, kMessages };
+// For metrics and logs.
+const char* endpoint_name(Endpoint endpoint);
 
 // A generation request after JSON, template and tokeniser: what goes to the workers and how the answer is
 // shaped.
@@ -37,6 +39,7 @@ struct GenerationPlan {
       text::ReasoningSyntax::kNone;  // told apart from content; kNone: it is not
   bool reasoning_open = false;       // the prompt ends in its first mark
   bool tell_reasoning = true;
+  bool less_room = false;           // messages: for the answer than max_tokens asks for
   bool parallel_tool_calls = true;  // false: an answer ends with its first call
   struct Prompt {
     std::string text;  // for echo
@@ -65,7 +68,7 @@ struct RequestContext {
   static constexpr int64_t kContextWhenUnknown = 4096;
 };
 
-// The body of POST /v1/chat/completions or /v1/completions. Thread: text pool.
+// The body of POST /v1/chat/completions, /v1/completions or /v1/messages. Thread: text pool.
 std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, Endpoint endpoint,
                                                         const RequestContext& context);
 

@@ -19,12 +19,18 @@ using RouteHandler = std::function<void(std::shared_ptr<Exchange>)>;
 // A path ending in "/*" matches everything below it. There is no way to make a route without a role (design
 // I9).
 struct HttpRoute {
-  HttpRoute(std::string method, std::string path, RouteRole role, RouteHandler handler)
-      : method(std::move(method)), path(std::move(path)), role(role), handler(std::move(handler)) {}
+  HttpRoute(std::string method, std::string path, RouteRole role, RouteHandler handler,
+            ApiDialect dialect = ApiDialect::kOpenAi)
+      : method(std::move(method)),
+        path(std::move(path)),
+        role(role),
+        handler(std::move(handler)),
+        dialect(dialect) {}
   std::string method;
   std::string path;
   RouteRole role;
   RouteHandler handler;
+  ApiDialect dialect;
 };
 
 // All routes of one server. Filled while the process is wired, then only read. Thread: any once filled.

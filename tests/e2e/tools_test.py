@@ -97,6 +97,37 @@ def answers(c):
     return got
 
 
+def messages(c):
+    """The same through Anthropic's Messages: a call, its result sent back, and an answer whose beginning is given."""
+    tools = [{"name": t["function"]["name"], "input_schema": t["function"]["parameters"]} for t in TOOLS]
+    turns = [{"role": "user", "content": [{"type": "text", "text": BODY["messages"][0]["content"]}]}]
+    for seed in range(4):
+        drawn = {"max_tokens": 400, "temperature": 1.2, "seed": seed}
+        body = dict(drawn, messages=turns, tools=tools, tool_choice={"type": "any", "disable_parallel_tool_use": True})
+        reply = c.post("/v1/messages", body).json()
+        _, calls = said(c, dict(BODY, **drawn, tool_choice="required", parallel_tool_calls=False))
+        block, = reply["content"]
+        assert (block["type"], block["name"], block["input"]) == ("tool_use", calls[0]["name"], json.loads(calls[0]["arguments"])), (reply, calls)
+        assert reply["stop_reason"] == "tool_use", reply
+        result = {"type": "tool_result", "tool_use_id": block["id"], "content": [{"type": "text", "text": "22 C"}]}
+        more = turns + [{"role": "assistant", "content": [block]}, {"role": "user", "content": [result, {"type": "text", "text": "So?"}]}]
+        then = c.post("/v1/messages", dict(drawn, messages=more, tools=tools, max_tokens=20)).json()
+        chat = BODY["messages"] + [{"role": "assistant", "tool_calls": [{"type": "function", "function": calls[0]}]},
+                                   {"role": "tool", "content": "22 C"}, {"role": "user", "content": "So?"}]
+        choice, _ = said(c, dict(BODY, **dict(drawn, max_tokens=20), messages=chat))
+        assert then["content"][-1]["text"] == choice["message"]["content"], (then, choice)
+        count = c.post("/v1/messages/count_tokens", {"messages": more, "tools": tools}).json()["input_tokens"]
+        assert count == then["usage"]["input_tokens"] + then["usage"]["cache_read_input_tokens"], (count, then)
+    begun = turns + [{"role": "assistant", "content": "It is <|im_end|> "}]
+    tokens = c.post("/tokenize", {"messages": begun, "continue_final_message": True}).json()["tokens"]
+    rest = c.post("/tokenize", {"messages": turns}).json()["tokens"]
+    assert tokens[:len(rest)] == rest and c.post("/detokenize", {"tokens": tokens[len(rest):]}).json()["content"] == "It is <|im_end|> ", (tokens, rest)
+    drawn = {"max_tokens": 20, "temperature": 0}
+    said_on = c.post("/v1/messages", dict(drawn, messages=begun)).json()
+    raw = c.post("/v1/completions", dict(drawn, prompt=tokens)).json()["choices"][0]["text"]
+    assert said_on["content"][-1]["text"].strip() == raw.strip(), (said_on, raw)
+
+
 MODEL = write_model()
 SMALL = {"memory": "16Mi"}
 with Cluster(MODEL, manifest(pools(ANY, kv=SMALL))) as c:
@@ -105,9 +136,11 @@ with Cluster(MODEL, manifest(pools(ANY, kv=SMALL))) as c:
     assert not none and free["finish_reason"] == "length", "what this model says when it may: no calls"
     names = {call["name"] for calls, _, some, *_ in want for call in calls + some}
     assert names == {"weather", "stop"}, names
+    messages(c)
     c.wait_idle(5)
-print("passed: forced calls are calls", flush=True)
+print("passed: forced calls are calls, through Anthropic's Messages, too", flush=True)
 with Cluster(MODEL, manifest(pools(PREFILL_DECODE, kv=SMALL))) as c:
     assert answers(c) == want
+    messages(c)
     c.wait_idle(5)
 print("passed: the same from prefill and decode workers")

@@ -113,7 +113,7 @@ TEST_F(AccessTest, RefusalsSayWhatIsWanted) {
   const auto wrong = access_->admit(RouteRole::kUser, r, now_);
   EXPECT_EQ(wrong->code, "invalid_api_key");
   EXPECT_EQ(wrong->message.find("guess"), std::string::npos);
-  const HttpAnswer answer = error_answer(*wrong);
+  const HttpAnswer answer = error_answer(*wrong, {});
   EXPECT_TRUE(
       std::ranges::any_of(answer.fields, [](const HttpField& f) { return f.name == "www-authenticate"; }));
 }

@@ -14,7 +14,7 @@ using namespace std::chrono_literals;
 boost::json::value timings_of(int32_t completion_tokens, Duration generation) {
   const ByteTokenizer tokenizer;
   const GenerationPlan plan;
-  AnswerWriter writer(tokenizer, plan, "id", 0);
+  OpenAiAnswer writer(tokenizer, plan, "id", 0);
   const AnswerUsage usage{{.prompt_tokens = 10, .completion_tokens = completion_tokens, .cached_tokens = 4}};
   const std::string answer = writer.unary({}, usage, {.ttft = 3s, .generation = generation});
   return boost::json::parse(answer).at("timings");

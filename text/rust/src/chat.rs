@@ -60,6 +60,7 @@ impl ChatTemplate {
         if !values.get("messages").is_some_and(Json::is_array) {
             return Err(Failure::invalid("chat request: messages: want an array"));
         }
+        let begun = take_begun_answer(values)?;
         for (name, default) in
             [("tools", Json::Null), ("documents", Json::Null), ("add_generation_prompt", false.into())]
         {
@@ -74,7 +75,10 @@ impl ChatTemplate {
         let template = environment.get_template(NAME).map_err(failure)?;
         let mut out = Bounded(Vec::new());
         template.render_captured_to(Value::from_serialize(&context), &mut out).map_err(failure)?;
-        String::from_utf8(out.0).map_err(|_| Failure::invalid("chat template: the output is no UTF-8"))
+        let mut text =
+            String::from_utf8(out.0).map_err(|_| Failure::invalid("chat template: the output is no UTF-8"))?;
+        text.push_str(&begun);
+        Ok(text)
     }
 
     /// The request as token ids: special tokens of the template are parsed, those that users wrote are text.
@@ -94,6 +98,21 @@ impl ChatTemplate {
             &marks,
         )
     }
+}
+
+/// With `continue_final_message` the last message is the beginning of the answer: it is not rendered, but stands behind
+/// the generation prompt, where the model goes on with it. "" without.
+fn take_begun_answer(values: &mut Map<String, Json>) -> Result<String, Failure> {
+    if values.remove("continue_final_message") != Some(Json::Bool(true)) {
+        return Ok(String::new());
+    }
+    let last = values["messages"].as_array_mut().and_then(Vec::pop);
+    let content = last.filter(|m| m["role"] == "assistant").map(|mut m| m["content"].take());
+    let Some(Json::String(begun)) = content else {
+        return Err(Failure::invalid("continue_final_message: the last message must be an assistant's, of text"));
+    };
+    values.insert("add_generation_prompt".into(), true.into());
+    Ok(begun)
 }
 
 fn parse(context: &str) -> Result<Json, Failure> {
@@ -204,6 +223,19 @@ mod tests {
         let source =
             "{{ bos_token }}{{ tools is none }}{{ add_generation_prompt }}{{ eos_token is defined }}";
         assert_eq!(render(source, r#"{"messages": [], "bos_token": "x"}"#).unwrap(), "<s>TrueFalseFalse");
+    }
+
+    #[test]
+    fn an_answer_that_is_begun() {
+        let source = "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}";
+        let begun = |last: &str| {
+            let messages = format!(r#"[{{"role":"user","content":"a"}},{last}]"#);
+            render(source, &format!(r#"{{"messages":{messages},"continue_final_message":true}}"#))
+        };
+        assert_eq!(begun(r#"{"role":"assistant","content":"b "}"#).unwrap(), "[a]>b ");
+        assert!(begun(r#"{"role":"user","content":"b"}"#).is_err());
+        assert!(begun(r#"{"role":"assistant","content":null}"#).is_err());
+        assert!(render(source, r#"{"messages":[],"continue_final_message":true}"#).is_err());
     }
 
     #[test]
