@@ -5,12 +5,15 @@
 #include "base/cat.h"
 #include "coordinator/gateway/messages_answer.h"
 #include "coordinator/gateway/openai_answer.h"
+#include "coordinator/gateway/responses_answer.h"
 
 namespace baton::coordinator {
 
 std::unique_ptr<AnswerWriter> make_answer_writer(const text::Tokenizer& tokenizer, const GenerationPlan& plan,
                                                  std::string id, int64_t created) {
   if (plan.endpoint == Endpoint::kMessages) return std::make_unique<MessagesAnswer>(plan, std::move(id));
+  if (plan.endpoint == Endpoint::kResponses)
+    return std::make_unique<ResponsesAnswer>(plan, std::move(id), created);
   return std::make_unique<OpenAiAnswer>(tokenizer, plan, std::move(id), created);
 }
 

@@ -24,7 +24,7 @@ struct CallWorld {
   std::function<int64_t()> unix_time;
 };
 
-// One HTTP call of chat, completions or messages from the understood request to the last byte: hands one
+// One HTTP call that generates, from the understood request to the last byte: hands one
 // GenerateRequest per choice to the request flow and turns its events into the answer, a stream or one body.
 // Of many choices only some wait for room at a time, so that other calls come in between; the first one's
 // patience is that of the admission queue, and when it has room the others get theirs in time.

@@ -1,11 +1,9 @@
 #include "coordinator/gateway/messages_request.h"
 
-#include <map>
+#include <boost/json.hpp>
 
 #include "base/cat.h"
-#include "coordinator/gateway/chat_context.h"
 #include "coordinator/gateway/json_fields.h"
-#include "coordinator/gateway/json_writer.h"
 
 namespace baton::coordinator {
 namespace {
@@ -17,7 +15,6 @@ constexpr size_t kMaxTools = 256;
 constexpr size_t kMaxBlocks = 8192;
 constexpr size_t kMaxText = 64 * 1024 * 1024;  // a body is smaller
 constexpr size_t kMaxName = 256;
-constexpr int64_t kMaxCounted = 1 << 20;
 // Of a chat's body, and of vLLM's additions to it: they mean here what they mean there.
 constexpr const char* kAsInChat[] = {"model",
                                      "stream",
@@ -38,19 +35,16 @@ constexpr const char* kAsInChat[] = {"model",
                                      "stop_sequences",
                                      "separate_reasoning"};
 
-std::string_view role_of(const json::value& message) { return message.at("role").get_string(); }
-json::object text_part(json::string text) { return {{"type", "text"}, {"text", std::move(text)}}; }
-
 // Reads one body. Errors are kept in fields_, the first one counts; what is read after it is dropped.
 class MessagesReader {
  public:
   MessagesReader(const json::object& body, bool to_answer) : fields_(body), to_answer_(to_answer) {}
 
-  std::expected<MessagesAsChat, ApiError> read() {
+  std::expected<ChatBody, ApiError> read() {
     for (const char* name : kAsInChat)
       if (const json::value* value = fields_.any(name)) chat_[name] = *value;
     read_max_tokens();
-    if (const json::value* system = fields_.any("system")) add_system(*system);
+    if (const json::value* system = fields_.any("system")) add_system(*system, "system");
     read_messages();
     read_tools();
     read_tool_choice();
@@ -60,8 +54,8 @@ class MessagesReader {
     fields_.accept({"metadata", "service_tier", "cache_control", "context_management", "diagnostics",
                     "inference_geo", "speed", "user_profile_id", "workspace_id"});
     if (!fields_.ok()) return std::unexpected(*fields_.error());
-    chat_["messages"] = std::move(messages_);
-    return MessagesAsChat{std::move(chat_), fields_.unknown_fields()};
+    chat_["messages"] = messages_.take();
+    return ChatBody{std::move(chat_), fields_.unknown_fields()};
   }
 
  private:
@@ -85,16 +79,6 @@ class MessagesReader {
 
   // ---- messages
 
-  // The message that more of that role goes into: the last one, or a new one.
-  json::object& turn(std::string_view role) {
-    if (messages_.empty() || role_of(messages_.back()) != role)
-      messages_.push_back(json::object{{"role", role}, {"content", json::array()}});
-    return messages_.back().get_object();
-  }
-  void add_text(std::string_view role, const json::string& text) {
-    turn(role)["content"].get_array().push_back(text_part(text));
-  }
-
   // A string, or blocks of text: the text of a system prompt or of a tool's result, as parts.
   std::optional<json::array> text_parts(const json::value& content, const std::string& where) {
     if (content.is_string()) return json::array{text_part(content.get_string())};
@@ -110,7 +94,8 @@ class MessagesReader {
     return parts;
   }
 
-  std::optional<json::string> text_of(const json::value& block, const std::string& where) {
+  // Of a block that is text, or a document of text.
+  std::optional<std::string> text_of(const json::value& block, const std::string& where) {
     if (!block.is_object()) return fail("messages", cat("`", where, "` must be an object")), std::nullopt;
     JsonFields one(block.get_object(), where + ".");
     const std::string type = one.string("type", kMaxName).value_or("");
@@ -122,7 +107,7 @@ class MessagesReader {
       text = document_of(one, where);
     }
     if (!took(one) || !fields_.ok()) return std::nullopt;
-    if (text) return json::string(*text);
+    if (text) return text;
     refuse("messages", cat("`", where, "`: blocks of type ", type.empty() ? "(missing)" : type,
                            " are not supported here; text is"));
     return std::nullopt;
@@ -142,9 +127,10 @@ class MessagesReader {
     return text;
   }
 
-  void add_system(const json::value& system) {
-    if (auto parts = text_parts(system, "system"); parts && !parts->empty())
-      messages_.push_back(json::object{{"role", "system"}, {"content", *std::move(parts)}});
+  void add_system(const json::value& system, const std::string& where) {
+    const auto parts = text_parts(system, where);
+    for (size_t i = 0; parts && i < parts->size(); ++i)
+      messages_.add_text("system", (*parts)[i].at("text").get_string());
   }
 
   void read_messages() {
@@ -164,15 +150,15 @@ class MessagesReader {
     const json::value* content = one.any("content");
     if (!took(one)) return;
     if (!content) return fail("messages", cat("`", where, ".content` is missing"));
-    if (role == "system") return add_system(*content);
+    if (role == "system") return add_system(*content, where + ".content");
     if (role != "user" && role != "assistant")
       return fail("messages", cat("`", where, ".role` must be user, assistant or system"));
-    if (content->is_string()) return add_text(role, content->get_string());
+    if (content->is_string()) return messages_.add_text(role, content->get_string());
     const json::array* blocks = content->if_array();
     if (!blocks || blocks->size() > kMaxBlocks)
       return fail("messages",
                   cat("`", where, ".content` must be a string or a list of at most ", kMaxBlocks, " blocks"));
-    turn(role);  // also of no blocks
+    messages_.begin(role);
     for (size_t i = 0; i < blocks->size() && fields_.ok(); ++i)
       read_block(role, (*blocks)[i], cat(where, ".content[", i, "]"));
   }
@@ -187,7 +173,7 @@ class MessagesReader {
     if (is("assistant", "tool_use")) return add_call(*object, where);
     if (is("assistant", "thinking")) return add_thoughts(*object, where);
     if (is("assistant", "redacted_thinking")) return;  // of a model that is not here
-    if (const auto text = text_of(block, where)) add_text(role, *text);
+    if (const auto text = text_of(block, where)) messages_.add_text(role, *text);
   }
 
   void add_result(const json::object& block, const std::string& where) {
@@ -196,16 +182,13 @@ class MessagesReader {
     const json::value* content = one.any("content");
     if (!took(one)) return;
     if (id.empty()) return fail("messages", cat("`", where, ".tool_use_id` must be a string"));
-    json::object message{{"role", "tool"}, {"tool_call_id", id}, {"content", ""}};
-    if (const auto called = called_.find(id); called != called_.end()) message["name"] = called->second;
+    json::value result = "";
     if (content) {
       auto parts = text_parts(*content, where + ".content");
       if (!parts) return;
-      message["content"] = *std::move(parts);
+      result = *std::move(parts);
     }
-    if (const json::value& last = messages_.back(); role_of(last) == "user" && is_empty(last.at("content")))
-      messages_.pop_back();  // the turn of this block, which says nothing before it
-    messages_.push_back(std::move(message));
+    messages_.add_result(id, std::move(result));
   }
 
   void add_call(const json::object& block, const std::string& where) {
@@ -215,25 +198,19 @@ class MessagesReader {
     const json::object* input = one.object("input");
     if (!took(one)) return;
     if (id.empty() || name.empty()) return fail("messages", cat("`", where, "` must have `id` and `name`"));
-    called_[id] = name;
-    json::object function{{"name", name}, {"arguments", input ? *input : json::object()}};
-    json::value& calls = turn("assistant")["tool_calls"];
-    if (calls.is_null()) calls.emplace_array();
-    calls.get_array().push_back(
-        json::object{{"id", id}, {"type", "function"}, {"function", std::move(function)}});
+    messages_.add_call(id, name, input ? *input : json::object());
   }
 
   void add_thoughts(const json::object& block, const std::string& where) {
     JsonFields one(block, where + ".");
     const auto thoughts = one.string("thinking", kMaxText);
     if (!took(one) || !thoughts) return;
-    json::value& all = turn("assistant")["reasoning_content"];
-    all = all.is_string() ? cat(std::string_view(all.get_string()), "\n", *thoughts) : *thoughts;
+    messages_.add_thoughts(*thoughts);
   }
 
   void read_begun_answer() {
-    if (role_of(messages_.back()) != "assistant") return;
-    if (messages_.back().get_object().contains("tool_calls"))
+    if (!messages_.ends_in("assistant")) return;
+    if (messages_.ends_in_call())
       return fail("messages", "`messages` ends in a tool_use: its tool_result must follow");
     chat_["continue_final_message"] = true;
   }
@@ -336,33 +313,13 @@ class MessagesReader {
   JsonFields fields_;
   const bool to_answer_;
   json::object chat_;
-  json::array messages_;
-  std::map<std::string, std::string> called_;  // names of tools, by the ids of their calls
+  ChatMessages messages_;
 };
 
 }  // namespace
 
-std::expected<MessagesAsChat, ApiError> messages_as_chat(const json::object& body, bool to_answer) {
+std::expected<ChatBody, ApiError> messages_as_chat(const json::object& body, bool to_answer) {
   return MessagesReader(body, to_answer).read();
-}
-
-std::expected<std::string, ApiError> count_tokens(std::string_view body, const RequestContext& context) {
-  json::value value;
-  if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
-  const auto asked = messages_as_chat(value.get_object(), false);
-  if (!asked) return std::unexpected(asked.error());
-  JsonFields fields(asked->body);
-  if (auto error = check_model(fields.string("model", kMaxName).value_or("default"), context.model_names))
-    fields.fail(*std::move(error));
-  const std::string chat = read_chat_context(fields, context.text).json;
-  if (!fields.ok()) return std::unexpected(*fields.error());
-  if (!context.text.chat_template)
-    return std::unexpected(not_supported("messages", "this model has no chat template"));
-  const auto tokens = context.text.encode_chat(chat, kMaxCounted);
-  if (!tokens.ok()) return std::unexpected(encode_error(context, tokens.status(), "messages"));
-  JsonWriter w;
-  w.open('{').field("input_tokens", tokens->size()).close('}');
-  return w.take();
 }
 
 }  // namespace baton::coordinator

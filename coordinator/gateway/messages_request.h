@@ -1,12 +1,10 @@
 #pragma once
 
-#include <boost/json.hpp>
+#include <boost/json/fwd.hpp>
 #include <expected>
-#include <string>
-#include <string_view>
-#include <vector>
 
-#include "coordinator/gateway/openai_request.h"
+#include "coordinator/gateway/api_error.h"
+#include "coordinator/gateway/chat_body.h"
 
 namespace baton::coordinator {
 
@@ -22,14 +20,7 @@ namespace baton::coordinator {
 //    {"role": "tool", "tool_call_id": "t", "content": "4"}, {"role": "user", "content": [{... "and?"}]}]}
 //
 // Format: docs.anthropic.com, API reference, Messages; version 2023-06-01. Thread: any.
-struct MessagesAsChat {
-  boost::json::object body;
-  std::vector<std::string> unknown_fields;
-};
 // `to_answer`: false reads a body that is only to be counted, which has no max_tokens.
-std::expected<MessagesAsChat, ApiError> messages_as_chat(const boost::json::object& body, bool to_answer);
-
-// The body of POST /v1/messages/count_tokens; the answer's JSON. Thread: text pool.
-std::expected<std::string, ApiError> count_tokens(std::string_view body, const RequestContext& context);
+std::expected<ChatBody, ApiError> messages_as_chat(const boost::json::object& body, bool to_answer);
 
 }  // namespace baton::coordinator

@@ -11,7 +11,6 @@
 #include "base/check.h"
 #include "coordinator/gateway/answer_grammar.h"
 #include "coordinator/gateway/json_writer.h"
-#include "coordinator/gateway/messages_request.h"
 
 namespace baton::coordinator {
 namespace {
@@ -108,6 +107,10 @@ absl::Status OpenAiApi::add_routes(RouteTable& routes) {
   RETURN_IF_ERROR(both(
       "POST", "/messages/count_tokens", user,
       [this](Ex e) { convert(std::move(e), "count_tokens", count_tokens); }, ApiDialect::kAnthropic));
+  RETURN_IF_ERROR(
+      both("POST", "/responses", user, [this](Ex e) { generate(std::move(e), Endpoint::kResponses); }));
+  RETURN_IF_ERROR(both("POST", "/responses/input_tokens", user,
+                       [this](Ex e) { convert(std::move(e), "input_tokens", count_input_tokens); }));
   RETURN_IF_ERROR(
       both("POST", "/tokenize", user, [this](Ex e) { convert(std::move(e), "tokenize", tokenize); }));
   RETURN_IF_ERROR(

@@ -35,7 +35,7 @@ struct OpenAiDeps {
   GatewayObserver observer;
 };
 
-// The API: chat, completions, models, tokenize, detokenize, Anthropic's messages and count_tokens, probes,
+// The API: chat, completions, responses, models, tokenize, detokenize, Anthropic's messages, probes,
 // metrics, version; each path with and without /v1. Thread: its handlers run on the io thread; long bodies
 // are read on the text pool. Must outlive the server and the pool's threads. Errors of requests are answers,
 // never more.

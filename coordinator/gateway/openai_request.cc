@@ -11,6 +11,7 @@
 #include "coordinator/gateway/chat_context.h"
 #include "coordinator/gateway/json_fields.h"
 #include "coordinator/gateway/messages_request.h"
+#include "coordinator/gateway/responses_request.h"
 
 namespace baton::coordinator {
 namespace {
@@ -480,6 +481,8 @@ const char* endpoint_name(Endpoint endpoint) {
       return "completions";
     case Endpoint::kMessages:
       return "messages";
+    case Endpoint::kResponses:
+      return "responses";
   }
   return "";
 }
@@ -488,11 +491,15 @@ std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, E
                                                         const RequestContext& context) {
   json::value value;
   if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
-  if (endpoint != Endpoint::kMessages) return GenerationReader(value.get_object(), endpoint, context).read();
-  const auto asked = messages_as_chat(value.get_object(), true);
-  if (!asked) return std::unexpected(asked.error());
-  auto plan = GenerationReader(asked->body, endpoint, context).read();
-  if (plan) plan->unknown_fields = asked->unknown_fields;
+  const json::object& given = value.get_object();
+  if (endpoint == Endpoint::kChat || endpoint == Endpoint::kCompletions)
+    return GenerationReader(given, endpoint, context).read();
+  auto chat = endpoint == Endpoint::kMessages ? messages_as_chat(given, true) : responses_as_chat(given);
+  if (!chat) return std::unexpected(chat.error());
+  auto plan = GenerationReader(chat->body, endpoint, context).read();
+  if (!plan) return plan;
+  plan->unknown_fields = std::move(chat->unknown_fields);
+  plan->told = std::move(chat->told);
   return plan;
 }
 

@@ -15,7 +15,7 @@
 
 namespace baton::coordinator {
 
-enum class Endpoint : uint8_t { kChat, kCompletions, kMessages };
+enum class Endpoint : uint8_t { kChat, kCompletions, kMessages, kResponses };
 // For metrics and logs.
 const char* endpoint_name(Endpoint endpoint);
 
@@ -39,6 +39,7 @@ struct GenerationPlan {
       text::ReasoningSyntax::kNone;  // told apart from content; kNone: it is not
   bool reasoning_open = false;       // the prompt ends in its first mark
   bool tell_reasoning = true;
+  std::string told;                 // responses: members of its object that repeat what was asked
   bool less_room = false;           // messages: for the answer than max_tokens asks for
   bool parallel_tool_calls = true;  // false: an answer ends with its first call
   struct Prompt {
@@ -68,7 +69,8 @@ struct RequestContext {
   static constexpr int64_t kContextWhenUnknown = 4096;
 };
 
-// The body of POST /v1/chat/completions, /v1/completions or /v1/messages. Thread: text pool.
+// The body of POST /v1/chat/completions, /v1/completions, /v1/messages or /v1/responses.
+// Thread: text pool.
 std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, Endpoint endpoint,
                                                         const RequestContext& context);
 
@@ -76,6 +78,10 @@ std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, E
 // JSON.
 std::expected<std::string, ApiError> tokenize(std::string_view body, const RequestContext& context);
 std::expected<std::string, ApiError> detokenize(std::string_view body, const RequestContext& context);
+
+// The bodies of /v1/messages/count_tokens and /v1/responses/input_tokens: the tokens of the chat they are.
+std::expected<std::string, ApiError> count_tokens(std::string_view body, const RequestContext& context);
+std::expected<std::string, ApiError> count_input_tokens(std::string_view body, const RequestContext& context);
 
 // nullopt when `name` is served; "default" always is.
 std::optional<ApiError> check_model(std::string_view name, const std::vector<std::string>& model_names);

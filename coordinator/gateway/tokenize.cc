@@ -1,8 +1,11 @@
 #include <boost/json.hpp>
 
+#include "base/cat.h"
 #include "coordinator/gateway/chat_context.h"
 #include "coordinator/gateway/json_fields.h"
+#include "coordinator/gateway/messages_request.h"
 #include "coordinator/gateway/openai_request.h"
+#include "coordinator/gateway/responses_request.h"
 
 namespace baton::coordinator {
 namespace {
@@ -10,6 +13,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr size_t kMaxText = 8 * 1024 * 1024;
+constexpr size_t kMaxCounted = 1 << 20;  // tokens
 using Answer = std::expected<std::string, ApiError>;
 
 void write_ids(JsonWriter& w, const std::vector<TokenId>& ids) {
@@ -96,7 +100,35 @@ Answer tokenize_prompt(JsonFields& fields, const RequestContext& context) {
   return w.take();
 }
 
+// The tokens of a chat, also of more than fit: `{before}"input_tokens":N}`.
+Answer count_chat(const std::expected<ChatBody, ApiError>& asked, std::string_view before,
+                  const RequestContext& context) {
+  if (!asked) return std::unexpected(asked.error());
+  JsonFields fields(asked->body);
+  if (auto error = check_model(fields.string("model", 256).value_or("default"), context.model_names))
+    fields.fail(*std::move(error));
+  const std::string chat = read_chat_context(fields, context.text).json;
+  if (!fields.ok()) return std::unexpected(*fields.error());
+  if (!context.text.chat_template)
+    return std::unexpected(not_supported("messages", "this model has no chat template"));
+  const auto tokens = context.text.encode_chat(chat, kMaxCounted);
+  if (!tokens.ok()) return refused(context, tokens.status(), "messages");
+  return cat(before, "\"input_tokens\":", tokens->size(), "}");
+}
+
 }  // namespace
+
+Answer count_tokens(std::string_view body, const RequestContext& context) {
+  json::value value;
+  if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
+  return count_chat(messages_as_chat(value.get_object(), false), "{", context);
+}
+
+Answer count_input_tokens(std::string_view body, const RequestContext& context) {
+  json::value value;
+  if (auto error = parse_json_object(body, value)) return std::unexpected(*std::move(error));
+  return count_chat(responses_as_chat(value.get_object()), R"({"object":"response.input_tokens",)", context);
+}
 
 Answer tokenize(std::string_view body, const RequestContext& context) {
   json::value value;

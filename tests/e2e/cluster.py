@@ -137,8 +137,8 @@ class Cluster:
     def post(self, path, body, headers=None):
         return self.request("POST", path, body, headers)
 
-    def stream(self, path, body):
-        """Yields (reply headers, event object) for each event but [DONE]; raises on a stream that breaks off without it."""
+    def stream(self, path, body, done=lambda event: False):
+        """Yields (reply headers, event object) for each event but [DONE]; raises on a stream that breaks off without it, or an event that is `done`."""
         c = self.connection()
         try:
             c.request("POST", path, json.dumps(dict(body, stream=True)), {"Content-Type": "application/json"})
@@ -146,14 +146,16 @@ class Cluster:
             headers = {k.lower(): v for k, v in r.getheaders()}
             if r.status != 200:
                 raise RuntimeError("%d %s" % (r.status, r.read().decode()))
-            done = False
+            ended = False
             for line in r:
                 line = line.decode().rstrip("\r\n")
                 if line == "data: [DONE]":
-                    done = True
+                    ended = True
                 elif line.startswith("data: "):
-                    yield headers, json.loads(line[6:])
-            if not done:
+                    event = json.loads(line[6:])
+                    ended = ended or done(event)
+                    yield headers, event
+            if not ended:
                 raise RuntimeError("the stream broke off")
         finally:
             c.close()

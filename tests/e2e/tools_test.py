@@ -97,6 +97,26 @@ def answers(c):
     return got
 
 
+def responses(c, drawn, calls, chat, choice):
+    """The same through OpenAI's Responses: the call, and the answer to its result."""
+    tools = [dict(t["function"], type="function") for t in TOOLS]
+    body = {"input": BODY["messages"], "tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 400}
+    body.update({k: v for k, v in drawn.items() if k != "max_tokens"})
+    called = [item for item in c.post("/v1/responses", body).json()["output"]]
+    assert [{"name": i["name"], "arguments": i["arguments"]} for i in called] == calls, (called, calls)
+    events = [event for _, event in c.stream("/v1/responses", body, done=lambda event: event["type"] == "response.completed")]
+    assert [e["sequence_number"] for e in events] == list(range(len(events))), events
+    streamed = "".join(e["delta"] for e in events if e["type"] == "response.function_call_arguments.delta")
+    assert streamed == calls[0]["arguments"] == events[-1]["response"]["output"][0]["arguments"], events
+    more = BODY["messages"] + called + [{"type": "function_call_output", "call_id": called[0]["call_id"], "output": "22 C"}, {"role": "user", "content": "So?"}]
+    then = c.post("/v1/responses", dict(body, input=more, tool_choice="auto", parallel_tool_calls=True, max_output_tokens=20)).json()
+    text, = [item for item in then["output"] if item["type"] == "message"]
+    assert text["content"][0]["text"] == choice["message"]["content"], (then, choice)
+    assert (then["status"], then["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"}), then
+    count = c.post("/v1/responses/input_tokens", {"input": more, "tools": tools}).json()["input_tokens"]
+    assert count == then["usage"]["input_tokens"], (count, then)
+
+
 def messages(c):
     """The same through Anthropic's Messages: a call, its result sent back, and an answer whose beginning is given."""
     tools = [{"name": t["function"]["name"], "input_schema": t["function"]["parameters"]} for t in TOOLS]
@@ -118,6 +138,7 @@ def messages(c):
         assert then["content"][-1]["text"] == choice["message"]["content"], (then, choice)
         count = c.post("/v1/messages/count_tokens", {"messages": more, "tools": tools}).json()["input_tokens"]
         assert count == then["usage"]["input_tokens"] + then["usage"]["cache_read_input_tokens"], (count, then)
+        responses(c, drawn, calls, chat, choice)
     begun = turns + [{"role": "assistant", "content": "It is <|im_end|> "}]
     tokens = c.post("/tokenize", {"messages": begun, "continue_final_message": True}).json()["tokens"]
     rest = c.post("/tokenize", {"messages": turns}).json()["tokens"]

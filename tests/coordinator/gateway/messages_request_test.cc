@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
+
 namespace baton::coordinator {
 namespace {
 
@@ -11,7 +13,7 @@ namespace json = boost::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::expected<MessagesAsChat, ApiError> read(const std::string& body) {
+std::expected<ChatBody, ApiError> read(const std::string& body) {
   return messages_as_chat(json::parse(body).as_object(), true);
 }
 // Of a body with these messages and more fields.
