@@ -440,6 +440,17 @@ class GenerationReader {
   bool parse_special_ = true;  // who writes a raw prompt writes the turns of a chat, too, if any
 };
 
+// What is wrong with a format is told under the name that the client gave it.
+ApiError in_words_of(Endpoint endpoint, ApiError error) {
+  constexpr std::string_view kName = "response_format";
+  const std::string_view own = endpoint == Endpoint::kMessages ? "output_config.format" : "text.format";
+  if (!error.param.starts_with(kName)) return error;
+  error.param.replace(0, kName.size(), own);
+  if (const size_t at = error.message.find(kName); at != std::string::npos)
+    error.message.replace(at, kName.size(), own);
+  return error;
+}
+
 }  // namespace
 
 ApiError context_exceeded(const RequestContext& context, std::string_view requested, std::string param) {
@@ -497,7 +508,7 @@ std::expected<GenerationPlan, ApiError> read_generation(std::string_view body, E
   auto chat = endpoint == Endpoint::kMessages ? messages_as_chat(given, true) : responses_as_chat(given);
   if (!chat) return std::unexpected(chat.error());
   auto plan = GenerationReader(chat->body, endpoint, context).read();
-  if (!plan) return plan;
+  if (!plan) return std::unexpected(in_words_of(endpoint, std::move(plan).error()));
   plan->unknown_fields = std::move(chat->unknown_fields);
   plan->told = std::move(chat->told);
   return plan;

@@ -241,6 +241,15 @@ TEST_F(ResponsesTest, AStreamThatBreaksSaysSoAndDoesNotEnd) {
   EXPECT_EQ(json(none.body).at("error").at("code"), "not_ready");
 }
 
+TEST_F(ResponsesTest, AWrongFormatIsToldByItsName) {
+  start();
+  const auto refused = post(R"(,"text":{"format":{"type":"xml"}})");
+  EXPECT_EQ(refused.status, 400);
+  const value error = json(refused.body).at("error");
+  EXPECT_THAT(std::string(error.at("param").as_string()), testing::StartsWith("text.format"));
+  EXPECT_THAT(std::string(error.at("message").as_string()), testing::StartsWith("`text.format"));
+}
+
 TEST_F(ResponsesTest, InputTokensAreCounted) {
   start();
   auto c = client();
