@@ -1,5 +1,6 @@
 #include "coordinator/gateway/answer_writer.h"
 
+#include <algorithm>
 #include <functional>
 
 #include "base/cat.h"
@@ -15,6 +16,11 @@ std::unique_ptr<AnswerWriter> make_answer_writer(const text::Tokenizer& tokenize
   if (plan.endpoint == Endpoint::kResponses)
     return std::make_unique<ResponsesAnswer>(plan, std::move(id), created);
   return std::make_unique<OpenAiAnswer>(tokenizer, plan, std::move(id), created);
+}
+
+std::span<const text::ToolCallPiece> rest_of_call(const ChoicePart& part) {
+  const auto named = std::ranges::find_if(part.calls, [](const auto& call) { return !call.name.empty(); });
+  return {part.calls.begin(), named};
 }
 
 std::string tool_call_id(std::string_view answer_id, int choice, int call) {

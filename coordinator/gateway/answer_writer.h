@@ -29,6 +29,9 @@ struct ChoicePart {
   StopCause stop_cause;
 };
 
+// The first pieces of a part, when they end a call that earlier parts began: they come before its text.
+std::span<const text::ToolCallPiece> rest_of_call(const ChoicePart& part);
+
 // What is counted of a call, for `usage`.
 struct AnswerUsage : Usage {
   int32_t reasoning_tokens = 0;  // of those generated: thoughts and their marks

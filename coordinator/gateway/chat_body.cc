@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "base/cat.h"
 #include "coordinator/gateway/json_fields.h"
 
 namespace baton::coordinator {
@@ -30,7 +29,11 @@ void ChatMessages::add_text(std::string_view role, std::string_view text) {
 
 void ChatMessages::add_thoughts(std::string_view text) {
   json::value& all = turn("assistant")["reasoning_content"];
-  all = all.is_string() ? cat(std::string_view(all.get_string()), "\n", text) : std::string(text);
+  if (!all.is_string()) {
+    all = text;
+  } else {
+    all.get_string().append("\n").append(text);
+  }
 }
 
 void ChatMessages::add_call(const std::string& id, const std::string& name, json::value arguments) {

@@ -8,6 +8,9 @@
 
 namespace baton::coordinator {
 
+// Of one chat.
+inline constexpr size_t kMaxMessages = 8192;
+
 // A body of another API as the body of a chat that asks for the same.
 struct ChatBody {
   boost::json::object body;
@@ -28,7 +31,7 @@ class ChatMessages {
   // Content: a string or a list of text parts.
   void add_result(const std::string& id, boost::json::value content);
 
-  bool empty() const { return messages_.empty(); }
+  bool too_many() const { return messages_.size() > kMaxMessages; }
   bool ends_in(std::string_view role) const;
   bool ends_in_call() const;
   boost::json::array take() { return std::move(messages_); }

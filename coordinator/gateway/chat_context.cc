@@ -6,13 +6,13 @@
 
 #include "base/cat.h"
 #include "coordinator/gateway/answer_grammar.h"
+#include "coordinator/gateway/chat_body.h"
 
 namespace baton::coordinator {
 namespace {
 
 namespace json = boost::json;
 
-constexpr size_t kMaxMessages = 8192;
 constexpr size_t kMaxTools = 256;
 // A closed set: a template that writes '<|' + role + '|>' would make any control token of a role.
 constexpr std::string_view kRoles[] = {"system", "developer", "user",   "assistant",
@@ -271,13 +271,18 @@ void read_kwargs(JsonFields& fields, json::object& context) {
 }
 
 // The answer goes on with the last message (text/rust/src/chat.rs).
-void read_begun_answer(JsonFields& fields, json::object& context) {
+void read_begun_answer(JsonFields& fields, ChatContext& out, json::object& context) {
   if (!fields.boolean("continue_final_message").value_or(false) || !fields.ok()) return;
   const json::object& last = context["messages"].get_array().back().get_object();
   if (last.at("role") != "assistant" || last.contains("tool_calls"))
     return fields.fail(invalid_value(
         "continue_final_message",
         "`continue_final_message`: the last of `messages` must be an assistant's, without `tool_calls`"));
+  if (const json::value* thoughts = last.if_contains("reasoning_content"); thoughts && !is_empty(*thoughts))
+    return fields.fail(
+        not_supported("continue_final_message",
+                      "an answer cannot be begun with thoughts: the last of `messages` has some"));
+  out.begun = true;
   context["continue_final_message"] = true;
 }
 
@@ -292,7 +297,7 @@ ChatContext read_chat_context(JsonFields& fields, const text::ModelText& model) 
     context["documents"] = *documents;
   context["add_generation_prompt"] = fields.boolean("add_generation_prompt").value_or(true);
   read_kwargs(fields, context);
-  read_begun_answer(fields, context);
+  read_begun_answer(fields, out, context);
   if (fields.any("chat_template"))
     fields.fail(
         not_supported("chat_template", "templates of clients are not accepted; the model's own is used"));

@@ -17,7 +17,8 @@ struct ChatContext {
   std::string json;    // what the chat template is rendered with (text/chat_template.h)
   bool tools = false;  // some are offered to the model
   ToolChoice choice = ToolChoice::kAuto;
-  std::string named;  // kNamed: the tool, which is one of those offered
+  bool begun = false;  // the answer is, by the last message
+  std::string named;   // kNamed: the tool, which is one of those offered
 };
 
 // Reads messages, tools, tool_choice, documents, add_generation_prompt, continue_final_message and

@@ -284,7 +284,7 @@ void HttpConnection::on_head() {
   not_admitted_.reset();
   if (!head_parsed_) return;
   match_ = server_.routes.find(request_.method, request_.path);
-  if (match_.route) request_.dialect = match_.route->dialect;
+  request_.dialect = match_.dialect;
   if (match_.route && server_.deps.admit) not_admitted_ = server_.deps.admit(match_.route->role, request_);
   if (!not_admitted_) return;
   if (server_.deps.on_refused) server_.deps.on_refused(not_admitted_->status);
@@ -342,7 +342,8 @@ void HttpConnection::refuse(int status, std::string_view reason) {
   count_body(0);
   request_.ticket.reset();
   request_id_ = fresh_request_id(server_.deps.random);
-  dialect_ = request_.dialect;
+  const std::string_view target = check_.target();
+  dialect_ = server_.routes.find(check_.method(), target.substr(0, target.find('?'))).dialect;
   origin_.clear();
   HttpAnswer answer =
       error_answer({.status = status, .message = std::string(reason), .code = "malformed_http"},

@@ -29,7 +29,9 @@ std::string_view stop_reason(std::string_view finish_reason, bool by_string, boo
 
 bool is_object(const std::string& text) {
   boost::json::error_code ec;
-  const auto value = boost::json::parse(text, ec);
+  boost::json::parse_options options;
+  options.max_depth = 256;  // deeper than any schema that was taken
+  const auto value = boost::json::parse(text, ec, {}, options);
   return !ec && value.is_object();
 }
 
@@ -85,6 +87,10 @@ void MessagesAnswer::delta(std::string_view type, std::string_view name, std::st
   out += event("content_block_delta", w);
 }
 
+void MessagesAnswer::add_input(std::string_view json, std::string& out) const {
+  if (block_ == Block::kToolUse && !json.empty()) delta("input_json_delta", "partial_json", json, out);
+}
+
 std::string MessagesAnswer::begin(std::span<const AnswerUsage> so_far) {
   JsonWriter w;
   w.open('{').field("type", "message_start").key("message").open('{');
@@ -97,6 +103,8 @@ std::string MessagesAnswer::begin(std::span<const AnswerUsage> so_far) {
 
 std::string MessagesAnswer::part(const ChoicePart& part, const AnswerUsage& so_far, const AnswerTimings*) {
   std::string out;
+  const auto rest = rest_of_call(part);
+  for (const text::ToolCallPiece& call : rest) add_input(call.arguments, out);
   if (!part.reasoning.empty()) {
     if (block_ != Block::kThinking) open(Block::kThinking, nullptr, out);
     delta("thinking_delta", "thinking", part.reasoning, out);
@@ -105,9 +113,9 @@ std::string MessagesAnswer::part(const ChoicePart& part, const AnswerUsage& so_f
     if (block_ != Block::kText) open(Block::kText, nullptr, out);
     delta("text_delta", "text", part.text, out);
   }
-  for (const text::ToolCallPiece& call : part.calls) {
+  for (const text::ToolCallPiece& call : part.calls.subspan(rest.size())) {
     if (!call.name.empty()) open(Block::kToolUse, &call, out);
-    if (!call.arguments.empty()) delta("input_json_delta", "partial_json", call.arguments, out);
+    add_input(call.arguments, out);
   }
   if (part.finish_reason.empty()) return out;
   close(out);

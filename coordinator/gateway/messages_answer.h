@@ -37,6 +37,7 @@ class MessagesAnswer final : public AnswerWriter {
   // Events, added to out.
   void open(Block kind, const text::ToolCallPiece* call, std::string& out);
   void close(std::string& out);
+  void add_input(std::string_view json, std::string& out) const;  // of the open call
   void delta(std::string_view type, std::string_view name, std::string_view text, std::string& out) const;
 
   const GenerationPlan& plan_;

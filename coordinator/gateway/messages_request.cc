@@ -10,7 +10,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr size_t kMaxMessages = 8192;
 constexpr size_t kMaxTools = 256;
 constexpr size_t kMaxBlocks = 8192;
 constexpr size_t kMaxText = 64 * 1024 * 1024;  // a body is smaller
@@ -140,6 +139,8 @@ class MessagesReader {
       return fail("messages", "`messages` must be a list with at least one message");
     for (size_t i = 0; i < given->size() && fields_.ok(); ++i)
       read_message((*given)[i], cat("messages[", i, "]"));
+    if (messages_.too_many())
+      fail("messages", cat("`messages` must have at most ", kMaxMessages, " messages and results of tools"));
     if (fields_.ok()) read_begun_answer();
   }
 

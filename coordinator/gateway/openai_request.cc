@@ -54,6 +54,10 @@ class GenerationReader {
     asked_ = read_answer_grammar(fields_);
     chat() ? read_chat_fields() : read_completion_fields();
     read_unsupported();
+    if (begun_ && !asked_.grammar.empty())
+      fields_.fail(not_supported(asked_.param, cat("`", asked_.param,
+                                                   "` holds an answer from its first token on: it cannot be "
+                                                   "one that the last message has begun")));
     if (fields_.ok()) check_asked_grammar();
     if (fields_.ok()) chat() ? encode_chat() : read_prompts();
     if (fields_.ok()) make_requests();
@@ -221,6 +225,7 @@ class GenerationReader {
     read_reasoning_fields();
     ChatContext chat = read_chat_context(fields_, context_.text);
     chat_context_ = std::move(chat.json);
+    begun_ = chat.begun;
     if (!chat.tools) return;
     plan_.tools = context_.text.tool_syntax;
     std::ranges::copy(context_.text.tool_marks, std::back_inserter(plan_.text.spelled));
@@ -309,7 +314,26 @@ class GenerationReader {
     plan_.prompts.push_back({.text = "", .tokens = *std::move(tokens)});
     if (!asked_.grammar.empty()) plan_.reasoning = text::ReasoningSyntax::kNone;
     plan_.reasoning_open =
-        text::opens_reasoning(*context_.text.tokenizer, plan_.reasoning, plan_.prompts[0].tokens);
+        begun_ ? begun_in_thoughts()
+               : text::opens_reasoning(*context_.text.tokenizer, plan_.reasoning, plan_.prompts[0].tokens);
+    if (begun_ && !plan_.reasoning_open)
+      plan_.reasoning = text::ReasoningSyntax::kNone;  // goes on in content
+  }
+
+  // Whether the beginning of the answer, behind what the template writes before an answer, ends among
+  // thoughts.
+  bool begun_in_thoughts() {
+    if (plan_.reasoning == text::ReasoningSyntax::kNone) return false;
+    json::value chat = json::parse(chat_context_);
+    json::string& last = chat.at("messages").get_array().back().at("content").get_string();
+    const std::string begun(last);
+    last.clear();
+    const auto before = context_.text.encode_chat(json::serialize(chat));
+    if (!before.ok()) return false;
+    text::ReasoningReader reader(plan_.reasoning,
+                                 text::opens_reasoning(*context_.text.tokenizer, plan_.reasoning, *before));
+    reader.push(begun);
+    return reader.thinking();
   }
 
   void read_prompts() {
@@ -434,6 +458,7 @@ class GenerationReader {
   std::optional<int64_t> max_tokens_;
   AskedGrammar asked_;
   std::string chat_context_;
+  bool begun_ = false;  // the answer is, in that
   std::string cache_salt_;
   bool has_seed_ = false;
   bool add_special_ = true;

@@ -122,6 +122,11 @@ void ResponsesAnswer::add(Item& item, std::string_view text, std::string& out) {
   out += event(type, w);
 }
 
+void ResponsesAnswer::add_arguments(std::string_view json, std::string& out) {
+  const bool open = !items_.empty() && items_.back().status == kInProgress;
+  if (open && items_.back().kind == Kind::kFunctionCall) add(items_.back(), json, out);
+}
+
 void ResponsesAnswer::close(std::string_view status, std::string& out) {
   if (items_.empty() || items_.back().status != kInProgress) return;
   Item& item = items_.back();
@@ -150,10 +155,14 @@ void ResponsesAnswer::close(std::string_view status, std::string& out) {
 
 std::string ResponsesAnswer::part(const ChoicePart& part, const AnswerUsage&, const AnswerTimings*) {
   std::string out;
+  const auto rest = rest_of_call(part);
+  for (const text::ToolCallPiece& call : rest) add_arguments(call.arguments, out);
   if (!part.reasoning.empty()) add(item(Kind::kReasoning, nullptr, out), part.reasoning, out);
   if (!part.text.empty()) add(item(Kind::kMessage, nullptr, out), part.text, out);
-  for (const text::ToolCallPiece& call : part.calls)
-    add(item(Kind::kFunctionCall, call.name.empty() ? nullptr : &call, out), call.arguments, out);
+  for (const text::ToolCallPiece& call : part.calls.subspan(rest.size())) {
+    if (!call.name.empty()) item(Kind::kFunctionCall, &call, out);
+    add_arguments(call.arguments, out);
+  }
   if (part.finish_reason.empty()) return out;
   cut_off_ = part.finish_reason == "length";
   close(final_status(), out);

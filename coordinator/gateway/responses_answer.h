@@ -44,6 +44,7 @@ class ResponsesAnswer final : public AnswerWriter {
 
   Item& item(Kind kind, const text::ToolCallPiece* call, std::string& out);
   void add(Item& item, std::string_view text, std::string& out);
+  void add_arguments(std::string_view json, std::string& out);  // of the open call
   void close(std::string_view status, std::string& out);
   void write_item(JsonWriter& w, const Item& item) const;
   static void write_content(JsonWriter& w, const Item& item, std::string_view text);

@@ -11,7 +11,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr size_t kMaxItems = 8192;
 constexpr size_t kMaxTools = 256;
 constexpr size_t kMaxText = 64 * 1024 * 1024;  // a body is smaller
 constexpr size_t kMaxName = 256;
@@ -79,7 +78,7 @@ class ResponsesReader {
     const json::value* input = fields_.any("input");
     if (!fields_.ok()) return;
     if (input && input->is_string()) return messages_.add_text("user", input->get_string());
-    const json::array* items = fields_.array("input", kMaxItems);
+    const json::array* items = fields_.array("input", kMaxMessages - 1);
     if (!items || items->empty())
       return fail("input", "`input` must be a string or a list of at least one item");
     for (size_t i = 0; i < items->size() && fields_.ok(); ++i) read_item((*items)[i], cat("input[", i, "]"));

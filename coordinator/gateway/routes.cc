@@ -35,6 +35,7 @@ RouteTable::Match RouteTable::find(std::string_view method, std::string_view pat
   for (const auto& r : routes_) {
     if (!matches(r.path, path)) continue;
     match.role = std::max(match.role, r.role);
+    match.dialect = r.dialect;
     if (r.method == method) {
       if (!match.route || match.route->path.ends_with("/*")) match.route = &r;
     } else if (match.allow.find(r.method) == std::string::npos) {

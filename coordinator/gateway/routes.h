@@ -42,8 +42,9 @@ class RouteTable {
 
   struct Match {
     const HttpRoute* route = nullptr;
-    RouteRole role = RouteRole::kPublic;  // the strictest of the path's routes, whatever their method
-    std::string allow;                    // when the path is known but not with this method: "GET, POST"
+    RouteRole role = RouteRole::kPublic;       // the strictest of the path's routes, whatever their method
+    ApiDialect dialect = ApiDialect::kOpenAi;  // of the path
+    std::string allow;                         // when the path is known but not with this method: "GET, POST"
   };
   // HEAD is served by the GET route, and "/a/" by that of "/a".
   Match find(std::string_view method, std::string_view path) const;

@@ -13,7 +13,6 @@ namespace {
 namespace json = boost::json;
 
 constexpr size_t kMaxText = 8 * 1024 * 1024;
-constexpr size_t kMaxCounted = 1 << 20;  // tokens
 using Answer = std::expected<std::string, ApiError>;
 
 void write_ids(JsonWriter& w, const std::vector<TokenId>& ids) {
@@ -111,7 +110,7 @@ Answer count_chat(const std::expected<ChatBody, ApiError>& asked, std::string_vi
   if (!fields.ok()) return std::unexpected(*fields.error());
   if (!context.text.chat_template)
     return std::unexpected(not_supported("messages", "this model has no chat template"));
-  const auto tokens = context.text.encode_chat(chat, kMaxCounted);
+  const auto tokens = context.text.encode_chat(chat);
   if (!tokens.ok()) return refused(context, tokens.status(), "messages");
   return cat(before, "\"input_tokens\":", tokens->size(), "}");
 }

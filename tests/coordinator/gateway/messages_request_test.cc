@@ -112,6 +112,20 @@ TEST(MessagesAsChat, AnAnswerThatIsBegun) {
       HasSubstr("tool_result must follow"));
 }
 
+TEST(MessagesAsChat, ManyThoughtsTakeTheirLengthAndTooManyMessagesAreRefused) {
+  std::string turns = kHi, blocks, results;
+  for (int i = 0; i < 8000; ++i)
+    blocks += std::string(i ? "," : "") + R"({"type":"thinking","thinking":"abcdefgh"})";
+  for (int i = 0; i < 20; ++i) turns += R"(,{"role":"assistant","content":[)" + blocks + "]}";
+  const auto got = chat(turns + "," + kHi);
+  EXPECT_EQ(got.at("messages").at(1).at("reasoning_content").as_string().size(), 20u * 8000 * 9 - 1);
+  for (int i = 0; i < 8192; ++i)
+    results += std::string(i ? "," : "") + R"({"type":"tool_result","tool_use_id":"t"})";
+  EXPECT_THAT(refusal(std::string(R"({"max_tokens":1,"messages":[)") + kHi +
+                      R"(,{"role":"user","content":[)" + results + "]}]}"),
+              HasSubstr("at most 8192 messages and results"));
+}
+
 TEST(MessagesAsChat, WrongBodiesAreRefusedInWordsThatSayWhere) {
   const auto with = [](const std::string& message) {
     return refusal(R"({"max_tokens":1,"messages":[)" + message + "]}");

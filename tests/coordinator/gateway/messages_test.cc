@@ -1,6 +1,7 @@
 // Anthropic's Messages over HTTP: answers, streams and refusals in its shapes.
 #include <gmock/gmock.h>
 
+#include "coordinator/gateway/messages_answer.h"
 #include "tests/coordinator/gateway/gateway_fixture.h"
 
 namespace baton::coordinator {
@@ -159,6 +160,29 @@ TEST_F(MessagesTest, AStreamSaysTheSameInOrder) {
                                  "message_delta", "message_stop"));
 }
 
+// What ends a call may come together with text behind it, and with the next one.
+TEST(MessagesAnswer, TheRestOfACallComesBeforeTheText) {
+  const GenerationPlan plan{.endpoint = Endpoint::kMessages, .model = "m"};
+  const std::vector<text::ToolCallPiece> first = {{0, "f", "{\"a\": 1"}},
+                                         rest = {{0, "", "}"}, {1, "g", "{}"}};
+  MessagesAnswer writer(plan, "id");
+  std::string stream = writer.part({.calls = first}, {}, nullptr);
+  stream += writer.part({.text = "Hi", .calls = rest}, {}, nullptr);
+  stream += writer.part({.finish_reason = "tool_calls"}, {}, nullptr);
+  std::vector<std::string> said;
+  for (size_t at = 0; (at = stream.find("\ndata: ", at)) != std::string::npos;) {
+    at += 7;
+    const auto event = boost::json::parse(stream.substr(at, stream.find("\n", at) - at)).as_object();
+    if (event.contains("content_block"))
+      said.emplace_back(event.at("content_block").at("type").as_string());
+    else if (event.at("type") == "content_block_delta")
+      for (const char* name : {"text", "partial_json"})
+        if (const value* text = event.at("delta").as_object().if_contains(name))
+          said.emplace_back(std::to_string(event.at("index").as_int64()) + std::string(text->as_string()));
+  }
+  EXPECT_THAT(said, ElementsAre("tool_use", "0{\"a\": 1", "0}", "text", "1Hi", "tool_use", "2{}"));
+}
+
 TEST_F(MessagesTest, RefusalsHaveItsShape) {
   start();
   const auto error = [&](const LoopbackClient::Reply& reply) {
@@ -184,6 +208,14 @@ TEST_F(MessagesTest, RefusalsHaveItsShape) {
   EXPECT_EQ(error(post("")), "rate_limit_error");
   port_.set_script([](const auto& s) { s.say(Failed{absl::InternalError("oh"), {}, {}}); });
   EXPECT_EQ(error(post("")), "api_error");
+  const auto got = c.get("/v1/messages");
+  EXPECT_EQ(got.status, 405);
+  EXPECT_EQ(error(got), "invalid_request_error");
+  auto large = client();
+  large.send("POST /v1/messages?beta=true HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n");
+  const auto refused = large.read_reply();
+  EXPECT_EQ(refused.status, 413);
+  EXPECT_EQ(error(refused), "request_too_large");
 }
 
 TEST_F(MessagesTest, AStreamThatBreaksSaysSoAndDoesNotEnd) {

@@ -117,6 +117,37 @@ TEST_F(ReasoningTest, ClientsMayWantItOtherwise) {
   EXPECT_THAT(refused.body, HasSubstr("reasoning_format"));
 }
 
+// Inside, where the template leaves them open; in the content, where it does not. Not with thoughts of its
+// own, nor held to a form.
+TEST_F(ReasoningTest, AnAnswerMayBeBegun) {
+  const std::string begun = R"({"role":"user","content":"hi"},{"role":"assistant","content":"So"})";
+  const std::string on = R"(,"continue_final_message":true)";
+  answer(" Hm.</think>Yes.");
+  start();
+  EXPECT_EQ(chat(on, begun).at("choices").at(0).at("message").at("content"), " Hm.</think>Yes.");
+  auto c = client();
+  const auto refused = [&](const std::string& last, const std::string& more) {
+    const auto reply = c.post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"},)" +
+                                                          last + "]" + on + more + "}");
+    EXPECT_EQ(reply.status, 400) << reply.body;
+    return reply.body;
+  };
+  EXPECT_THAT(refused(R"({"role":"assistant","content":"So","reasoning":"Hm"})", ""),
+              HasSubstr("begun with thoughts"));
+  EXPECT_THAT(refused(R"({"role":"assistant","content":"So"})", R"(,"guided_regex":"a")"),
+              HasSubstr("last message has begun"));
+}
+
+TEST_F(ReasoningTest, AnAnswerMayBeBegunAmongThoughts) {
+  model_.chat_template = std::make_unique<OpenTemplate>();
+  answer(" Hm.</think>Yes.");
+  start();
+  const value got = chat(R"(,"continue_final_message":true)",
+                         R"({"role":"user","content":"hi"},{"role":"assistant","content":"So"})");
+  EXPECT_EQ(got.at("choices").at(0).at("message").at("content"), "Yes.");
+  EXPECT_EQ(got.at("choices").at(0).at("message").at("reasoning"), "Hm.");
+}
+
 TEST_F(ReasoningTest, CallsComeBehindThoughtsAndNotOfThem) {
   answer(
       "<think>I could <tool_call>{\"name\": \"no\"}</tool_call></think>\n"

@@ -1,6 +1,7 @@
 // OpenAI's Responses: bodies read as chats, answers and streams as items.
 #include <gmock/gmock.h>
 
+#include "coordinator/gateway/responses_answer.h"
 #include "coordinator/gateway/responses_request.h"
 #include "tests/coordinator/gateway/gateway_fixture.h"
 
@@ -239,6 +240,23 @@ TEST_F(ResponsesTest, AStreamThatBreaksSaysSoAndDoesNotEnd) {
   const auto none = post("");
   EXPECT_EQ(none.status, 503);
   EXPECT_EQ(json(none.body).at("error").at("code"), "not_ready");
+}
+
+TEST(ResponsesAnswer, TheRestOfACallComesBeforeTheText) {
+  const GenerationPlan plan{.endpoint = Endpoint::kResponses, .model = "m", .told = "\"a\":1"};
+  const std::vector<text::ToolCallPiece> first = {{0, "f", "{\"a\": 1"}},
+                                         rest = {{0, "", "}"}, {1, "g", "{}"}};
+  ResponsesAnswer writer(plan, "id", 0);
+  writer.part({.calls = first}, {}, nullptr);
+  writer.part({.text = "Hi", .calls = rest}, {}, nullptr);
+  writer.part({.finish_reason = "tool_calls"}, {}, nullptr);
+  const std::string end = writer.end({}, {});
+  const value output = boost::json::parse(end.substr(end.find("data: ") + 6)).at("response").at("output");
+  ASSERT_EQ(output.as_array().size(), 3u);
+  EXPECT_EQ(output.at(0).at("arguments"), "{\"a\": 1}");
+  EXPECT_EQ(output.at(1).at("content").at(0).at("text"), "Hi");
+  EXPECT_EQ(output.at(2).at("name"), "g");
+  EXPECT_EQ(output.at(2).at("arguments"), "{}");
 }
 
 TEST_F(ResponsesTest, AWrongFormatIsToldByItsName) {
