@@ -37,14 +37,29 @@ std::vector<TokenId> reasoning_marks(const Tokenizer& tokenizer, ReasoningSyntax
   return out;
 }
 
-bool opens_reasoning(const Tokenizer& tokenizer, ReasoningSyntax syntax, std::span<const TokenId> prompt) {
-  if (syntax == ReasoningSyntax::kNone) return false;
-  const std::string_view mark = marks_of(syntax).open;
+namespace {
+
+bool ends_in_mark(const Tokenizer& tokenizer, std::string_view mark, std::span<const TokenId> prompt) {
   // A mark that is no token of its own is a token a byte at most; a line end or two stand behind it.
   const size_t tail = std::min(prompt.size(), mark.size() + 4);
   std::string text = tokenizer.decode(prompt.last(tail), /*skip_special=*/false);
   while (!text.empty() && is_space(text.back())) text.pop_back();
   return text.ends_with(mark);
+}
+
+}  // namespace
+
+bool opens_reasoning(const Tokenizer& tokenizer, ReasoningSyntax syntax, std::span<const TokenId> prompt) {
+  return syntax != ReasoningSyntax::kNone && ends_in_mark(tokenizer, marks_of(syntax).open, prompt);
+}
+
+bool ends_reasoning(const Tokenizer& tokenizer, ReasoningSyntax syntax, std::span<const TokenId> prompt) {
+  return syntax != ReasoningSyntax::kNone && ends_in_mark(tokenizer, marks_of(syntax).end, prompt);
+}
+
+ReasoningSpelling reasoning_spelling(ReasoningSyntax syntax) {
+  BATON_CHECK(syntax != ReasoningSyntax::kNone);
+  return {marks_of(syntax).open, marks_of(syntax).end};
 }
 
 ReasoningReader::ReasoningReader(ReasoningSyntax syntax, bool open)

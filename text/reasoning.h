@@ -23,6 +23,15 @@ std::vector<TokenId> reasoning_marks(const Tokenizer& tokenizer, ReasoningSyntax
 // thoughts.
 bool opens_reasoning(const Tokenizer& tokenizer, ReasoningSyntax syntax, std::span<const TokenId> prompt);
 
+// Or in the last mark: the template of a model that is not to think writes none.
+bool ends_reasoning(const Tokenizer& tokenizer, ReasoningSyntax syntax, std::span<const TokenId> prompt);
+
+// How the marks are written; `syntax`: not kNone.
+struct ReasoningSpelling {
+  std::string_view begin, end;
+};
+ReasoningSpelling reasoning_spelling(ReasoningSyntax syntax);
+
 struct ReasonedText {
   std::string reasoning;
   std::string content;

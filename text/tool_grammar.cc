@@ -17,14 +17,18 @@ std::string literal(std::string_view text) {
   return out;
 }
 
-// A mark as this vocabulary writes it: a control token, or its text.
 std::string mark(const ModelText& model, std::string_view spelling) {
-  for (const TokenId id : model.tool_marks)
-    if (model.tokenizer->token_piece(id) == spelling) return cat("<[", id, "]>");
-  return literal(spelling);
+  return lark_mark(*model.tokenizer, model.tool_marks, spelling);
 }
 
 }  // namespace
+
+std::string lark_mark(const Tokenizer& tokenizer, std::span<const TokenId> control,
+                      std::string_view spelling) {
+  for (const TokenId id : control)
+    if (tokenizer.token_piece(id) == spelling) return cat("<[", id, "]>");
+  return literal(spelling);
+}
 
 Grammar tool_grammar(const ModelText& model, std::span<const ToolSignature> tools, CallCount count,
                      std::string_view otherwise) {

@@ -10,6 +10,10 @@
 
 namespace baton::text {
 
+// A mark in Lark as this vocabulary writes it: one of `control`, or its text.
+std::string lark_mark(const Tokenizer& tokenizer, std::span<const TokenId> control,
+                      std::string_view spelling);
+
 // A tool as a grammar needs it.
 struct ToolSignature {
   std::string name;

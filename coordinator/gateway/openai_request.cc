@@ -12,6 +12,7 @@
 #include "coordinator/gateway/json_fields.h"
 #include "coordinator/gateway/messages_request.h"
 #include "coordinator/gateway/responses_request.h"
+#include "text/thought_grammar.h"
 
 namespace baton::coordinator {
 namespace {
@@ -28,6 +29,7 @@ constexpr size_t kMaxBiases = 1024;
 constexpr int64_t kMaxTopLogprobs = 20;
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int32_t kDefaultCompletionTokens = 16;
+constexpr const char* kToolsParam = "tools";  // asked for the grammar of calls
 
 // No tenant's name has a line end: what another one says cannot make these bytes.
 std::string salt_of(std::string_view tenant, const std::string& asked) {
@@ -232,8 +234,7 @@ class GenerationReader {
     if (fields_.ok()) ask_for_calls(chat);
   }
 
-  // As vLLM, SGLang and llama-server name it. An answer in a grammar has no thoughts: it holds from the first
-  // token on.
+  // As vLLM, SGLang and llama-server name it.
   void read_reasoning_fields() {
     const bool apart = fields_.boolean("separate_reasoning").value_or(true);
     const std::string format = fields_.string("reasoning_format", 32).value_or("auto");
@@ -265,7 +266,7 @@ class GenerationReader {
     const bool one = chat.choice == ToolChoice::kNamed || !plan_.parallel_tool_calls;
     const auto count = one ? text::CallCount::kOne : text::CallCount::kOneOrMore;
     asked_ = {text::tool_grammar(context_.text, tool_signatures(fields_, chat), count, asked_.grammar.source),
-              "tools"};
+              kToolsParam};
   }
 
   void refuse_functions() {
@@ -312,12 +313,28 @@ class GenerationReader {
     auto tokens = context_.text.encode_chat(chat_context_, static_cast<size_t>(context_limit()));
     if (!tokens.ok()) return fail_to_encode(tokens.status());
     plan_.prompts.push_back({.text = "", .tokens = *std::move(tokens)});
-    if (!asked_.grammar.empty()) plan_.reasoning = text::ReasoningSyntax::kNone;
     plan_.reasoning_open =
         begun_ ? begun_in_thoughts()
                : text::opens_reasoning(*context_.text.tokenizer, plan_.reasoning, plan_.prompts[0].tokens);
     if (begun_ && !plan_.reasoning_open)
       plan_.reasoning = text::ReasoningSyntax::kNone;  // goes on in content
+    if (!asked_.grammar.empty()) hold_behind_thoughts();
+  }
+
+  // A grammar is of what the model says when it has thought. Where that cannot be, or the model is not to
+  // think, it holds from the first token on.
+  void hold_behind_thoughts() {
+    if (plan_.reasoning == text::ReasoningSyntax::kNone) return;
+    std::optional<Grammar> both;
+    if (!text::ends_reasoning(*context_.text.tokenizer, plan_.reasoning, plan_.prompts[0].tokens))
+      both = text::behind_thoughts(context_.text, plan_.reasoning_open, asked_.grammar,
+                                   asked_.param == kToolsParam);
+    if (!both) {
+      plan_.reasoning = text::ReasoningSyntax::kNone;
+      return;
+    }
+    asked_.grammar = *std::move(both);
+    check_asked_grammar();
   }
 
   // Whether the beginning of the answer, behind what the template writes before an answer, ends among

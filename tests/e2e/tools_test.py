@@ -47,7 +47,8 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
     "type": "object", "properties": {"place": {"$ref": "#/$defs/place"}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
     "required": ["place", "days"], "additionalProperties": False, "$defs": {"place": {"enum": ["Zürich", "a \"b\"", "</tool_call>"]}}}}},
          {"type": "function", "function": {"name": "stop", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}]
-BODY = {"model": "default", "messages": [{"role": "user", "content": "How is it outside?"}], "tools": TOOLS, "max_tokens": 400}
+BODY = {"model": "default", "messages": [{"role": "user", "content": "How is it outside?"}], "tools": TOOLS, "max_tokens": 400,
+        "chat_template_kwargs": {"enable_thinking": False}}  # else it may think first, and of random weights thoughts have no end
 
 
 def check(calls, finish):
@@ -100,7 +101,8 @@ def answers(c):
 def responses(c, drawn, calls, chat, choice):
     """The same through OpenAI's Responses: the call, and the answer to its result."""
     tools = [dict(t["function"], type="function") for t in TOOLS]
-    body = {"input": BODY["messages"], "tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 400}
+    body = {"input": BODY["messages"], "tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 400,
+            "reasoning": {"effort": "none"}}
     body.update({k: v for k, v in drawn.items() if k != "max_tokens"})
     called = [item for item in c.post("/v1/responses", body).json()["output"]]
     assert [{"name": i["name"], "arguments": i["arguments"]} for i in called] == calls, (called, calls)
@@ -113,7 +115,7 @@ def responses(c, drawn, calls, chat, choice):
     text, = [item for item in then["output"] if item["type"] == "message"]
     assert text["content"][0]["text"] == choice["message"]["content"], (then, choice)
     assert (then["status"], then["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"}), then
-    count = c.post("/v1/responses/input_tokens", {"input": more, "tools": tools}).json()["input_tokens"]
+    count = c.post("/v1/responses/input_tokens", {"input": more, "tools": tools, "reasoning": {"effort": "none"}}).json()["input_tokens"]
     assert count == then["usage"]["input_tokens"], (count, then)
 
 
@@ -123,7 +125,7 @@ def messages(c):
     turns = [{"role": "user", "content": [{"type": "text", "text": BODY["messages"][0]["content"]}]}]
     for seed in range(4):
         drawn = {"max_tokens": 400, "temperature": 1.2, "seed": seed}
-        body = dict(drawn, messages=turns, tools=tools, tool_choice={"type": "any", "disable_parallel_tool_use": True})
+        body = dict(drawn, messages=turns, tools=tools, thinking={"type": "disabled"}, tool_choice={"type": "any", "disable_parallel_tool_use": True})
         reply = c.post("/v1/messages", body).json()
         _, calls = said(c, dict(BODY, **drawn, tool_choice="required", parallel_tool_calls=False))
         block, = reply["content"]
@@ -131,12 +133,12 @@ def messages(c):
         assert reply["stop_reason"] == "tool_use", reply
         result = {"type": "tool_result", "tool_use_id": block["id"], "content": [{"type": "text", "text": "22 C"}]}
         more = turns + [{"role": "assistant", "content": [block]}, {"role": "user", "content": [result, {"type": "text", "text": "So?"}]}]
-        then = c.post("/v1/messages", dict(drawn, messages=more, tools=tools, max_tokens=20)).json()
+        then = c.post("/v1/messages", dict(drawn, messages=more, tools=tools, thinking={"type": "disabled"}, max_tokens=20)).json()
         chat = BODY["messages"] + [{"role": "assistant", "tool_calls": [{"type": "function", "function": calls[0]}]},
                                    {"role": "tool", "content": "22 C"}, {"role": "user", "content": "So?"}]
         choice, _ = said(c, dict(BODY, **dict(drawn, max_tokens=20), messages=chat))
         assert then["content"][-1]["text"] == choice["message"]["content"], (then, choice)
-        count = c.post("/v1/messages/count_tokens", {"messages": more, "tools": tools}).json()["input_tokens"]
+        count = c.post("/v1/messages/count_tokens", {"messages": more, "tools": tools, "thinking": {"type": "disabled"}}).json()["input_tokens"]
         assert count == then["usage"]["input_tokens"] + then["usage"]["cache_read_input_tokens"], (count, then)
         responses(c, drawn, calls, chat, choice)
     begun = turns + [{"role": "assistant", "content": "It is <|im_end|> "}]

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/coordinator/gateway/gateway_fixture.h"
+#include "tests/text/byte_model.h"
 
 namespace baton::coordinator {
 namespace {
@@ -146,6 +147,40 @@ TEST_F(ReasoningTest, AnAnswerMayBeBegunAmongThoughts) {
                          R"({"role":"user","content":"hi"},{"role":"assistant","content":"So"})");
   EXPECT_EQ(got.at("choices").at(0).at("message").at("content"), "Yes.");
   EXPECT_EQ(got.at("choices").at(0).at("message").at("reasoning"), "Hm.");
+}
+
+// What a client asks for is the form of the content. Lark of its own, and a prompt that says the model has
+// thought, hold from the first token on.
+TEST_F(ReasoningTest, AFormHoldsBehindThoughts) {
+  const text::ModelText bytes = text::byte_model("");
+  text::GrammarCache grammars([&] {
+    return text::GrammarVocabulary::create(*bytes.tokenizer, bytes.vocab_size(), bytes.end_token_ids);
+  });
+  grammars_ = &grammars;
+  answer("<think>\nHm.\n</think>\n\n\"yes\"");
+  start();
+  const std::string schema =
+      R"(,"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"enum":["yes","no"]}}})";
+  const value got = chat(schema);
+  EXPECT_EQ(got.at("choices").at(0).at("message").at("content"), "\"yes\"");
+  EXPECT_EQ(got.at("choices").at(0).at("message").at("reasoning_content"), "Hm.");
+  const auto source = [&] { return port_.last().request.grammar.source; };
+  EXPECT_THAT(source(), HasSubstr("start: thoughts gap answer | answer"));
+  chat(R"(,"guided_choice":["a/b","c"])");
+  EXPECT_THAT(source(), HasSubstr("start: thoughts gap answer | answer"));
+  chat(R"(,"tools":[{"type":"function","function":{"name":"look"}}],"tool_choice":"required")");
+  EXPECT_THAT(source(), HasSubstr("start: thoughts gap answer | answer"));
+  chat(R"(,"guided_grammar":"start: \"a\"")");
+  EXPECT_EQ(source(), "start: \"a\"");
+  chat(schema + R"(,"separate_reasoning":false)");
+  EXPECT_EQ(port_.last().request.grammar.kind, GrammarKind::kJsonSchema)
+      << "thoughts are part of the content";
+  stop();
+  model_.chat_template = std::make_unique<OpenTemplate>();
+  answer("Hm.</think>\"no\"");
+  start();
+  EXPECT_EQ(chat(schema).at("choices").at(0).at("message").at("content"), "\"no\"");
+  EXPECT_THAT(source(), HasSubstr("start: thoughts gap answer\n"));
 }
 
 TEST_F(ReasoningTest, CallsComeBehindThoughtsAndNotOfThem) {
