@@ -18,7 +18,7 @@ struct Prepared {
   WeightArena arena;
   std::unique_ptr<CpuLinear> linear;
   const Kernels* kernels;
-  AlignedBuffer values, codes, groups, out;
+  AlignedBuffer values, codes, groups, tiles, opened, out;
   Activations x;
 
   Prepared(DType type, int64_t outputs, int64_t cols, int64_t rows, const char* isa) {
@@ -36,6 +36,16 @@ struct Prepared {
       kernels->quantise(values.as<float>() + r * cols, cols, codes.as<int8_t>() + r * cols,
                         groups.as<ActivationGroup>() + r * (cols / 32));
     x = {rows, cols, values.as<float>(), codes.as<int8_t>(), groups.as<ActivationGroup>()};
+    if (kernels->linear_tiled != nullptr && rows >= kLeastTiledRows) put_in_tiles();
+  }
+  void put_in_tiles() {
+    tiles = AlignedBuffer(row_tiles_bytes(x.rows, x.cols));
+    opened = AlignedBuffer(kPanelRows * x.cols);
+    x.tiles = row_tiles(tiles.data(), x.rows, x.cols);
+    x.opened = opened.data();
+    const int64_t row_groups = x.cols / 32;
+    for (int64_t r = 0; r < x.rows; ++r)
+      put_groups(x.tiles, r, 0, row_groups, x.codes + r * x.cols, x.groups + r * row_groups);
   }
   void multiply() {
     linear->multiply(*kernels, {0, linear->panels()}, x, {.out = out.as<float>(), .stride = linear->rows()});
@@ -57,7 +67,7 @@ void matrix(benchmark::State& state, DType type, const char* isa) {
 
 void sizes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"rows", "cols", "outputs"});
-  for (const int rows : {1, 2, 4, 6, 8, 10, 12, 32, 512})
+  for (const int rows : {1, 2, 4, 6, 8, 10, 12, 16, 32, 64, 128, 512})
     for (int outputs : {512, 3072, 98304})
       if (rows < 500 || outputs == 3072) b->Args({rows, 576, outputs});
   b->Args({512, 2048, 3072});
@@ -75,6 +85,10 @@ BENCHMARK_CAPTURE(matrix, q6_k, DType::kQ6_K, "")
     ->ArgNames({"rows", "cols", "outputs"})
     ->Args({1, 2048, 3072})
     ->Args({512, 2048, 3072});
+// Without matrix instructions, where the processor has them.
+BENCHMARK_CAPTURE(matrix, q4_0_vectors, DType::kQ4_0, "avx512-vnni-bf16")->Apply(sizes);
+BENCHMARK_CAPTURE(matrix, q4_1_vectors, DType::kQ4_1, "avx512-vnni-bf16")->Apply(sizes);
+BENCHMARK_CAPTURE(matrix, q8_0_vectors, DType::kQ8_0, "avx512-vnni-bf16")->Apply(sizes);
 BENCHMARK_CAPTURE(matrix, q4_1_avx2, DType::kQ4_1, "avx2")->Apply(sizes);
 BENCHMARK_CAPTURE(matrix, q8_0_avx2, DType::kQ8_0, "avx2")->Apply(sizes);
 BENCHMARK_CAPTURE(matrix, q4_1_avx2_vnni, DType::kQ4_1, "avx2-vnni")->Apply(sizes);

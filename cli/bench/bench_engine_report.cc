@@ -45,8 +45,10 @@ json::object machine() {
 }
 
 json::object ceilings_of(const EngineReport::ThreadCeilings& c) {
-  return {{"threads", c.threads},       {"load_seconds", c.load_seconds}, {"int8_ops_s", c.peaks.int8},
-          {"bf16_ops_s", c.peaks.bf16}, {"f32_ops_s", c.peaks.f32},       {"read_bytes_s", c.peaks.read}};
+  return {{"threads", c.threads},        {"load_seconds", c.load_seconds},
+          {"int8_ops_s", c.peaks.int8},  {"int8_tiles_ops_s", c.peaks.int8_tiles},
+          {"bf16_ops_s", c.peaks.bf16},  {"f32_ops_s", c.peaks.f32},
+          {"read_bytes_s", c.peaks.read}};
 }
 
 json::object row_of(const EngineRow& r) {
@@ -111,12 +113,15 @@ std::string to_table(const EngineReport& report) {
            report.model.c_str(), report.architecture.c_str(), report.format.c_str(), report.parameters / 1e6,
            report.weight_bytes / 1e6, report.kv_type.c_str(), report.kv_bytes_per_token,
            report.backend.c_str(), report.numerics.c_str());
-  for (const auto& c : report.ceilings)
+  for (const auto& c : report.ceilings) {
+    const std::string tiles =
+        c.peaks.int8_tiles > 0 ? line(" (tiles of 64 columns %.0f)", c.peaks.int8_tiles / 1e9) : "";
     out += line(
-        "ceilings of %d threads (%s): int8 %.0f, bf16 %.0f, f32 %.0f Gop/s, read %.1f GB/s; loaded in %.2f "
+        "ceilings of %d threads (%s): int8 %.0f%s, bf16 %.0f, f32 %.0f Gop/s, read %.1f GB/s; loaded in %.2f "
         "s\n",
-        c.threads, report.peak_loops.c_str(), c.peaks.int8 / 1e9, c.peaks.bf16 / 1e9, c.peaks.f32 / 1e9,
-        c.peaks.read / 1e9, c.load_seconds);
+        c.threads, report.peak_loops.c_str(), c.peaks.int8 / 1e9, tiles.c_str(), c.peaks.bf16 / 1e9,
+        c.peaks.f32 / 1e9, c.peaks.read / 1e9, c.load_seconds);
+  }
   out += line("%-8s %7s %6s %6s %8s %9s %9s %9s %14s %8s %8s\n", "test", "tokens", "batch", "depth",
               "threads", "tok/s", "best", "ms/step", "ratio", "of read", "of peak");
   for (const EngineRow& r : report.rows)

@@ -47,7 +47,8 @@ CpuBackend::CpuBackend(const Kernels& kernels, const BackendOptions& options)
       rope_(kernels),
       paged_attention_(kernels, pool_, brain_dots_),
       private_rows_(options.threads),
-      ahead_(options.threads) {}
+      ahead_(options.threads),
+      opened_(options.threads) {}
 
 std::string CpuBackend::description() const {
   return absl::StrCat("cpu ", kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads");
@@ -120,9 +121,11 @@ void CpuBackend::RowBuffer::grow_codes(int64_t rows, int64_t cols) {
 }
 
 CpuBackend::PreparedRows CpuBackend::RowBuffer::from(int64_t row, int64_t cols) const {
-  return {values.as<float>() + row * cols, codes.as<int8_t>() + row * cols,
-          groups.as<ActivationGroup>() + row * (cols / contract::kGroup),
-          brain.as<uint16_t>() + row * brain_stride(cols)};
+  return {.values = values.as<float>() + row * cols,
+          .codes = codes.as<int8_t>() + row * cols,
+          .groups = groups.as<ActivationGroup>() + row * (cols / contract::kGroup),
+          .brain = brain.as<uint16_t>() + row * brain_stride(cols),
+          .tiles = {}};
 }
 
 void CpuBackend::begin_step(const StepBatch& batch) {
@@ -134,6 +137,7 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   for (RowBuffer& buffer : private_rows_) buffer.grow(std::min(rows, kPrivateRows), max_cols_);
   hidden_rows_.grow_codes(rows, max_cols_);
   gate_up_scratch_.grow(gate_up_floats(rows) * pool_.size() * sizeof(float));
+  if (kernels_.linear_tiled != nullptr) grow_tiles(rows);
   rope_.begin_step(batch);
   plan_shares();
   paged_attention_.plan(batch, kv_, shares_);
@@ -146,16 +150,37 @@ void CpuBackend::begin_step(const StepBatch& batch) {
   }
 }
 
+// Every thread's rows begin with a tile of their own.
+void CpuBackend::grow_tiles(int64_t rows) {
+  const auto bytes = row_tiles_bytes(rows + pool_.size() * kTileRows, max_cols_);
+  shared_rows_.tiles.grow(bytes);
+  hidden_rows_.tiles.grow(bytes);
+  for (RowBuffer& buffer : private_rows_)
+    buffer.tiles.grow(row_tiles_bytes(std::min(rows, kPrivateRows), max_cols_));
+  for (AlignedBuffer& opened : opened_) opened.grow(kPanelRows * max_cols_);
+}
+
+RowTiles CpuBackend::tiles_of_rows(const RowBuffer& buffer, int thread, Share rows, int64_t cols) const {
+  const int64_t count = rows.end - rows.begin;
+  if (kernels_.linear_tiled == nullptr || count < kLeastTiledRows) return {};
+  const int64_t before = (rows.begin + thread * kTileRows) * (max_cols_ / kTiledGroup) * 64;
+  return row_tiles(buffer.tiles.data() + before, count, cols);
+}
+
 void CpuBackend::plan_shares() {
-  // Of a product, beside an integer one in a matrix (measured on Zen 5).
-  const double attention_cost = brain_dots_ ? 1.5 : 3;
+  // Of a product, beside an integer one in a matrix (measured on Zen 5; with tiles on Granite Rapids).
+  const bool dots = brain_dots_ && kernels_.attend_brain == kAvx512BrainKernels.attend_brain;
+  // The third cache of Intel's servers is far away: rows win from 45 or 55 on (Granite Rapids).
+  const double pass_ns = __builtin_cpu_is("intel") != 0 ? 0.08 : RowShares::Costs().pass_ns;
+  const double attention_cost = (dots ? 1.5 : 3) * (kernels_.linear_tiled != nullptr ? 4.0 / 3 : 1);
   const int layers = std::max(1, kv_.geometry().layers);
   shares_.plan(batch_,
                {.linear = linear_cost_ / layers,
                 .weight_bytes = linear_bytes_ / layers,
                 .attention = attention_cost * 2 * attention_.heads * attention_.head_dim,
                 .window = attention_.window,
-                .product_rate = product_rate_},
+                .product_rate = product_rate_,
+                .pass_ns = pass_ns},
                pool_.size());
 }
 
@@ -176,13 +201,15 @@ void CpuBackend::embed(const Embedding& table, float* out) {
 }
 
 Activations CpuBackend::activations(const PreparedRows& prepared, const RowSource& source,
-                                    const CpuLinear& linear, Share rows) const {
+                                    const CpuLinear& linear, Share rows, int thread) const {
   Activations x = {.rows = rows.end - rows.begin, .cols = linear.cols()};
   const bool copied = source.norm != nullptr || source.index != nullptr;
   x.values = copied ? prepared.values : source.x + rows.begin * linear.cols();
   if (linear.needs_codes()) {
     x.codes = prepared.codes;
     x.groups = prepared.groups;
+    x.tiles = prepared.tiles;
+    x.opened = opened_[thread].data();
   }
   if (linear.needs_brain()) x.brain = prepared.brain;
   return x;
@@ -204,7 +231,11 @@ void CpuBackend::prepare(const RowSource& source, const CpuLinear& linear, Share
       kernels_.rms_norm({x, source.norm->weight.data(), cols, source.norm->eps, to.values});
       x = to.values;
     }
-    if (linear.needs_codes()) kernels_.quantise(x, cols, to.codes, to.groups);
+    if (linear.needs_codes()) {
+      kernels_.quantise(x, cols, to.codes, to.groups);
+      if (to.tiles.data != nullptr)
+        put_groups(to.tiles, to.first_row++, 0, cols / contract::kGroup, to.codes, to.groups);
+    }
     if (linear.needs_brain()) kernels_.round_brain(x, cols, to.brain);
     to.values += cols;
     to.codes += cols;
@@ -224,9 +255,10 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
     pool_.run_apart([&](int thread) {
       const Share rows = shares_.of(thread);
       if (rows.begin == rows.end) return;
-      const PreparedRows own = shared_rows_.from(rows.begin, max_cols_);
+      PreparedRows own = shared_rows_.from(rows.begin, max_cols_);
+      own.tiles = tiles_of_rows(shared_rows_, thread, rows, linear.cols());
       if (!ready) prepare(source, linear, rows, own, nullptr);
-      work({.thread = thread, .rows = rows}, activations(own, source, linear, rows));
+      work({.thread = thread, .rows = rows}, activations(own, source, linear, rows, thread));
     });
     return;
   }
@@ -235,18 +267,26 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
   const auto part = [&](int thread) { return Part{thread, all, thread, pool_.size()}; };
   if (source.rows <= kPrivateRows || ready) {
     pool_.run([&](int thread) {
-      const PreparedRows own = private_rows_[thread].from(0, 0);
+      PreparedRows own = private_rows_[thread].from(0, 0);
+      own.tiles = tiles_of_rows(private_rows_[thread], 0, all, linear.cols());
       if (!ready) prepare(source, linear, all, own, order_of(thread));
-      work(part(thread), activations(own, source, linear, all));
+      work(part(thread), activations(own, source, linear, all, thread));
     });
     return;
   }
+  const RowTiles tiles = tiles_of_rows(shared_rows_, 0, all, linear.cols());
   pool_.run([&](int thread) {
     const Share rows = share_of(source.rows, thread, pool_.size());
-    prepare(source, linear, rows, shared_rows_.from(rows.begin, linear.cols()), order_of(thread));
+    PreparedRows some = shared_rows_.from(rows.begin, linear.cols());
+    some.tiles = tiles;
+    some.first_row = rows.begin;
+    prepare(source, linear, rows, some, order_of(thread));
   });
-  pool_.run(
-      [&](int thread) { work(part(thread), activations(shared_rows_.from(0, 0), source, linear, all)); });
+  pool_.run([&](int thread) {
+    PreparedRows prepared = shared_rows_.from(0, 0);
+    prepared.tiles = tiles;
+    work(part(thread), activations(prepared, source, linear, all, thread));
+  });
 }
 
 void CpuBackend::multiply(const RowSource& source, const CpuLinear& linear, const CpuLinear::Output& to) {
@@ -353,9 +393,12 @@ void CpuBackend::gate_up_panels(const CpuLinear& linear, Share share, const Acti
       if (order != nullptr) order->ask_more(kLinesPerRow);
       float* to = out.codes != nullptr ? row : out.values + r * width + column;
       kernels_.silu_multiply(row, row + half, count, to);
-      if (out.codes != nullptr)
-        kernels_.quantise(row, count, out.codes + r * width + column,
-                          out.groups + (r * width + column) / contract::kGroup);
+      if (out.codes == nullptr) continue;
+      int8_t* codes = out.codes + r * width + column;
+      ActivationGroup* groups = out.groups + (r * width + column) / contract::kGroup;
+      kernels_.quantise(row, count, codes, groups);
+      if (out.tiles.data != nullptr)
+        put_groups(out.tiles, r, column / contract::kGroup, count / contract::kGroup, codes, groups);
     }
   }
 }
@@ -367,13 +410,16 @@ void CpuBackend::run_gate_up(const NormWeights& norm, const CpuLinear& linear, c
                       (linear.parts() == 1 && width % kPanelRows == 0);
   BATON_CHECK(halves && linear.rows() % 2 == 0,
               "gate_up: want the parts gate and up, or one part of 32 n rows");
-  with_rows({.x = x, .rows = batch_.rows(), .norm = &norm}, linear,
-            [&](const Part& part, const Activations& rows) {
-              // Whole groups of 32: two panels.
-              const Share pairs = share_of((half_panels + 1) / 2, part.panels_index, part.panels_of);
-              gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows,
-                             part.thread, out.from(part.rows.begin, width));
-            });
+  with_rows(
+      {.x = x, .rows = batch_.rows(), .norm = &norm}, linear, [&](const Part& part, const Activations& rows) {
+        // Whole groups of 32: two panels.
+        const Share pairs = share_of((half_panels + 1) / 2, part.panels_index, part.panels_of);
+        ActivatedRows own = out.from(part.rows.begin, width);
+        if (out.codes != nullptr)
+          own.tiles = tiles_of_rows(hidden_rows_, part.panels_of == 1 ? part.thread : 0, part.rows, width);
+        gate_up_panels(linear, {2 * pairs.begin, std::min(2 * pairs.end, half_panels)}, rows, part.thread,
+                       own);
+      });
 }
 
 void CpuBackend::gate_up(const NormWeights& norm, const Linear& gate_up, const float* x, float* out) {
@@ -396,7 +442,12 @@ void CpuBackend::feed_forward(const NormWeights& norm, const Linear& first, cons
       fetch(own.groups, codes / contract::kGroup * int64_t{sizeof(ActivationGroup)});
     }
     d.multiply(kernels_, panels,
-               {.rows = rows.end - rows.begin, .cols = d.cols(), .codes = own.codes, .groups = own.groups},
+               {.rows = rows.end - rows.begin,
+                .cols = d.cols(),
+                .codes = own.codes,
+                .groups = own.groups,
+                .tiles = tiles_of_rows(hidden_rows_, shares_.by_rows() ? thread : 0, rows, d.cols()),
+                .opened = opened_[thread].data()},
                {.out = residual + rows.begin * d.rows(),
                 .stride = d.rows(),
                 .add = true,

@@ -71,12 +71,15 @@ class CpuBackend final : public Backend {
     int8_t* codes;
     ActivationGroup* groups;
     uint16_t* brain;
+    RowTiles tiles = {};    // or none
+    int64_t first_row = 0;  // of `tiles`, the first of these
   };
   struct RowBuffer {
     AlignedBuffer values;
     AlignedBuffer codes;
     AlignedBuffer groups;
     AlignedBuffer brain;
+    AlignedBuffer tiles;
     void grow(int64_t rows, int64_t cols);
     void grow_codes(int64_t rows, int64_t cols);
     // The place of `row` when rows have `cols` columns.
@@ -92,9 +95,13 @@ class CpuBackend final : public Backend {
   };
   // `rows` of the source as the linear reads them; `prepared` holds the first of them.
   Activations activations(const PreparedRows& prepared, const RowSource& source, const CpuLinear& linear,
-                          Share rows) const;
+                          Share rows, int thread) const;
   void plan_shares();
   Share rows_of(int thread) const;
+  // The place in the buffer for a thread's rows (or for everybody's: thread 0) in tiles; none when they are
+  // too few, or there are no matrix instructions.
+  void grow_tiles(int64_t rows);
+  RowTiles tiles_of_rows(const RowBuffer& buffer, int thread, Share rows, int64_t cols) const;
   // Norms and quantises rows [share.begin, share.end). `order`: order_of() the thread.
   void prepare(const RowSource& source, const CpuLinear& linear, Share share, PreparedRows to,
                WeightOrder* order) const;
@@ -107,6 +114,7 @@ class CpuBackend final : public Backend {
     float* values = nullptr;            // [rows][width], or
     int8_t* codes = nullptr;            // [rows][width]
     ActivationGroup* groups = nullptr;  // [rows][width / 32]
+    RowTiles tiles = {};                // or none
     ActivatedRows from(int64_t row, int64_t width) const;
   };
   void run_gate_up(const NormWeights& norm, const CpuLinear& linear, const float* x,
@@ -148,7 +156,8 @@ class CpuBackend final : public Backend {
     LinesAhead kv;  // of the next attention
     WeightOrder weights;
   };
-  std::vector<ReadsNext> ahead_;  // [threads]
+  std::vector<ReadsNext> ahead_;       // [threads]
+  std::vector<AlignedBuffer> opened_;  // [threads] Activations::opened
   bool orders_weights_ = false;
   bool keeps_to_itself_ = false;   // no thread reads KV that another one stores in this step
   AlignedBuffer gate_up_scratch_;  // [threads][gate_up_floats()]

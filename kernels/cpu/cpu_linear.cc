@@ -70,6 +70,7 @@ void CpuLinear::multiply_part(const Kernels& kernels, size_t index, Share panels
     task.weights = to.order->enter(task.weight.data + panels.begin * task.weight.panel_bytes,
                                    (panels.end - panels.begin) * task.weight.panel_bytes);
   if (needs_brain_ && task.weight.type == DType::kBF16) return kernels.linear_brain(task);
+  if (x.tiles.data != nullptr && is_quantised(task.weight.type)) return kernels.linear_tiled(task);
   kernels.linear(task);
 }
 

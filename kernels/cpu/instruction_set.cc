@@ -1,5 +1,9 @@
 #include "kernels/cpu/instruction_set.h"
 
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -7,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
+#include "kernels/cpu/brain_choice.h"
 #include "kernels/cpu/contract.h"
 
 namespace baton::kernels::cpu {
@@ -48,6 +53,7 @@ bool brain_dots_keep_contract() {
   return true;
 }
 
+// With the bf16 dot instruction wherever it does the work.
 const Kernels& vnni_with_brain_dots() {
   static const Kernels kernels = [] {
     Kernels k = kAvx512VnniKernels;
@@ -59,15 +65,48 @@ const Kernels& vnni_with_brain_dots() {
   return kernels;
 }
 
+// With every instruction there is, where it is the faster one.
+const Kernels& best_of_vnni() {
+  static const Kernels kernels = [] {
+    Kernels k = kAvx512VnniKernels;
+    const BrainLoops plain = {k.linear_brain, k.attend_brain};
+    BrainLoops brain = plain;
+    if (__builtin_cpu_supports("avx512bf16") && brain_dots_keep_contract())
+      brain = faster_of({kAvx512BrainKernels.linear_brain, kAvx512BrainKernels.attend_brain}, plain);
+    k.linear_brain = brain.linear;
+    k.attend_brain = brain.attend;
+    const bool tiles = tiles_granted();
+    if (tiles) k.linear_tiled = kAmxTileKernels.linear;
+    k.name = brain == plain ? (tiles ? "avx512-vnni-amx" : "avx512-vnni")
+                            : (tiles ? "avx512-vnni-bf16-amx" : "avx512-vnni-bf16");
+    return k;
+  }();
+  return kernels;
+}
+
 }  // namespace
 
+bool tiles_granted() {
+  static const bool granted = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kTiles = 1u << 24, kInt8 = 1u << 25;  // cpuid leaf 7, edx
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTiles) == 0 || (d & kInt8) == 0) return false;
+    // Linux hands them out on request.
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return granted;
+}
+
 absl::StatusOr<const Kernels*> choose_kernels(const std::string& limit) {
-  static constexpr std::string_view kLimits[] = {"scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", ""};
+  static constexpr std::string_view kLimits[] = {
+      "scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-vnni-bf16", ""};
   const auto allowed = std::ranges::find(kLimits, limit) - std::begin(kLimits);
   if (allowed == std::ssize(kLimits))
-    return absl::InvalidArgumentError(
-        absl::StrCat("isa_limit \"", limit, "\": want scalar, avx2, avx2-vnni, avx512 or avx512-vnni"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "isa_limit \"", limit, "\": want scalar, avx2, avx2-vnni, avx512, avx512-vnni or avx512-vnni-bf16"));
   const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
+  if (allowed == 6 && vnni) return &best_of_vnni();
   if (allowed == 5 && vnni && __builtin_cpu_supports("avx512bf16") && brain_dots_keep_contract())
     return &vnni_with_brain_dots();
   if (allowed >= 4 && vnni) return &kAvx512VnniKernels;

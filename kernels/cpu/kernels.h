@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/contract.h"
 #include "kernels/cpu/panels.h"
+#include "kernels/cpu/row_tiles.h"
 #include "kernels/cpu/weights_ahead.h"
 
 // The table of loops that one instruction set provides. Plain pointers and sizes: what they compute, bit for
@@ -33,6 +34,9 @@ struct Activations {
   const ActivationGroup* groups = nullptr;  // [rows][cols / 32]
   // [rows][brain_stride(cols)], rounded to bfloat16: bf16 weights are multiplied by contract::linear_brain.
   const uint16_t* brain = nullptr;
+  // For Kernels::linear_tiled: the codes and groups once more, and 16 * cols bytes of scratch of the thread.
+  RowTiles tiles = {};
+  std::byte* opened = nullptr;
 };
 
 constexpr int64_t brain_stride(int64_t cols) { return (cols + 1) / 2 * 2; }
@@ -159,6 +163,8 @@ struct Kernels {
   void (*round_brain)(const float* x, int64_t cols, uint16_t* out);
   void (*linear)(const LinearTask& task);
   void (*linear_brain)(const LinearTask& task);  // the same for bf16 weights and x.brain
+  // The same for quantised weights and x.tiles; nullptr: there are no matrix instructions.
+  void (*linear_tiled)(const LinearTask& task);
   void (*silu_multiply)(const float* gate, const float* up, int64_t count, float* out);
   void (*rotate)(const RotateTask& task);
   void (*store_kv)(const StoreTask& task);
@@ -185,5 +191,11 @@ struct BrainKernels {
   void (*dots)(const uint32_t* a, const uint32_t* b, float* sums);
 };
 extern const BrainKernels kAvx512BrainKernels;
+
+// What matrix instructions (AMX) do better for many rows. They want tiles_granted() (instruction_set.h).
+struct TileKernels {
+  void (*linear)(const LinearTask& task);
+};
+extern const TileKernels kAmxTileKernels;
 
 }  // namespace baton::kernels::cpu

@@ -5,14 +5,10 @@
 namespace baton::kernels::cpu {
 namespace {
 
-// A thread that passes over weights for itself needs so long for a byte of them: measured with 4-bit weights
-// and two threads, where rows win from 12 on (Zen 5, 370 products a nanosecond) or from 7 (Zen 4, 178).
 // Beyond four threads caches are shared.
-constexpr double kNsPerByte = 0.0143;
-
 bool worth_it(const StepBatch& batch, const RowShares::Costs& costs, int threads) {
   const double streams = static_cast<double>(threads) * std::min(threads, 4);
-  return batch.rows() * costs.linear > costs.product_rate * kNsPerByte * costs.weight_bytes * streams;
+  return batch.rows() * costs.linear > costs.product_rate * costs.pass_ns * costs.weight_bytes * streams;
 }
 
 }  // namespace

@@ -24,6 +24,9 @@ class RowShares {
     double attention = 0;     // of a row's attention to one position, in one layer
     int window = 0;           // positions that a row sees at most; 0 = all
     double product_rate = 0;  // integer products a nanosecond of one thread
+    // For a byte of weights that a thread passes over for itself. Measured with 4-bit weights and two
+    // threads: rows win from 12 on (Zen 5, 370 products a nanosecond) or from 7 (Zen 4, 178).
+    double pass_ns = 0.0143;
   };
   void plan(const StepBatch& batch, const Costs& costs, int threads);
 

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <ctime>
 
+#include "kernels/cpu/instruction_set.h"
+
 namespace baton::kernels::roofline {
 namespace {
 
@@ -27,6 +29,7 @@ Ceilings::Ceilings(int threads, const std::vector<int>& cpus, Timing timing)
       buffer_(kReadBytes + kReadUnit),
       sums_(threads * 8) {
   if (__builtin_cpu_supports("avx512bf16")) bf16_ = kAvx512BFloat16;
+  if (cpu::tiles_granted()) tiles_ = kAmxInt8;
   pool_.pin_caller();
   std::memset(buffer_.data(), 1, kReadBytes);  // pages of zeros may all be one page
 }
@@ -57,7 +60,17 @@ double Ceilings::rate(const PeakLoop& loop) {
 }
 
 double Ceilings::peak(Kind kind) {
-  return rate(kind == Kind::kInt8 ? loops_.int8 : kind == Kind::kF32 ? loops_.f32 : bf16_);
+  switch (kind) {
+    case Kind::kInt8:
+      return rate(loops_.int8);
+    case Kind::kInt8Tiles:
+      return rate(tiles_);
+    case Kind::kBFloat16:
+      return rate(bf16_);
+    case Kind::kF32:
+      return rate(loops_.f32);
+  }
+  return 0;
 }
 
 Peaks Ceilings::measure(int tries) {
@@ -65,6 +78,7 @@ Peaks Ceilings::measure(int tries) {
   std::vector<double> reads;
   for (int i = 0; i < tries; ++i) {
     best.int8 = std::max(best.int8, peak(Kind::kInt8));
+    best.int8_tiles = std::max(best.int8_tiles, peak(Kind::kInt8Tiles));
     best.bf16 = std::max(best.bf16, peak(Kind::kBFloat16));
     best.f32 = std::max(best.f32, peak(Kind::kF32));
     reads.push_back(read());

@@ -11,7 +11,10 @@ namespace baton::kernels::roofline {
 
 // What the machine does at most with a number of threads, in operations or bytes a second.
 struct Peaks {
-  double int8 = 0;  // multiply and add counted apart; the widest exact dot there is
+  double int8 = 0;  // multiply and add counted apart; the widest exact dot of vectors there is
+  // Products of matrix tiles: 0: this processor has none. What can be done with the sums of 32 products,
+  // which a linear layer scales one by one, bounds it far below (kernels/cpu/amx/tile_loops.h).
+  double int8_tiles = 0;
   double bf16 = 0;  // 0: this processor has no bf16 dot
   double f32 = 0;   // fused multiply-add, counted as two
   double read = 0;  // one contiguous run per thread, from memory
@@ -23,7 +26,7 @@ struct Peaks {
 // int8 2.0e12, bf16 9.9e11, f32 4.9e11 operations/s, read 4.5e10 bytes/s.
 class Ceilings {
  public:
-  enum class Kind { kInt8, kBFloat16, kF32 };
+  enum class Kind { kInt8, kInt8Tiles, kBFloat16, kF32 };
   // CPU time of the calling thread leaves out what other processes take away: for work that is timed so, too.
   enum class Timing { kWall, kThreadCpu };
 
@@ -46,6 +49,7 @@ class Ceilings {
   const Timing timing_;
   PeakLoops loops_;
   PeakLoop bf16_;
+  PeakLoop tiles_;
   cpu::ThreadPool pool_;
   cpu::AlignedBuffer buffer_;
   std::vector<double> sums_;  // [threads * 8]: keeps the work alive

@@ -26,5 +26,6 @@ extern const PeakLoops kAvx2PeakLoops;
 extern const PeakLoops kAvx512PeakLoops;
 extern const PeakLoop kAvxVnniInt8;     // vpdpbusd of 256 bits
 extern const PeakLoop kAvx512BFloat16;  // vdpbf16ps
+extern const PeakLoop kAmxInt8;         // tdpbssd; wants cpu::tiles_granted()
 
 }  // namespace baton::kernels::roofline

@@ -123,7 +123,7 @@ TEST_P(LinearDifferential, EveryInstructionSetRowCountAndThreadCount) {
     OracleBackend oracle(GetParam().numerics);
     prepare(oracle, pool);
     for (NamedBackend& b : backends) prepare(*b.backend, pool);
-    for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, random.between(14, 40)}) {
+    for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25, random.between(14, 40), random.between(26, 70)}) {
       const LinearCase c = random_case(random, GetParam().type, rows);
       const std::vector<float> x = random.floats(c.rows * c.parts[0].cols, 2.0f);
       const std::vector<float> residual = random.floats(c.rows * 210);
@@ -251,7 +251,7 @@ TEST(LinearDifferentialMixed, GateUpOfTwoPartsAndOfOne) {
     prepare(oracle, pool);
     for (NamedBackend& b : cpu_backends(threads)) {
       prepare(*b.backend, pool);
-      for (const int rows : {1, 2, 3, 20}) {
+      for (const int rows : {1, 2, 3, 20, 37}) {
         const bool fused = random.between(0, 1) == 1;
         const int width = fused ? 16 * random.between(1, 8) : random.between(1, 172);
         const DType type = random.one_of(all_types());
@@ -291,7 +291,7 @@ TEST(LinearDifferentialMixed, FeedForward) {
     prepare(oracle, pool);
     for (NamedBackend& b : cpu_backends(threads)) {
       prepare(*b.backend, pool);
-      for (const int rows : {1, 2, 3, 20}) {
+      for (const int rows : {1, 2, 3, 20, 37}) {
         const int width = 256 * random.between(1, 2);
         LinearSpec first, down;
         first.parts = {random.weight(random.one_of(all_types()), width, 256),

@@ -67,7 +67,7 @@ StepBatch OwnedBatch::batch(int vocabulary) {
 
 std::vector<NamedBackend> cpu_backends(int threads, Scalar scalar, Numerics numerics) {
   std::vector<NamedBackend> out;
-  for (const char* limit : {"scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", ""}) {
+  for (const char* limit : {"scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-vnni-bf16", ""}) {
     if (scalar == Scalar::kLeftOut && std::string_view(limit) == "scalar") continue;
     auto backend =
         make_backend({.device = "cpu", .threads = threads, .numerics = numerics, .isa_limit = limit});

@@ -161,7 +161,8 @@ class PinnedBits : public ::testing::TestWithParam<std::tuple<Numerics, KvType>>
 
 TEST_P(PinnedBits, OnEveryInstructionSet) {
   std::string before;
-  for (const char* isa_limit : {"", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "scalar"}) {
+  for (const char* isa_limit :
+       {"", "avx512-vnni-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "scalar"}) {
     ASSERT_NO_FATAL_FAILURE(compute(isa_limit));
     if (machine_ == before) continue;
     before = machine_;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/instruction_set.h"
+
 namespace baton::kernels::roofline {
 namespace {
 
@@ -12,6 +14,7 @@ TEST(Ceilings, AreOfThisWorld) {
     EXPECT_GT(rate, 1e6);
     EXPECT_LT(rate, 1e15);
   }
+  EXPECT_EQ(peaks.int8_tiles > 0, cpu::tiles_granted());
   EXPECT_EQ(peaks.bf16 > 0, static_cast<bool>(__builtin_cpu_supports("avx512bf16")));
   EXPECT_EQ(ceilings.threads(), 2);
 }
@@ -29,6 +32,9 @@ TEST(Ceilings, LoopsDependOnTheirWork) {
   if (__builtin_cpu_supports("avx512vnni")) {
     EXPECT_NE(kAvx512PeakLoops.int8.run(10), kAvx512PeakLoops.int8.run(1000));
     EXPECT_NE(kAvx512PeakLoops.f32.run(10), kAvx512PeakLoops.f32.run(1000));
+  }
+  if (cpu::tiles_granted()) {
+    EXPECT_NE(kAmxInt8.run(10), kAmxInt8.run(1000));
   }
   if (__builtin_cpu_supports("avx512bf16")) {
     EXPECT_NE(kAvx512BFloat16.run(10), kAvx512BFloat16.run(1000));

@@ -235,11 +235,9 @@ struct Lanes {
   static F brain_dot(F sum, I a, I b) {
     return fma(low_brain(a), low_brain(b), fma(high_brain(a), high_brain(b), sum));
   }
-  // Rounds weights of attention (zero or above 2^-126) and returns them as floats again.
-  static F round_weights(uint16_t* out, F v) {
-    narrow<KvType::kBF16>(out, v);
-    return load_brain(reinterpret_cast<const std::byte*>(out));
-  }
+  static constexpr bool kBrainDots = false;  // no instruction: operands are unpacked once, not for each dot
+  // Rounded to bfloat16, as floats.
+  static F rounded_brain(F v) { return {brain(to_brain(v.low)), brain(to_brain(v.high))}; }
 
   // Weight codes: 16 outputs x 4 columns. Activations: the same 4 codes in every lane.
   static I load_codes(const std::byte* p) {

@@ -49,9 +49,11 @@ struct Lanes {
   static F load_half(const std::byte* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  static F brain(__m256i bits) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
   static F load_brain(const std::byte* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    return brain(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static F widen_codes(const std::byte* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -173,13 +175,14 @@ struct Lanes {
     if constexpr (kBrain) return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
     return fma(low_brain(a), low_brain(b), fma(high_brain(a), high_brain(b), sum));
   }
+  static constexpr bool kBrainDots = kBrain;  // else operands are unpacked once, not for each dot
+  // Rounded to bfloat16, as floats.
+  static F rounded_brain(F v) { return brain(to_brain(v)); }
   // Rounds weights of attention (zero or above 2^-126) and returns them as floats again.
-  static F round_weights(uint16_t* out, F v) {
-    if constexpr (kBrain) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(v));
-    } else {
-      narrow<KvType::kBF16>(out, v);
-    }
+  static F round_weights(uint16_t* out, F v)
+    requires kBrain
+  {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(v));
     return load_brain(reinterpret_cast<const std::byte*>(out));
   }
 

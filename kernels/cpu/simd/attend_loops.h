@@ -205,26 +205,30 @@ void attend_floats(const AttendTask& task) {
 // Queries and weights rounded to bfloat16, dots by pairs.
 template <class V>
 void attend_brain(const AttendTask& task) {
+  using Dot = std::conditional_t<V::kBrainDots, BrainDot<V>, SplitBrainDot<V>>;
   ChunkWork<V> work(task);
   if (work.seen.empty()) return;
-  auto* rounded = reinterpret_cast<uint16_t*>(work.rest);
-  for (int pair = 0; pair < work.pairs; ++pair, rounded += work.padded) {
+  for (int pair = 0; pair < work.pairs; ++pair, work.rest += work.padded) {
     const auto* q = reinterpret_cast<const float*>(work.queries[pair]);
-    for (int d = 0; d < task.head_dim; d += 16)
-      V::template narrow<KvType::kBF16>(rounded + d,
-                                        V::load_some(q + d, task.head_dim - d < 16 ? task.head_dim - d : 16));
-    work.queries[pair] = reinterpret_cast<const std::byte*>(rounded);
+    for (int d = 0; d < task.head_dim; d += 16) {
+      const auto some = V::load_some(q + d, task.head_dim - d < 16 ? task.head_dim - d : 16);
+      if constexpr (V::kBrainDots) {
+        V::template narrow<KvType::kBF16>(reinterpret_cast<uint16_t*>(work.rest) + d, some);
+      } else {
+        V::store(work.rest + d, V::rounded_brain(some));
+      }
+    }
+    work.queries[pair] = reinterpret_cast<const std::byte*>(work.rest);
   }
-  work.rest += work.pairs * work.padded / 2;
   ChunkState states[kMaxAttendPairs];
   {
     const typename V::BrainMode mode;
-    score_pass<V, BrainDot<V>>(work);
+    score_pass<V, Dot>(work);
   }
   weigh_all<V, true>(work, states);
   {
     const typename V::BrainMode mode;
-    value_pass<V, BrainDot<V>>(work);
+    value_pass<V, Dot>(work);
   }
   merge_all<V>(work, states);
 }

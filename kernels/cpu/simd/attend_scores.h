@@ -89,15 +89,16 @@ float largest_score(const float* scores, const Seen& own) {
   return V::largest(V::max(top, other));
 }
 
-// Scores of one pair become weights in place (kBrain: as bfloat16, densely from the row's start); positions
-// of `seen` outside `own` become 0. Returns their sum.
+// Scores of one pair become weights in place (kBrain: rounded to bfloat16, and where there is a dot
+// instruction stored so, densely from the row's start); positions of `seen` outside `own` become 0. Returns
+// their sum.
 template <class V, bool kBrain>
 float weigh(float* scores, float max, const Seen& seen, const Seen& own) {
-  auto* brain = reinterpret_cast<uint16_t*>(scores);
   const auto put = [&](int t, typename V::F p) {
-    if constexpr (kBrain) {
-      return V::round_weights(brain + t * 16, p);
+    if constexpr (kBrain && V::kBrainDots) {
+      return V::round_weights(reinterpret_cast<uint16_t*>(scores) + t * 16, p);
     } else {
+      if constexpr (kBrain) p = V::rounded_brain(p);
       V::store(scores + t * 16, p);
       return p;
     }

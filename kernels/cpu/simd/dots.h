@@ -59,6 +59,19 @@ struct CodeDot : FloatDot<V> {
   }
 };
 
+// contract::brain_dot by its definition: the odd elements first. The queries are bfloat16 numbers as floats.
+template <class V>
+struct SplitBrainDot : WidenedDot<V> {
+  template <int kStep>
+  static typename V::F load(const std::byte* p) {
+    return WidenedDot<V>::template load<1 - kStep>(p);
+  }
+  template <int kStep>
+  static typename V::F query(const std::byte* p) {
+    return WidenedDot<V>::template query<1 - kStep>(p);
+  }
+};
+
 // contract::brain_dot over stored bfloat16 pairs; the queries are bfloat16 pairs too.
 template <class V>
 struct BrainDot {

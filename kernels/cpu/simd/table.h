@@ -15,6 +15,7 @@ constexpr Kernels table_of(const char* name) {
           .round_brain = round_brain<V>,
           .linear = linear<V>,
           .linear_brain = linear_typed<V, DType::kBF16>,
+          .linear_tiled = nullptr,
           .silu_multiply = silu_multiply<V>,
           .rotate = rotate<V>,
           .store_kv = store_kv<V>,
