@@ -13,7 +13,8 @@
 namespace baton::kernels::cpu {
 namespace {
 
-constexpr int64_t kPrivateRows = 11;          // beyond it a barrier is cheaper: measured on two threads
+constexpr int64_t kPrivateRows = 11;  // beyond it a barrier is cheaper: measured on two threads
+static_assert(kPrivateRows < kLeastTiledRows);
 constexpr int64_t kGateUpFloats = 64 * 1024;  // a thread's gate and up outputs before they are multiplied
 constexpr int64_t kHotLogits = 64 * 1024;     // floats
 constexpr int64_t kSerialRows = 2;            // fewer rows of embedding are not worth waking anyone
@@ -155,8 +156,6 @@ void CpuBackend::grow_tiles(int64_t rows) {
   const auto bytes = row_tiles_bytes(rows + pool_.size() * kTileRows, max_cols_);
   shared_rows_.tiles.grow(bytes);
   hidden_rows_.tiles.grow(bytes);
-  for (RowBuffer& buffer : private_rows_)
-    buffer.tiles.grow(row_tiles_bytes(std::min(rows, kPrivateRows), max_cols_));
   for (AlignedBuffer& opened : opened_) opened.grow(kPanelRows * max_cols_);
 }
 
@@ -267,8 +266,7 @@ void CpuBackend::with_rows(const RowSource& source, const CpuLinear& linear, con
   const auto part = [&](int thread) { return Part{thread, all, thread, pool_.size()}; };
   if (source.rows <= kPrivateRows || ready) {
     pool_.run([&](int thread) {
-      PreparedRows own = private_rows_[thread].from(0, 0);
-      own.tiles = tiles_of_rows(private_rows_[thread], 0, all, linear.cols());
+      const PreparedRows own = private_rows_[thread].from(0, 0);
       if (!ready) prepare(source, linear, all, own, order_of(thread));
       work(part(thread), activations(own, source, linear, all, thread));
     });

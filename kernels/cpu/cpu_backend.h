@@ -79,7 +79,7 @@ class CpuBackend final : public Backend {
     AlignedBuffer codes;
     AlignedBuffer groups;
     AlignedBuffer brain;
-    AlignedBuffer tiles;
+    AlignedBuffer tiles;  // CpuBackend::grow_tiles
     void grow(int64_t rows, int64_t cols);
     void grow_codes(int64_t rows, int64_t cols);
     // The place of `row` when rows have `cols` columns.
@@ -98,9 +98,9 @@ class CpuBackend final : public Backend {
                           Share rows, int thread) const;
   void plan_shares();
   Share rows_of(int thread) const;
+  void grow_tiles(int64_t rows);
   // The place in the buffer for a thread's rows (or for everybody's: thread 0) in tiles; none when they are
   // too few, or there are no matrix instructions.
-  void grow_tiles(int64_t rows);
   RowTiles tiles_of_rows(const RowBuffer& buffer, int thread, Share rows, int64_t cols) const;
   // Norms and quantises rows [share.begin, share.end). `order`: order_of() the thread.
   void prepare(const RowSource& source, const CpuLinear& linear, Share share, PreparedRows to,
