@@ -48,6 +48,12 @@ TEST(RowShares, FewRowsShareThePanels) {
   EXPECT_FALSE(shares.by_rows());
   shares.plan(Rows({{0, 6}}).batch, slow, 2);
   EXPECT_TRUE(shares.by_rows());
+  RowShares::Costs far = kSmall;  // the cache that threads share is far away
+  far.pass_ns = 0.08;
+  shares.plan(Rows({{0, 40}}).batch, far, 2);
+  EXPECT_FALSE(shares.by_rows());
+  shares.plan(Rows({{0, 80}}).batch, far, 2);
+  EXPECT_TRUE(shares.by_rows());
 }
 
 TEST(RowShares, LaterRowsOfAPromptCostMore) {
