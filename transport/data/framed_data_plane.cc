@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/timers.h"
 #include "transport/data/byte_codec.h"
+#include "transport/data/host_id.h"
 #include "transport/data/session.h"
 
 namespace baton::transport {
@@ -332,6 +333,8 @@ void FramedDataPlane::settle(Session& session) {
 
 void FramedDataPlane::become_ready(Session& session) {
   session.deadline = kNever;
+  if (same_machine(options_.identity.host_id, session.handshake->remote().identity.host_id))
+    links_->within_machine(session.link);
   session.rate.bytes_per_second = session.handshake->bytes_per_second();
   session.rate.guessed = session.pulls_lane();  // tested was what I fetch, not what the peer does
   session.watch.start(session.rate.bytes_per_second);

@@ -21,4 +21,9 @@ std::string host_id() {
   return id;
 }
 
+bool same_machine(const std::string& host_id, const std::string& other) {
+  const std::string boot = host_id.substr(0, host_id.find('/'));
+  return !boot.empty() && boot == other.substr(0, other.find('/'));
+}
+
 }  // namespace baton::transport

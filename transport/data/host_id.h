@@ -9,4 +9,7 @@ namespace baton::transport {
 // when the system does not tell; an empty id equals no other.
 std::string host_id();
 
+// One machine under both, though perhaps not one host: nothing lies between them but memory.
+bool same_machine(const std::string& host_id, const std::string& other);
+
 }  // namespace baton::transport

@@ -61,6 +61,8 @@ class Links {
   virtual const std::string& address() const = 0;
   virtual absl::StatusOr<LinkId> connect(const std::string& address) = 0;
   virtual void send(LinkId link, OutgoingFrame frame) = 0;
+  // The peer runs on this machine, whatever its address: what is on its way waits in memory, not on a wire.
+  virtual void within_machine(LinkId /*link*/) {}
   virtual void close(LinkId link) = 0;
   // The peer has closed its end, though on_closed() was not told yet. False: not that anybody knows.
   virtual bool peer_closed(LinkId /*link*/) const { return false; }

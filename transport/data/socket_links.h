@@ -36,6 +36,7 @@ class SocketLinks final : public Links {
   const std::string& address() const override { return address_; }
   absl::StatusOr<LinkId> connect(const std::string& address) override;
   void send(LinkId link, OutgoingFrame frame) override;
+  void within_machine(LinkId link) override;
   void close(LinkId link) override;
   bool peer_closed(LinkId link) const override;
   int poll() override;

@@ -269,7 +269,9 @@ size_t StreamConnection::read_some() {
   if (payload_left_ > 0) {
     const auto room = landing_->room();
     if (!room.empty()) return read_room(room);
-    thread_local std::array<std::byte, kDiscard> nowhere;
+    // Aligned for lld: a thread's variables that begin at an odd place near the end of a page make programs
+    // that do not load.
+    alignas(64) thread_local std::array<std::byte, kDiscard> nowhere;
     const std::span<std::byte> free(nowhere.data(), std::min<uint64_t>(payload_left_, kDiscard));
     return read_room({&free, 1});
   }

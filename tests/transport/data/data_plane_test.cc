@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cstring>
@@ -169,11 +170,39 @@ TEST_P(LocalLaneTest, BytesThatChangedAreNotServed) {
   EXPECT_EQ(b->plane->counters().bytes_landed, 0u);
 }
 
+// This process's sockets with the send buffer of peers within the machine, as the kernel doubles it.
+int near_sockets() {
+  int found = 0;
+  for (int fd = 0; fd < 256; ++fd) {
+    int bytes = 0;
+    socklen_t size = sizeof bytes;
+    if (::getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, &size) == 0 && bytes == 512 << 10) ++found;
+  }
+  return found;
+}
+
+TEST(SocketLane, SendsThroughSmallBuffersWithinOneMachineOnly) {
+  const Instant now{std::chrono::seconds(1000)};
+  for (const bool near : {true, false}) {
+    LoopbackHub hub;
+    auto other = plane_options("b", 1, lanes_of(Fabric::kSocket));
+    if (!near) other.identity.host_id = "another";
+    RecordingPlane a(Fabric::kSocket, hub, plane_options("a", 1, lanes_of(Fabric::kSocket)));
+    RecordingPlane b(Fabric::kSocket, hub, other);
+    ASSERT_TRUE(a.plane->connect(describe(*b.plane, b.ref), now).ok());
+    ASSERT_TRUE(drive([&] { a.plane->do_work(now), b.plane->do_work(now); },
+                      [&] { return a.plane->connected(b.ref) && b.plane->connected(a.ref); }));
+    EXPECT_EQ(near_sockets(), near ? 2 : 0);
+  }
+}
+
 // The same where the kernel sends the pages themselves.
 TEST(SocketLane, BytesThatChangedAreNotServed) {
   LoopbackHub hub;
+  auto far = plane_options("b", 1, lanes_of(Fabric::kSocket));
+  far.identity.host_id = "another machine";
   RecordingPlane a(Fabric::kSocket, hub, plane_options("a", 1, lanes_of(Fabric::kSocket)));
-  RecordingPlane b(Fabric::kSocket, hub, plane_options("b", 1, lanes_of(Fabric::kSocket)));
+  RecordingPlane b(Fabric::kSocket, hub, far);
   const Instant now{std::chrono::seconds(1000)};
   const auto until = [&](const std::function<bool()>& done) {
     return drive([&] { a.plane->do_work(now), b.plane->do_work(now); }, done);

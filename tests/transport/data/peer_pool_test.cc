@@ -96,5 +96,12 @@ TEST(HostId, IsStable) {
   EXPECT_EQ(host_id(), host_id());
 }
 
+TEST(HostId, ContainersOfOneMachineAreHostsOfTheirOwn) {
+  EXPECT_TRUE(same_machine(host_id(), host_id()));
+  EXPECT_TRUE(same_machine("boot/pid:[1]/net:[1]", "boot/pid:[2]/net:[2]"));
+  EXPECT_FALSE(same_machine("boot/pid:[1]/net:[1]", "bool/pid:[1]/net:[1]"));
+  EXPECT_FALSE(same_machine("", ""));  // nobody knows
+}
+
 }  // namespace
 }  // namespace baton::transport

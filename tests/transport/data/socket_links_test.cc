@@ -308,6 +308,20 @@ TEST_F(FromFileTest, RunsOfEverySizeArriveBetweenOtherBytes) {
   for (const int fd : pipe_ends) ::close(fd);
 }
 
+// Told in the middle of a frame, as a session's first frames are on their way then.
+TEST_F(FromFileTest, APeerWithinTheMachineGetsTheSameBytes) {
+  Rng rng(7);
+  const auto bytes = fill(rng);
+  connect(pool_->descriptor());
+  const auto run = bytes.first(bytes.size() / 64 * 64);
+  for (int i = 0; i < 3; ++i) from_->send(link_, {.head = "L", .body = {}, .payload = {run}});
+  from_->poll();
+  from_->within_machine(link_);
+  ASSERT_TRUE(until([&] { return seen_.frames.size() == 3; }));
+  for (const auto& frame : seen_.frames) EXPECT_TRUE(frame.payload == text_of(run));
+  from_->within_machine(link_ + 1);  // gone, or never there
+}
+
 // What it saves, and why the bytes must stay until the peer has answered.
 TEST_F(FromFileTest, LongRunsAreNotCopiedShortOnesAre) {
   connect(pool_->descriptor());
