@@ -22,22 +22,35 @@ struct Seen {
   }
 };
 
+// Keys that are read, and the values as large that will be read next: asked for line by line meanwhile, where
+// kAsk.
+struct KeyTiles {
+  const std::byte* const* keys;
+  const std::byte* const* values;
+};
+
 // scores[pair][16 t ..] of kPairs pairs and kTiles tiles of keys.
-template <class V, class Dot, int kPairs, int kTiles>
-[[gnu::always_inline]] inline void score_tiles(const std::byte* const* queries, const std::byte* const* tiles,
+template <class V, class Dot, int kPairs, int kTiles, bool kAsk>
+[[gnu::always_inline]] inline void score_tiles(const std::byte* const* queries, const KeyTiles& tiles,
                                                int steps, float scale, float* scores) {
-  const std::byte *q[kPairs], *keys[kTiles];
+  const std::byte *q[kPairs], *keys[kTiles], *values[kTiles];
 #pragma GCC unroll 8
   for (int i = 0; i < kPairs; ++i) q[i] = queries[i];
 #pragma GCC unroll 4
-  for (int t = 0; t < kTiles; ++t) keys[t] = tiles[t];
+  for (int t = 0; t < kTiles; ++t) {
+    keys[t] = tiles.keys[t];
+    if (kAsk) values[t] = tiles.values[t];
+  }
   typename V::F sum[kPairs][kTiles];
 #pragma GCC unroll 8
   for (int i = 0; i < kPairs; ++i)
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) sum[i][t] = V::zero();
 #pragma GCC unroll 2
-  for (int64_t s = 0; s < steps; ++s)
+  for (int64_t s = 0; s < steps; ++s) {
+    if constexpr (kAsk)
+#pragma GCC unroll 4
+      for (int t = 0; t < kTiles; ++t) __builtin_prefetch(values[t] + s * Dot::kVectorBytes, 0, 2);
     each_step<Dot::kSteps>([&](auto step) __attribute__((always_inline)) {
       decltype(Dot::template load<step>(nullptr)) k[kTiles];
 #pragma GCC unroll 4
@@ -49,6 +62,7 @@ template <class V, class Dot, int kPairs, int kTiles>
         for (int t = 0; t < kTiles; ++t) sum[i][t] = Dot::add(sum[i][t], x, k[t]);
       }
     });
+  }
   const auto factor = V::set(scale);
 #pragma GCC unroll 8
   for (int i = 0; i < kPairs; ++i)
@@ -58,14 +72,17 @@ template <class V, class Dot, int kPairs, int kTiles>
 
 // Scores of kPairs pairs and any number of tiles, kMost at a time. What is left goes at once: a few tiles
 // side by side take as long as the chain of sums of one.
-template <class V, class Dot, int kPairs, int kMost>
-void score_row(const std::byte* const* queries, const std::byte* const* tiles, int count, int steps,
-               float scale, float* scores) {
-  for (; count >= kMost; count -= kMost, tiles += kMost, scores += kMost * 16)
-    score_tiles<V, Dot, kPairs, kMost>(queries, tiles, steps, scale, scores);
+template <class V, class Dot, int kPairs, int kMost, bool kAsk>
+void score_row(const std::byte* const* queries, KeyTiles tiles, int count, int steps, float scale,
+               float* scores) {
+  for (; count >= kMost; count -= kMost, scores += kMost * 16) {
+    score_tiles<V, Dot, kPairs, kMost, kAsk>(queries, tiles, steps, scale, scores);
+    tiles.keys += kMost;
+    tiles.values += kMost;
+  }
   if (count == 0) return;
   with_constant<kMost - 1>(
-      count, [&](auto n) { score_tiles<V, Dot, kPairs, n>(queries, tiles, steps, scale, scores); });
+      count, [&](auto n) { score_tiles<V, Dot, kPairs, n, kAsk>(queries, tiles, steps, scale, scores); });
 }
 
 // The largest score of the positions `own`.
