@@ -198,7 +198,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, int kind) {
   const auto* begin = static_cast<const unsigned char*>(from);
   if (kind == cudaMemcpyHostToDevice) {
     legacy.emplace_back([to, staged = std::vector<unsigned char>(begin, begin + bytes)] {
-      std::memcpy(to, staged.data(), staged.size());
+      if (!staged.empty()) std::memcpy(to, staged.data(), staged.size());
     });
     return cudaSuccess;
   }
