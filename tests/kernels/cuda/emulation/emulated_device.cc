@@ -2,6 +2,9 @@
 
 #include <setjmp.h>
 #include <ucontext.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -25,12 +28,33 @@ struct Copy {
   int bytes;  // the others of 16 are zeros
 };
 
+// AddressSanitizer is told which stack is in use. One object for each stack that is left and comes back.
+class StackSwitch {
+ public:
+#ifdef __SANITIZE_ADDRESS__
+  void leave_for(const void* stack, size_t bytes) { __sanitizer_start_switch_fiber(&kept_, stack, bytes); }
+  // `from`, `bytes`: the stack that was left for this one.
+  void arrived(const void** from, size_t* bytes) { __sanitizer_finish_switch_fiber(kept_, from, bytes); }
+  static void leave_for_good(const void* stack, size_t bytes) {
+    __sanitizer_start_switch_fiber(nullptr, stack, bytes);
+  }
+
+ private:
+  void* kept_ = nullptr;
+#else
+  void leave_for(const void*, size_t) {}
+  void arrived(const void**, size_t*) {}
+  static void leave_for_good(const void*, size_t) {}
+#endif
+};
+
 // A fiber begins by setcontext and goes on by longjmp, which needs no system call.
 struct Fiber {
   ucontext_t context;
   jmp_buf at;
   bool begun = false;
   std::unique_ptr<unsigned char[]> stack;
+  StackSwitch stack_switch;
   bool done = false;
   std::vector<std::vector<Copy>> copies;  // groups; the last is not committed yet
 };
@@ -53,6 +77,9 @@ struct Block {
   Barrier barrier, group;
   std::vector<unsigned char> shared;
   jmp_buf scheduler;
+  StackSwitch scheduler_switch;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_bytes = 0;
   unsigned current = 0;
   uint64_t progress = 0;  // barriers passed and fibers ended
   bool waits = false;     // a thread does, for the kernels before
@@ -66,7 +93,8 @@ thread_local std::vector<std::function<void()>> started;
 constexpr uint32_t kSharedBegin = 1024 + 128;
 
 void resume(Fiber& fiber) {
-  if (_setjmp(block.scheduler) != 0) return;
+  if (_setjmp(block.scheduler) != 0) return block.scheduler_switch.arrived(nullptr, nullptr);
+  block.scheduler_switch.leave_for(fiber.stack.get(), kStackBytes);
   if (fiber.begun) _longjmp(fiber.at, 1);
   fiber.begun = true;
   setcontext(&fiber.context);
@@ -84,11 +112,14 @@ void meet(Barrier& barrier, unsigned members) {
 }
 
 void enter() {
+  block.fibers[block.current].stack_switch = {};
+  block.fibers[block.current].stack_switch.arrived(&block.scheduler_stack, &block.scheduler_stack_bytes);
   (*block.kernel)();
   BATON_CHECK(block.fibers[block.current].copies.empty() || block.fibers[block.current].copies.back().empty(),
               "a thread ends with copies that were never committed");
   block.fibers[block.current].done = true;
   ++block.progress;
+  StackSwitch::leave_for_good(block.scheduler_stack, block.scheduler_stack_bytes);
   _longjmp(block.scheduler, 1);
 }
 
@@ -179,7 +210,10 @@ void wait_for_kernels() {
 }
 
 void yield() {
-  if (_setjmp(block.fibers[block.current].at) == 0) _longjmp(block.scheduler, 1);
+  StackSwitch& own = block.fibers[block.current].stack_switch;
+  if (_setjmp(block.fibers[block.current].at) != 0) return own.arrived(nullptr, nullptr);
+  own.leave_for(block.scheduler_stack, block.scheduler_stack_bytes);
+  _longjmp(block.scheduler, 1);
 }
 
 void note_progress() { ++block.progress; }
